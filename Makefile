@@ -1,0 +1,24 @@
+# Two commands: `make quickstart` does the whole job, `make test` proves the code. Both set everything up first.
+PYTHON ?= python3
+RUN := runs/quickstart
+BIN := .venv/bin
+
+.PHONY: quickstart test lint clean
+
+# RAVDESS=DIR TESS=DIR: on real recordings instead of the synthetic voices
+quickstart: .venv/ready
+	$(BIN)/python scripts/quickstart.py $(if $(RAVDESS),--ravdess "$(RAVDESS)") $(if $(TESS),--tess "$(TESS)")
+
+test: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,8 @@
+"""Serve the page: `python app.py --model DIR|REPO [--port N]`; also the entry point of a Space."""
+
+import sys
+
+from ser_hf.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["app", *sys.argv[1:]]))

@@ -1,0 +1,27 @@
+"""Speech emotion recognition with Hugging Face transformers, from recordings to an answer in the browser.
+
+Importing the package imports nothing heavy: the names below are loaded when they are first used.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "EMOTIONS": "emotions",
+    "FinetuneConfig": "arguments",
+    "Predictor": "predictor",
+    "RavdessTess": "dataset",
+    "Results": "evaluation",
+    "SpeechEmotion": "metrics",
+    "UserError": "errors",
+    "finetune": "training",
+    "split": "protocols",
+}
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ser_hf' has no attribute '{name}'")
+    return getattr(import_module(f"ser_hf.{_HOMES[name]}"), name)

@@ -1,0 +1,121 @@
+"""The flags of fine-tuning: ours and every `TrainingArguments`, from a YAML or JSON file, the command line, or both."""
+
+import argparse
+import json
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from ser_hf.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+
+class ArgumentError(UserError):
+    """A flag or a line of the config file that does not exist or does not fit."""
+
+
+@dataclass
+class FinetuneConfig:
+    """What is ours; everything else is `transformers.TrainingArguments`."""
+
+    dataset: str = field(metadata={"help": "folder that `ser-hf data` wrote, or a Hub id"})
+    model: str = field(
+        default="facebook/wav2vec2-base",
+        metadata={"help": "Hub id or folder of a backbone, or `tiny` (small, from scratch, no download)"},
+    )
+    protocol: str = field(
+        default="speaker",
+        metadata={"help": "how to split: speaker, random, emobox-ravdess, luna-ravdess, tess-oaf-yaf, tess-yaf-oaf"},
+    )
+    fold: int = field(default=0, metadata={"help": "of a protocol with folds, from 0"})
+    split_seed: int = field(default=42, metadata={"help": "of what a protocol draws at random"})
+    freeze_feature_encoder: bool | None = field(
+        default=None, metadata={"help": "freeze the convolutional front end; pretrained ones are unless told"}
+    )
+    augment: bool = field(default=True, metadata={"help": "vary speed, loudness and noise of the training clips"})
+    patience: int = field(
+        default=5, metadata={"help": "epochs without a better validation UAR until it stops; 0: never"}
+    )
+    threads: int | None = field(default=None, metadata={"help": "CPU threads a process; the cores shared out if unset"})
+
+
+def parse_finetune(argv: list[str]) -> "tuple[FinetuneConfig, TrainingArguments] | None":
+    """Flags over the config file over our defaults; None where only help was asked for.
+
+    Args:
+        argv: optionally a `.yaml`, `.yml` or `.json` file first, then `--flag value` pairs.
+
+    Raises:
+        ArgumentError: naming the flag, the line or the value.
+    """
+    if {"-h", "--help"} & set(argv):
+        _help(FinetuneConfig)
+        return None
+    from transformers import HfArgumentParser, TrainingArguments
+
+    from ser_hf.training import defaults
+
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> None:
+            raise ArgumentError(f"{message} (see ser-hf finetune --help)")
+
+    written, argv = _config_file(argv)
+    names = {cls: {f.name for f in fields(cls) if f.init} for cls in (FinetuneConfig, TrainingArguments)}
+    for name in written:
+        if not any(name in known for known in names.values()):
+            raise ArgumentError(f"'{name}' in the config file is no setting: see ser-hf finetune --help")
+
+    def parse(cls: type, preset: dict, rest: list[str]) -> tuple:
+        parser = Parser(cls, allow_abbrev=False)
+        for action in parser._actions:  # a file may give what is required on the command line
+            action.required = action.required and action.dest not in preset
+        parser.set_defaults(**{name: value if value is None else str(value) for name, value in preset.items()})
+        try:
+            return parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
+        except ArgumentError:
+            raise
+        except (ValueError, ImportError, argparse.ArgumentTypeError) as error:  # TrainingArguments checks itself
+            raise ArgumentError(str(error)) from error
+
+    config, rest = parse(FinetuneConfig, {k: v for k, v in written.items() if k in names[FinetuneConfig]}, argv)
+    preset = {
+        **defaults(config.model),
+        "output_dir": f"runs/{Path(config.model).name}-{config.protocol}",
+        **{key: value for key, value in written.items() if key in names[TrainingArguments]},
+    }
+    args, rest = parse(TrainingArguments, preset, rest)
+    if rest:
+        raise ArgumentError(f"'{rest[0]}' is no flag of fine-tuning or TrainingArguments: see ser-hf finetune --help")
+    return config, args
+
+
+def _config_file(argv: list[str]) -> tuple[dict, list[str]]:
+    if not argv or argv[0].startswith("-"):
+        return {}, argv
+    path = Path(argv[0])
+    if path.suffix not in (".yaml", ".yml", ".json"):
+        raise ArgumentError(f"'{path}' is no config file: its name must end in .yaml, .yml or .json")
+    if not path.is_file():
+        raise ArgumentError(f"'{path}' does not exist: check the path of the config file")
+    try:
+        values = json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise ArgumentError(f"'{path}' cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ArgumentError(f"'{path}' holds no settings: write one `name: value` a line")
+    return values, argv[1:]
+
+
+def _help(cls: type) -> None:
+    print("usage: ser-hf finetune [CONFIG.yaml|.json] --dataset DIR|REPO [flags]\n\nFine-tune, test, write it all.\n")
+    for f in fields(cls):
+        default = "required" if f.default is MISSING else f"default: {f.default}"
+        print(f"  --{f.name:24} {f.metadata['help']} ({default})")
+    print(
+        "\nand every flag of transformers.TrainingArguments, such as --output_dir, --num_train_epochs, --learning_rate,"
+    )
+    print("--per_device_train_batch_size, --gradient_accumulation_steps, --resume_from_checkpoint true, --bf16 false.")

@@ -1,0 +1,144 @@
+"""`ser-hf <command>`: a table of functions. Each parses its flags, calls one function of a room, and prints."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from ser_hf.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Wrong flags end in one line and exit code 2, without a screen of usage before it."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def _quiet() -> None:
+    """No bars and hints of transformers between our lines."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def data(argv: list[str]) -> None:
+    """build the dataset from folders of recordings"""
+    parser = Parser("ser-hf data", description="Build the dataset from folders of recordings.")
+    parser.add_argument("--ravdess", nargs="+", action="extend", default=[], metavar="DIR", help="folders of RAVDESS")
+    parser.add_argument("--tess", nargs="+", action="extend", default=[], metavar="DIR", help="folders of TESS")
+    parser.add_argument("--synthetic", action="store_true", help="write and use the synthetic voices instead")
+    parser.add_argument("--output", required=True, metavar="DIR", help="must not exist yet")
+    parser.add_argument("--num_proc", type=int, metavar="N", help="recordings decoded at a time (default: cores)")
+    args = parser.parse_args(argv)
+    if args.synthetic and (args.ravdess or args.tess):
+        parser.error("--synthetic makes its own recordings: leave out --ravdess and --tess")
+    if args.num_proc is not None and args.num_proc < 1:
+        parser.error(f"--num_proc is {args.num_proc}: at least 1 is needed")
+    from ser_hf import dataset
+
+    report = dataset.build(args.output, args.ravdess, args.tess, args.synthetic, args.num_proc)
+    print(dataset.table(report))
+    print(f"dataset: {args.output}  (audit.json lies in it)")
+
+
+def finetune(argv: list[str]) -> None:
+    """fine-tune a model and write it with its evidence and card"""
+    from ser_hf.arguments import parse_finetune
+
+    parsed = parse_finetune(argv)
+    if parsed is None:
+        return
+    from ser_hf import training
+
+    _quiet()
+    results = training.finetune(*parsed)
+    if results is not None:
+        print(f"\n{results.report()}\nmodel, results.json, plots/ and card: {results.model}")
+
+
+def evaluate(argv: list[str]) -> None:
+    """test a model under a protocol"""
+    parser = Parser("ser-hf evaluate", description="Test a model under a protocol.")
+    parser.add_argument("--model", required=True, metavar="DIR|REPO")
+    parser.add_argument("--dataset", required=True, metavar="DIR|REPO")
+    parser.add_argument("--protocol", default="speaker")
+    parser.add_argument("--fold", default="0", metavar="K|all")
+    parser.add_argument("--output", required=True, metavar="DIR", help="must not exist yet")
+    args = parser.parse_args(argv)
+    if args.fold != "all" and not args.fold.isdigit():
+        parser.error(f"--fold is '{args.fold}': give a number from 0, or all")
+    from ser_hf import evidence
+
+    _quiet()
+    results = evidence.evaluate(args.model, args.dataset, args.protocol, args.fold, Path(args.output))
+    print(f"{results.report()}\nresults.json and plots/: {args.output}")
+
+
+def predict(argv: list[str]) -> None:
+    """answer for recordings"""
+    parser = Parser("ser-hf predict", description="Answer for recordings, one JSON line each.")
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("--model", required=True, metavar="DIR|REPO")
+    parser.add_argument("--output", metavar="FILE.jsonl", help="write there instead of printing")
+    args = parser.parse_args(argv)
+    from ser_hf import audio
+    from ser_hf.predictor import Predictor
+
+    _quiet()
+    for file in args.files:
+        audio.load(file)  # a bad file shows before the model is loaded
+    answers = Predictor(args.model).predict(list(args.files))
+    lines = "".join(json.dumps(answer) + "\n" for answer in answers)
+    if args.output is None:
+        print(lines, end="")
+        return
+    partial = Path(f"{args.output}.partial")
+    partial.write_text(lines)
+    partial.rename(args.output)
+    print(f"{len(answers):,} answers: {args.output}")
+
+
+def app(argv: list[str]) -> None:
+    """serve the page"""
+    parser = Parser("ser-hf app", description="Serve the page, on this machine alone unless --host says otherwise.")
+    parser.add_argument("--model", required=True, metavar="DIR|REPO")
+    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--host", default="127.0.0.1")
+    args = parser.parse_args(argv)
+    from ser_hf import demo
+
+    _quiet()
+    demo.launch(args.model, host=args.host, port=args.port)
+
+
+COMMANDS: dict[str, Callable[[list[str]], None]] = {
+    "data": data,
+    "finetune": finetune,
+    "evaluate": evaluate,
+    "predict": predict,
+    "app": app,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; 0: done, 2: the user can mend it (one line on stderr). All else is our fault, with a traceback."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        if not argv or argv[0] in ("-h", "--help"):
+            rows = "\n".join(f"  {name:10} {function.__doc__}" for name, function in COMMANDS.items())
+            print(f"usage: ser-hf COMMAND [flags]\n\n{rows}\n\n`ser-hf COMMAND --help` lists its flags.")
+        elif argv[0] not in COMMANDS:
+            raise UserError(f"'{argv[0]}' is no command: choose one of {', '.join(COMMANDS)}")
+        else:
+            COMMANDS[argv[0]](argv[1:])
+    except UserError as error:
+        print(f"ser-hf: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

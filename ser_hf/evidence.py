@@ -1,0 +1,51 @@
+"""The folder of evidence that lies beside a model, or that `ser-hf evaluate` writes."""
+
+import tempfile
+from pathlib import Path
+
+from ser_hf import dataset, evaluation, plots, protocols
+from ser_hf.errors import UserError
+from ser_hf.predictor import Predictor
+
+
+class EvidenceError(UserError):
+    """A folder that cannot take the evidence."""
+
+
+def write(results: evaluation.Results, folder: Path, model_card: str | None = None) -> None:
+    """`results.json`, `classification_report.txt`, `plots/` and, for a model folder, its card `README.md`."""
+    results.save(folder / "results.json")
+    (folder / "classification_report.txt").write_text(results.report())
+    plots.draw(results, folder / "plots")
+    if model_card is not None:
+        (folder / "README.md").write_text(model_card)
+
+
+def evaluate(model: str, dataset_name: str, protocol: str, fold: str, output: Path) -> evaluation.Results:
+    """Test a model and write `results.json`, `classification_report.txt` and `plots/` into a folder.
+
+    Args:
+        model: folder or Hub id.
+        dataset_name: folder or Hub id.
+        protocol: its name.
+        fold: a number, or `all` to pool the folds.
+        output: must not exist yet; it appears when it is complete.
+
+    Raises:
+        UserError: for what does not fit together, before anything is written.
+    """
+    if output.exists():
+        raise EvidenceError(f"'{output}' exists already: choose another --output or remove it")
+    rows = dataset.load(dataset_name)
+    if protocol not in protocols.PROTOCOLS or fold != "all":
+        splits = [protocols.split(rows, protocol, int(fold) if fold != "all" else 0)]
+    else:
+        splits = [protocols.split(rows, protocol, number) for number in range(protocols.PROTOCOLS[protocol].folds)]
+    results = evaluation.evaluate(Predictor(model), rows, splits, dataset_name)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
+        partial = Path(temporary) / "evidence"
+        partial.mkdir()
+        write(results, partial)
+        partial.rename(output)
+    return results

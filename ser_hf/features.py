@@ -1,0 +1,141 @@
+"""Waveforms -> model inputs: one clip at a time as stock `pipeline` does, then padded into batches of like length.
+
+A clip's features never depend on its neighbours: the extractor sees it alone, and the batch carries an attention mask.
+"""
+
+from collections.abc import Iterator
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+from transformers import FeatureExtractionMixin
+
+from ser_hf import audio
+from ser_hf.augment import augment
+
+CACHE_BYTES = 2 * 2**30
+"""Features kept in memory by `Clips`; what does not fit is made again each epoch."""
+
+
+def extract(extractor: FeatureExtractionMixin, samples: np.ndarray) -> np.ndarray:
+    """Features of one clip, float32: `(samples,)` for waveform models, `(frames, dimensions)` for those on mel frames.
+
+    Args:
+        extractor: of the model; its first input name is the one that is used.
+        samples: shape `(samples,)`, 16 kHz.
+    """
+    made = extractor(samples, sampling_rate=audio.SAMPLING_RATE, return_tensors="np")
+    return np.asarray(made[extractor.model_input_names[0]][0], dtype=np.float32)
+
+
+class Collator:
+    """Pads features to the longest of the batch, with an attention mask where the model takes one."""
+
+    def __init__(self, extractor: FeatureExtractionMixin, with_mask: bool) -> None:
+        self.input_name = extractor.model_input_names[0]
+        self.with_mask = with_mask
+
+    def __call__(self, clips: list[dict]) -> dict[str, torch.Tensor]:
+        """Batch clips with `features` and, in training, `labels`.
+
+        Returns:
+            `input_values` `(batch, samples)` or `input_features` `(batch, frames, dimensions)`, `attention_mask`
+            `(batch, samples | frames)`, `labels` `(batch,)`.
+        """
+        features = [clip["features"] for clip in clips]
+        longest = max(len(feature) for feature in features)
+        padded = np.zeros((len(clips), longest, *features[0].shape[1:]), dtype=np.float32)
+        mask = np.zeros((len(clips), longest), dtype=np.int64)
+        for row, feature in enumerate(features):
+            padded[row, : len(feature)] = feature
+            mask[row, : len(feature)] = 1
+        batch = {self.input_name: torch.from_numpy(padded)}
+        if self.with_mask:
+            batch["attention_mask"] = torch.from_numpy(mask)
+        if "labels" in clips[0]:
+            batch["labels"] = torch.tensor([clip["labels"] for clip in clips])
+        return batch
+
+
+class Clips(Dataset):
+    """Rows of the dataset as `{"features", "labels"}`; extracted once, as memory allows, unless augmented."""
+
+    def __init__(
+        self,
+        dataset: datasets.Dataset,
+        indices: list[int],
+        extractor: FeatureExtractionMixin,
+        augment_seed: int | None = None,
+    ) -> None:
+        """Take some rows.
+
+        Args:
+            dataset: with the columns of `ser_hf.dataset.FEATURES`.
+            indices: of the rows, in their order.
+            extractor: of the model.
+            augment_seed: augment each clip anew each `epoch`, the same way for the same seed; not at all where None.
+        """
+        self.rows = dataset.select(indices).select_columns(["audio", "label"])
+        self.durations = np.array(dataset.select_columns(["duration"])[indices]["duration"])
+        self.extractor = extractor
+        self.augment_seed = augment_seed
+        self.epoch = 0
+        self._kept: dict[int, dict] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict:
+        if index in self._kept:
+            return self._kept[index]
+        row = self.rows[index]
+        samples = audio.load(row["audio"])
+        if self.augment_seed is not None:
+            samples = augment(samples, np.random.default_rng([self.augment_seed, self.epoch, index]))
+        clip = {"features": extract(self.extractor, samples), "labels": row["label"]}
+        if self.augment_seed is None and self._bytes + clip["features"].nbytes <= CACHE_BYTES:
+            self._bytes += clip["features"].nbytes
+            self._kept[index] = clip
+        return clip
+
+
+class LengthBuckets(Sampler[int]):
+    """Shuffled order in which each batch holds clips of like length.
+
+    The order depends on the seed, the epoch and the effective batch (per device x processes x accumulation) alone, so
+    one process, two, and accumulated gradients see the same batches.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch: int, seed: int, pool: int = 8) -> None:
+        self.lengths, self.batch, self.seed, self.pool = lengths, batch, seed, pool
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer before each epoch, also after a resume."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(len(self.lengths))
+        batches: list[np.ndarray] = []
+        for start in range(0, len(order), self.batch * self.pool):
+            pool = order[start : start + self.batch * self.pool]
+            pool = pool[np.argsort(self.lengths[pool], kind="stable")]
+            batches += [pool[i : i + self.batch] for i in range(0, len(pool), self.batch)]
+        # an incomplete batch goes last, or it would shift every later one
+        full = [b for b in batches if len(b) == self.batch]
+        rest = [b for b in batches if len(b) < self.batch]
+        shuffled = [full[i] for i in rng.permutation(len(full))] + rest
+        yield from (int(index) for batch in shuffled for index in batch)
+
+
+def by_length(lengths: list[int], batch: int) -> Iterator[list[int]]:
+    """Indices in batches of like length, longest first, so that a shortage of memory shows at once."""
+    order = np.argsort(lengths, kind="stable")[::-1]
+    for start in range(0, len(order), batch):
+        yield [int(index) for index in order[start : start + batch]]

@@ -1,0 +1,200 @@
+"""Backbone + head as stock transformers classes: load, make, check, and keep padding out of the answer."""
+
+import inspect
+import re
+from os import PathLike
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    FeatureExtractionMixin,
+    PreTrainedModel,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2BertConfig,
+)
+
+from ser_hf.emotions import EMOTIONS, ID2LABEL, LABEL2ID
+from ser_hf.errors import UserError
+
+TINY = "tiny"
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+class ModelError(UserError):
+    """A model that cannot be loaded, or that is not what the task needs."""
+
+
+class MaskedGroupNorm(nn.GroupNorm):
+    """Group norm over time that takes its statistics over the valid frames of each clip.
+
+    wav2vec2-base and its kin normalise the first convolution's output over all of time, padding included, so that a
+    clip's answer depends on the longest clip of its batch. Same parameters, same state dict, and the same answer for an
+    unpadded clip as `nn.GroupNorm`.
+    """
+
+    frames: torch.Tensor | None = None  # valid frames of each clip of the running batch, shape (batch,)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Normalise `(batch, channels, frames)`."""
+        if self.frames is None:
+            return super().forward(hidden)
+        frames = self.frames.to(hidden.device)[:, None, None]
+        valid = torch.arange(hidden.shape[-1], device=hidden.device) < frames
+        hidden = hidden.float()
+        mean = (hidden * valid).sum(-1, keepdim=True) / frames
+        variance = ((hidden - mean).square() * valid).sum(-1, keepdim=True) / frames
+        return (hidden - mean) * torch.rsqrt(variance + self.eps) * self.weight[:, None] + self.bias[:, None]
+
+
+def ignore_padding(model: PreTrainedModel) -> str:
+    """Give a model its padding rule, in place, and name it.
+
+    Returns:
+        `masked group norm` where a group norm over time had to be replaced, `attention mask` where the model takes one,
+        `fixed length` where every clip becomes the same number of frames.
+
+    Raises:
+        ModelError: for a group norm that mixes channels, which cannot be masked frame by frame.
+    """
+    layers = [
+        m for m in model.modules() if isinstance(getattr(m, "layer_norm", None), nn.GroupNorm) and hasattr(m, "conv")
+    ]
+    for layer in layers:
+        norm = layer.layer_norm
+        if norm.num_groups != norm.num_channels:
+            raise ModelError(f"'{model.config.model_type}' normalises groups of channels over time: padding would leak")
+        layer.layer_norm = MaskedGroupNorm(norm.num_groups, norm.num_channels, norm.eps)
+        layer.layer_norm.load_state_dict(norm.state_dict())
+        kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
+        model.register_forward_pre_hook(_count_frames(layer.layer_norm, kernel, stride), with_kwargs=True)
+    if layers:
+        return "masked group norm"
+    return "attention mask" if takes_mask(model) else "fixed length"
+
+
+def takes_mask(model: PreTrainedModel) -> bool:
+    """Whether the model's forward has an `attention_mask`."""
+    return "attention_mask" in inspect.signature(model.forward).parameters
+
+
+def load_for_training(name: str | PathLike, seed: int = 0) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+    """A model with a head for the eight emotions, and its feature extractor.
+
+    Args:
+        name: a Hub id or folder of any `AutoModelForAudioClassification` backbone, or `tiny`.
+        seed: of the weights that are new.
+
+    Raises:
+        ModelError: if it cannot be loaded, with what to do instead.
+    """
+    torch.manual_seed(seed)
+    if str(name) == TINY:
+        extractor = SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, sampling_rate=16_000, stride=4)
+        return AutoModelForAudioClassification.from_config(tiny_config()), extractor
+    _check_folder(name)
+    try:
+        extractor = AutoFeatureExtractor.from_pretrained(name)
+        model = AutoModelForAudioClassification.from_pretrained(
+            name, num_labels=len(EMOTIONS), id2label=ID2LABEL, label2id=LABEL2ID, ignore_mismatched_sizes=True
+        )
+    except (OSError, ValueError) as error:
+        raise _cannot_load(name, error) from error
+    return model, extractor
+
+
+def tiny_config() -> Wav2Vec2BertConfig:
+    """A small w2v-BERT 2.0 (2.7 M parameters) on stacked mel frames, 25 a second: a member of the family that learns
+    from nothing in minutes, where the raw-waveform ones do not."""
+    return Wav2Vec2BertConfig(
+        hidden_size=192,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=512,
+        conv_depthwise_kernel_size=15,
+        position_embeddings_type=None,
+        feature_projection_input_dim=320,
+        classifier_proj_size=192,
+        attention_dropout=0.0,
+        conformer_conv_dropout=0.0,
+        layerdrop=0.0,
+        hidden_dropout=0.1,
+        activation_dropout=0.1,
+        mask_time_prob=0.1,
+        mask_time_length=5,
+        id2label=ID2LABEL,
+        label2id=LABEL2ID,
+    )
+
+
+def load_for_prediction(name: str | PathLike) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+    """A fine-tuned model in evaluation mode, with its padding rule, and its feature extractor.
+
+    Raises:
+        ModelError: if it cannot be loaded, has a head without trained weights, or labels without a meaning.
+    """
+    _check_folder(name)
+    try:
+        extractor = AutoFeatureExtractor.from_pretrained(name)
+        model, info = AutoModelForAudioClassification.from_pretrained(name, output_loading_info=True)
+    except (OSError, ValueError) as error:
+        raise _cannot_load(name, error) from error
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])[0]
+        raise ModelError(f"'{name}' has no trained weights for {missing}: fine-tune it first with `ser-hf finetune`")
+    labels = list(model.config.id2label.values())
+    if any(re.fullmatch(r"LABEL_\d+", str(label)) for label in labels):
+        raise ModelError(f"'{name}' has labels without a meaning ({labels[0]}, …): set id2label in its config.json")
+    ignore_padding(model)
+    return model.eval(), extractor
+
+
+def freeze_feature_encoder(model: PreTrainedModel) -> bool:
+    """Freeze the convolutional front end where there is one; whether there was."""
+    if hasattr(model, "freeze_feature_encoder"):
+        model.freeze_feature_encoder()
+        return True
+    return False
+
+
+def fit_masking(model: PreTrainedModel, shortest_frames: int) -> None:
+    """Keep SpecAugment's time masks no longer than the shortest training clip, on which transformers would fail."""
+    if getattr(model.config, "mask_time_length", 0) > shortest_frames:
+        model.config.mask_time_length = max(1, shortest_frames)
+
+
+def frames_of(model: PreTrainedModel, feature_length: int) -> int:
+    """Encoder frames that a clip of so many features becomes."""
+    for owner in (model, model.base_model):
+        if hasattr(owner, "_get_feat_extract_output_lengths"):
+            return int(owner._get_feat_extract_output_lengths(torch.tensor(feature_length)))
+    return feature_length
+
+
+def _count_frames(norm: MaskedGroupNorm, kernel: int, stride: int):  # noqa: ANN202
+    def before_forward(model: nn.Module, args: tuple, kwargs: dict) -> None:
+        mask = kwargs.get("attention_mask")
+        norm.frames = None if mask is None or bool(mask.all()) else (mask.sum(-1) - kernel) // stride + 1
+
+    return before_forward
+
+
+def _check_folder(name: str | PathLike) -> None:
+    path = Path(name)
+    if not path.exists():
+        if path.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1:
+            raise ModelError(f"'{name}' does not exist: check the path of the model folder")
+        return
+    if not (path / "config.json").is_file():
+        raise ModelError(f"'{name}' holds no config.json: give the folder that fine-tuning wrote")
+    if not any((path / weights).is_file() for weights in WEIGHTS):
+        raise ModelError(f"'{name}' holds no weights (model.safetensors): give the folder that fine-tuning wrote")
+
+
+def _cannot_load(name: str | PathLike, error: Exception) -> ModelError:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]
+    return ModelError(
+        f"model '{name}' cannot be loaded ({reason}): give a folder, or --model tiny which needs no download"
+    )

@@ -1,0 +1,124 @@
+"""Small audio and small models, made here; nothing is downloaded and no real recording is needed."""
+
+import os
+
+os.environ.update(HF_HUB_OFFLINE="1", GRADIO_ANALYTICS_ENABLED="False", TOKENIZERS_PARALLELISM="false")
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForAudioClassification,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2BertConfig,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+)
+
+from ser_hf import dataset
+from ser_hf.cli import main
+from ser_hf.corpora import synthetic
+from ser_hf.emotions import ID2LABEL, LABEL2ID
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory):
+    """Both synthetic corpora at their smallest: 384 RAVDESS and 28 TESS recordings."""
+    return synthetic.write(tmp_path_factory.mktemp("recordings"), takes=1, words=2)
+
+
+@pytest.fixture(scope="session")
+def built(recordings, tmp_path_factory):
+    """The dataset folder of `recordings`."""
+    folder = tmp_path_factory.mktemp("built") / "dataset"
+    dataset.build(folder, [str(recordings[0])], [str(recordings[1])])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rows(built):
+    return dataset.load(built)
+
+
+def make_model(kind, folder, seed=0):
+    """Write a small untrained model with the eight labels: `bert` (mel frames), `group` or `layer` (waveform)."""
+    torch.manual_seed(seed)
+    common = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "classifier_proj_size": 16,
+        "hidden_dropout": 0.0,
+        "activation_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "feat_proj_dropout": 0.0,
+        "final_dropout": 0.0,
+        "layerdrop": 0.0,
+        "apply_spec_augment": False,
+        "id2label": ID2LABEL,
+        "label2id": LABEL2ID,
+    }
+    if kind == "bert":
+        config = Wav2Vec2BertConfig(
+            **common,
+            conv_depthwise_kernel_size=5,
+            position_embeddings_type=None,
+            feature_projection_input_dim=320,
+            conformer_conv_dropout=0.0,
+        )
+        extractor = SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, sampling_rate=16_000, stride=4)
+    else:
+        config = Wav2Vec2Config(
+            **common,
+            conv_dim=(16, 16, 16),
+            conv_kernel=(10, 8, 8),
+            conv_stride=(10, 8, 4),
+            feat_extract_norm=kind,
+            do_stable_layer_norm=kind == "layer",
+            num_conv_pos_embeddings=8,
+            num_conv_pos_embedding_groups=2,
+        )
+        extractor = Wav2Vec2FeatureExtractor(return_attention_mask=kind == "layer")
+    AutoModelForAudioClassification.from_config(config).save_pretrained(folder)
+    extractor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """A folder of each kind of small model, by kind."""
+    return {kind: make_model(kind, tmp_path_factory.mktemp(kind)) for kind in ("bert", "group", "layer")}
+
+
+FAST = ["--num_train_epochs", "2", "--learning_rate", "3e-3", "--bf16", "false", "--patience", "0"]
+
+
+@pytest.fixture(scope="session")
+def tuned(built, models, tmp_path_factory):
+    """The folder that fine-tuning the small mel model wrote, through the command line."""
+    folder = tmp_path_factory.mktemp("tuned") / "model"
+    code = main(
+        ["finetune", "--dataset", str(built), "--model", str(models["bert"]), "--output_dir", str(folder), *FAST]
+    )
+    assert code == 0
+    return folder
+
+
+@pytest.fixture
+def fails(capsys):
+    """Run a command that must fail as the user's mistakes do: exit code 2 and one line; gives that line."""
+
+    def run(*argv):
+        capsys.readouterr()
+        assert main([str(word) for word in argv]) == 2
+        error = capsys.readouterr().err.strip().splitlines()
+        message = [line for line in error if line.startswith("ser-hf: ")]
+        assert len(message) == 1
+        assert "Traceback" not in "".join(error)
+        return message[0]
+
+    return run

@@ -1,0 +1,102 @@
+import io
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torchaudio
+
+from ser_hf import audio
+from ser_hf.audio import AudioError
+
+
+def tone(rate, seconds=0.5, hertz=440.0):
+    return np.sin(2 * np.pi * hertz * np.arange(int(rate * seconds)) / rate).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 24_414, 44_100, 48_000, 96_000])
+def test_resampling_keeps_a_tone(rate):
+    output = audio.resample(tone(rate), rate)
+    assert len(output) == len(tone(16_000)) or abs(len(output) - 8_000) <= 1
+    middle = slice(500, -500)
+    np.testing.assert_allclose(output[middle], tone(16_000, 0.6)[: len(output)][middle], atol=5e-3)
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
+def test_resampling_equals_torchaudio(rate):
+    noise = np.random.default_rng(0).normal(size=rate).astype(np.float32) * 0.2
+    stock = torchaudio.functional.resample(torch.from_numpy(noise), rate, 16_000).numpy()
+    # torchaudio computes its taps in single precision
+    np.testing.assert_allclose(audio.resample(noise, rate), stock, atol=3e-5)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "tolerance"), [(".wav", 1e-4), (".flac", 1e-4), (".ogg", 0.1), (".opus", 0.15), (".mp3", 0.1)]
+)
+def test_every_format_is_read(tmp_path, suffix, tolerance):
+    file = tmp_path / f"clip{suffix}"
+    kind = {"format": "OGG", "subtype": "OPUS"} if suffix == ".opus" else {}
+    soundfile.write(file, tone(48_000) * 0.5, 48_000, **kind)
+    samples = audio.load(file)
+    assert samples.dtype == np.float32
+    assert abs(len(samples) - 8_000) < 1_200  # MP3 pads its frames
+    assert abs(np.sqrt(np.mean(samples[2000:6000] ** 2)) - 0.5 / np.sqrt(2)) < tolerance
+
+
+def test_channels_are_averaged(tmp_path):
+    soundfile.write(tmp_path / "stereo.wav", np.stack([tone(16_000) * 0.8, np.zeros(8_000)], axis=1), 16_000)
+    np.testing.assert_allclose(audio.load(tmp_path / "stereo.wav"), tone(16_000) * 0.4, atol=1e-4)
+
+
+def test_every_source_gives_the_same(tmp_path):
+    file = tmp_path / "a.wav"
+    soundfile.write(file, tone(16_000), 16_000, subtype="FLOAT")
+    content = file.read_bytes()
+    for source in (
+        file,
+        str(file),
+        content,
+        io.BytesIO(content),
+        {"bytes": content},
+        {"path": str(file), "bytes": None},
+    ):
+        np.testing.assert_array_equal(audio.load(source), tone(16_000))
+    np.testing.assert_array_equal(audio.load(tone(16_000)), tone(16_000))
+    integers = (tone(16_000) * 2**30).astype(np.int32)
+    np.testing.assert_allclose(audio.load({"array": integers, "sampling_rate": 16_000}), tone(16_000) / 2, atol=1e-6)
+
+
+def test_flac_keeps_16_bit_samples():
+    pcm = np.random.default_rng(0).integers(-32768, 32768, 16_000).astype(np.int16)
+    np.testing.assert_array_equal(audio.load(audio.to_flac(pcm)), pcm / np.float32(32768))
+    np.testing.assert_array_equal(audio.to_pcm(pcm / np.float32(32768)), pcm)
+
+
+def write(path, content):
+    path.write_bytes(content)
+    return path
+
+
+def bad_sources(tmp_path):
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), 16_000)
+    soundfile.write(tmp_path / "nan.wav", np.full(16_000, np.nan, dtype=np.float32), 16_000, subtype="FLOAT")
+    return {
+        "is not a file": tmp_path / "missing.wav",
+        "0 bytes": write(tmp_path / "empty.wav", b""),
+        "not audio that can be read": write(tmp_path / "text.wav", b"I am a text\n" * 50),
+        "at least 0.1 s": tmp_path / "none.wav",
+        "NaN": tmp_path / "nan.wav",
+        "claims 0 samples": {"array": tone(16_000), "sampling_rate": 0},
+        "(2, 2, 2)": np.zeros((2, 2, 2), dtype=np.float32),
+        "NoneType is not a recording": {"bytes": None, "path": None},
+    }
+
+
+def test_what_is_no_audio_is_refused_by_name(tmp_path):
+    for reason, source in bad_sources(tmp_path).items():
+        with pytest.raises(AudioError) as caught:
+            audio.load(source)
+        assert reason in str(caught.value)
+        assert "\n" not in str(caught.value)
+        if hasattr(source, "name"):
+            assert source.name in str(caught.value)

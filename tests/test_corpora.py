@@ -1,0 +1,77 @@
+import shutil
+
+import pytest
+
+from ser_hf import corpora
+from ser_hf.corpora import CorpusError, ravdess, synthetic, tess
+from ser_hf.emotions import EMOTIONS
+
+
+def test_ravdess_names():
+    assert ravdess.parse("03-02-06-02-01-02-12") == {
+        "key": "03-02-06-02-01-02-12",
+        "channel": "song",
+        "emotion": "fearful",
+        "speaker": "ravdess-12",
+        "sex": "female",
+        "intensity": "strong",
+        "statement": "1",
+        "repetition": 2,
+    }
+    labels = [ravdess.parse(f"03-01-0{code}-01-01-01-01")["emotion"] for code in range(1, 9)]
+    assert labels == ["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"] == list(EMOTIONS)
+
+
+@pytest.mark.parametrize(
+    "stem", ["03-01-09-01-01-01-01", "03-01-01-01-01-01-25", "01-01-01-01-01-01-01", "03-01-01-01-01-01", "OAF_back_ps"]
+)
+def test_other_names_are_not_ravdess(stem):
+    assert ravdess.parse(stem) is None
+
+
+def test_tess_names():
+    fields = tess.parse("oaf_Youth_PS")
+    assert (fields["key"], fields["emotion"], fields["speaker"]) == ("OAF_youth_ps", "surprised", "tess-oaf")
+    assert tess.parse("OA_bite_neutral")["key"] == "OAF_bite_neutral"
+    labels = {
+        tess.parse(f"YAF_back_{code}")["emotion"]
+        for code in ["angry", "disgust", "fear", "happy", "neutral", "ps", "sad"]
+    }
+    assert labels == set(EMOTIONS) - {"calm"}
+    assert tess.parse("YAF_back_calm") is None
+    assert tess.parse("03-01-01-01-01-01-01") is None
+
+
+def test_scan_finds_any_layout_and_names_what_it_leaves_out(recordings, tmp_path):
+    shutil.copytree(recordings[0] / "Actor_01", tmp_path / "a" / "deep" / "Actor_01")
+    shutil.copytree(recordings[0] / "Actor_01", tmp_path / "audio_speech_actors_01-24" / "Actor_01")  # the mirror
+    (tmp_path / "a" / "mine.wav").write_bytes(b"")
+    (tmp_path / "a" / "notes.txt").write_text("not audio")
+    found = corpora.scan([tmp_path], "ravdess")
+    assert len(found.recordings) == 16
+    assert len(found.duplicates) == 16
+    assert [path.rsplit("/", 1)[1] for path in found.unmatched] == ["mine.wav"]
+    assert [r.key for r in found.recordings] == sorted(r.key for r in found.recordings)
+
+
+def test_scan_says_what_is_wrong_with_a_folder(recordings, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for folder, says in (
+        (tmp_path / "missing", "does not exist"),
+        (tmp_path / "empty", "holds no recordings"),
+        (recordings[0], "none of tess: pass it as --ravdess"),
+        (recordings[0].parent / "NOTICE.txt", "is not a folder"),
+    ):
+        with pytest.raises(CorpusError, match=says) as caught:
+            corpora.scan([folder], "tess")
+        assert str(folder) in str(caught.value)
+
+
+def test_the_synthetic_corpora_have_official_names_and_are_seeded(recordings, tmp_path):
+    assert len(corpora.scan([recordings[0]], "ravdess").recordings) == 24 * 8 * 2
+    assert len(corpora.scan([recordings[1]], "tess").recordings) == 2 * 7 * 2
+    again = synthetic.write(tmp_path / "again", takes=1, words=1)
+    other = synthetic.write(tmp_path / "other", seed=1, takes=1, words=1)
+    name = "Actor_05/03-01-05-01-02-01-05.wav"
+    assert (again[0] / name).read_bytes() == (recordings[0] / name).read_bytes()
+    assert (other[0] / name).read_bytes() != (recordings[0] / name).read_bytes()

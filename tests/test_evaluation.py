@@ -1,0 +1,92 @@
+import json
+
+import numpy as np
+import pytest
+
+from ser_hf import evaluation, protocols
+from ser_hf.cli import main
+from ser_hf.evaluation import Results
+from ser_hf.predictor import Predictor
+from ser_hf.protocols import LeakError
+
+
+@pytest.fixture
+def random_model(tuned, rows, tmp_path):
+    """`tuned`, as if it had been trained under `random`."""
+    split = protocols.split(rows, "random")
+    predictor = Predictor(tuned)
+    speakers = sorted(set(rows.select(split.train)["speaker"]))
+    predictor.model.config.ser_hf = {"protocol": "random", "protocol_hash": split.hash, "fold": 0, "speakers": speakers}
+    return predictor, split
+
+
+def test_evaluate_repeats_what_fine_tuning_said(tuned, built, tmp_path, capsys):
+    out = tmp_path / "evidence"
+    assert main(["evaluate", "--model", str(tuned), "--dataset", str(built), "--output", str(out)]) == 0
+    ours, theirs = Results.load(out / "results.json"), Results.load(tuned / "results.json")
+    for name in ("accuracy", "uar", "macro_f1", "weighted_f1", "ece", "ci95", "per_class", "protocol_hash"):
+        assert getattr(ours, name) == pytest.approx(getattr(theirs, name), abs=1e-6)
+    assert (out / "classification_report.txt").read_text() in capsys.readouterr().out
+    assert (out / "plots" / "confusion_matrix.png").stat().st_size > 10_000
+
+
+def test_a_model_is_not_tested_on_speakers_it_was_trained_on(tuned, built, fails, tmp_path):
+    base = ("evaluate", "--model", tuned, "--dataset", built, "--output", tmp_path / "out")
+    assert "was trained under 'speaker' fold 0 on ravdess-01" in fails(*base, "--protocol", "emobox-ravdess")
+    assert "ravdess-01" in fails(*base, "--protocol", "emobox-ravdess", "--fold", "all")
+    assert "was trained" in fails(*base, "--protocol", "random")
+    assert not (tmp_path / "out").exists()
+
+
+def test_unseen_speakers_of_another_protocol_are_fine(tuned, rows):
+    results = evaluation.evaluate(Predictor(tuned), rows, [protocols.split(rows, "tess-oaf-yaf")], "d")
+    assert set(results.per_speaker) == {"tess-yaf"}
+    assert results.ci95 is None
+    assert "1 test speaker(s)" in results.ci95_says
+
+
+def test_the_random_split_says_in_every_output_that_it_leaks(random_model, rows, tmp_path):
+    from ser_hf import cards, plots
+
+    predictor, split = random_model
+    results = evaluation.evaluate(predictor, rows, [split], "d")
+    warning = "leaks: 26 of 26 test speakers"
+    assert any(warning in note for note in results.notes)
+    assert warning in results.report()
+    summary = {"base_model": "tiny", "parameters": "1", "padding": "none", "training": {}}
+    assert warning in cards.model_card(results, summary)
+    assert "LEAKS" in plots.confusion_matrix(results).axes[0].get_title()
+
+
+def test_pooled_folds_test_every_clip_once(models, rows):
+    splits = [protocols.split(rows, "emobox-ravdess", fold) for fold in range(6)]
+    results = evaluation.evaluate(Predictor(models["bert"]), rows, splits, "d")
+    assert results.fold == "all"
+    assert results.n == 24 * 16
+    assert len(results.per_speaker) == 24
+    assert any("does not say which speakers" in note for note in results.notes)
+    assert "24 test speakers" in results.ci95_says
+
+
+def test_a_model_with_other_labels_is_refused(tuned, rows):
+    predictor = Predictor(tuned)
+    predictor.labels = predictor.labels[::-1]
+    with pytest.raises(LeakError, match="they must be"):
+        evaluation.evaluate(predictor, rows, [protocols.split(rows)], "d")
+
+
+def test_results_survive_json_and_hold_the_contract(tuned):
+    raw = json.loads((tuned / "results.json").read_text())
+    contract = """protocol protocol_hash fold model dataset n accuracy uar macro_f1 weighted_f1 ece ci95 per_class
+    per_corpus per_speaker per_sex confusion_matrix labels history environment seconds"""
+    assert set(contract.split()) <= set(raw)
+    assert set(raw["ci95"]) == set(raw) & {"accuracy", "uar", "macro_f1", "weighted_f1"}
+    low, high = raw["ci95"]["uar"]
+    assert low <= raw["uar"] <= high
+    assert np.array(raw["confusion_matrix"]).sum() == raw["n"]
+
+
+def test_the_report_is_scikit_learns(tuned):
+    report = Results.load(tuned / "results.json").report()
+    for word in ("precision", "recall", "f1-score", "support", "macro avg", "weighted avg", "surprised"):
+        assert word in report

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support, recall_score
+
+from ser_hf import metrics
+from ser_hf.emotions import EMOTIONS
+
+
+def draw(seed, n=400, classes=8):
+    rng = np.random.default_rng(seed)
+    references = rng.integers(0, classes, n)
+    predictions = np.where(rng.random(n) < 0.5, references, rng.integers(0, classes, n))
+    return references, predictions
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_figures_agree_with_scikit_learn(seed):
+    references, predictions = draw(seed, classes=8 if seed else 7)
+    matrix = metrics.confusion(references, predictions)
+    np.testing.assert_array_equal(matrix, confusion_matrix(references, predictions, labels=range(8)))
+    figures = metrics.scores(matrix)
+    present = np.unique(references)
+    expected = {
+        "accuracy": accuracy_score(references, predictions),
+        "uar": recall_score(references, predictions, labels=present, average="macro"),
+        "macro_f1": f1_score(references, predictions, average="macro"),
+        "weighted_f1": f1_score(references, predictions, average="weighted"),
+    }
+    for name, value in expected.items():
+        assert abs(figures[name] - value) < 1e-12
+    rows = precision_recall_fscore_support(references, predictions, labels=range(8), zero_division=0)
+    ours = metrics.per_class(matrix)
+    for index, emotion in enumerate(EMOTIONS):
+        np.testing.assert_allclose(list(ours[emotion].values()), [row[index] for row in rows], atol=1e-12)
+
+
+def test_a_class_that_never_occurs_does_not_count_as_recall():
+    figures = metrics.scores(metrics.confusion(np.array([0, 0, 2, 2]), np.array([0, 0, 2, 1])))
+    assert figures["uar"] == 0.75
+    assert figures["macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+
+
+def test_calibration_error_by_hand():
+    probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
+    references = np.array([0, 0, 1, 1])
+    expected = 3 / 4 * abs(2 / 3 - 0.9) + 1 / 4 * abs(1 - 0.6)
+    assert metrics.calibration_error(references, probabilities) == pytest.approx(expected)
+
+
+def test_intervals_resample_speakers():
+    references = np.zeros(100, dtype=int)
+    predictions = np.r_[np.zeros(50, dtype=int), np.ones(50, dtype=int)]
+    speakers = np.repeat(["a", "b", "c", "d"], 25)  # two always right, two always wrong
+    bounds, says = metrics.intervals(references, predictions, speakers)
+    assert bounds["accuracy"] == [0.0, 1.0]  # by utterance it would be about 0.4 to 0.6
+    assert "4 test speakers" in says
+    even = np.tile(["a", "b", "c", "d"], 25)  # each half right
+    bounds, _ = metrics.intervals(references, predictions, even)
+    assert 0.3 < bounds["accuracy"][0] <= 0.5 <= bounds["accuracy"][1] < 0.7
+
+
+def test_no_interval_below_three_speakers():
+    references, predictions = draw(0)
+    bounds, says = metrics.intervals(references, predictions, np.repeat(["a", "b"], 200))
+    assert bounds is None
+    assert "2 test speaker(s), at least 3" in says
+
+
+def test_the_evaluate_metric_downloads_nothing_and_agrees():
+    references, predictions = draw(1)
+    result = metrics.SpeechEmotion().compute(predictions=predictions, references=references)
+    assert result["uar"] == metrics.scores(metrics.confusion(references, predictions))["uar"]
+    assert set(result) == set(metrics.NAMES)

@@ -1,0 +1,122 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2Model
+
+from ser_hf import modeling
+from ser_hf.emotions import EMOTIONS
+from ser_hf.modeling import MaskedGroupNorm, ModelError
+from ser_hf.predictor import Predictor
+
+
+def noise(samples, seed):
+    return np.random.default_rng(seed).normal(size=samples).astype(np.float32) * 0.1
+
+
+CLIPS = [noise(n, seed) for seed, n in enumerate((16_000, 48_000, 30_123, 20_960, 9_990))]
+
+
+@pytest.mark.parametrize("kind", ["bert", "group", "layer"])
+def test_an_answer_does_not_depend_on_its_neighbours(models, kind):
+    predictor = Predictor(models[kind])
+    together = predictor.probabilities(CLIPS)
+    alone = np.concatenate([predictor.probabilities([clip]) for clip in CLIPS])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    assert np.abs(np.diff(alone, axis=0)).max() > 1e-4  # the clips themselves do differ
+
+
+def test_without_the_rule_padding_would_leak(models, monkeypatch):
+    monkeypatch.setattr(modeling, "ignore_padding", lambda model: "none")
+    predictor = Predictor(models["group"])
+    together = predictor.probabilities(CLIPS)
+    alone = np.concatenate([predictor.probabilities([clip]) for clip in CLIPS])
+    assert np.abs(together - alone).max() > 1e-4
+
+
+def test_masked_group_norm_is_group_norm_on_what_is_valid():
+    torch.manual_seed(0)
+    stock, masked = nn.GroupNorm(4, 4), MaskedGroupNorm(4, 4)
+    nn.init.normal_(stock.weight)
+    nn.init.normal_(stock.bias)
+    masked.load_state_dict(stock.state_dict())
+    hidden = torch.randn(2, 4, 10)
+    torch.testing.assert_close(masked(hidden), stock(hidden))
+    masked.frames = torch.tensor([6, 10])
+    torch.testing.assert_close(masked(hidden)[:1, :, :6], stock(hidden[:1, :, :6]))
+    torch.testing.assert_close(masked(hidden)[1:], stock(hidden[1:]))
+
+
+def test_the_rule_is_named_and_leaves_the_state_dict(models):
+    for kind, rule in (("group", "masked group norm"), ("layer", "attention mask"), ("bert", "attention mask")):
+        model = AutoModelForAudioClassification.from_pretrained(models[kind])
+        before = list(model.state_dict())
+        assert modeling.ignore_padding(model) == rule
+        assert list(model.state_dict()) == before
+
+
+def test_tiny_and_a_backbone_get_the_eight_labels(tmp_path):
+    tiny, _ = modeling.load_for_training("tiny", seed=3)
+    again, _ = modeling.load_for_training("tiny", seed=3)
+    assert sum(p.numel() for p in tiny.parameters()) == 2_735_560
+    assert all(torch.equal(a, b) for a, b in zip(tiny.parameters(), again.parameters(), strict=True))
+    make_model("group", tmp_path)
+    config = Wav2Vec2Config.from_pretrained(tmp_path)
+    backbone = Wav2Vec2Model(config)
+    backbone.save_pretrained(tmp_path)  # a pretrained model has no head
+    model, _ = modeling.load_for_training(tmp_path)
+    assert list(model.config.id2label.values()) == list(tiny.config.id2label.values()) == list(EMOTIONS)
+    torch.testing.assert_close(
+        model.wav2vec2.feature_projection.projection.weight, backbone.feature_projection.projection.weight
+    )
+    assert modeling.freeze_feature_encoder(model)
+    frozen = [p.requires_grad for p in model.wav2vec2.feature_extractor.parameters()]
+    assert not any(frozen)
+    assert not modeling.freeze_feature_encoder(tiny)
+
+
+def test_models_that_cannot_answer_are_refused(models, tmp_path):
+    folder = make_model("bert", tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+
+    save_file(
+        {k: v for k, v in weights.items() if "classifier" not in k}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(ModelError, match=r"no trained weights for classifier\.bias"):
+        modeling.load_for_prediction(folder)
+
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {str(i): f"LABEL_{i}" for i in range(8)}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="labels without a meaning"):
+        modeling.load_for_prediction(folder)
+
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="holds no weights"):
+        modeling.load_for_prediction(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"holds no config\.json"):
+        modeling.load_for_prediction(folder)
+    with pytest.raises(ModelError, match="does not exist"):
+        modeling.load_for_prediction(tmp_path / "nothing" / "here")
+    with pytest.raises(ModelError, match=r"cannot be loaded .*--model tiny"):
+        modeling.load_for_training("nobody/nothing")
+
+
+def test_time_masks_fit_the_shortest_clip():
+    model, _ = modeling.load_for_training("tiny")
+    modeling.fit_masking(model, 3)
+    assert model.config.mask_time_length == 3
+    modeling.fit_masking(model, 50)
+    assert model.config.mask_time_length == 3
+
+
+def test_frames_are_counted_as_the_encoder_makes_them(models):
+    model = AutoModelForAudioClassification.from_pretrained(models["group"])
+    hidden = model.wav2vec2(torch.zeros(1, 16_000)).last_hidden_state
+    assert modeling.frames_of(model, 16_000) == hidden.shape[1]
