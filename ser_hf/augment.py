@@ -5,7 +5,7 @@ import numpy as np
 SPEED = (0.85, 1.18)
 """Pitch, formants and tempo together, as another vocal tract would."""
 GAIN_DB = (-10.0, 6.0)
-SNR_DB = (12.0, 45.0)
+SNR_DB = (20.0, 50.0)
 
 
 def augment(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -3,6 +3,7 @@
 import os
 from html import escape
 from itertools import pairwise
+from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it on import, and calls out otherwise
 
@@ -47,15 +48,22 @@ def build(predictor: Predictor) -> gr.Blocks:
         gr.Markdown("# Speech emotion recognition\nA short recording in, how its emotion sounds to the model out.")
         with gr.Row():
             with gr.Column():
-                recording = gr.Audio(sources=["upload", "microphone"], type="filepath", label="Recording")
+                # no buttons: the share one would upload the voice to a hub
+                recording = gr.Audio(
+                    sources=["upload", "microphone"],
+                    type="filepath",
+                    label="Recording",
+                    buttons=[],
+                    elem_id="recording",
+                )
                 button = gr.Button("Analyse", variant="primary")
             with gr.Column():
                 result = gr.HTML(label="Answer", elem_id="answer")
                 with gr.Accordion("As JSON", open=False):
                     answer = gr.JSON(show_label=False)
         gr.Markdown(
-            f"Model: `{predictor.name}`. It was trained on acted speech: it hears how an emotion is portrayed, "
-            "not what a person feels. Recordings are analysed on the machine that serves this page."
+            f"Model: `{Path(predictor.name).name}`. It was trained on acted speech: it hears how an emotion is "
+            "portrayed, not what a person feels. Recordings are analysed on the machine that serves this page."
         )
         gr.on([button.click], analyse, recording, [result, answer], api_name="predict")
         gr.on(
