@@ -61,7 +61,7 @@ def closing(run: Path, data: Path, model: Path, flattering: Path, evidence: Path
     print("\n== figures")
     for folder in (model, flattering):
         results = Results.load(folder / "results.json")
-        print(f"{results.headline()}{''.join(f'{chr(10)}  NOTE: {note}' for note in results.notes)}")
+        print("\n  NOTE: ".join([results.headline(), *results.notes]))
     print(f"""
 == where it lies
 dataset     {data}

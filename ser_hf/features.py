@@ -17,6 +17,9 @@ from ser_hf.augment import augment
 CACHE_BYTES = 2 * 2**30
 """Features kept in memory by `Clips`; what does not fit is made again each epoch."""
 
+FRAME_STEP, WAVEFORM_STEP = 8, 1_600
+"""Batches are padded to a multiple of so many frames or samples: a CPU compiles its kernels anew for each new shape."""
+
 
 def extract(extractor: FeatureExtractionMixin, samples: np.ndarray) -> np.ndarray:
     """Features of one clip, float32: `(samples,)` for waveform models, `(frames, dimensions)` for those on mel frames.
@@ -28,7 +31,10 @@ def extract(extractor: FeatureExtractionMixin, samples: np.ndarray) -> np.ndarra
     if isinstance(extractor, SeamlessM4TFeatureExtractor):
         return _stacked_mel(extractor, samples)
     made = extractor(samples, sampling_rate=audio.SAMPLING_RATE, return_tensors="np")
-    return np.asarray(made[extractor.model_input_names[0]][0], dtype=np.float32)
+    features = np.asarray(made[extractor.model_input_names[0]][0], dtype=np.float32)
+    mask = made.get("attention_mask")
+    # what the extractor masks, at the end, no batch needs to carry
+    return features[: int(mask.sum())] if mask is not None and len(mask[0]) == len(features) else features
 
 
 def _stacked_mel(extractor: SeamlessM4TFeatureExtractor, samples: np.ndarray) -> np.ndarray:
@@ -49,8 +55,9 @@ def _stacked_mel(extractor: SeamlessM4TFeatureExtractor, samples: np.ndarray) ->
     mel = (mel - mel.mean(axis=0)) / np.sqrt(mel.var(axis=0, ddof=1) + 1e-7)
     stride = extractor.stride
     even = len(mel) + len(mel) % 2
-    mel = np.pad(mel, ((0, even - len(mel)), (0, 0)))[: even - even % stride]
-    return mel.reshape(-1, stride * mel.shape[1]).astype(np.float32)
+    stacked = np.pad(mel, ((0, even - len(mel)), (0, 0)))[: even - even % stride].reshape(-1, stride * mel.shape[1])
+    unmasked = len(range(1, len(mel), stride))  # the stock mask is that of each stack's second frame
+    return stacked[:unmasked].astype(np.float32)
 
 
 class Collator:
@@ -69,6 +76,9 @@ class Collator:
         """
         features = [clip["features"] for clip in clips]
         longest = max(len(feature) for feature in features)
+        if self.with_mask:
+            step = WAVEFORM_STEP if features[0].ndim == 1 else FRAME_STEP
+            longest = -(-longest // step) * step
         padded = np.zeros((len(clips), longest, *features[0].shape[1:]), dtype=np.float32)
         mask = np.zeros((len(clips), longest), dtype=np.int64)
         for row, feature in enumerate(features):

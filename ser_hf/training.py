@@ -19,7 +19,7 @@ from ser_hf.augment import SPEED
 from ser_hf.errors import UserError
 from ser_hf.predictor import Predictor
 
-SCRATCH = {"learning_rate": 1.2e-3, "num_train_epochs": 12, "label_smoothing_factor": 0.1, "weight_decay": 0.05}
+SCRATCH = {"learning_rate": 6e-4, "num_train_epochs": 12, "label_smoothing_factor": 0.1, "weight_decay": 0.05}
 PRETRAINED = {"learning_rate": 5e-5, "num_train_epochs": 12, "label_smoothing_factor": 0.0, "weight_decay": 0.01}
 
 
@@ -33,7 +33,7 @@ def defaults(model: str) -> dict:
     bf16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
     return {
         **(SCRATCH if model == modeling.TINY else PRETRAINED),
-        "per_device_train_batch_size": 32,
+        "per_device_train_batch_size": 16,
         "per_device_eval_batch_size": 32,
         "warmup_steps": 0.1,  # below 1 it is a share of all steps
         "lr_scheduler_type": "cosine",

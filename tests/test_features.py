@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from transformers import AutoFeatureExtractor
+from transformers import AutoFeatureExtractor, SeamlessM4TFeatureExtractor
 
 from ser_hf import features
 from ser_hf.features import Clips, Collator, LengthBuckets
@@ -10,22 +10,35 @@ def noise(samples, seed=0):
     return np.random.default_rng(seed).normal(size=samples).astype(np.float32) * 0.1
 
 
-@pytest.mark.parametrize("kind", ["bert", "group"])
-def test_features_are_those_of_a_clip_alone(models, kind):
-    extractor = AutoFeatureExtractor.from_pretrained(models[kind])
+def test_waveforms_are_those_of_the_stock_extractor(models):
+    extractor = AutoFeatureExtractor.from_pretrained(models["group"])
     stock = extractor(noise(20_000), sampling_rate=16_000, return_tensors="np")
-    np.testing.assert_array_equal(features.extract(extractor, noise(20_000)), stock[extractor.model_input_names[0]][0])
+    np.testing.assert_array_equal(features.extract(extractor, noise(20_000)), stock["input_values"][0])
+
+
+@pytest.mark.parametrize("samples", [1_600, 1_999, 2_500, 16_000, 48_123])
+@pytest.mark.parametrize("stride", [2, 4])
+def test_mel_frames_are_those_of_the_stock_extractor(samples, stride):
+    extractor = SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, sampling_rate=16_000, stride=stride)
+    quiet_then_loud = noise(samples) * np.linspace(0, 1, samples, dtype=np.float32)
+    for clip in (quiet_then_loud, np.r_[quiet_then_loud, np.zeros(4_000, dtype=np.float32)]):
+        stock = extractor(clip, sampling_rate=16_000, return_tensors="np")
+        unmasked = stock["attention_mask"][0].sum()
+        assert stock["attention_mask"][0][:unmasked].all()
+        np.testing.assert_allclose(features.extract(extractor, clip), stock["input_features"][0][:unmasked], atol=1e-4)
 
 
 def test_batches_are_padded_and_masked(models):
     extractor = AutoFeatureExtractor.from_pretrained(models["layer"])
     clips = [{"features": noise(n), "labels": label} for n, label in ((300, 4), (500, 0))]
     batch = Collator(extractor, with_mask=True)(clips)
-    assert batch["input_values"].shape == (2, 500)
+    assert batch["input_values"].shape == (2, features.WAVEFORM_STEP)  # the next multiple of it
     assert batch["attention_mask"].sum(1).tolist() == [300, 500]
     assert batch["input_values"][0, 300:].abs().sum() == 0
     assert batch["labels"].tolist() == [4, 0]
-    assert "attention_mask" not in Collator(extractor, with_mask=False)(clips)
+    unmasked = Collator(extractor, with_mask=False)(clips)
+    assert "attention_mask" not in unmasked
+    assert unmasked["input_values"].shape == (2, 500)
 
 
 def test_clips_are_extracted_once_while_memory_allows(rows, models, monkeypatch):

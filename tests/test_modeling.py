@@ -26,7 +26,7 @@ def test_an_answer_does_not_depend_on_its_neighbours(models, kind):
     predictor = Predictor(models[kind])
     together = predictor.probabilities(CLIPS)
     alone = np.concatenate([predictor.probabilities([clip]) for clip in CLIPS])
-    np.testing.assert_allclose(together, alone, atol=1e-6)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
     assert np.abs(np.diff(alone, axis=0)).max() > 1e-4  # the clips themselves do differ
 
 
@@ -35,7 +35,7 @@ def test_without_the_rule_padding_would_leak(models, monkeypatch):
     predictor = Predictor(models["group"])
     together = predictor.probabilities(CLIPS)
     alone = np.concatenate([predictor.probabilities([clip]) for clip in CLIPS])
-    assert np.abs(together - alone).max() > 1e-4
+    assert np.abs(together - alone).max() > 1e-3
 
 
 def test_masked_group_norm_is_group_norm_on_what_is_valid():
