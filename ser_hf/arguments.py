@@ -36,7 +36,6 @@ class FinetuneConfig:
     freeze_feature_encoder: bool | None = field(
         default=None, metadata={"help": "freeze the convolutional front end; pretrained ones are unless told"}
     )
-    augment: bool = field(default=True, metadata={"help": "vary speed, loudness and noise of the training clips"})
     patience: int = field(
         default=5, metadata={"help": "epochs without a better validation UAR until it stops; 0: never"}
     )

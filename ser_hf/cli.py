@@ -88,9 +88,9 @@ def predict(argv: list[str]) -> None:
     from ser_hf.predictor import Predictor
 
     _quiet()
-    for file in args.files:
-        audio.load(file)  # a bad file shows before the model is loaded
-    answers = Predictor(args.model).predict(list(args.files))
+    # decoded first, so that a bad file shows before the model is loaded
+    clips = [{"array": audio.load(file), "sampling_rate": audio.SAMPLING_RATE, "path": file} for file in args.files]
+    answers = Predictor(args.model).predict(clips)
     lines = "".join(json.dumps(answer) + "\n" for answer in answers)
     if args.output is None:
         print(lines, end="")

@@ -14,6 +14,7 @@ from os import PathLike
 from pathlib import Path
 
 import datasets
+import joblib
 import pyarrow as pa
 
 from ser_hf import audio, corpora
@@ -140,7 +141,7 @@ def build(
         if make_synthetic:
             folders = tuple([str(folder)] for folder in synthetic.write(partial / "recordings"))
         notice = synthetic.NOTICE if make_synthetic else ""
-        rows = _prepare(folders, Path(temporary) / "cache", num_proc or len(os.sched_getaffinity(0)))
+        rows = _prepare(folders, Path(temporary) / "cache", num_proc or joblib.cpu_count())
         rows.info.description = notice
         datasets.DatasetDict(train=rows).save_to_disk(partial)
         report = _report(scan(*folders), rows, notice, root=Path(temporary))

@@ -12,7 +12,6 @@ from torch.utils.data import Dataset, Sampler
 from transformers import FeatureExtractionMixin, SeamlessM4TFeatureExtractor
 
 from ser_hf import audio
-from ser_hf.augment import augment
 
 CACHE_BYTES = 2 * 2**30
 """Features kept in memory by `Clips`; what does not fit is made again each epoch."""
@@ -93,28 +92,12 @@ class Collator:
 
 
 class Clips(Dataset):
-    """Rows of the dataset as `{"features", "labels"}`; extracted once, as memory allows, unless augmented."""
+    """Rows of the dataset as `{"features", "labels"}`; decoded and extracted once as long as memory allows."""
 
-    def __init__(
-        self,
-        dataset: datasets.Dataset,
-        indices: list[int],
-        extractor: FeatureExtractionMixin,
-        augment_seed: int | None = None,
-    ) -> None:
-        """Take some rows.
-
-        Args:
-            dataset: with the columns of `ser_hf.dataset.FEATURES`.
-            indices: of the rows, in their order.
-            extractor: of the model.
-            augment_seed: augment each clip anew each `epoch`, the same way for the same seed; not at all where None.
-        """
+    def __init__(self, dataset: datasets.Dataset, indices: list[int], extractor: FeatureExtractionMixin) -> None:
         self.rows = dataset.select(indices).select_columns(["audio", "label"])
         self.durations = np.array(dataset.select_columns(["duration"])[indices]["duration"])
         self.extractor = extractor
-        self.augment_seed = augment_seed
-        self.epoch = 0
         self._kept: dict[int, dict] = {}
         self._bytes = 0
 
@@ -125,11 +108,8 @@ class Clips(Dataset):
         if index in self._kept:
             return self._kept[index]
         row = self.rows[index]
-        samples = audio.load(row["audio"])
-        if self.augment_seed is not None:
-            samples = augment(samples, np.random.default_rng([self.augment_seed, self.epoch, index]))
-        clip = {"features": extract(self.extractor, samples), "labels": row["label"]}
-        if self.augment_seed is None and self._bytes + clip["features"].nbytes <= CACHE_BYTES:
+        clip = {"features": extract(self.extractor, audio.load(row["audio"])), "labels": row["label"]}
+        if self._bytes + clip["features"].nbytes <= CACHE_BYTES:
             self._bytes += clip["features"].nbytes
             self._kept[index] = clip
         return clip

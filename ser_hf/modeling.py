@@ -110,7 +110,7 @@ def tiny_config() -> Wav2Vec2BertConfig:
     """A small w2v-BERT 2.0 (2.7 M parameters) on stacked mel frames, 25 a second.
 
     It learns from nothing in minutes, where the raw-waveform members of the family do not. No dropout: drawing its
-    masks took a fifth of a training step on a CPU, and augmentation regularises.
+    masks took a fifth of a training step on a CPU; SpecAugment regularises.
     """
     return Wav2Vec2BertConfig(
         hidden_size=192,

@@ -6,6 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 import torchinfo
@@ -15,7 +16,6 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ser_hf import cards, dataset, evaluation, evidence, features, metrics, modeling, protocols
 from ser_hf.arguments import FinetuneConfig
-from ser_hf.augment import SPEED
 from ser_hf.errors import UserError
 from ser_hf.predictor import Predictor
 
@@ -83,14 +83,7 @@ class SerTrainer(Trainer):
 
 
 class Console(TrainerCallback):
-    """One line an epoch, fresh augmentation for it, and a clear end where the loss is no number."""
-
-    def __init__(self, train: features.Clips) -> None:
-        self.train = train
-
-    def on_epoch_begin(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
-        """Tell the clips which epoch it is, so that each is augmented anew, and alike after a resume."""
-        self.train.epoch = int(state.epoch or 0)
+    """One line an epoch, and a clear end where the loss is no number."""
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:  # noqa: ANN001, ANN003
         """Print after each validation; stop on NaN."""
@@ -136,6 +129,12 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Resu
     if not first:
         return None
     history = _by_epoch(trainer.state.log_history)
+    summary = {
+        "base_model": config.model,
+        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        "padding": padding,
+        "training": _flags(config, args),
+    }
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=output) as temporary:
         partial = Path(temporary)
         model.save_pretrained(partial)
@@ -144,12 +143,6 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Resu
             Predictor(partial), rows, [split], config.dataset, str(args.output_dir), history, seconds
         )
         results.environment["processes"] = args.world_size
-        summary = {
-            "base_model": config.model,
-            "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-            "padding": padding,
-            "training": _flags(config, args),
-        }
         evidence.write(results, partial, model_card=cards.model_card(results, summary))
         (partial / "model_summary.txt").write_text(summarise(model, extractor))
         for item in partial.iterdir():
@@ -193,7 +186,7 @@ def _set_threads(threads: int | None, args: TrainingArguments) -> None:
     # `accelerate launch` starts a single CPU process with one thread unless told otherwise
     if args.device.type == "cpu":
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local))
+        torch.set_num_threads(threads or max(1, joblib.cpu_count() // local))
 
 
 def _trainer(config, args, rows, split, model, extractor) -> tuple[SerTrainer, str]:  # noqa: ANN001
@@ -206,8 +199,8 @@ def _trainer(config, args, rows, split, model, extractor) -> tuple[SerTrainer, s
         modeling.freeze_feature_encoder(model)
     durations = np.array(rows["duration"])
     by_length = sorted(split.validation, key=lambda index: durations[index])
-    train = features.Clips(rows, split.train, extractor, args.seed if config.augment else None)
-    shortest = features.extract(extractor, np.zeros(int(train.durations.min() / SPEED[1] * 16_000), dtype=np.float32))
+    train = features.Clips(rows, split.train, extractor)
+    shortest = features.extract(extractor, np.zeros(int(train.durations.min() * 16_000), dtype=np.float32))
     modeling.fit_masking(model, modeling.frames_of(model, len(shortest)))
     model.config.ser_hf = {
         "protocol": split.name,
@@ -224,7 +217,7 @@ def _trainer(config, args, rows, split, model, extractor) -> tuple[SerTrainer, s
         eval_dataset=features.Clips(rows, by_length, extractor),
         data_collator=features.Collator(extractor, modeling.takes_mask(model)),
         compute_metrics=_figures,
-        callbacks=[Console(train), *([EarlyStoppingCallback(config.patience)] if config.patience else [])],
+        callbacks=[Console(), *([EarlyStoppingCallback(config.patience)] if config.patience else [])],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer, padding
