@@ -1,9 +1,8 @@
 # Two commands: `make quickstart` does the whole job, `make test` proves the code. Both set everything up first.
 PYTHON ?= python3
-RUN := runs/quickstart
 BIN := .venv/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test clean
 
 # RAVDESS=DIR TESS=DIR: on real recordings instead of the synthetic voices
 quickstart: .venv/ready

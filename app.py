@@ -1,4 +1,4 @@
-"""Serve the page: `python app.py --model DIR|REPO [--port N]`; also the entry point of a Space."""
+"""Serve the page: `python app.py --model DIR|REPO [--port N]`."""
 
 import sys
 

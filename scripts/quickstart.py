@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+sys.path.pop(0)  # this folder: its evaluate.py would hide the package of that name
+
 ACCELERATE = "accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --quiet"
 SAMPLE = "03-01-05-01-01-01-21"  # angry, by an actor whom no training has heard
 ASK = """

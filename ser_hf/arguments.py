@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 
+SCRATCH = {"learning_rate": 6e-4, "num_train_epochs": 12, "label_smoothing_factor": 0.1, "weight_decay": 0.05}
+PRETRAINED = {"learning_rate": 5e-5, "num_train_epochs": 12, "label_smoothing_factor": 0.0, "weight_decay": 0.01}
+
+
 class ArgumentError(UserError):
     """A flag or a line of the config file that does not exist or does not fit."""
 
@@ -42,6 +46,32 @@ class FinetuneConfig:
     threads: int | None = field(default=None, metadata={"help": "CPU threads a process; the cores shared out if unset"})
 
 
+def defaults(model: str) -> dict:
+    """Our defaults for `TrainingArguments`: from scratch for `tiny`, gentler for pretrained weights."""
+    import torch
+
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    bf16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
+    return {
+        **(SCRATCH if model == "tiny" else PRETRAINED),
+        "per_device_train_batch_size": 16,
+        "per_device_eval_batch_size": 32,
+        "warmup_steps": 0.1,  # below 1 it is a share of all steps
+        "lr_scheduler_type": "cosine",
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "logging_strategy": "epoch",
+        "logging_nan_inf_filter": False,  # or a loss that is no number would be shown as one
+        "save_total_limit": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "uar",
+        "use_cpu": not gpu,
+        "bf16": bf16 and not torch.backends.mps.is_available(),
+        "disable_tqdm": True,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }
+
+
 def parse_finetune(argv: list[str]) -> "tuple[FinetuneConfig, TrainingArguments] | None":
     """Flags over the config file over our defaults; None where only help was asked for.
 
@@ -55,8 +85,6 @@ def parse_finetune(argv: list[str]) -> "tuple[FinetuneConfig, TrainingArguments]
         _help(FinetuneConfig)
         return None
     from transformers import HfArgumentParser, TrainingArguments
-
-    from ser_hf.training import defaults
 
     class Parser(HfArgumentParser):
         def error(self, message: str) -> None:
@@ -72,7 +100,7 @@ def parse_finetune(argv: list[str]) -> "tuple[FinetuneConfig, TrainingArguments]
         parser = Parser(cls, allow_abbrev=False)
         for action in parser._actions:  # a file may give what is required on the command line
             action.required = action.required and action.dest not in preset
-        parser.set_defaults(**{name: value if value is None else str(value) for name, value in preset.items()})
+        parser.set_defaults(**{name: _as_typed(value) for name, value in preset.items()})
         try:
             return parser.parse_args_into_dataclasses(rest, return_remaining_strings=True)
         except ArgumentError:
@@ -81,6 +109,10 @@ def parse_finetune(argv: list[str]) -> "tuple[FinetuneConfig, TrainingArguments]
             raise ArgumentError(str(error)) from error
 
     config, rest = parse(FinetuneConfig, {k: v for k, v in written.items() if k in names[FinetuneConfig]}, argv)
+    for name, least in (("fold", 0), ("split_seed", 0), ("patience", 0), ("threads", 1)):
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ArgumentError(f"--{name} is {value}: at least {least} is needed")
     preset = {
         **defaults(config.model),
         "output_dir": f"runs/{Path(config.model).name}-{config.protocol}",
@@ -90,6 +122,13 @@ def parse_finetune(argv: list[str]) -> "tuple[FinetuneConfig, TrainingArguments]
     if rest:
         raise ArgumentError(f"'{rest[0]}' is no flag of fine-tuning or TrainingArguments: see ser-hf finetune --help")
     return config, args
+
+
+def _as_typed(value: object) -> object:
+    """A value of the config file as the command line would give it, for the parser to convert and check."""
+    if value is None or isinstance(value, list):
+        return value
+    return json.dumps(value) if isinstance(value, dict) else str(value)
 
 
 def _config_file(argv: list[str]) -> tuple[dict, list[str]]:

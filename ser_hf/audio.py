@@ -138,8 +138,8 @@ def _decode(source: Source, name: str) -> tuple[np.ndarray, int]:
         raise AudioError(f"{type(source).__name__} is not a recording: give a path, bytes, an open file or an array")
     try:
         return soundfile.read(source, dtype="float32")
-    except soundfile.LibsndfileError as error:
-        reason = str(error.error_string).rstrip(".")
+    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless .raw
+        reason = str(getattr(error, "error_string", error)).rstrip(".")
         raise AudioError(f"{name} is not audio that can be read ({reason}): convert it to WAV or FLAC") from None
 
 

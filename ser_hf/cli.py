@@ -1,12 +1,16 @@
 """`ser-hf <command>`: a table of functions. Each parses its flags, calls one function of a room, and prints."""
 
 import argparse
+import errno
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from ser_hf.errors import UserError
+
+_PLACES = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EROFS, errno.ENOSPC}
+"""What is wrong with a place that the user named, rather than with us."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -66,14 +70,17 @@ def evaluate(argv: list[str]) -> None:
     parser.add_argument("--dataset", required=True, metavar="DIR|REPO")
     parser.add_argument("--protocol", default="speaker")
     parser.add_argument("--fold", default="0", metavar="K|all")
+    parser.add_argument("--split_seed", type=int, default=42, metavar="N", help="as in fine-tuning")
     parser.add_argument("--output", required=True, metavar="DIR", help="must not exist yet")
     args = parser.parse_args(argv)
+    if args.split_seed < 0:
+        parser.error(f"--split_seed is {args.split_seed}: at least 0 is needed")
     if args.fold != "all" and not args.fold.isdigit():
         parser.error(f"--fold is '{args.fold}': give a number from 0, or all")
     from ser_hf import evidence
 
     _quiet()
-    results = evidence.evaluate(args.model, args.dataset, args.protocol, args.fold, Path(args.output))
+    results = evidence.evaluate(args.model, args.dataset, args.protocol, args.fold, Path(args.output), args.split_seed)
     print(f"{results.report()}\nresults.json and plots/: {args.output}")
 
 
@@ -84,6 +91,8 @@ def predict(argv: list[str]) -> None:
     parser.add_argument("--model", required=True, metavar="DIR|REPO")
     parser.add_argument("--output", metavar="FILE.jsonl", help="write there instead of printing")
     args = parser.parse_args(argv)
+    if args.output is not None and (Path(args.output).is_dir() or not Path(args.output).parent.is_dir()):
+        parser.error(f"--output is '{args.output}': name a file in a folder that exists")
     from ser_hf import audio
     from ser_hf.predictor import Predictor
 
@@ -108,6 +117,8 @@ def app(argv: list[str]) -> None:
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--host", default="127.0.0.1")
     args = parser.parse_args(argv)
+    if not 1 <= args.port <= 65535:
+        parser.error(f"--port is {args.port}: 1 to 65535 can be opened")
     from ser_hf import demo
 
     _quiet()
@@ -136,6 +147,11 @@ def main(argv: list[str] | None = None) -> int:
             COMMANDS[argv[0]](argv[1:])
     except UserError as error:
         print(f"ser-hf: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in _PLACES:
+            raise
+        print(f"ser-hf: '{error.filename or 'a file'}' cannot be written or read: {error.strerror}", file=sys.stderr)
         return 2
     return 0
 

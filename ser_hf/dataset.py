@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -197,11 +196,7 @@ def _prepare(folders: tuple[list[str], list[str]], cache: Path, workers: int) ->
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         raise
-    rows = builder.as_dataset(split="train")
-    if not len(rows):
-        shutil.rmtree(cache)
-        raise DatasetError("no recordings were found: check the folders")
-    return rows
+    return builder.as_dataset(split="train")
 
 
 def _row(recording: Recording) -> dict:
@@ -227,13 +222,13 @@ def _report(scans: dict[str, Scan], rows: datasets.Dataset, notice: str, root: P
         paths = [path for found in scans.values() for path in getattr(found, name)]
         return [os.path.relpath(path, root) if root in Path(path).parents else path for path in paths]
 
-    labels = Counter(zip(rows["corpus"], (EMOTIONS[label] for label in rows["label"]), strict=True))
+    groups = [f"{corpus} {channel}" for corpus, channel in zip(rows["corpus"], rows["channel"], strict=True)]
+    labels = Counter(zip(groups, (EMOTIONS[label] for label in rows["label"]), strict=True))
     return {
         "recordings": len(rows),
         "speakers": len(set(rows["speaker"])),
         "hours": round(sum(rows["duration"]) / 3600, 3),
-        "counts": {corpus: {e: labels[corpus, e] for e in EMOTIONS} for corpus in scans},
-        "channels": dict(Counter(rows["channel"])),
+        "counts": {group: {e: labels[group, e] for e in EMOTIONS} for group in dict.fromkeys(groups)},
         "dropped_duplicates": listed("duplicates"),
         "unmatched": listed("unmatched"),
         "same_samples": same_samples(rows),
@@ -242,19 +237,19 @@ def _report(scans: dict[str, Scan], rows: datasets.Dataset, notice: str, root: P
 
 
 def table(report: dict) -> str:
-    """The report of `build` as text: labels by corpus, then what was dropped or is flagged."""
-    corpora_ = list(report["counts"])
-    lines = ["".join([f"{'':12}", *(f"{c:>9}" for c in corpora_)])]
-    lines += ["".join([f"{e:12}", *(f"{report['counts'][c][e]:9,}" for c in corpora_)]) for e in EMOTIONS]
-    lines.append("".join([f"{'all':12}", *(f"{sum(report['counts'][c].values()):9,}" for c in corpora_)]))
-    labels = sum(any(report["counts"][c][e] for c in corpora_) for e in EMOTIONS)
+    """The report of `build` as text: labels by corpus and channel, then what was dropped or is flagged."""
+    groups = list(report["counts"])
+    lines = ["".join([f"{'':12}", *(f"{c:>16}" for c in groups)])]
+    lines += ["".join([f"{e:12}", *(f"{report['counts'][c][e]:16,}" for c in groups)]) for e in EMOTIONS]
+    lines.append("".join([f"{'all':12}", *(f"{sum(report['counts'][c].values()):16,}" for c in groups)]))
+    labels = sum(any(report["counts"][c][e] for c in groups) for e in EMOTIONS)
     lines.append(
         f"{report['recordings']:,} recordings, {report['speakers']} speakers, {labels} labels, {report['hours']} hours"
     )
     for key, says in (
         ("dropped_duplicates", "second copies dropped"),
         ("unmatched", "files with other names left out"),
-        ("same_samples", "groups of names share the same samples: they are kept, on one side of every honest split"),
+        ("same_samples", "group(s) of names share the same samples: kept, on one side of every honest split"),
     ):
         if report[key]:
             shown = ", ".join(Path(x).name if isinstance(x, str) else " = ".join(x) for x in report[key][:3])

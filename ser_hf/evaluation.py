@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import torch
 from sklearn.metrics import classification_report
+from transformers import PretrainedConfig
 
 from ser_hf import audio, metrics
 from ser_hf.emotions import EMOTIONS
@@ -107,8 +108,10 @@ def evaluate(
     Raises:
         LeakError: if the model was trained or chosen on speakers of the test side.
     """
+    if predictor.labels != list(EMOTIONS):
+        raise LeakError(f"'{predictor.name}' has the labels {predictor.labels}: they must be {list(EMOTIONS)}")
     for split in splits:
-        refuse_seen(predictor, dataset, split)
+        refuse_seen(predictor.model.config, predictor.name, dataset, split)
     started = time.perf_counter()
     test = np.concatenate([split.test for split in splits]).tolist()
     rows = dataset.select(test)
@@ -147,25 +150,23 @@ def evaluate(
     )
 
 
-def refuse_seen(predictor: Predictor, dataset: datasets.Dataset, split: Split) -> None:
-    """Refuse to test a model on speakers that it was trained or chosen on.
+def refuse_seen(config: PretrainedConfig, name: str, dataset: datasets.Dataset, split: Split) -> None:
+    """Refuse to test a model, or what is fine-tuned from it, on speakers that it was trained or chosen on.
 
     Fine-tuning writes the speakers and the hash of its split into the model's config; a model from elsewhere has none.
 
     Raises:
         LeakError: naming the speakers; the very split of its training is allowed where the protocol leaks by design.
     """
-    if predictor.labels != list(EMOTIONS):
-        raise LeakError(f"'{predictor.name}' has the labels {predictor.labels}: they must be {list(EMOTIONS)}")
-    trained = getattr(predictor.model.config, "ser_hf", None)
+    trained = getattr(config, "ser_hf", None)
     if trained is None or trained["protocol_hash"] == split.hash:
         return
     seen = sorted(set(trained["speakers"]) & set(dataset.select(split.test)["speaker"]))
     if seen:
         some = ", ".join(seen[:3]) + (" …" if len(seen) > 3 else "")
         raise LeakError(
-            f"'{predictor.name}' was trained under '{trained['protocol']}' fold {trained['fold']} on {some}, "
-            f"whom '{split.name}' fold {split.fold} tests: fine-tune under that protocol and fold"
+            f"'{name}' was trained under '{trained['protocol']}' fold {trained['fold']} on {some}, whom '{split.name}' "
+            f"fold {split.fold} tests: use a model of that protocol and fold ({split.hash})"
         )
 
 

@@ -21,7 +21,9 @@ def write(results: evaluation.Results, folder: Path, model_card: str | None = No
         (folder / "README.md").write_text(model_card)
 
 
-def evaluate(model: str, dataset_name: str, protocol: str, fold: str, output: Path) -> evaluation.Results:
+def evaluate(
+    model: str, dataset_name: str, protocol: str, fold: str, output: Path, split_seed: int = 42
+) -> evaluation.Results:
     """Test a model and write `results.json`, `classification_report.txt` and `plots/` into a folder.
 
     Args:
@@ -30,6 +32,7 @@ def evaluate(model: str, dataset_name: str, protocol: str, fold: str, output: Pa
         protocol: its name.
         fold: a number, or `all` to pool the folds.
         output: must not exist yet; it appears when it is complete.
+        split_seed: of what the protocol draws at random.
 
     Raises:
         UserError: for what does not fit together, before anything is written.
@@ -37,10 +40,9 @@ def evaluate(model: str, dataset_name: str, protocol: str, fold: str, output: Pa
     if output.exists():
         raise EvidenceError(f"'{output}' exists already: choose another --output or remove it")
     rows = dataset.load(dataset_name)
-    if protocol not in protocols.PROTOCOLS or fold != "all":
-        splits = [protocols.split(rows, protocol, int(fold) if fold != "all" else 0)]
-    else:
-        splits = [protocols.split(rows, protocol, number) for number in range(protocols.PROTOCOLS[protocol].folds)]
+    known = protocols.PROTOCOLS.get(protocol)
+    folds = range(known.folds) if known and fold == "all" else [0 if fold == "all" else int(fold)]
+    splits = [protocols.split(rows, protocol, number, split_seed) for number in folds]
     results = evaluation.evaluate(Predictor(model), rows, splits, dataset_name)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:

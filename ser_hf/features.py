@@ -62,9 +62,11 @@ def _stacked_mel(extractor: SeamlessM4TFeatureExtractor, samples: np.ndarray) ->
 class Collator:
     """Pads features to the longest of the batch, with an attention mask where the model takes one."""
 
-    def __init__(self, extractor: FeatureExtractionMixin, with_mask: bool) -> None:
+    def __init__(self, extractor: FeatureExtractionMixin, rule: str) -> None:
+        """Take the extractor of a model and its padding rule (`ser_hf.modeling.padding_rule`)."""
         self.input_name = extractor.model_input_names[0]
-        self.with_mask = with_mask
+        self.with_mask = rule != "fixed length"
+        self.rounds_up = rule in ("attention mask", "masked group norm")
 
     def __call__(self, clips: list[dict]) -> dict[str, torch.Tensor]:
         """Batch clips with `features` and, in training, `labels`.
@@ -75,7 +77,7 @@ class Collator:
         """
         features = [clip["features"] for clip in clips]
         longest = max(len(feature) for feature in features)
-        if self.with_mask:
+        if self.rounds_up:
             step = WAVEFORM_STEP if features[0].ndim == 1 else FRAME_STEP
             longest = -(-longest // step) * step
         padded = np.zeros((len(clips), longest, *features[0].shape[1:]), dtype=np.float32)

@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoFeatureExtractor,
@@ -20,7 +21,15 @@ from ser_hf.emotions import EMOTIONS, ID2LABEL, LABEL2ID
 from ser_hf.errors import UserError
 
 TINY = "tiny"
+ALONE = "one clip at a time"
+MASKABLE = frozenset({"wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert"})
+"""Architectures in which masked frames change nothing."""
+
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
+"""What transformers raises for a name it cannot find, a config it does not know, and weights cut off or misshapen."""
 
 
 class ModelError(UserError):
@@ -49,35 +58,42 @@ class MaskedGroupNorm(nn.GroupNorm):
         return (hidden - mean) * torch.rsqrt(variance + self.eps) * self.weight[:, None] + self.bias[:, None]
 
 
-def ignore_padding(model: PreTrainedModel) -> str:
-    """Give a model its padding rule, in place, and name it.
+def padding_rule(model: PreTrainedModel) -> str:
+    """How padding is kept out of a model's answer.
 
     Returns:
-        `masked group norm` where a group norm over time had to be replaced, `attention mask` where the model takes one,
-        `fixed length` where every clip becomes the same number of frames.
-
-    Raises:
-        ModelError: for a group norm that mixes channels, which cannot be masked frame by frame.
+        `fixed length` where every clip becomes the same number of frames, `masked group norm` or `attention mask` for
+        architectures that are known to hear nothing of what is masked, `one clip at a time` for all others: some mix
+        padding in again behind the mask.
     """
-    layers = [
-        m for m in model.modules() if isinstance(getattr(m, "layer_norm", None), nn.GroupNorm) and hasattr(m, "conv")
-    ]
-    for layer in layers:
+    if "attention_mask" not in inspect.signature(model.forward).parameters:
+        return "fixed length"
+    if model.config.model_type not in MASKABLE or getattr(model.config, "conv_pos_batch_norm", False):
+        return ALONE
+    return "masked group norm" if _group_norms(model) else "attention mask"
+
+
+def ignore_padding(model: PreTrainedModel) -> str:
+    """Give a model its padding rule, in place, and name it as `padding_rule` does."""
+    rule = padding_rule(model)
+    for layer in _group_norms(model) if rule == "masked group norm" else []:
         norm = layer.layer_norm
-        if norm.num_groups != norm.num_channels:
-            raise ModelError(f"'{model.config.model_type}' normalises groups of channels over time: padding would leak")
         layer.layer_norm = MaskedGroupNorm(norm.num_groups, norm.num_channels, norm.eps)
         layer.layer_norm.load_state_dict(norm.state_dict())
         kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
         model.register_forward_pre_hook(_count_frames(layer.layer_norm, kernel, stride), with_kwargs=True)
-    if layers:
-        return "masked group norm"
-    return "attention mask" if takes_mask(model) else "fixed length"
+    return rule
 
 
-def takes_mask(model: PreTrainedModel) -> bool:
-    """Whether the model's forward has an `attention_mask`."""
-    return "attention_mask" in inspect.signature(model.forward).parameters
+def _group_norms(model: PreTrainedModel) -> list[nn.Module]:
+    """The convolutional layers that normalise each channel over time."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(norm := getattr(module, "layer_norm", None), nn.GroupNorm)
+        and hasattr(module, "conv")
+        and norm.num_groups == norm.num_channels
+    ]
 
 
 def load_for_training(name: str | PathLike, seed: int = 0) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
@@ -99,10 +115,16 @@ def load_for_training(name: str | PathLike, seed: int = 0) -> tuple[PreTrainedMo
     try:
         extractor = AutoFeatureExtractor.from_pretrained(name)
         model = AutoModelForAudioClassification.from_pretrained(
-            name, num_labels=len(EMOTIONS), id2label=ID2LABEL, label2id=LABEL2ID, ignore_mismatched_sizes=True
+            name,
+            num_labels=len(EMOTIONS),
+            id2label=ID2LABEL,
+            label2id=LABEL2ID,
+            problem_type="single_label_classification",
+            ignore_mismatched_sizes=True,  # a head of other labels is made anew
+            dtype=torch.float32,
         )
-    except (OSError, ValueError) as error:
-        raise _cannot_load(name, error) from error
+    except LOADING_ERRORS as error:
+        raise _cannot_load(name, error, "give a folder, or --model tiny, which needs no download") from error
     return model, extractor
 
 
@@ -131,8 +153,8 @@ def tiny_config() -> Wav2Vec2BertConfig:
     )
 
 
-def load_for_prediction(name: str | PathLike) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
-    """A fine-tuned model in evaluation mode, with its padding rule, and its feature extractor.
+def load_for_prediction(name: str | PathLike) -> tuple[PreTrainedModel, FeatureExtractionMixin, str]:
+    """A fine-tuned model in evaluation mode, its feature extractor, and the padding rule that it was given.
 
     Raises:
         ModelError: if it cannot be loaded, has a head without trained weights, or labels without a meaning.
@@ -140,17 +162,21 @@ def load_for_prediction(name: str | PathLike) -> tuple[PreTrainedModel, FeatureE
     _check_folder(name)
     try:
         extractor = AutoFeatureExtractor.from_pretrained(name)
-        model, info = AutoModelForAudioClassification.from_pretrained(name, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        raise _cannot_load(name, error) from error
+        model, info = AutoModelForAudioClassification.from_pretrained(
+            name, output_loading_info=True, dtype=torch.float32
+        )
+    except LOADING_ERRORS as error:
+        raise _cannot_load(name, error, "give the folder that fine-tuning wrote") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])[0]
         raise ModelError(f"'{name}' has no trained weights for {missing}: fine-tune it first with `ser-hf finetune`")
     labels = list(model.config.id2label.values())
     if any(re.fullmatch(r"LABEL_\d+", str(label)) for label in labels):
         raise ModelError(f"'{name}' has labels without a meaning ({labels[0]}, …): set id2label in its config.json")
-    ignore_padding(model)
-    return model.eval(), extractor
+    if model.config.problem_type not in (None, "single_label_classification"):
+        raise ModelError(f"'{name}' is of the kind {model.config.problem_type}: give a single-label classifier")
+    rule = ignore_padding(model)
+    return model.eval(), extractor, rule
 
 
 def freeze_feature_encoder(model: PreTrainedModel) -> bool:
@@ -195,8 +221,6 @@ def _check_folder(name: str | PathLike) -> None:
         raise ModelError(f"'{name}' holds no weights (model.safetensors): give the folder that fine-tuning wrote")
 
 
-def _cannot_load(name: str | PathLike, error: Exception) -> ModelError:
+def _cannot_load(name: str | PathLike, error: Exception, remedy: str) -> ModelError:
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]
-    return ModelError(
-        f"model '{name}' cannot be loaded ({reason}): give a folder, or --model tiny which needs no download"
-    )
+    return ModelError(f"model '{name}' cannot be loaded ({reason}): {remedy}")

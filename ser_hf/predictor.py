@@ -14,9 +14,6 @@ class Predictor:
 
     A clip's answer does not depend on what else is asked with it, and equals the one of stock
     `transformers.pipeline("audio-classification")`.
-
-    >>> Predictor("runs/quickstart/model").predict("clip.wav")["label"]  # doctest: +SKIP
-    'happy'
     """
 
     def __init__(self, model: str | PathLike, device: str | None = None, batch_size: int = 16) -> None:
@@ -32,11 +29,11 @@ class Predictor:
         """
         self.name = str(model)
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.batch_size = batch_size
-        loaded, self.extractor = modeling.load_for_prediction(model)
+        loaded, self.extractor, rule = modeling.load_for_prediction(model)
+        self.batch_size = 1 if rule == modeling.ALONE else batch_size
         self.model = loaded.to(self.device)
         self.labels: list[str] = [loaded.config.id2label[i] for i in range(loaded.config.num_labels)]
-        self._collate = features.Collator(self.extractor, modeling.takes_mask(loaded))
+        self._collate = features.Collator(self.extractor, rule)
 
     def predict(self, source: audio.Source | list[audio.Source]) -> dict | list[dict]:
         """Answer for one recording, or for a list in its order.

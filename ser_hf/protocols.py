@@ -46,7 +46,6 @@ class Protocol:
     split: Callable[[dict[str, np.ndarray], int, int], tuple[np.ndarray, np.ndarray, np.ndarray]]
     corpora: tuple[str, ...]
     folds: int
-    says: str
     validation_shares_speaker: bool = False
     leaks: bool = False
 
@@ -167,13 +166,11 @@ def _tess(train_speaker: str, test_speaker: str) -> Callable:
 
 _BOTH = ("ravdess", "tess")
 PROTOCOLS: dict[str, Protocol] = {
-    "speaker": Protocol(_speaker, _BOTH, 1, "test: actors 21-24 and TESS YAF; validation: actors 17-20"),
-    "random": Protocol(_random, (), 1, "test: 33 % at random; leaks speakers", leaks=True),
-    "emobox-ravdess": Protocol(_ravdess_folds(EMOBOX_FOLDS), ("ravdess",), 6, "RAVDESS speech, the EmoBox folds"),
-    "luna-ravdess": Protocol(
-        _ravdess_folds(LUNA_FOLDS), ("ravdess",), 5, "RAVDESS speech, the folds of Luna-Jiménez et al."
-    ),
-    "tess-oaf-yaf": Protocol(_tess("tess-oaf", "tess-yaf"), ("tess",), 1, "TESS: train on OAF, test on YAF", True),
-    "tess-yaf-oaf": Protocol(_tess("tess-yaf", "tess-oaf"), ("tess",), 1, "TESS: train on YAF, test on OAF", True),
+    "speaker": Protocol(_speaker, _BOTH, 1),
+    "random": Protocol(_random, (), 1, leaks=True),
+    "emobox-ravdess": Protocol(_ravdess_folds(EMOBOX_FOLDS), ("ravdess",), 6),
+    "luna-ravdess": Protocol(_ravdess_folds(LUNA_FOLDS), ("ravdess",), 5),
+    "tess-oaf-yaf": Protocol(_tess("tess-oaf", "tess-yaf"), ("tess",), 1, validation_shares_speaker=True),
+    "tess-yaf-oaf": Protocol(_tess("tess-yaf", "tess-oaf"), ("tess",), 1, validation_shares_speaker=True),
 }
 """Every protocol by name. The fold ones validate on the next fold's actors, the TESS ones on a fifth of the words."""

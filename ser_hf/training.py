@@ -1,5 +1,6 @@
 """One linear fine-tuning: dataset -> split -> model -> Trainer -> model, evidence and card in one folder."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -12,43 +13,15 @@ import torch
 import torchinfo
 import transformers
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from ser_hf import cards, dataset, evaluation, evidence, features, metrics, modeling, protocols
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.errors import UserError
 from ser_hf.predictor import Predictor
 
-SCRATCH = {"learning_rate": 6e-4, "num_train_epochs": 12, "label_smoothing_factor": 0.1, "weight_decay": 0.05}
-PRETRAINED = {"learning_rate": 5e-5, "num_train_epochs": 12, "label_smoothing_factor": 0.0, "weight_decay": 0.01}
-
 
 class TrainingError(UserError):
     """A run that cannot be started as asked, or that cannot go on."""
-
-
-def defaults(model: str) -> dict:
-    """Our defaults for `TrainingArguments`: from scratch for `tiny`, gentler for pretrained weights."""
-    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    bf16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
-    return {
-        **(SCRATCH if model == modeling.TINY else PRETRAINED),
-        "per_device_train_batch_size": 16,
-        "per_device_eval_batch_size": 32,
-        "warmup_steps": 0.1,  # below 1 it is a share of all steps
-        "lr_scheduler_type": "cosine",
-        "eval_strategy": "epoch",
-        "save_strategy": "epoch",
-        "logging_strategy": "epoch",
-        "save_total_limit": 1,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "uar",
-        "greater_is_better": True,
-        "use_cpu": not gpu,
-        "bf16": bf16 and not torch.backends.mps.is_available(),
-        "disable_tqdm": True,
-        "dataloader_pin_memory": torch.cuda.is_available(),
-    }
 
 
 class SerTrainer(Trainer):
@@ -58,10 +31,9 @@ class SerTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: features.Clips | None = None) -> features.LengthBuckets:
         args = self.args
-        batch = (
-            args.per_device_train_batch_size * max(1, args.n_gpu) * args.gradient_accumulation_steps * args.world_size
-        )
-        return features.LengthBuckets(self.train_dataset.durations, batch, args.data_seed or args.seed)
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return features.LengthBuckets(self.train_dataset.durations, batch, seed)
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):  # noqa: ANN001, ANN003, ANN201
         """The Trainer's own loss; counts right answers on the way."""
@@ -88,8 +60,9 @@ class Console(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:  # noqa: ANN001, ANN003
         """Print after each validation; stop on NaN."""
         logs = logs or {}
-        if not np.isfinite(logs.get("loss", 0.0)):
-            raise TrainingError(f"the loss is {logs['loss']} at step {state.global_step}: lower --learning_rate")
+        for name in ("loss", "eval_loss"):
+            if not np.isfinite(logs.get(name, 0.0)):
+                raise TrainingError(f"{name} is {logs[name]} at step {state.global_step}: lower --learning_rate")
         if "eval_loss" not in logs or not state.is_world_process_zero:
             return
         train = next((row for row in reversed(state.log_history) if "loss" in row), {})
@@ -119,6 +92,9 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Resu
     rows = dataset.load(config.dataset)
     split = protocols.split(rows, config.protocol, config.fold, config.split_seed)
     model, extractor = modeling.load_for_training(config.model, args.seed)
+    evaluation.refuse_seen(model.config, config.model, rows, split)
+    if checkpoint is not None:
+        _refuse_other_run(checkpoint, model, split)
     trainer, padding = _trainer(config, args, rows, split, model, extractor)
     first = args.process_index == 0
     if first:
@@ -155,7 +131,7 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Resu
 def summarise(model: PreTrainedModel, extractor: transformers.FeatureExtractionMixin) -> str:
     """Layers, output shapes for one clip of two seconds, and parameters, as text."""
     clip = features.extract(extractor, np.zeros(32_000, dtype=np.float32))
-    batch = features.Collator(extractor, modeling.takes_mask(model))([{"features": clip}])
+    batch = features.Collator(extractor, modeling.padding_rule(model))([{"features": clip}])
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
     columns = ("output_size", "num_params", "trainable")
     return str(torchinfo.summary(model.eval(), input_data=batch, depth=4, col_names=columns, verbose=0)) + "\n"
@@ -164,7 +140,8 @@ def summarise(model: PreTrainedModel, extractor: transformers.FeatureExtractionM
 def _starting_point(output: Path, args: TrainingArguments) -> str | None:
     """The checkpoint to resume from; refuse to mix a new run into an old one's folder."""
     asked = args.resume_from_checkpoint
-    last = get_last_checkpoint(str(output)) if output.is_dir() else None
+    saved = [path.parent for path in output.glob("checkpoint-*/trainer_state.json")]  # the last file of a checkpoint
+    last = max(saved, key=lambda path: int(path.name.split("-")[-1]), default=None)
     if asked is None or str(asked).lower() in ("false", "none"):
         if last or (output / "results.json").exists():
             raise TrainingError(
@@ -179,7 +156,18 @@ def _starting_point(output: Path, args: TrainingArguments) -> str | None:
         return str(asked)
     if last is None:
         raise TrainingError(f"'{output}' holds no checkpoint to resume from: leave out --resume_from_checkpoint")
-    return last
+    return str(last)
+
+
+def _refuse_other_run(checkpoint: str, model: PreTrainedModel, split: protocols.Split) -> None:
+    """A run goes on only with the model and the split it began with; else its figure would not be what it says."""
+    began = json.loads(Path(checkpoint, "config.json").read_text())
+    theirs = (began["model_type"], began.get("ser_hf", {}).get("protocol_hash"))
+    if theirs != (model.config.model_type, split.hash):
+        raise TrainingError(
+            f"'{checkpoint}' is of {theirs[0]} on the split {theirs[1]}, not of {model.config.model_type} on "
+            f"{split.hash}: give its --model, --protocol and --fold, or another --output_dir"
+        )
 
 
 def _set_threads(threads: int | None, args: TrainingArguments) -> None:
@@ -202,22 +190,27 @@ def _trainer(config, args, rows, split, model, extractor) -> tuple[SerTrainer, s
     train = features.Clips(rows, split.train, extractor)
     shortest = features.extract(extractor, np.zeros(int(train.durations.min() * 16_000), dtype=np.float32))
     modeling.fit_masking(model, modeling.frames_of(model, len(shortest)))
+    before = getattr(model.config, "ser_hf", {"speakers": []})["speakers"]
     model.config.ser_hf = {
         "protocol": split.name,
         "protocol_hash": split.hash,
         "fold": split.fold,
-        "speakers": sorted(set(rows.select(split.train + split.validation)["speaker"])),
+        "speakers": sorted({*before, *rows.select(split.train + split.validation)["speaker"]}),
     }
     args.remove_unused_columns = False
+    args._n_gpu = min(args.n_gpu, 1)  # one GPU a process: nn.DataParallel copies the model out of reach of its hooks
+    if padding == modeling.ALONE:
+        args.per_device_eval_batch_size = 1
+    patience = config.patience if args.eval_strategy != "no" and args.metric_for_best_model else 0
     args.label_names = ["labels"]
     trainer = SerTrainer(
         model=model,
         args=args,
         train_dataset=train,
         eval_dataset=features.Clips(rows, by_length, extractor),
-        data_collator=features.Collator(extractor, modeling.takes_mask(model)),
+        data_collator=features.Collator(extractor, padding),
         compute_metrics=_figures,
-        callbacks=[Console(), *([EarlyStoppingCallback(config.patience)] if config.patience else [])],
+        callbacks=[Console(), *([EarlyStoppingCallback(patience)] if patience else [])],
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer, padding
@@ -231,7 +224,7 @@ def _figures(prediction: transformers.EvalPrediction) -> dict[str, float]:
 def _opening(config: FinetuneConfig, args: TrainingArguments, split: protocols.Split, model: PreTrainedModel) -> str:
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    batch = args.per_device_train_batch_size * max(1, args.n_gpu)
+    batch = args.per_device_train_batch_size
     lines = [
         f"{config.model}: {total:,} parameters, {trained:,} trained",
         f"protocol {split.name} fold {split.fold} ({split.hash}): {len(split.train):,} to train, "

@@ -101,6 +101,19 @@ def test_bad_recordings_end_prediction_in_one_line(bad, tuned, fails, tmp_path):
         assert not (tmp_path / "p.jsonl").exists()
 
 
+def test_places_that_cannot_be_written_end_in_one_line(tuned, recordings, built, models, fails, tmp_path):
+    file = next(recordings[0].rglob("*.wav"))
+    assert "name a file in a folder" in fails(
+        "predict", "--model", tuned, file, "--output", tmp_path / "no" / "p.jsonl"
+    )
+    assert "name a file in a folder" in fails("predict", "--model", tuned, file, "--output", tmp_path)
+    (tmp_path / "taken").write_text("")
+    base = ("finetune", "--dataset", built, "--model", models["bert"])
+    assert f"'{tmp_path / 'taken'}" in fails(*base, "--output_dir", tmp_path / "taken")
+    assert "cannot be written" in fails("data", "--ravdess", recordings[0], "--output", tmp_path / "taken" / "d")
+    assert "--port is 70000" in fails("app", "--model", tuned, "--port", "70000")
+
+
 def test_one_corpus_alone_is_refused_by_the_default_protocol(recordings, models, fails, tmp_path):
     assert main(["data", "--ravdess", str(recordings[0]), "--output", str(tmp_path / "ravdess")]) == 0
     base = ("finetune", "--dataset", tmp_path / "ravdess", "--model", models["bert"], "--output_dir", tmp_path / "m")
@@ -161,7 +174,7 @@ def test_scripts_end_with_the_exit_code(tmp_path):
 
 
 NO_FFMPEG = """
-import sys
+import re, sys
 sys.modules["torchcodec"] = None  # the bindings of FFmpeg
 from ser_hf.cli import main
 recordings, tess, out = sys.argv[1:4]
@@ -174,7 +187,7 @@ from ser_hf import demo
 from ser_hf.predictor import Predictor
 demo.build(Predictor(out + "/model"))
 mapped = open("/proc/self/maps").read()
-print("FFMPEG" if "libav" in mapped or "libswresample" in mapped else "NONE")
+print(re.findall(r"/lib(?:avcodec|avformat|avutil|swresample)\\S*", mapped) or "NONE")
 """
 
 

@@ -75,6 +75,8 @@ def test_second_copies_are_dropped_and_same_samples_flagged(recordings, tmp_path
     assert report["same_samples"] == [["03-01-01-01-01-01-03.wav", "03-01-01-01-01-02-03.wav"]]
     assert json.loads((tmp_path / "out" / "audit.json").read_text()) == report
     assert "16 second copies dropped" in dataset.table(report)
+    assert report["counts"]["ravdess speech"]["neutral"] == 3
+    assert sum(report["counts"]["ravdess speech"].values()) == 17
 
 
 def test_a_bad_recording_ends_the_build_and_leaves_nothing(recordings, tmp_path):

@@ -31,12 +31,12 @@ def test_mel_frames_are_those_of_the_stock_extractor(samples, stride):
 def test_batches_are_padded_and_masked(models):
     extractor = AutoFeatureExtractor.from_pretrained(models["layer"])
     clips = [{"features": noise(n), "labels": label} for n, label in ((300, 4), (500, 0))]
-    batch = Collator(extractor, with_mask=True)(clips)
+    batch = Collator(extractor, "attention mask")(clips)
     assert batch["input_values"].shape == (2, features.WAVEFORM_STEP)  # the next multiple of it
     assert batch["attention_mask"].sum(1).tolist() == [300, 500]
     assert batch["input_values"][0, 300:].abs().sum() == 0
     assert batch["labels"].tolist() == [4, 0]
-    unmasked = Collator(extractor, with_mask=False)(clips)
+    unmasked = Collator(extractor, "fixed length")(clips)
     assert "attention_mask" not in unmasked
     assert unmasked["input_values"].shape == (2, 500)
 

@@ -6,7 +6,13 @@ import torch
 from conftest import make_model
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2Model
+from transformers import (
+    AutoModelForAudioClassification,
+    Wav2Vec2Config,
+    Wav2Vec2ConformerConfig,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2Model,
+)
 
 from ser_hf import modeling
 from ser_hf.emotions import EMOTIONS
@@ -59,6 +65,37 @@ def test_the_rule_is_named_and_leaves_the_state_dict(models):
         assert list(model.state_dict()) == before
 
 
+def test_models_that_hear_padding_behind_the_mask_take_one_clip_at_a_time(tmp_path):
+    config = Wav2Vec2ConformerConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        conv_dim=(16, 16),
+        conv_kernel=(10, 8),
+        conv_stride=(20, 16),
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
+        id2label=dict(enumerate(EMOTIONS)),
+    )
+    model = AutoModelForAudioClassification.from_config(config)
+    assert modeling.ignore_padding(model) == modeling.ALONE
+    model.classifier.weight.data *= 50
+    model.save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(tmp_path)
+    predictor = Predictor(tmp_path)
+    alone = np.concatenate([predictor.probabilities([clip]) for clip in CLIPS])
+    np.testing.assert_allclose(predictor.probabilities(CLIPS), alone, atol=1e-6)
+
+
+def test_half_precision_weights_are_loaded_in_full(models, tmp_path):
+    AutoModelForAudioClassification.from_pretrained(models["layer"]).half().save_pretrained(tmp_path)
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(tmp_path)
+    half, full = Predictor(tmp_path), Predictor(models["layer"])
+    np.testing.assert_allclose(half.probabilities(CLIPS), full.probabilities(CLIPS), atol=0.02)
+    assert modeling.load_for_training(tmp_path)[0].dtype == torch.float32
+
+
 def test_tiny_and_a_backbone_get_the_eight_labels(tmp_path):
     tiny, _ = modeling.load_for_training("tiny", seed=3)
     again, _ = modeling.load_for_training("tiny", seed=3)
@@ -94,6 +131,15 @@ def test_models_that_cannot_answer_are_refused(models, tmp_path):
     config["id2label"] = {str(i): f"LABEL_{i}" for i in range(8)}
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="labels without a meaning"):
+        modeling.load_for_prediction(folder)
+
+    config["id2label"] = dict(enumerate(EMOTIONS))
+    (folder / "config.json").write_text(json.dumps(config | {"problem_type": "multi_label_classification"}))
+    with pytest.raises(ModelError, match="give a single-label classifier"):
+        modeling.load_for_prediction(folder)
+
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:2000])
+    with pytest.raises(ModelError, match="cannot be loaded"):
         modeling.load_for_prediction(folder)
 
     (folder / "model.safetensors").unlink()

@@ -66,7 +66,7 @@ def test_a_speaker_on_both_sides_is_refused(rows, monkeypatch):
         order = np.arange(len(columns["speaker"]))
         return order[::3], order[1::3], order[2::3]
 
-    monkeypatch.setitem(PROTOCOLS, "careless", protocols.Protocol(careless, (), 1, "a mistake"))
+    monkeypatch.setitem(PROTOCOLS, "careless", protocols.Protocol(careless, (), 1))
     with pytest.raises(LeakError, match=r"'careless' leaks: tess-oaf, tess-yaf in train and in test"):
         protocols.split(rows, "careless")
 

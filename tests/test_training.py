@@ -174,6 +174,33 @@ def test_a_folder_with_an_earlier_run_is_not_mixed(tuned, built, models, fails, 
     assert not (tmp_path / "new").exists()
 
 
+def test_a_run_goes_on_only_as_what_it_began(built, models, tuned, fails, tmp_path):
+    checkpoint = next(tuned.glob("checkpoint-*"))
+    shutil.copytree(checkpoint, tmp_path / "m" / checkpoint.name)
+    base = ("finetune", "--dataset", built, "--output_dir", tmp_path / "m", "--resume_from_checkpoint", "true")
+    assert "on the split" in fails(*base, "--model", models["bert"], "--protocol", "random")
+    assert "is of wav2vec2-bert on" in fails(*base, "--model", models["layer"])
+    (tmp_path / "m" / checkpoint.name / "trainer_state.json").unlink()  # cut off while it was saved
+    assert "holds no checkpoint" in fails(*base, "--model", models["bert"])
+
+
+def test_what_a_base_model_heard_counts_as_seen(built, tuned, fails, tmp_path):
+    base = ("finetune", "--dataset", built, "--model", tuned, "--output_dir", tmp_path / "m")
+    assert "was trained under 'speaker'" in fails(*base, "--protocol", "emobox-ravdess", "--fold", "1")
+    assert not (tmp_path / "m").exists()
+    words = [*map(str, base), "--protocol", "tess-oaf-yaf", "--num_train_epochs", "1", "--bf16", "false"]
+    assert main(words) == 0
+    heard = json.loads((tmp_path / "m" / "config.json").read_text())["ser_hf"]["speakers"]
+    assert {"tess-oaf", "ravdess-01", "ravdess-20"} <= set(heard)
+
+
+def test_a_loss_that_is_no_number_ends_in_one_line(built, models, fails, tmp_path):
+    base = ("finetune", "--dataset", built, "--model", models["bert"], "--output_dir", tmp_path / "m")
+    line = fails(*base, "--learning_rate", "1e30", "--max_grad_norm", "0", "--num_train_epochs", "2", "--bf16", "false")
+    assert "lower --learning_rate" in line
+    assert not (tmp_path / "m" / "results.json").exists()
+
+
 def test_a_file_and_flags_make_the_configuration(tmp_path):
     settings = {"dataset": "d", "model": "tiny", "learning_rate": "3e-4", "num_train_epochs": 2, "bf16": False}
     for file, content in (("c.yaml", yaml.safe_dump(settings)), ("c.json", json.dumps(settings))):
@@ -183,6 +210,15 @@ def test_a_file_and_flags_make_the_configuration(tmp_path):
         assert (args.learning_rate, args.num_train_epochs, args.bf16) == (3e-4, 7, False)
         assert args.metric_for_best_model == "uar"
         assert args.output_dir == "runs/tiny-random"
+
+
+def test_a_file_may_hold_lists_and_mappings(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "dataset: d\nmodel: tiny\nlr_scheduler_kwargs: {num_cycles: 2}\nreport_to: [none]\n"
+    )
+    _, args = parse_finetune([str(tmp_path / "c.yaml")])
+    assert args.lr_scheduler_kwargs == {"num_cycles": 2}
+    assert args.report_to == []
 
 
 def test_pretrained_models_get_gentler_defaults():
@@ -199,6 +235,8 @@ def test_pretrained_models_get_gentler_defaults():
         (["--dataset", "d", "--lerning_rate", "1"], "'--lerning_rate' is no flag"),
         (["--dataset", "d", "--learning_rate", "fast"], "learning_rate"),
         (["--dataset", "d", "--eval_strategy", "sometimes"], "sometimes"),
+        (["--dataset", "d", "--threads", "-1"], "--threads is -1"),
+        (["--dataset", "d", "--split_seed", "-1"], "--split_seed is -1"),
         (["missing.yaml"], "'missing.yaml' does not exist"),
         (["config.txt"], "must end in .yaml"),
     ],

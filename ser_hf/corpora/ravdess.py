@@ -9,7 +9,6 @@ import re
 from ser_hf.emotions import RAVDESS_CODES
 
 _NAME = re.compile(r"03-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])")
-STATEMENTS = {"1": "Kids are talking by the door", "2": "Dogs are sitting by the door"}
 SPEAKERS: tuple[str, ...] = tuple(f"ravdess-{actor:02d}" for actor in range(1, 25))
 
 

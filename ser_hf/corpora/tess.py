@@ -9,7 +9,6 @@ from ser_hf.emotions import TESS_NAMES
 
 # One official file, OA_bite_neutral, has lost the F of its speaker.
 _NAME = re.compile(rf"(oaf|oa|yaf)_([a-z]+)_({'|'.join(TESS_NAMES)})", re.IGNORECASE)
-SPEAKERS: tuple[str, ...] = ("tess-oaf", "tess-yaf")
 
 
 def parse(stem: str) -> dict | None:
