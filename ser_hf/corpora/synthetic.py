@@ -61,7 +61,7 @@ PROSODY: dict[str, Prosody] = {
 
 # Standard deviations, in the order of Prosody: between two takes, and between the manners of two speakers.
 _TAKE = np.array([0.4, 0.3, 0.5, 0.02, 0.6, 0.02, 0.008, 0.02, 0.02])
-_MANNER = np.array([1.7, 1.3, 2.3, 0.09, 1.7, 0.09, 0.035, 0.115, 0.09])
+_MANNER = np.array([1.4, 1.1, 1.9, 0.075, 1.4, 0.075, 0.03, 0.095, 0.075])
 _LEAST = np.array([-12, 0.2, -14, 0.5, -30, 0.03, 0, 0, 0.02])
 _MOST = np.array([14, 14, 14, 1.8, 20, 0.9, 0.4, 0.9, 0.9])
 
