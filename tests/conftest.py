@@ -43,6 +43,13 @@ def rows(built):
     return dataset.load(built)
 
 
+@pytest.fixture(scope="session")
+def synthetic_built(tmp_path_factory):
+    """The folder and the report of the synthetic dataset as `make quickstart` builds it, 908 recordings."""
+    folder = tmp_path_factory.mktemp("synthetic") / "dataset"
+    return folder, dataset.build(folder, make_synthetic=True)
+
+
 def make_model(kind, folder, seed=0):
     """Write a small untrained model with the eight labels: `bert` (mel frames), `group` or `layer` (waveform)."""
     torch.manual_seed(seed)

@@ -6,7 +6,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from ser_hf import audio, corpora, metrics, protocols
+from ser_hf import audio, corpora, dataset, metrics, protocols
 from ser_hf.corpora import CorpusError, ravdess, synthetic, tess
 from ser_hf.emotions import EMOTIONS
 
@@ -81,7 +81,7 @@ def test_the_synthetic_corpora_have_official_names_and_are_seeded(recordings, tm
     assert (other[0] / name).read_bytes() != (recordings[0] / name).read_bytes()
 
 
-def test_a_random_split_of_the_synthetic_voices_flatters(rows):
+def test_a_random_split_of_the_synthetic_voices_flatters(synthetic_built):
     """To a support vector machine on statistics of the spectrum, voices heard before are easier than new ones."""
 
     def describe(row):
@@ -91,6 +91,7 @@ def test_a_random_split_of_the_synthetic_voices_flatters(rows):
         change = np.abs(np.diff(spectrum, axis=0)).mean(axis=0)
         return np.concatenate([spectrum.mean(axis=0), spectrum.std(axis=0), change, [row["duration"]]])
 
+    rows = dataset.load(synthetic_built[0])
     described, labels = np.array([describe(row) for row in rows]), np.array(rows["label"])
 
     def uar(name):

@@ -106,9 +106,9 @@ def test_what_is_no_dataset_is_refused(tmp_path, built):
         dataset.load("nobody/nothing")
 
 
-def test_synthetic_datasets_say_so(tmp_path):
-    report = dataset.build(tmp_path / "s", make_synthetic=True)
+def test_synthetic_datasets_say_so(synthetic_built):
+    folder, report = synthetic_built
     assert report["recordings"] == 908
-    assert "no human" in dataset.load(tmp_path / "s").info.description
-    assert "no human" in (tmp_path / "s" / "README.md").read_text()
-    assert len(list((tmp_path / "s" / "recordings").rglob("*.wav"))) == 908
+    assert "no human" in dataset.load(folder).info.description
+    assert "no human" in (folder / "README.md").read_text()
+    assert len(list((folder / "recordings").rglob("*.wav"))) == 908
