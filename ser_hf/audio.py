@@ -8,6 +8,9 @@ the taps that are not zero are computed.
 
 import io
 import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
@@ -22,7 +25,16 @@ SAMPLING_RATE = 16_000
 MIN_SECONDS = 0.1
 """Shorter clips do not fill one frame stack of the mel front ends and crash the convolutional ones."""
 
-SUFFIXES: tuple[str, ...] = (".wav", ".flac", ".opus", ".ogg", ".mp3")
+MAX_SECONDS = 2 * 3600
+"""Longer recordings would not fit the memory of a small machine, and headers lie."""
+MAX_CHANNELS = 32
+MIN_RATE, MAX_RATE = 1_000, 384_000
+
+SUFFIXES: tuple[str, ...] = (
+    *(".wav", ".flac", ".opus", ".ogg", ".oga", ".mp3"),
+    *(".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"),
+)
+"""Endings of what libsndfile reads, in lower case."""
 
 Source = str | PathLike | bytes | IO[bytes] | np.ndarray | dict[str, Any]
 """A path, the bytes of a file, an open file, an array, a dict with `array` and `sampling_rate`, `bytes` or `path`."""
@@ -30,10 +42,59 @@ Source = str | PathLike | bytes | IO[bytes] | np.ndarray | dict[str, Any]
 _ZEROS = 6  # zero crossings on each side of the filter, and its roll-off: the defaults of torchaudio
 _ROLLOFF = 0.99
 _CHUNK = 8192  # outputs at a time, so that memory does not grow with the recording
+_BLOCK = 65_536  # frames decoded at a time
+_DENSE = 400_000  # elements of the largest filter matrix worth multiplying with as a whole
 
 
 class AudioError(UserError):
     """Not a recording that can be used; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An open recording: what its header says, and its samples block by block."""
+
+    name: str
+    rate: int  # Hz
+    channels: int
+    container: str  # libsndfile's name: WAV, AIFF, FLAC, OGG, MPEG, ...
+    subtype: str  # PCM_16, FLOAT, OPUS, ...
+    file: soundfile.SoundFile
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Decode to float32 arrays of shape `(frames, channels)`; memory does not grow with what the header claims.
+
+        Raises:
+            AudioError: where decoding fails on the way, or the recording is longer than `MAX_SECONDS`.
+        """
+        frames = 0
+        while True:
+            with _said(self.name):
+                block = self.file.read(_BLOCK, dtype="float32", always_2d=True)
+            if len(block) == 0:
+                return
+            frames += len(block)
+            if frames > MAX_SECONDS * self.rate:
+                raise AudioError(f"{self.name} is longer than {MAX_SECONDS // 3600} hours: cut it into parts")
+            yield block
+
+
+@contextmanager
+def reading(source: Source) -> Iterator[Reader]:
+    """Open a recording (a path, bytes, an open file, or a dict with `bytes` or `path`) to read it block by block.
+
+    Raises:
+        AudioError: if it does not exist, is no audio, or claims a rate or channels that no recording has.
+    """
+    name = _name(source)
+    opened = _opened(source, name)
+    with _said(name):
+        file = soundfile.SoundFile(opened)
+    with file:
+        _check_rate(file.samplerate, name)
+        if file.channels > MAX_CHANNELS:
+            raise AudioError(f"{name} claims {file.channels} channels: at most {MAX_CHANNELS} can be read")
+        yield Reader(name, file.samplerate, file.channels, file.format, file.subtype, file)
 
 
 def load(source: Source, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
@@ -48,7 +109,8 @@ def load(source: Source, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
         An array of shape `(samples,)`; channels are averaged.
 
     Raises:
-        AudioError: if it does not exist, cannot be decoded, is shorter than 0.1 s, or holds NaN or infinity.
+        AudioError: if it does not exist, cannot be decoded, is shorter than 0.1 s or longer than 2 hours, or holds NaN
+            or infinity.
 
     >>> load(np.zeros((48_000, 2), dtype=np.float32), sampling_rate=48_000).shape
     (16000,)
@@ -59,8 +121,38 @@ def load(source: Source, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
     elif isinstance(source, np.ndarray):
         samples, rate = source, sampling_rate
     else:
-        samples, rate = _decode(source, name)
-    return _prepare(samples, rate, name)
+        with reading(source) as reader:
+            return to_mono_16k(reader.blocks(), reader.rate, name)
+    _check_rate(rate, name)
+    if np.issubdtype(samples.dtype, np.integer):  # int16 or int32 samples, as recorders hand them over
+        samples = samples / float(np.iinfo(samples.dtype).max + 1)
+    if samples.ndim not in (1, 2):
+        raise AudioError(f"{name} has the shape {samples.shape}: (samples,) or (samples, channels) can be read")
+    samples = samples.astype(np.float32, copy=False)
+    return to_mono_16k([samples[:, None] if samples.ndim == 1 else samples], int(rate), name)
+
+
+def to_mono_16k(blocks: Iterable[np.ndarray], rate: int, name: str = "the recording") -> np.ndarray:
+    """Average the channels of float32 blocks of shape `(frames, channels)` and resample: shape `(samples,)` at 16 kHz.
+
+    Raises:
+        AudioError: if they are less than 0.1 s in all, or hold NaN or infinity.
+    """
+    frames = 0
+
+    def mono() -> Iterator[np.ndarray]:
+        nonlocal frames
+        for block in blocks:
+            frames += len(block)
+            averaged = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+            if not np.isfinite(averaged).all():
+                raise AudioError(f"{name} holds NaN or infinite samples: write it again as 16-bit WAV or FLAC")
+            yield averaged
+
+    parts = list(resample_blocks(mono(), rate))
+    if frames < MIN_SECONDS * rate:
+        raise AudioError(f"{name} is {frames / rate:.3f} s long: at least {MIN_SECONDS} s is needed")
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def duration(samples: np.ndarray) -> float:
@@ -86,26 +178,57 @@ def resample(samples: np.ndarray, rate: int, new_rate: int = SAMPLING_RATE) -> n
     Smith, "Digital audio resampling", https://ccrma.stanford.edu/~jos/resample/; Hann window, 6 zero crossings,
     roll-off 0.99. Output length is `ceil(samples * new_rate / rate)`.
     """
+    parts = list(resample_blocks([samples], rate, new_rate))
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def resample_blocks(blocks: Iterable[np.ndarray], rate: int, new_rate: int = SAMPLING_RATE) -> Iterator[np.ndarray]:
+    """`resample` for a recording that comes in parts: the outputs joined are those of the parts joined."""
     if rate == new_rate:
-        return samples
+        yield from (block.astype(np.float32, copy=False) for block in blocks)
+        return
     divisor = math.gcd(rate, new_rate)
     old, new = rate // divisor, new_rate // divisor
+    taps = _filter_bank(old, new)[1].shape[1]
+    period = max(1, 64 // new) * new  # outputs a step; a multiple of new, so that every step starts at phase 0
+    waiting = np.zeros(taps, dtype=np.float32)  # silence before the recording
+    received = produced = 0
+    for block in blocks:
+        waiting = np.concatenate([waiting, block.astype(np.float32, copy=False)])
+        received += len(block)
+        steps = (len(waiting) - 2 * taps) * new // old // period
+        if steps > 0:
+            yield _filtered(waiting, old, new, steps * period)
+            waiting = waiting[steps * period // new * old :]
+            produced += steps * period
+    left = math.ceil(received * new_rate / rate) - produced
+    steps = math.ceil(left / period)
+    waiting = np.pad(waiting, (0, steps * period // new * old + 2 * taps))  # and after it
+    yield _filtered(waiting, old, new, steps * period)[:left]
+
+
+def _filtered(padded: np.ndarray, old: int, new: int, length: int) -> np.ndarray:
+    """`length` outputs from phase 0 on; the input at that phase stands at `padded[taps]`."""
     starts, taps = _filter_bank(old, new)
-    length = math.ceil(len(samples) * new_rate / rate)
-    pad = taps.shape[1]
-    padded = np.pad(samples.astype(np.float32, copy=False), (pad, pad + old))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, pad)
+    width = taps.shape[1]
+    windows = np.lib.stride_tricks.sliding_window_view(padded, width)
+    dense = _dense_filter(old, new)
+    if dense is not None:  # several periods a row, so that a matrix product does the work
+        rows = np.lib.stride_tricks.sliding_window_view(padded, dense.shape[0])
+        step = dense.shape[1] // new * old
+        first = int(starts[0]) + width
+        return (rows[first : first + length // dense.shape[1] * step : step] @ dense).reshape(-1)
     output = np.empty(length, dtype=np.float32)
     for begin in range(0, length, _CHUNK):
         block, phase = np.divmod(np.arange(begin, min(begin + _CHUNK, length)), new)
         # each output is the product of one row of taps with the samples around it
         np.einsum(
-            "nk,nk->n", windows[block * old + starts[phase] + pad], taps[phase], out=output[begin : begin + _CHUNK]
+            "nk,nk->n", windows[block * old + starts[phase] + width], taps[phase], out=output[begin : begin + _CHUNK]
         )
     return output
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=8)
 def _filter_bank(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
     """For each of the `new` phases: where its taps start (relative to the block) and the taps, shape `(new, taps)`."""
     base = min(old, new) * _ROLLOFF
@@ -118,43 +241,53 @@ def _filter_bank(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
     return starts, taps.astype(np.float32)
 
 
+@lru_cache(maxsize=8)
+def _dense_filter(old: int, new: int) -> np.ndarray | None:
+    """The taps of one period of outputs, shape `(inputs, outputs)`; None where the matrix would be large and empty."""
+    starts, taps = _filter_bank(old, new)
+    repeats = max(1, 64 // new)
+    inputs = (repeats - 1) * old + int(starts[-1] - starts[0]) + taps.shape[1]
+    if inputs * new * repeats > _DENSE:
+        return None
+    matrix = np.zeros((inputs, new * repeats), dtype=np.float32)
+    for output in range(new * repeats):
+        first = output // new * old + int(starts[output % new] - starts[0])
+        matrix[first : first + taps.shape[1], output] = taps[output % new]
+    return matrix
+
+
 def _name(source: Source) -> str:
     if isinstance(source, dict):
         return repr(source["path"]) if source.get("path") else "the recording"
     return repr(str(source)) if isinstance(source, str | PathLike) else "the recording"
 
 
-def _decode(source: Source, name: str) -> tuple[np.ndarray, int]:
+def _opened(source: Source, name: str) -> str | PathLike | IO[bytes]:
+    """What soundfile can open; a path must be a file with something in it."""
     if isinstance(source, dict):
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")
     if isinstance(source, bytes):
-        source = io.BytesIO(source)
-    elif isinstance(source, str | PathLike):
+        return io.BytesIO(source)
+    if isinstance(source, str | PathLike):
         if not Path(source).is_file():
             raise AudioError(f"{name} is not a file: check the path")
         if Path(source).stat().st_size == 0:
             raise AudioError(f"{name} is empty (0 bytes): record or download it again")
     elif source is None or not hasattr(source, "read"):
         raise AudioError(f"{type(source).__name__} is not a recording: give a path, bytes, an open file or an array")
+    return source
+
+
+@contextmanager
+def _said(name: str) -> Iterator[None]:
+    """What libsndfile says of a file, in one line that names it."""
     try:
-        return soundfile.read(source, dtype="float32")
-    except (soundfile.LibsndfileError, TypeError) as error:  # TypeError: headerless .raw
+        yield
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw
         reason = str(getattr(error, "error_string", error)).rstrip(".")
         raise AudioError(f"{name} is not audio that can be read ({reason}): convert it to WAV or FLAC") from None
 
 
-def _prepare(samples: np.ndarray, rate: int, name: str) -> np.ndarray:
-    if not 1_000 <= rate <= 768_000:
-        raise AudioError(f"{name} claims {rate} samples a second: 1,000 to 768,000 can be read")
-    if np.issubdtype(samples.dtype, np.integer):  # int16 or int32 samples, as recorders hand them over
-        samples = samples / float(np.iinfo(samples.dtype).max + 1)
-    if samples.ndim == 2:
-        samples = samples.mean(axis=1)
-    if samples.ndim != 1:
-        raise AudioError(f"{name} has the shape {samples.shape}: (samples,) or (samples, channels) can be read")
-    if len(samples) < MIN_SECONDS * rate:
-        raise AudioError(f"{name} is {len(samples) / rate:.3f} s long: at least {MIN_SECONDS} s is needed")
-    samples = samples.astype(np.float32, copy=False)
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{name} holds NaN or infinite samples: write it again as 16-bit WAV or FLAC")
-    return resample(samples, int(rate))
+def _check_rate(rate: int, name: str) -> None:
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise AudioError(f"{name} claims {rate} samples a second: {MIN_RATE:,} to {MAX_RATE:,} can be read")

@@ -30,6 +30,28 @@ def test_resampling_equals_torchaudio(rate):
     np.testing.assert_allclose(audio.resample(noise, rate), stock, atol=3e-5)
 
 
+@pytest.mark.parametrize("rate", [8_000, 24_414, 44_100, 48_000])
+def test_resampling_in_parts_equals_resampling_at_once(rate):
+    noise = np.random.default_rng(0).normal(size=2 * rate + 17).astype(np.float32) * 0.2
+    parts = np.split(noise, [1, 100, 5_000, 5_001, 14_000])
+    np.testing.assert_allclose(
+        np.concatenate(list(audio.resample_blocks(parts, rate))), audio.resample(noise, rate), atol=1e-6
+    )
+
+
+def test_a_recording_longer_than_a_block_is_read_whole(tmp_path):
+    samples = np.random.default_rng(0).integers(-9_000, 9_000, 3 * audio._BLOCK + 5).astype(np.int16)
+    soundfile.write(tmp_path / "long.wav", samples, 16_000)
+    np.testing.assert_array_equal(audio.load(tmp_path / "long.wav"), samples / np.float32(32768))
+
+
+def test_the_reader_says_what_the_header_says(tmp_path):
+    soundfile.write(tmp_path / "odd.wav", np.zeros((9_600, 2)), 96_000, format="AIFF", subtype="PCM_24")
+    with audio.reading(tmp_path / "odd.wav") as reader:
+        assert (reader.rate, reader.channels, reader.container, reader.subtype) == (96_000, 2, "AIFF", "PCM_24")
+        assert [block.shape for block in reader.blocks()] == [(9_600, 2)]
+
+
 @pytest.mark.parametrize(
     ("suffix", "tolerance"), [(".wav", 1e-4), (".flac", 1e-4), (".ogg", 0.1), (".opus", 0.15), (".mp3", 0.1)]
 )
@@ -90,6 +112,19 @@ def bad_sources(tmp_path):
         "(2, 2, 2)": np.zeros((2, 2, 2), dtype=np.float32),
         "NoneType is not a recording": {"bytes": None, "path": None},
     }
+
+
+def test_what_no_machine_should_hold_is_refused(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "wide.wav", np.zeros((1_600, 33)), 16_000)
+    with pytest.raises(AudioError, match="claims 33 channels: at most 32"):
+        audio.load(tmp_path / "wide.wav")
+    soundfile.write(tmp_path / "fast.wav", np.zeros(40_000), 400_000)
+    with pytest.raises(AudioError, match="claims 400000 samples a second"):
+        audio.load(tmp_path / "fast.wav")
+    monkeypatch.setattr(audio, "MAX_SECONDS", 1)
+    soundfile.write(tmp_path / "long.wav", np.zeros(16_001), 16_000)
+    with pytest.raises(AudioError, match="longer than"):
+        audio.load(tmp_path / "long.wav")
 
 
 def test_what_is_no_audio_is_refused_by_name(tmp_path):
