@@ -1,17 +1,23 @@
-"""Model cards from `Results` and nothing else."""
+"""Model cards from `Results`, dataset cards from the report of the build; nothing else is written in them."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
-from huggingface_hub import EvalResult, ModelCardData
+import datasets
+from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ser_hf.evaluation import Results
+from ser_hf.corpora import ravdess, tess
+from ser_hf.emotions import EMOTIONS
+
+if TYPE_CHECKING:
+    from ser_hf.evaluation import Results  # a dataset's card needs none of what it imports
 
 _PACKAGED = Path(__file__).parent / "cards_templates"
 TEMPLATES = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "cards"
 
 
-def model_card(results: Results, summary: dict) -> str:
+def model_card(results: "Results", summary: dict) -> str:
     """The README.md of a model, with `model-index`.
 
     Args:
@@ -43,8 +49,58 @@ def model_card(results: Results, summary: dict) -> str:
             )
         ],
     )
+    return _rendered("model.md.jinja", data, r=results, s=summary)
+
+
+def dataset_card(report: dict, features: datasets.Features, shards: list[Path]) -> str:
+    """The README.md of a dataset, with `configs` and `dataset_info`, so that every loader finds its rows and columns.
+
+    Args:
+        report: of the build (`ser_hf.summary.summarise`).
+        features: of its columns.
+        shards: the Parquet files in `data/`.
+    """
+    size = sum(shard.stat().st_size for shard in shards)
+    split = datasets.SplitInfo(name="train", num_bytes=size, num_examples=report["recordings"])
+    info = datasets.DatasetInfo(
+        features=features, splits=datasets.SplitDict({"train": split}), download_size=size, dataset_size=size
+    )
+    data = DatasetCardData(
+        license=list(dict.fromkeys(_LICENCES[corpus] for corpus in _corpora(report) if corpus in _LICENCES)) or "other",
+        language="en",
+        task_categories=["audio-classification"],
+        tags=["speech-emotion-recognition", "ser_hf"],
+        pretty_name="Speech emotion: " + " and ".join(corpus.upper() for corpus in _corpora(report)),
+        size_categories=_size_category(report["recordings"]),
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
+        dataset_info=info._to_yaml_dict(),
+    )
+    official = {"ravdess": ravdess.LICENCE, "tess": tess.LICENCE}
+    return _rendered(
+        "dataset.md.jinja",
+        data,
+        r=report,
+        emotions=EMOTIONS,
+        licences=[official.get(corpus, f"{corpus}: the licence of its source") for corpus in _corpora(report)],
+    )
+
+
+_LICENCES = {"ravdess": "cc-by-nc-sa-4.0", "tess": "cc-by-nc-nd-4.0"}
+
+
+def _size_category(recordings: int) -> str:
+    """The Hub's name for an order of magnitude."""
+    steps = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+    return next((name for limit, name in steps if recordings < limit), "n>1M")
+
+
+def _corpora(report: dict) -> list[str]:
+    return [] if report["notice"] else list(dict.fromkeys(group.split()[0] for group in report["counts"]))
+
+
+def _rendered(template: str, data: ModelCardData | DatasetCardData, **values: object) -> str:
     templates = Environment(
         loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    body = templates.get_template("model.md.jinja").render(r=results, s=summary)
-    return f"---\n{data.to_yaml()}\n---\n\n{body}\n"
+    templates.filters["basename"] = lambda path: PurePath(path).name
+    return f"---\n{data.to_yaml()}\n---\n\n{templates.get_template(template).render(**values)}\n"

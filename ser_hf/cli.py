@@ -41,10 +41,10 @@ def data(argv: list[str]) -> None:
         parser.error("--synthetic makes its own recordings: leave out --ravdess and --tess")
     if args.num_proc is not None and args.num_proc < 1:
         parser.error(f"--num_proc is {args.num_proc}: at least 1 is needed")
-    from ser_hf import dataset
+    from ser_hf import dataset, summary
 
     report = dataset.build(args.output, args.ravdess, args.tess, args.synthetic, args.num_proc)
-    print(dataset.table(report))
+    print(summary.table(report))
     print(f"dataset: {args.output}  (audit.json lies in it)")
 
 

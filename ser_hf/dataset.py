@@ -1,23 +1,23 @@
-"""Recordings -> one labelled Arrow dataset that both `load_from_disk` and `load_dataset` read, without FFmpeg."""
+"""Recordings -> one labelled dataset, in Parquet and in Arrow, that every loader reads without FFmpeg."""
 
 import hashlib
 import json
-import os
 import tempfile
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import datasets
 import joblib
 import pyarrow as pa
+import pyarrow.parquet as pq
+from threadpoolctl import threadpool_limits
 
-from ser_hf import audio, corpora
-from ser_hf.corpora import Recording, Scan, synthetic
+from ser_hf import audio, cards, corpora, plots, summary
+from ser_hf.corpora import Recording, Scan, generic, synthetic
 from ser_hf.emotions import EMOTIONS
 from ser_hf.errors import UserError
 
@@ -37,16 +37,8 @@ FEATURES = datasets.Features(
         "sha256": datasets.Value("string"),
     }
 )
-_BATCH = 64
-_CARD = """---
-configs:
-- config_name: default
-  data_files: train/*.arrow
----
-# RAVDESS and TESS, merged by ser_hf
-
-{rows} recordings, 16 kHz mono FLAC. {notice}
-"""
+MAX_SHARD_SIZE = "256MB"
+_BATCH = 64  # recordings in memory at a time, and rows of a Parquet row group
 
 
 class DatasetError(UserError):
@@ -55,98 +47,128 @@ class DatasetError(UserError):
 
 @dataclass
 class RavdessTessConfig(datasets.BuilderConfig):
-    """The folders of the recordings; either list may be empty."""
+    """The folders and zips of the recordings, and the descriptions of other corpora; any list may be empty."""
 
     ravdess: list[str] = field(default_factory=list)
     tess: list[str] = field(default_factory=list)
+    other: list[str] = field(default_factory=list)
     workers: int = 1
 
 
 class RavdessTess(datasets.ArrowBasedBuilder):
-    """RAVDESS and TESS as one `datasets` builder.
+    """RAVDESS, TESS and whatever else is described, as one `datasets` builder.
 
     Rows come sorted by corpus and official name, whatever the layout and the number of workers. It yields Arrow tables
     because encoding through the `Audio` feature would need FFmpeg.
     """
 
     BUILDER_CONFIG_CLASS = RavdessTessConfig
-    BUILDER_CONFIGS = [RavdessTessConfig(name="default", version=datasets.Version("1.0.0"))]  # noqa: RUF012
+    BUILDER_CONFIGS = [RavdessTessConfig(name="default", version=datasets.Version("1.1.0"))]  # noqa: RUF012
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=FEATURES)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        scans = scan(self.config.ravdess, self.config.tess)
-        recordings = [recording for found in scans.values() for recording in found.recordings]
-        split_info = datasets.SplitInfo(name="train", num_examples=len(recordings))
-        generator = datasets.SplitGenerator(name="train", gen_kwargs={"recordings": tuple(recordings)})
-        generator.split_info = split_info  # gives the progress bar its total
+        scans = scan(self.config.ravdess, self.config.tess, self.config.other)
+        recordings = tuple(recording for found in scans.values() for recording in found.recordings)
+        generator = datasets.SplitGenerator(name="train", gen_kwargs={"recordings": recordings})
+        # gives the progress bar its total
+        generator.split_info = datasets.SplitInfo(name="train", num_examples=len(recordings))
         return [generator]
 
     def _generate_tables(self, recordings: tuple[Recording, ...]) -> Iterator[tuple[int, pa.Table]]:
-        # Decoding, resampling and FLAC all run outside Python's lock, so threads do; a bounded batch bounds the memory.
+        # Decoding, resampling and FLAC all run outside Python's lock, so threads do. One batch is written while the
+        # next is decoded, which bounds the memory. Each matrix product stays on its thread: there are enough of them.
         rows = iter(recordings)
-        with ThreadPoolExecutor(self.config.workers) as pool:
-            number = 0
-            while batch := list(islice(rows, _BATCH)):
-                yield number, pa.Table.from_pylist(list(pool.map(_row, batch)), schema=FEATURES.arrow_schema)
-                number += 1
+        with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(self.config.workers) as pool:
+
+            def start() -> list[Future]:
+                return [pool.submit(_row, recording) for recording in islice(rows, _BATCH)]
+
+            number, batch = 0, start()
+            try:
+                while batch:
+                    following = start()
+                    table = [future.result() for future in batch]
+                    yield number, pa.Table.from_pylist(table, schema=FEATURES.arrow_schema)
+                    number, batch = number + 1, following
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
-def scan(ravdess: list[str], tess: list[str]) -> dict[str, Scan]:
-    """Scan the folders of each corpus that has any; `DatasetError` where neither has."""
-    scans = {
-        name: corpora.scan(list(folders), name) for name, folders in (("ravdess", ravdess), ("tess", tess)) if folders
-    }
+def scan(ravdess: Sequence[str], tess: Sequence[str], other: Sequence[str] = ()) -> dict[str, Scan]:
+    """Scan the folders of each corpus that has any, by corpus; what one corpus uses is not unmatched in another.
+
+    Raises:
+        DatasetError: where nothing is given, or two descriptions have one name.
+        CorpusError: where a folder or description does not hold what it should.
+    """
+    scans = {name: corpora.scan(list(given), name) for name, given in (("ravdess", ravdess), ("tess", tess)) if given}
+    for spec in other:
+        name = generic.Spec.read(spec).corpus
+        if name in scans:
+            raise DatasetError(f"two corpora are called '{name}': give '{spec}' another name")
+        scans[name] = generic.scan(spec)
     if not scans:
         raise DatasetError("no recordings given: name folders with --ravdess and --tess, or pass --synthetic")
+    used = {str(recording.file) for found in scans.values() for recording in found.recordings}
+    used.update(copy for found in scans.values() for copy in found.duplicates)
+    for found in scans.values():
+        found.unmatched = [path for path in found.unmatched if path not in used]
     return scans
 
 
 def build(
     output: str | PathLike,
-    ravdess: list[str] | None = None,
-    tess: list[str] | None = None,
+    ravdess: Sequence[str] = (),
+    tess: Sequence[str] = (),
     make_synthetic: bool = False,
     num_proc: int | None = None,
+    other: Sequence[str] = (),
 ) -> dict:
     """Build the dataset into a folder that appears only when it is complete.
 
+    The folder is what the Hub gets - `data/train-*.parquet`, the card `README.md` with `pictures/`, `audit.json` - and
+    the same rows as Arrow in `train/`, which `load_from_disk` maps. Memory does not grow with the recordings.
+
     Args:
         output: must not exist yet.
-        ravdess: folders of RAVDESS, in any layout.
-        tess: folders of TESS, in any layout.
+        ravdess: folders and zips of RAVDESS, in any layout.
+        tess: folders and zips of TESS, in any layout.
         make_synthetic: write both corpora with the synthetic voice into `output/recordings` and use those.
         num_proc: recordings decoded at a time; the number of cores where None.
+        other: descriptions of other corpora (`ser_hf.corpora.generic`).
 
     Returns:
-        What `output/audit.json` says: counts, what was dropped, what is flagged.
+        What `output/audit.json` says: counts, what was dropped, what is flagged (`ser_hf.summary.summarise`).
 
     Raises:
         DatasetError: if `output` exists or no folder is given.
         CorpusError: if a folder is missing, empty or of another corpus.
+        ArchiveError: if a zip cannot be read.
         AudioError: if a recording cannot be decoded; it is named.
     """
     output = Path(output)
     if output.exists():
         raise DatasetError(f"'{output}' exists already: choose another --output or remove it")
+    folders = {"ravdess": list(map(str, ravdess)), "tess": list(map(str, tess)), "other": list(map(str, other))}
     if not make_synthetic:
-        scan(ravdess or [], tess or [])  # complain before anything is written
+        scan(**folders)  # complain before anything is written
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
         partial = Path(temporary) / "dataset"
         partial.mkdir()
-        folders = (list(map(str, ravdess or [])), list(map(str, tess or [])))
         if make_synthetic:
-            folders = tuple([str(folder)] for folder in synthetic.write(partial / "recordings"))
+            made = synthetic.write(partial / "recordings")
+            folders = {"ravdess": [str(made[0])], "tess": [str(made[1])]}
+        shards = _write_parquet(folders, partial, Path(temporary) / "cache", num_proc or joblib.cpu_count())
         notice = synthetic.NOTICE if make_synthetic else ""
-        rows = _prepare(folders, Path(temporary) / "cache", num_proc or joblib.cpu_count())
-        rows.info.description = notice
-        datasets.DatasetDict(train=rows).save_to_disk(partial)
-        report = _report(scan(*folders), rows, notice, root=Path(temporary))
+        _write_arrow(shards, partial, notice)
+        columns = pa.concat_tables(pq.read_table(shard, columns=list(FEATURES)[1:]) for shard in shards)
+        report = summary.summarise(scan(**folders), columns, notice, root=partial)
+        plots.draw_dataset(report, partial / "pictures")
         (partial / "audit.json").write_text(json.dumps(report, indent=2) + "\n")
-        (partial / "README.md").write_text(_CARD.format(rows=len(rows), notice=notice))
-        del rows
+        (partial / "README.md").write_text(cards.dataset_card(report, FEATURES, shards))
         partial.rename(output)
     return report
 
@@ -180,29 +202,58 @@ def load(source: str | PathLike) -> datasets.Dataset:
     return rows.cast_column("audio", FEATURES["audio"])
 
 
-def same_samples(rows: datasets.Dataset) -> list[list[str]]:
-    """Groups of files, under different official names, that hold the same samples."""
-    groups = defaultdict(list)
-    for name, digest in zip(rows["file"], rows["sha256"], strict=True):
-        groups[digest].append(name)
-    return [names for names in groups.values() if len(names) > 1]
-
-
-def _prepare(folders: tuple[list[str], list[str]], cache: Path, workers: int) -> datasets.Dataset:
-    builder = RavdessTess(cache_dir=str(cache), ravdess=folders[0], tess=folders[1], workers=workers)
+def _write_parquet(folders: dict[str, list[str]], partial: Path, cache: Path, workers: int) -> list[Path]:
+    """`data/train-*.parquet`, through the builder, which leaves locks and the folders of this machine beside them."""
+    builder = RavdessTess(cache_dir=str(cache), workers=workers, **folders)
     try:
-        builder.download_and_prepare()
+        builder.download_and_prepare(
+            output_dir=str(cache / "built"), file_format="parquet", max_shard_size=MAX_SHARD_SIZE
+        )
     except datasets.exceptions.DatasetGenerationError as error:
         if isinstance(error.__cause__, UserError):
             raise error.__cause__ from None
         raise
-    return builder.as_dataset(split="train")
+    shards = sorted((cache / "built").glob("*.parquet"))
+    (partial / "data").mkdir()
+    return [
+        shard.rename(partial / "data" / f"train-{number:05d}-of-{len(shards):05d}.parquet")
+        for number, shard in enumerate(shards)
+    ]
+
+
+def _write_arrow(shards: list[Path], partial: Path, notice: str) -> None:
+    """The same rows where `load_from_disk` finds them, copied batch by batch."""
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for shard in shards:
+            with pq.ParquetFile(shard) as file:
+                yield from file.iter_batches(batch_size=_BATCH)
+
+    schema = FEATURES.arrow_schema
+    digest = hashlib.sha256()
+    for batch in batches():
+        digest.update("".join(batch.column("sha256").to_pylist()).encode())
+    # datasets writes all that lies around the rows, for one batch; then every row takes its place
+    first = datasets.Dataset(
+        pa.Table.from_batches([next(batches())]).cast(schema),
+        info=datasets.DatasetInfo(description=notice, features=FEATURES),
+        split="train",
+        fingerprint=digest.hexdigest()[:16],
+    )
+    datasets.DatasetDict(train=first).save_to_disk(partial)
+    (file,) = (partial / "train").glob("*.arrow")
+    with pa.ipc.new_stream(str(file), schema) as writer:
+        for batch in batches():
+            writer.write_table(pa.Table.from_batches([batch]).cast(schema))
 
 
 def _row(recording: Recording) -> dict:
-    pcm = audio.to_pcm(audio.load(recording.path))
+    try:
+        pcm = audio.to_pcm(audio.load(recording.file.source()))
+    except audio.AudioError as error:
+        raise audio.AudioError(str(error).replace("the recording", repr(str(recording.file)), 1)) from None
     return {
-        "audio": {"bytes": audio.to_flac(pcm), "path": f"{recording.key}.flac"},
+        "audio": {"bytes": audio.to_flac(pcm), "path": f"{recording.key.replace('/', '-')}.flac"},
         "label": EMOTIONS.index(recording.emotion),
         "corpus": recording.corpus,
         "channel": recording.channel,
@@ -211,47 +262,7 @@ def _row(recording: Recording) -> dict:
         "intensity": recording.intensity,
         "statement": recording.statement,
         "repetition": recording.repetition,
-        "file": recording.key + Path(recording.path).suffix.lower(),
+        "file": recording.key + PurePath(recording.file.path).suffix.lower(),
         "duration": audio.duration(pcm),
         "sha256": hashlib.sha256(pcm.tobytes()).hexdigest(),
     }
-
-
-def _report(scans: dict[str, Scan], rows: datasets.Dataset, notice: str, root: Path) -> dict:
-    def listed(name: str) -> list[str]:
-        paths = [path for found in scans.values() for path in getattr(found, name)]
-        return [os.path.relpath(path, root) if root in Path(path).parents else path for path in paths]
-
-    groups = [f"{corpus} {channel}" for corpus, channel in zip(rows["corpus"], rows["channel"], strict=True)]
-    labels = Counter(zip(groups, (EMOTIONS[label] for label in rows["label"]), strict=True))
-    return {
-        "recordings": len(rows),
-        "speakers": len(set(rows["speaker"])),
-        "hours": round(sum(rows["duration"]) / 3600, 3),
-        "counts": {group: {e: labels[group, e] for e in EMOTIONS} for group in dict.fromkeys(groups)},
-        "dropped_duplicates": listed("duplicates"),
-        "unmatched": listed("unmatched"),
-        "same_samples": same_samples(rows),
-        "notice": notice,
-    }
-
-
-def table(report: dict) -> str:
-    """The report of `build` as text: labels by corpus and channel, then what was dropped or is flagged."""
-    groups = list(report["counts"])
-    lines = ["".join([f"{'':12}", *(f"{c:>16}" for c in groups)])]
-    lines += ["".join([f"{e:12}", *(f"{report['counts'][c][e]:16,}" for c in groups)]) for e in EMOTIONS]
-    lines.append("".join([f"{'all':12}", *(f"{sum(report['counts'][c].values()):16,}" for c in groups)]))
-    labels = sum(any(report["counts"][c][e] for c in groups) for e in EMOTIONS)
-    lines.append(
-        f"{report['recordings']:,} recordings, {report['speakers']} speakers, {labels} labels, {report['hours']} hours"
-    )
-    for key, says in (
-        ("dropped_duplicates", "second copies dropped"),
-        ("unmatched", "files with other names left out"),
-        ("same_samples", "group(s) of names share the same samples: kept, on one side of every honest split"),
-    ):
-        if report[key]:
-            shown = ", ".join(Path(x).name if isinstance(x, str) else " = ".join(x) for x in report[key][:3])
-            lines.append(f"{len(report[key]):,} {says}: {shown}{' …' if len(report[key]) > 3 else ''}")
-    return "\n".join([*lines, *([report["notice"]] if report["notice"] else [])])

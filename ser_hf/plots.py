@@ -1,31 +1,85 @@
-"""Pictures of `Results`, and of nothing else."""
+"""Pictures of `Results`, and of what a dataset's report counts; of nothing else."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ser_hf.evaluation import Results
+from ser_hf.emotions import EMOTIONS
+from ser_hf.summary import BIN_SECONDS
+
+if TYPE_CHECKING:
+    from ser_hf.evaluation import Results  # a dataset's pictures need none of what it imports
 
 _STYLE = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100, "savefig.dpi": 150}
 _BLUE, _ORANGE = "#0072b2", "#d55e00"
+_GROUPS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7f7f7f")
 
 
-def draw(results: Results, folder: Path) -> list[Path]:
+def draw(results: "Results", folder: Path) -> list[Path]:
     """Write the pictures into a folder: `confusion_matrix.png` and, where there is a history, `history.png`."""
-    folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(_STYLE):
         figures = {"confusion_matrix.png": confusion_matrix(results)}
         if results.history:
             figures["history.png"] = history(results)
-        for name, figure in figures.items():
-            figure.savefig(folder / name, bbox_inches="tight")
+        return _save(figures, folder)
+
+
+def draw_dataset(report: dict, folder: Path) -> list[Path]:
+    """Write `balance.png` and `durations.png` of a dataset's report (`ser_hf.summary.summarise`) into a folder."""
+    with mpl.rc_context(_STYLE):
+        return _save({"balance.png": balance(report), "durations.png": durations(report)}, folder)
+
+
+def balance(report: dict) -> Figure:
+    """How many clips of each emotion there are, by corpus and sex: what a model could guess from the voice alone."""
+    figure = Figure(figsize=(9.6, 4.8))
+    axes = figure.subplots()
+    groups = report["balance"]
+    width = 0.8 / max(len(groups), 1)
+    for position, (group, counts) in enumerate(groups.items()):
+        where = np.arange(len(EMOTIONS)) + (position - (len(groups) - 1) / 2) * width
+        bars = axes.bar(
+            where, [counts[e] for e in EMOTIONS], width, label=group, color=_GROUPS[position % len(_GROUPS)]
+        )
+        axes.bar_label(bars, fontsize=8, rotation=90, padding=2)
+    axes.set_xticks(range(len(EMOTIONS)), EMOTIONS)
+    axes.set(ylabel="clips", title="Emotion by corpus and sex")
+    axes.margins(y=0.18)
+    axes.legend(frameon=False, ncols=2)
+    return figure
+
+
+def durations(report: dict) -> Figure:
+    """The distribution of clip durations of each corpus and channel."""
+    figure = Figure(figsize=(9.6, 4.2))
+    axes = figure.subplots()
+    for position, (group, counts) in enumerate(report["durations"].items()):
+        edges = np.arange(len(counts) + 1) * BIN_SECONDS
+        axes.stairs(
+            counts,
+            edges,
+            fill=True,
+            alpha=0.55,
+            color=_GROUPS[position % len(_GROUPS)],
+            label=f"{group} ({sum(counts):,})",
+        )
+    axes.set(xlabel="seconds", ylabel=f"clips in {BIN_SECONDS} s", title="Durations", ylim=(0, None))
+    axes.legend(frameon=False)
+    return figure
+
+
+def _save(figures: dict[str, Figure], folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / name, bbox_inches="tight")
     return [folder / name for name in figures]
 
 
-def confusion_matrix(results: Results) -> Figure:
+def confusion_matrix(results: "Results") -> Figure:
     """Rows are the emotions that were acted, normalised to their recall; the counts stand below the shares."""
     counts = np.array(results.confusion_matrix)
     support = counts.sum(axis=1, keepdims=True)
@@ -50,7 +104,7 @@ def confusion_matrix(results: Results) -> Figure:
     return figure
 
 
-def history(results: Results) -> Figure:
+def history(results: "Results") -> Figure:
     """Loss and accuracy over epochs, training and validation; UAR of validation, by which the checkpoint is chosen."""
     figure = Figure(figsize=(10.5, 4.2))
     loss, accuracy = figure.subplots(1, 2)
@@ -74,7 +128,7 @@ def _curve(axes: mpl.axes.Axes, rows: list[dict], key: str, colour: str, style: 
     axes.plot(*zip(*points, strict=True), style, color=colour, label=label, markersize=4) if points else None
 
 
-def _flag(results: Results) -> str:
+def _flag(results: "Results") -> str:
     return (
         "\n" + "\n".join("LEAKS SPEAKERS" if "leaks" in n else n.split(":")[0] for n in results.notes)
         if results.notes

@@ -54,7 +54,7 @@ def test_scan_finds_any_layout_and_names_what_it_leaves_out(recordings, tmp_path
     found = corpora.scan([tmp_path], "ravdess")
     assert len(found.recordings) == 16
     assert len(found.duplicates) == 16
-    assert [path.rsplit("/", 1)[1] for path in found.unmatched] == ["mine.wav"]
+    assert [path.rsplit("/", 1)[1] for path in found.unmatched] == ["mine.wav", "notes.txt"]
     assert [r.key for r in found.recordings] == sorted(r.key for r in found.recordings)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from ser_hf import audio, dataset
+from ser_hf import audio, dataset, summary
 from ser_hf.audio import AudioError
 from ser_hf.dataset import DatasetError
 from ser_hf.emotions import EMOTIONS
@@ -74,7 +74,7 @@ def test_second_copies_are_dropped_and_same_samples_flagged(recordings, tmp_path
     assert len(report["dropped_duplicates"]) == 16
     assert report["same_samples"] == [["03-01-01-01-01-01-03.wav", "03-01-01-01-01-02-03.wav"]]
     assert json.loads((tmp_path / "out" / "audit.json").read_text()) == report
-    assert "16 second copies dropped" in dataset.table(report)
+    assert "16 second copies dropped" in summary.table(report)
     assert report["counts"]["ravdess speech"]["neutral"] == 3
     assert sum(report["counts"]["ravdess speech"].values()) == 17
 

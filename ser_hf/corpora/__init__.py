@@ -1,12 +1,12 @@
-"""From a folder of files with the official names to labelled `Recording`s. No audio is decoded here."""
+"""From folders and zips of files with known names to labelled `Recording`s. No audio is decoded here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from ser_hf.audio import SUFFIXES
-from ser_hf.corpora import ravdess, tess
+from ser_hf.corpora import archives, ravdess, tess
 from ser_hf.errors import UserError
 
 
@@ -14,83 +14,147 @@ class CorpusError(UserError):
     """A folder that does not hold the recordings it should."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file in a folder, or a member of a zip."""
+
+    path: str
+    archive: str | None = None
+
+    def __str__(self) -> str:
+        return self.path if self.archive is None else f"{self.archive}/{self.path}"
+
+    def source(self) -> str | bytes:
+        """What `audio.load` reads: the path, or the bytes out of the zip."""
+        return self.path if self.archive is None else archives.read(self.archive, self.path)
+
+
+@dataclass(frozen=True, slots=True)
 class Recording:
     """One recording, as its name describes it."""
 
-    path: str
-    corpus: str  # ravdess | tess
+    file: File
+    corpus: str  # ravdess | tess | the name of another corpus
     key: str  # the official name, the same for every copy and transcode of the recording
     channel: str  # speech | song
     emotion: str
     speaker: str  # ravdess-01 | tess-oaf
-    sex: str  # female | male
+    sex: str | None  # female | male
     intensity: str | None  # normal | strong; TESS has none
-    statement: str  # RAVDESS 1 | 2; TESS: the word
+    statement: str | None  # RAVDESS 1 | 2; TESS: the word
     repetition: int | None
 
 
 @dataclass
 class Scan:
-    """What a folder holds: the recordings, sorted by name, and what was left out."""
+    """What some folders hold: the recordings, sorted by name, and what was left out."""
 
     recordings: list[Recording] = field(default_factory=list)
     duplicates: list[str] = field(default_factory=list)
-    """Paths of second copies of a recording that is there already (mirrors hold each file twice)."""
+    """Second copies of a recording that is there already (mirrors hold each file twice)."""
     unmatched: list[str] = field(default_factory=list)
-    """Paths of audio files whose name is not of this corpus."""
+    """Everything else: audio with other names, and files that are no audio."""
+    notes: list[str] = field(default_factory=list)
+    """What an importer merged or dropped, a line each."""
 
 
-GRAMMARS: dict[str, Callable[[str], dict | None]] = {"ravdess": ravdess.parse, "tess": tess.parse}
-"""For each corpus the function from a file's stem to the fields of a Recording, None where the name is not its own."""
+GRAMMARS: dict[str, Callable[[PurePath], dict | None]] = {"ravdess": ravdess.parse, "tess": tess.parse}
+"""For each corpus the function from a file's path to the fields of a Recording, None where the name is not its own."""
 
 
 def scan(folders: list[str | PathLike], corpus: str) -> Scan:
-    """Find the recordings of one corpus below some folders, in whatever layout.
+    """Find the recordings of one corpus in some folders and zips, in whatever layout.
 
     Args:
-        folders: searched recursively for `.wav`, `.flac`, `.opus`, `.ogg` and `.mp3`, any casing.
+        folders: each a folder, searched recursively for audio (`audio.SUFFIXES`, any casing) and zips, or a zip file.
         corpus: `ravdess` or `tess`.
 
     Raises:
         CorpusError: where a folder is missing, empty, or holds none of the corpus.
+        ArchiveError: where a zip cannot be read.
     """
     found: dict[str, Recording] = {}
     result = Scan()
     for folder in folders:
-        files = _audio_files(Path(folder))
+        audio_files, others = files(folder)
         matched = 0
-        for file in files:
-            fields = GRAMMARS[corpus](file.stem)
+        for file in audio_files:
+            fields = GRAMMARS[corpus](PurePath(file.path))
             if fields is None:
-                result.unmatched.append(str(file))
+                others.append(file)
                 continue
             matched += 1
-            recording = Recording(path=str(file), corpus=corpus, **fields)
-            if recording.key in found:
+            recording = Recording(file=file, corpus=corpus, **fields)
+            if found.setdefault(recording.key, recording) is not recording:
                 result.duplicates.append(str(file))
-            else:
-                found[recording.key] = recording
         if not matched:
-            raise CorpusError(_nothing(folder, files, corpus))
+            raise CorpusError(_nothing(folder, audio_files, corpus))
+        result.unmatched += map(str, others)
     result.recordings = [found[key] for key in sorted(found)]
+    result.unmatched.sort()
     return result
 
 
-def _audio_files(folder: Path) -> list[Path]:
+def files(folder: str | PathLike) -> tuple[list[File], list[File]]:
+    """The audio files of a folder or zip, and all its other files; both sorted, those in zips last.
+
+    Raises:
+        CorpusError: if it is missing or holds no audio.
+        ArchiveError: if a zip cannot be read.
+    """
+    folder = Path(folder)
     if not folder.exists():
         raise CorpusError(f"'{folder}' does not exist: check the path")
-    if not folder.is_dir():
-        raise CorpusError(f"'{folder}' is not a folder: unpack it and give the folder")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    if not files:
+    if folder.is_dir():
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    elif folder.suffix.lower() == ".zip":
+        paths = [folder]
+    else:
+        raise CorpusError(f"'{folder}' is not a folder and no .zip: give the folder or zip of the recordings")
+    zips = [path for path in paths if path.suffix.lower() == ".zip"]
+    every = [File(str(path)) for path in paths if path.suffix.lower() != ".zip"]
+    every += [File(member, str(path)) for path in zips for member in archives.members(path)]
+    found = ([], [])
+    for file in every:
+        # macOS adds a ._ twin to each file of its zips, which has the ending and no audio
+        name = PurePath(file.path)
+        found[0 if name.suffix.lower() in SUFFIXES and not name.name.startswith("._") else 1].append(file)
+    if not found[0]:
         raise CorpusError(f"'{folder}' holds no recordings ({', '.join(SUFFIXES)}): check the path")
-    return files
+    return found
 
 
-def _nothing(folder: str | PathLike, files: list[Path], corpus: str) -> str:
-    for other, parse in GRAMMARS.items():
-        count = sum(parse(file.stem) is not None for file in files)
+def parse(path: PurePath) -> tuple[str, dict] | None:
+    """The corpus and the fields of a file with an official name; None for any other.
+
+    >>> parse(PurePath("OAF_back_angry.wav"))[0]
+    'tess'
+    """
+    return next(((corpus, fields) for corpus, grammar in GRAMMARS.items() if (fields := grammar(path))), None)
+
+
+INVENTORIES: dict[str, Callable[[], dict[str, str]]] = {"ravdess": ravdess.inventory, "tess": tess.inventory}
+"""For each corpus the function that gives the channel of every official name."""
+
+
+def missing(corpus: str, keys: Iterable[str]) -> list[str]:
+    """The official names that are not among `keys`, sorted, of each channel of which at least half is there.
+
+    Of a channel that is mostly absent nothing is missing: somebody works with a part of the corpus.
+    """
+    keys, absent = set(keys), []
+    official = INVENTORIES[corpus]()
+    for channel in sorted(set(official.values())):
+        names = {name for name, its in official.items() if its == channel}
+        if 2 * len(names & keys) >= len(names):
+            absent += sorted(names - keys)
+    return absent
+
+
+def _nothing(folder: str | PathLike, audio_files: Iterable[File], corpus: str) -> str:
+    for other, grammar in GRAMMARS.items():
+        count = sum(grammar(PurePath(file.path)) is not None for file in audio_files)
         if count:
             return f"'{folder}' holds {count} recordings of {other} and none of {corpus}: pass it as --{other}"
-    return f"'{folder}' holds no file with an official {corpus} name (first: '{files[0].name}'): check the folder"
+    first = PurePath(next(iter(audio_files)).path).name
+    return f"'{folder}' holds no file with an official {corpus} name (first: '{first}'): check the folder"

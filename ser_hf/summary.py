@@ -1,0 +1,98 @@
+"""What a built dataset holds and what was left out: for machines (`audit.json`), for the card, and as a table."""
+
+import os
+from collections import Counter, defaultdict
+from pathlib import Path, PurePath
+
+import numpy as np
+import pyarrow as pa
+
+from ser_hf import corpora
+from ser_hf.corpora import Scan
+from ser_hf.emotions import EMOTIONS
+
+BIN_SECONDS = 0.1
+"""Width of the bars in which durations are counted."""
+
+
+def summarise(scans: dict[str, Scan], columns: pa.Table, notice: str, root: Path) -> dict:
+    """Counts, durations, what was dropped, and what is flagged.
+
+    Args:
+        scans: of each corpus, as `dataset.scan` gives them.
+        columns: of the dataset, without the audio.
+        notice: what must be said of synthetic recordings, or nothing.
+        root: paths below it are given relative to it.
+
+    Returns:
+        `recordings`, `speakers`, `hours`; `counts` {corpus channel: {label: n}}; `balance` {corpus sex: {label: n}};
+        `durations` {corpus channel: [n of clips from 0 s, in bins of `BIN_SECONDS`]}; `dropped_duplicates`,
+        `unmatched` (paths); `missing` (official names); `same_samples` (groups of names); `notes`; `notice`.
+    """
+
+    def listed(name: str) -> list[str]:
+        paths = [path for found in scans.values() for path in getattr(found, name)]
+        return [os.path.relpath(path, root) if root in Path(path).parents else path for path in dict.fromkeys(paths)]
+
+    of = {name: columns[name].to_pylist() for name in ("corpus", "channel", "sex", "speaker", "duration", "file")}
+    labels = [EMOTIONS[label] for label in columns["label"].to_pylist()]
+    channels = [f"{corpus} {channel}" for corpus, channel in zip(of["corpus"], of["channel"], strict=True)]
+    sexes = [f"{corpus} {sex or 'unknown'}" for corpus, sex in zip(of["corpus"], of["sex"], strict=True)]
+    missing = []
+    if not notice:
+        for corpus in set(scans) & set(corpora.INVENTORIES):
+            missing += corpora.missing(corpus, (recording.key for recording in scans[corpus].recordings))
+    return {
+        "recordings": len(labels),
+        "speakers": len(set(of["speaker"])),
+        "hours": round(sum(of["duration"]) / 3600, 3),
+        "counts": _counted(channels, labels),
+        "balance": _counted(sexes, labels),
+        "durations": _histograms(channels, of["duration"]),
+        "dropped_duplicates": listed("duplicates"),
+        "unmatched": listed("unmatched"),
+        "missing": sorted(missing),
+        "same_samples": same_samples(of["file"], columns["sha256"].to_pylist()),
+        "notes": [note for found in scans.values() for note in found.notes],
+        "notice": notice,
+    }
+
+
+def same_samples(files: list[str], digests: list[str]) -> list[list[str]]:
+    """Groups of files, under different official names, that hold the same samples."""
+    groups = defaultdict(list)
+    for name, digest in zip(files, digests, strict=True):
+        groups[digest].append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _counted(groups: list[str], labels: list[str]) -> dict[str, dict[str, int]]:
+    pairs = Counter(zip(groups, labels, strict=True))
+    return {group: {emotion: pairs[group, emotion] for emotion in EMOTIONS} for group in dict.fromkeys(groups)}
+
+
+def _histograms(groups: list[str], seconds: list[float]) -> dict[str, list[int]]:
+    bins = (np.array(seconds) / BIN_SECONDS).astype(int)
+    return {group: np.bincount(bins[np.array(groups) == group]).tolist() for group in dict.fromkeys(groups)}
+
+
+def table(report: dict) -> str:
+    """The report as text: labels by corpus and channel, then what was dropped or is flagged."""
+    groups = list(report["counts"])
+    lines = ["".join([f"{'':12}", *(f"{c:>16}" for c in groups)])]
+    lines += ["".join([f"{e:12}", *(f"{report['counts'][c][e]:16,}" for c in groups)]) for e in EMOTIONS]
+    lines.append("".join([f"{'all':12}", *(f"{sum(report['counts'][c].values()):16,}" for c in groups)]))
+    labels = sum(any(report["counts"][c][e] for c in groups) for e in EMOTIONS)
+    lines.append(
+        f"{report['recordings']:,} recordings, {report['speakers']} speakers, {labels} labels, {report['hours']} hours"
+    )
+    for key, says in (
+        ("missing", "official recording(s) missing"),
+        ("dropped_duplicates", "second copies dropped"),
+        ("unmatched", "files with other names left out"),
+        ("same_samples", "group(s) of names share the same samples: kept, on one side of every honest split"),
+    ):
+        if report[key]:
+            shown = ", ".join(PurePath(x).name if isinstance(x, str) else " = ".join(x) for x in report[key][:5])
+            lines.append(f"{len(report[key]):,} {says}: {shown}{' …' if len(report[key]) > 5 else ''}")
+    return "\n".join([*lines, *report["notes"], *([report["notice"]] if report["notice"] else [])])
