@@ -33,10 +33,13 @@ class FinetuneConfig:
     )
     protocol: str = field(
         default="speaker",
-        metadata={"help": "how to split: speaker, random, emobox-ravdess, luna-ravdess, tess-oaf-yaf, tess-yaf-oaf"},
+        metadata={"help": "how to split: a name of docs/protocols.md, or a .yaml, .json or .csv file of your own"},
     )
     fold: int = field(default=0, metadata={"help": "of a protocol with folds, from 0"})
     split_seed: int = field(default=42, metadata={"help": "of what a protocol draws at random"})
+    text_disjoint: bool = field(
+        default=False, metadata={"help": "refuse a split that tests sentences heard in training"}
+    )
     freeze_feature_encoder: bool | None = field(
         default=None, metadata={"help": "freeze the convolutional front end; pretrained ones are unless told"}
     )
@@ -115,7 +118,7 @@ def parse_finetune(argv: list[str]) -> "tuple[FinetuneConfig, TrainingArguments]
             raise ArgumentError(f"--{name} is {value}: at least {least} is needed")
     preset = {
         **defaults(config.model),
-        "output_dir": f"runs/{Path(config.model).name}-{config.protocol}",
+        "output_dir": f"runs/{Path(config.model).name}-{Path(config.protocol).stem}",
         **{key: value for key, value in written.items() if key in names[TrainingArguments]},
     }
     args, rest = parse(TrainingArguments, preset, rest)

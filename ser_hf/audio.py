@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile
 
 from ser_hf.errors import UserError
+
+if TYPE_CHECKING:
+    from scipy import sparse  # imported where it is used, which is rarely
 
 SAMPLING_RATE = 16_000
 MIN_SECONDS = 0.1
@@ -41,9 +44,8 @@ Source = str | PathLike | bytes | IO[bytes] | np.ndarray | dict[str, Any]
 
 _ZEROS = 6  # zero crossings on each side of the filter, and its roll-off: the defaults of torchaudio
 _ROLLOFF = 0.99
-_CHUNK = 8192  # outputs at a time, so that memory does not grow with the recording
 _BLOCK = 65_536  # frames decoded at a time
-_DENSE = 400_000  # elements of the largest filter matrix worth multiplying with as a whole
+_DENSE = 400_000  # elements of the largest filter matrix that is not kept sparse
 
 
 class AudioError(UserError):
@@ -208,24 +210,13 @@ def resample_blocks(blocks: Iterable[np.ndarray], rate: int, new_rate: int = SAM
 
 
 def _filtered(padded: np.ndarray, old: int, new: int, length: int) -> np.ndarray:
-    """`length` outputs from phase 0 on; the input at that phase stands at `padded[taps]`."""
+    """`length` outputs from phase 0 on, some multiple of a period; the input at that phase stands at `padded[taps]`."""
     starts, taps = _filter_bank(old, new)
-    width = taps.shape[1]
-    windows = np.lib.stride_tricks.sliding_window_view(padded, width)
-    dense = _dense_filter(old, new)
-    if dense is not None:  # several periods a row, so that a matrix product does the work
-        rows = np.lib.stride_tricks.sliding_window_view(padded, dense.shape[0])
-        step = dense.shape[1] // new * old
-        first = int(starts[0]) + width
-        return (rows[first : first + length // dense.shape[1] * step : step] @ dense).reshape(-1)
-    output = np.empty(length, dtype=np.float32)
-    for begin in range(0, length, _CHUNK):
-        block, phase = np.divmod(np.arange(begin, min(begin + _CHUNK, length)), new)
-        # each output is the product of one row of taps with the samples around it
-        np.einsum(
-            "nk,nk->n", windows[block * old + starts[phase] + width], taps[phase], out=output[begin : begin + _CHUNK]
-        )
-    return output
+    matrix = _filter_matrix(old, new)
+    inputs, outputs = matrix.shape
+    step, first = outputs // new * old, int(starts[0]) + taps.shape[1]
+    rows = np.lib.stride_tricks.sliding_window_view(padded, inputs)
+    return (rows[first : first + length // outputs * step : step] @ matrix).reshape(-1)
 
 
 @lru_cache(maxsize=8)
@@ -242,17 +233,24 @@ def _filter_bank(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=8)
-def _dense_filter(old: int, new: int) -> np.ndarray | None:
-    """The taps of one period of outputs, shape `(inputs, outputs)`; None where the matrix would be large and empty."""
+def _filter_matrix(old: int, new: int) -> "np.ndarray | sparse.csc_array":
+    """What a row of inputs is multiplied with to give one or several periods of outputs, shape `(inputs, outputs)`.
+
+    Each output has its taps in its column; where periods are long, as from 24,414 Hz, hardly anything else is in it.
+    """
     starts, taps = _filter_bank(old, new)
-    repeats = max(1, 64 // new)
-    inputs = (repeats - 1) * old + int(starts[-1] - starts[0]) + taps.shape[1]
-    if inputs * new * repeats > _DENSE:
-        return None
-    matrix = np.zeros((inputs, new * repeats), dtype=np.float32)
-    for output in range(new * repeats):
-        first = output // new * old + int(starts[output % new] - starts[0])
-        matrix[first : first + taps.shape[1], output] = taps[output % new]
+    outputs = max(1, 64 // new) * new
+    output = np.arange(outputs)
+    first = output // new * old + starts[output % new] - starts[0]
+    rows = first[:, None] + np.arange(taps.shape[1])
+    shape = (int(rows.max()) + 1, outputs)
+    if shape[0] * shape[1] > _DENSE:
+        from scipy import sparse
+
+        ends = np.arange(0, rows.size + 1, taps.shape[1])
+        return sparse.csc_array((taps[output % new].ravel(), rows.ravel(), ends), shape=shape)
+    matrix = np.zeros(shape, dtype=np.float32)
+    matrix[rows, output[:, None]] = taps[output % new]
     return matrix
 
 

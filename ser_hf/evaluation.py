@@ -63,7 +63,8 @@ class Results:
     def headline(self) -> str:
         """One line: the figures, the interval of UAR, the protocol."""
         interval = f" [{self.ci95['uar'][0]:.3f}, {self.ci95['uar'][1]:.3f}]" if self.ci95 else ""
-        fold = f" fold {self.fold}" if self.fold == "all" or PROTOCOLS[self.protocol].folds > 1 else ""
+        known = PROTOCOLS.get(self.protocol)  # not one of a file
+        fold = f" fold {self.fold}" if self.fold == "all" or known is None or known.folds > 1 else ""
         return (
             f"{self.protocol}{fold}: UAR {self.uar:.3f}{interval}, accuracy {self.accuracy:.3f}, "
             f"macro-F1 {self.macro_f1:.3f} on {self.n:,} clips (chance UAR {1 / self.classes():.3f})"
@@ -120,7 +121,7 @@ def evaluate(
     matrix = metrics.confusion(references, predictions)
     ci95, says = metrics.intervals(references, predictions, np.array(rows["speaker"]))
     first = splits[0]
-    notes = [first.warning] if first.warning else []
+    notes = list(dict.fromkeys(split.warning for split in splits if split.warning))
     if dataset.info.description:
         notes.append(dataset.info.description)
     if not hasattr(predictor.model.config, "ser_hf"):
@@ -188,7 +189,7 @@ def _probabilities(predictor: Predictor, rows: datasets.Dataset, start: int) -> 
 
 
 def _grouped(rows: datasets.Dataset, column: str, references: np.ndarray, predictions: np.ndarray) -> dict:
-    values = np.array(rows[column])
+    values = np.array([value or "unknown" for value in rows[column]])
     groups = {}
     for value in sorted(set(values)):
         mask = values == value

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from ser_hf import dataset, evaluation, plots, protocols
+from ser_hf import dataset, evaluation, fingerprint, plots, protocols
 from ser_hf.errors import UserError
 from ser_hf.predictor import Predictor
 
@@ -22,17 +22,24 @@ def write(results: evaluation.Results, folder: Path, model_card: str | None = No
 
 
 def evaluate(
-    model: str, dataset_name: str, protocol: str, fold: str, output: Path, split_seed: int = 42
+    model: str,
+    dataset_name: str,
+    protocol: str,
+    fold: str,
+    output: Path,
+    split_seed: int = 42,
+    text_disjoint: bool = False,
 ) -> evaluation.Results:
     """Test a model and write `results.json`, `classification_report.txt` and `plots/` into a folder.
 
     Args:
         model: folder or Hub id.
         dataset_name: folder or Hub id.
-        protocol: its name.
+        protocol: its name, or the file of one.
         fold: a number, or `all` to pool the folds.
         output: must not exist yet; it appears when it is complete.
         split_seed: of what the protocol draws at random.
+        text_disjoint: refuse sentences in the test that were heard in training.
 
     Raises:
         UserError: for what does not fit together, before anything is written.
@@ -40,9 +47,8 @@ def evaluate(
     if output.exists():
         raise EvidenceError(f"'{output}' exists already: choose another --output or remove it")
     rows = dataset.load(dataset_name)
-    known = protocols.PROTOCOLS.get(protocol)
-    folds = range(known.folds) if known and fold == "all" else [0 if fold == "all" else int(fold)]
-    splits = [protocols.split(rows, protocol, number, split_seed) for number in folds]
+    near = fingerprint.in_dataset(rows)
+    splits = protocols.folds(rows, protocol, fold, split_seed, near=near, text_disjoint=text_disjoint)
     results = evaluation.evaluate(Predictor(model), rows, splits, dataset_name)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:

@@ -14,7 +14,7 @@ import torchinfo
 import transformers
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from ser_hf import cards, dataset, evaluation, evidence, features, metrics, modeling, protocols
+from ser_hf import cards, dataset, evaluation, evidence, features, fingerprint, metrics, modeling, protocols
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.errors import UserError
 from ser_hf.predictor import Predictor
@@ -90,7 +90,10 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Resu
     checkpoint = _starting_point(output, args)
     _set_threads(config.threads, args)
     rows = dataset.load(config.dataset)
-    split = protocols.split(rows, config.protocol, config.fold, config.split_seed)
+    near = fingerprint.in_dataset(rows)
+    split = protocols.split(
+        rows, config.protocol, config.fold, config.split_seed, near=near, text_disjoint=config.text_disjoint
+    )
     model, extractor = modeling.load_for_training(config.model, args.seed)
     evaluation.refuse_seen(model.config, config.model, rows, split)
     if checkpoint is not None:
@@ -228,7 +231,8 @@ def _opening(config: FinetuneConfig, args: TrainingArguments, split: protocols.S
     lines = [
         f"{config.model}: {total:,} parameters, {trained:,} trained",
         f"protocol {split.name} fold {split.fold} ({split.hash}): {len(split.train):,} to train, "
-        f"{len(split.validation):,} to choose the checkpoint, {len(split.test):,} to test",
+        f"{len(split.validation):,} to choose the checkpoint, {len(split.test):,} to test; "
+        f"held apart: {', '.join(split.held_apart) or 'nothing'}",
         f"{args.world_size} process(es) on {args.device.type}, batch {batch} × {args.gradient_accumulation_steps} "
         f"accumulated × {args.world_size} = {batch * args.gradient_accumulation_steps * args.world_size}, "
         f"{'bf16' if args.bf16 else 'fp16' if args.fp16 else 'fp32'}",

@@ -1,5 +1,6 @@
 """Small audio and small models, made here; nothing is downloaded and no real recording is needed."""
 
+import json
 import os
 
 os.environ.update(HF_HUB_OFFLINE="1", GRADIO_ANALYTICS_ENABLED="False", TOKENIZERS_PARALLELISM="false")
@@ -16,7 +17,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
-from ser_hf import dataset
+from ser_hf import dataset, protocols
 from ser_hf.cli import main
 from ser_hf.corpora import synthetic
 from ser_hf.emotions import ID2LABEL, LABEL2ID
@@ -116,6 +117,17 @@ def tuned(built, models, tmp_path_factory):
     )
     assert code == 0
     return folder
+
+
+@pytest.fixture
+def custom(rows, tmp_path):
+    """Write a protocol file, split by it, and give the split."""
+
+    def run(text, ending=".yaml", data=rows, **how):
+        (tmp_path / f"mine{ending}").write_text(text if isinstance(text, str) else json.dumps(text))
+        return protocols.split(data, str(tmp_path / f"mine{ending}"), **how)
+
+    return run
 
 
 @pytest.fixture

@@ -1,0 +1,63 @@
+import io
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pytest
+import soundfile
+
+from ser_hf import audio, fingerprint
+from ser_hf.fingerprint import MAX_ERROR, near_duplicates
+
+
+@pytest.fixture(scope="module")
+def clips(rows):
+    """Every eighth clip of the synthetic corpora: sentences and speakers recur."""
+    return [audio.load(rows[number]["audio"]) for number in range(0, len(rows), 8)]
+
+
+def mp3(samples):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, 16_000, format="MP3")
+    return audio.load(buffer.getvalue())
+
+
+CHANGES = {
+    "trimmed": lambda samples: samples[5_000:],
+    "louder": lambda samples: np.clip(samples * 4, -1, 1),
+    "softer": lambda samples: samples / 4,
+    "resampled": lambda samples: audio.resample(audio.resample(samples, 16_000, 44_100), 44_100),
+    "transcoded": mp3,
+    "noisy": lambda samples: samples + np.random.default_rng(0).normal(size=len(samples)) * samples.std() / 100,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_same_recording_is_found_and_no_other(clips, change):
+    copies = [CHANGES[change](samples).astype(np.float32) for samples in clips[:6]]
+    pairs = near_duplicates([fingerprint.fingerprint(samples) for samples in [*clips, *copies]])
+    assert [(pair.one, pair.other) for pair in pairs] == [(n, len(clips) + n) for n in range(6)]
+    assert max(pair.error for pair in pairs) <= MAX_ERROR
+    if change == "trimmed":  # 5,000 of 16,000 samples a second, known to a hop of 12 ms
+        assert all(abs(pair.offset - 0.3125) < 0.0121 for pair in pairs)
+
+
+def test_silence_and_short_clips_are_like_nothing(clips):
+    quiet = [np.zeros(16_000, dtype=np.float32)] * 2
+    short = [clips[0][:4_000]] * 2
+    assert near_duplicates([fingerprint.fingerprint(samples) for samples in [*quiet, *short]]) == []
+    assert near_duplicates([]) == []
+
+
+def test_groups_of_a_dataset_are_found_once_and_kept(rows, monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_CACHE_HOME", tmp_path)
+    some = rows.select(range(40))
+    changed = audio.to_flac(audio.to_pcm(audio.load(some[7]["audio"])[3_000:] * 0.5))
+    planted = some.to_list()
+    planted[25] = {**planted[25], "audio": {"bytes": changed, "path": None}, "sha256": "other"}
+    again = datasets.Dataset(pa.Table.from_pylist(planted, schema=some.features.arrow_schema))
+    assert fingerprint.in_dataset(some) == []
+    assert fingerprint.in_dataset(again) == [[7, 25]]
+    monkeypatch.setattr(fingerprint, "fingerprint", None)  # what is kept is not computed again
+    assert fingerprint.in_dataset(again) == [[7, 25]]
+    assert len(list((tmp_path / "ser_hf").iterdir())) == 2
