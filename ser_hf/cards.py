@@ -1,4 +1,4 @@
-"""Model cards from `Results`, dataset cards from the report of the build; nothing else is written in them."""
+"""Cards and pages from what was measured - `Results`, the report of a build or of an audit - and nothing else."""
 
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
@@ -85,6 +85,24 @@ def dataset_card(report: dict, features: datasets.Features, shards: list[Path]) 
     )
 
 
+def audit_page(
+    report: dict, grouped: list[tuple[str, list[dict]]], kinds: dict[str, str], pictures: dict[str, str]
+) -> str:
+    """The page of an audit, complete in itself: what stands in file names is escaped, nothing is loaded from elsewhere.
+
+    Args:
+        report: of `ser_hf.audit.audit`.
+        grouped: its findings by kind, in the order to show.
+        kinds: what each kind of finding means.
+        pictures: PNG in base64, by name.
+    """
+    return (
+        _templates(autoescape=True)
+        .get_template("audit.html.jinja")
+        .render(r=report, grouped=grouped, kinds=kinds, pictures=pictures, emotions=EMOTIONS)
+    )
+
+
 _LICENCES = {"ravdess": "cc-by-nc-sa-4.0", "tess": "cc-by-nc-nd-4.0"}
 
 
@@ -99,8 +117,16 @@ def _corpora(report: dict) -> list[str]:
 
 
 def _rendered(template: str, data: ModelCardData | DatasetCardData, **values: object) -> str:
-    templates = Environment(
-        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    return f"---\n{data.to_yaml()}\n---\n\n{_templates().get_template(template).render(**values)}\n"
+
+
+def _templates(autoescape: bool = False) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=autoescape,
     )
-    templates.filters["basename"] = lambda path: PurePath(path).name
-    return f"---\n{data.to_yaml()}\n---\n\n{templates.get_template(template).render(**values)}\n"
+    environment.filters["basename"] = lambda path: PurePath(path).name
+    return environment

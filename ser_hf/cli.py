@@ -1,23 +1,17 @@
 """`ser-hf <command>`: a table of functions. Each parses its flags, calls one function of a room, and prints."""
 
-import argparse
 import errno
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from ser_hf.data_cli import audit, data
 from ser_hf.errors import UserError
+from ser_hf.flags import Parser, add_protocol
 
 _PLACES = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EROFS, errno.ENOSPC}
 """What is wrong with a place that the user named, rather than with us."""
-
-
-class Parser(argparse.ArgumentParser):
-    """Wrong flags end in one line and exit code 2, without a screen of usage before it."""
-
-    def error(self, message: str) -> None:
-        raise UserError(f"{message} (see {self.prog} --help)")
 
 
 def _quiet() -> None:
@@ -26,26 +20,6 @@ def _quiet() -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-
-
-def data(argv: list[str]) -> None:
-    """build the dataset from folders of recordings"""
-    parser = Parser("ser-hf data", description="Build the dataset from folders of recordings.")
-    parser.add_argument("--ravdess", nargs="+", action="extend", default=[], metavar="DIR", help="folders of RAVDESS")
-    parser.add_argument("--tess", nargs="+", action="extend", default=[], metavar="DIR", help="folders of TESS")
-    parser.add_argument("--synthetic", action="store_true", help="write and use the synthetic voices instead")
-    parser.add_argument("--output", required=True, metavar="DIR", help="must not exist yet")
-    parser.add_argument("--num_proc", type=int, metavar="N", help="recordings decoded at a time (default: cores)")
-    args = parser.parse_args(argv)
-    if args.synthetic and (args.ravdess or args.tess):
-        parser.error("--synthetic makes its own recordings: leave out --ravdess and --tess")
-    if args.num_proc is not None and args.num_proc < 1:
-        parser.error(f"--num_proc is {args.num_proc}: at least 1 is needed")
-    from ser_hf import dataset, summary
-
-    report = dataset.build(args.output, args.ravdess, args.tess, args.synthetic, args.num_proc)
-    print(summary.table(report))
-    print(f"dataset: {args.output}  (audit.json lies in it)")
 
 
 def finetune(argv: list[str]) -> None:
@@ -68,19 +42,15 @@ def evaluate(argv: list[str]) -> None:
     parser = Parser("ser-hf evaluate", description="Test a model under a protocol.")
     parser.add_argument("--model", required=True, metavar="DIR|REPO")
     parser.add_argument("--dataset", required=True, metavar="DIR|REPO")
-    parser.add_argument("--protocol", default="speaker")
-    parser.add_argument("--fold", default="0", metavar="K|all")
-    parser.add_argument("--split_seed", type=int, default=42, metavar="N", help="as in fine-tuning")
+    add_protocol(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="must not exist yet")
     args = parser.parse_args(argv)
-    if args.split_seed < 0:
-        parser.error(f"--split_seed is {args.split_seed}: at least 0 is needed")
-    if args.fold != "all" and not args.fold.isdigit():
-        parser.error(f"--fold is '{args.fold}': give a number from 0, or all")
     from ser_hf import evidence
 
     _quiet()
-    results = evidence.evaluate(args.model, args.dataset, args.protocol, args.fold, Path(args.output), args.split_seed)
+    results = evidence.evaluate(
+        args.model, args.dataset, args.protocol, args.fold, Path(args.output), args.split_seed, args.text_disjoint
+    )
     print(f"{results.report()}\nresults.json and plots/: {args.output}")
 
 
@@ -125,7 +95,8 @@ def app(argv: list[str]) -> None:
     demo.launch(args.model, host=args.host, port=args.port)
 
 
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
+COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
+    "audit": audit,
     "data": data,
     "finetune": finetune,
     "evaluate": evaluate,
@@ -135,7 +106,10 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; 0: done, 2: the user can mend it (one line on stderr). All else is our fault, with a traceback."""
+    """Run a command; 0: done, 2: the user can mend it (one line on stderr), 3: an audit asks for a decision.
+
+    All else is our fault, with a traceback.
+    """
     argv = sys.argv[1:] if argv is None else argv
     try:
         if not argv or argv[0] in ("-h", "--help"):
@@ -144,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
         elif argv[0] not in COMMANDS:
             raise UserError(f"'{argv[0]}' is no command: choose one of {', '.join(COMMANDS)}")
         else:
-            COMMANDS[argv[0]](argv[1:])
+            return COMMANDS[argv[0]](argv[1:]) or 0
     except UserError as error:
         print(f"ser-hf: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -226,7 +226,7 @@ def _write_arrow(shards: list[Path], partial: Path, notice: str) -> None:
 
     def batches() -> Iterator[pa.RecordBatch]:
         for shard in shards:
-            with pq.ParquetFile(shard) as file:
+            with pq.ParquetFile(shard, pre_buffer=False) as file:  # which would read ahead without bound
                 yield from file.iter_batches(batch_size=_BATCH)
 
     schema = FEATURES.arrow_schema

@@ -34,6 +34,13 @@ def draw_dataset(report: dict, folder: Path) -> list[Path]:
         return _save({"balance.png": balance(report), "durations.png": durations(report)}, folder)
 
 
+def draw_audit(report: dict, folder: Path) -> list[Path]:
+    """Write `balance.png`, `durations.png` and `levels.png` of an audit (`ser_hf.audit.audit`) into a folder."""
+    with mpl.rc_context(_STYLE):
+        figures = {"balance.png": balance(report), "durations.png": durations(report), "levels.png": levels(report)}
+        return _save(figures, folder)
+
+
 def balance(report: dict) -> Figure:
     """How many clips of each emotion there are, by corpus and sex: what a model could guess from the voice alone."""
     figure = Figure(figsize=(9.6, 4.8))
@@ -49,26 +56,30 @@ def balance(report: dict) -> Figure:
     axes.set_xticks(range(len(EMOTIONS)), EMOTIONS)
     axes.set(ylabel="clips", title="Emotion by corpus and sex")
     axes.margins(y=0.18)
-    axes.legend(frameon=False, ncols=2)
+    if groups:
+        axes.legend(frameon=False, ncols=2)
     return figure
 
 
 def durations(report: dict) -> Figure:
     """The distribution of clip durations of each corpus and channel."""
+    return _distributions(report["durations"], BIN_SECONDS, "Durations", "seconds", f"clips in {BIN_SECONDS} s")
+
+
+def levels(report: dict) -> Figure:
+    """The distribution of how loud clips are: a corpus that is louder than another can be told by that alone."""
+    return _distributions(report["levels"], 1, "Loudest 25 ms", "dB below full scale", "clips in 1 dB")
+
+
+def _distributions(groups: dict[str, list[int]], width: float, title: str, what: str, count: str) -> Figure:
     figure = Figure(figsize=(9.6, 4.2))
     axes = figure.subplots()
-    for position, (group, counts) in enumerate(report["durations"].items()):
-        edges = np.arange(len(counts) + 1) * BIN_SECONDS
-        axes.stairs(
-            counts,
-            edges,
-            fill=True,
-            alpha=0.55,
-            color=_GROUPS[position % len(_GROUPS)],
-            label=f"{group} ({sum(counts):,})",
-        )
-    axes.set(xlabel="seconds", ylabel=f"clips in {BIN_SECONDS} s", title="Durations", ylim=(0, None))
-    axes.legend(frameon=False)
+    for position, (group, counts) in enumerate(groups.items()):
+        colour, label = _GROUPS[position % len(_GROUPS)], f"{group} ({sum(counts):,})"
+        axes.stairs(counts, np.arange(len(counts) + 1) * width, fill=True, alpha=0.55, color=colour, label=label)
+    axes.set(xlabel=what, ylabel=count, title=title, ylim=(0, None))
+    if groups:
+        axes.legend(frameon=False)
     return figure
 
 

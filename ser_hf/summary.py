@@ -46,9 +46,9 @@ def summarise(scans: dict[str, Scan], columns: pa.Table, notice: str, root: Path
         "recordings": len(labels),
         "speakers": len(set(of["speaker"])),
         "hours": round(sum(of["duration"]) / 3600, 3),
-        "counts": _counted(channels, labels),
-        "balance": _counted(sexes, labels),
-        "durations": _histograms(channels, of["duration"]),
+        "counts": counted(channels, labels),
+        "balance": counted(sexes, labels),
+        "durations": histograms(channels, of["duration"]),
         "dropped_duplicates": listed("duplicates"),
         "unmatched": listed("unmatched"),
         "missing": sorted(missing),
@@ -66,12 +66,14 @@ def same_samples(files: list[str], digests: list[str]) -> list[list[str]]:
     return [names for names in groups.values() if len(names) > 1]
 
 
-def _counted(groups: list[str], labels: list[str]) -> dict[str, dict[str, int]]:
+def counted(groups: list[str], labels: list[str]) -> dict[str, dict[str, int]]:
+    """How often each emotion stands in each group, groups in order of appearance."""
     pairs = Counter(zip(groups, labels, strict=True))
     return {group: {emotion: pairs[group, emotion] for emotion in EMOTIONS} for group in dict.fromkeys(groups)}
 
 
-def _histograms(groups: list[str], seconds: list[float]) -> dict[str, list[int]]:
+def histograms(groups: list[str], seconds: list[float]) -> dict[str, list[int]]:
+    """Of each group the number of clips from 0 s on, in bins of `BIN_SECONDS`."""
     bins = (np.array(seconds) / BIN_SECONDS).astype(int)
     return {group: np.bincount(bins[np.array(groups) == group]).tolist() for group in dict.fromkeys(groups)}
 

@@ -91,7 +91,7 @@ def test_bad_recordings_end_the_build_in_one_line(bad, recordings, fails, tmp_pa
         assert sorted(tmp_path.rglob("*")) == before
     assert "no recordings given" in fails("data", *out)
     assert "leave out --ravdess" in fails("data", "--synthetic", "--ravdess", recordings[0], *out)
-    assert "--num_proc is 0" in fails("data", "--ravdess", recordings[0], "--num_proc", "0", *out)
+    assert "--num_proc: '0' is not at least 1" in fails("data", "--ravdess", recordings[0], "--num_proc", "0", *out)
 
 
 def test_bad_recordings_end_prediction_in_one_line(bad, tuned, fails, tmp_path):
@@ -132,11 +132,14 @@ def test_unknown_names_end_in_one_line(built, tuned, models, fails, tmp_path):
         (fails("finetune", "--dataset", tmp_path, "--model", "tiny"), "is no dataset"),
         (fails("finetune", "--dataset", built, "--model", tmp_path / "no" / "model"), "does not exist"),
         (fails(*test, "--model", tuned, "--protocol", "speakers"), "is no protocol"),
-        (fails(*test, "--model", tuned, "--fold", "some"), "--fold is 'some'"),
+        (
+            fails(*test, "--model", tuned, "--fold", "some"),
+            "argument --fold: 'some' is neither a number from 0 nor all",
+        ),
         (fails(*test, "--model", tmp_path), "holds no config.json"),
         (fails("predict", "--model", tuned), "the following arguments are required: FILE"),
         (fails("app", "--model", tmp_path / "a" / "b"), "does not exist"),
-        (fails("trian"), "'trian' is no command: choose one of data"),
+        (fails("trian"), "'trian' is no command: choose one of audit, data"),
     ):
         assert says in line
     assert not (tmp_path / "m").exists()

@@ -1,4 +1,5 @@
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -58,13 +59,101 @@ def test_scan_finds_any_layout_and_names_what_it_leaves_out(recordings, tmp_path
     assert [r.key for r in found.recordings] == sorted(r.key for r in found.recordings)
 
 
+def zipped(folder, archive, prefix=""):
+    with zipfile.ZipFile(archive, "w") as content:
+        for path in sorted(folder.rglob("*.wav")):
+            content.write(path, f"{prefix}{path.relative_to(folder)}")
+    return archive
+
+
+def as_rows(found):
+    return [(r.key, r.emotion, r.speaker, r.statement) for r in found.recordings]
+
+
+def test_zips_are_read_in_place(recordings, tmp_path):
+    plain = corpora.scan([recordings[0] / "Actor_02"], "ravdess")
+    archive = zipped(recordings[0] / "Actor_02", tmp_path / "Audio_Speech_Actors_01-24.zip", "Actor_02/")
+    for place in (archive, tmp_path):  # the zip itself, and the folder in which it lies
+        found = corpora.scan([place], "ravdess")
+        assert as_rows(found) == as_rows(plain)
+        np.testing.assert_array_equal(
+            audio.load(found.recordings[3].file.source()), audio.load(plain.recordings[3].file.source())
+        )
+    both = corpora.scan([recordings[0] / "Actor_02", archive], "ravdess")
+    assert as_rows(both) == as_rows(plain)
+    assert both.duplicates[0] == f"{archive}/Actor_02/{plain.recordings[0].key}.wav"
+    assert len(both.duplicates) == 16
+
+
+def test_the_layouts_of_tess(recordings, tmp_path):
+    """Fourteen folders in any casing, flat, or nested once more; and what spellings there are of surprise."""
+    plain = as_rows(corpora.scan([recordings[1]], "tess"))
+    for path in recordings[1].rglob("*.wav"):
+        who, word, code = path.stem.split("_")
+        says = {"ps": "Pleasant_surprise", "fear": "Fear"}.get(code, code.title())
+        nested = tmp_path / "nested" / "TESS Toronto emotional speech set data" / f"{who}_{says}" / path.name
+        flat = tmp_path / "flat" / path.name.upper()
+        spelt = (
+            tmp_path / "spelt" / f"{who}_{word}_{ {'ps': 'pleasant_surprised', 'fear': 'fearful'}.get(code, code) }.WAV"
+        )
+        for copy in (nested, flat, spelt):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+    for layout in ("nested", "flat", "spelt"):
+        found = corpora.scan([tmp_path / layout], "tess")
+        assert as_rows(found) == plain
+        assert not found.unmatched
+
+
+def test_tess_copied_beside_ravdess_keeps_its_speakers(recordings, tmp_path):
+    shutil.copytree(recordings[0] / "Actor_01", tmp_path / "Actor_01")
+    for folder, who in (("Actor_25", "YAF"), ("Actor_26", "OAF")):
+        (tmp_path / folder).mkdir()
+        for number, code in enumerate(("01", "03", "04", "05", "06", "07", "08")):
+            emotion = {
+                "01": "neutral",
+                "03": "happy",
+                "04": "sad",
+                "05": "angry",
+                "06": "fear",
+                "07": "disgust",
+                "08": "ps",
+            }
+            source = recordings[1] / f"{who}_{emotion[code]}" / f"{who}_back_{emotion[code]}.wav"
+            shutil.copy(source, tmp_path / folder / f"5{number}-42-{code}-77-23-91-68.wav")
+    found = corpora.scan([tmp_path], "tess")
+    assert {(r.speaker, r.emotion) for r in found.recordings} == {
+        (speaker, emotion) for speaker in ("tess-yaf", "tess-oaf") for emotion in set(EMOTIONS) - {"calm"}
+    }
+    assert {r.statement for r in found.recordings} == {None}
+    scans = dataset.scan([str(tmp_path)], [str(tmp_path)])
+    assert [len(scans[corpus].recordings) for corpus in ("ravdess", "tess")] == [16, 14]
+    assert scans["ravdess"].unmatched == scans["tess"].unmatched == []
+
+
+def test_labels_that_a_tool_appended_must_agree():
+    assert ravdess.parse("03-01-02-01-01-01-01_calm")["key"] == "03-01-02-01-01-01-01"
+    assert ravdess.parse("03-01-06-01-01-01-01-fear")["emotion"] == "fearful"
+    assert ravdess.parse("03-01-02-01-01-01-01_sad") is None
+    assert ravdess.parse("03-01-02-01-01-01-01_take") is not None  # says nothing of the label
+
+
+def test_what_is_missing_is_named_where_most_is_there():
+    official = ravdess.inventory()
+    song = [name for name, channel in official.items() if channel == "song"]
+    assert corpora.missing("ravdess", song[3:]) == sorted(song[:3])  # and nothing of speech, of which there is none
+    assert corpora.missing("ravdess", song[506:]) == sorted(song[:506])
+    assert corpora.missing("ravdess", song[507:]) == []
+    assert corpora.missing("tess", set(tess.inventory()) - {"OAF_back_angry"}) == ["OAF_back_angry"]
+
+
 def test_scan_says_what_is_wrong_with_a_folder(recordings, tmp_path):
     (tmp_path / "empty").mkdir()
     for folder, says in (
         (tmp_path / "missing", "does not exist"),
         (tmp_path / "empty", "holds no recordings"),
         (recordings[0], "none of tess: pass it as --ravdess"),
-        (recordings[0].parent / "NOTICE.txt", "is not a folder"),
+        (recordings[0].parent / "NOTICE.txt", "is not a folder and no .zip"),
     ):
         with pytest.raises(CorpusError, match=says) as caught:
             corpora.scan([folder], "tess")

@@ -1,11 +1,17 @@
 import hashlib
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import datasets
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
+from huggingface_hub import DatasetCard
 
 from ser_hf import audio, dataset, summary
 from ser_hf.audio import AudioError
@@ -20,6 +26,56 @@ def test_both_loaders_read_the_columns(built, tmp_path):
     assert stored.features["label"].names == list(EMOTIONS)
     assert stored["sha256"] == loaded["sha256"]
     assert len(stored) == 384 + 28
+
+
+def test_parquet_and_arrow_hold_the_same_rows(built):
+    stored = datasets.load_from_disk(str(built))["train"]
+    (shard,) = (built / "data").iterdir()
+    assert shard.name == "train-00000-of-00001.parquet"
+    table = pq.read_table(shard)
+    assert table.to_pylist() == stored.data.table.to_pylist()
+    assert datasets.Features.from_arrow_schema(table.schema) == dataset.FEATURES
+    assert pq.ParquetFile(shard).metadata.row_group(0).num_rows == 64
+    assert sorted(path.name for path in built.iterdir()) == [
+        "README.md",
+        "audit.json",
+        "data",
+        "dataset_dict.json",
+        "pictures",
+        "train",
+    ]
+
+
+def test_shards_are_bounded(recordings, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "MAX_SHARD_SIZE", "2MB")
+    dataset.build(tmp_path / "out", [str(recordings[0])])
+    shards = sorted((tmp_path / "out" / "data").iterdir())
+    assert [shard.name for shard in shards] == [
+        f"train-0000{n}-of-0000{len(shards)}.parquet" for n in range(len(shards))
+    ]
+    assert len(shards) > 2
+    rows = datasets.load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"), split="train")
+    assert rows["file"] == dataset.load(tmp_path / "out")["file"]
+    assert len(rows) == 384
+
+
+def test_the_card_says_what_was_counted(built):
+    card = DatasetCard.load(built / "README.md")
+    assert card.data.license == ["cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"]
+    assert card.data.dataset_info["splits"][0]["num_examples"] == 412
+    assert [feature["name"] for feature in card.data.dataset_info["features"]] == list(dataset.FEATURES)
+    report = json.loads((built / "audit.json").read_text())
+    for emotion in EMOTIONS:
+        counts = [f"{report['counts'][group][emotion]:,}" for group in report["counts"]]
+        assert f"| {emotion} | {' | '.join(counts)} |" in card.text
+    assert "Livingstone" in card.text
+    assert "Pichora-Fuller" in card.text
+    assert "keep this repository private" in card.text
+    for picture in ("balance", "durations"):
+        assert f"(pictures/{picture}.png)" in card.text
+        assert (built / "pictures" / f"{picture}.png").read_bytes()[:4] == b"\x89PNG"
+    assert sum(report["durations"]["tess speech"]) == 28
+    assert report["balance"]["tess female"]["angry"] == 4
 
 
 def test_a_row_says_what_its_name_says_and_holds_its_samples(rows, recordings):
@@ -57,11 +113,17 @@ def small(recordings, folder):
 def test_the_bytes_do_not_depend_on_workers_or_layout(recordings, tmp_path):
     one = small(recordings, tmp_path / "one")
     two = small(recordings, tmp_path / "two" / "nested")
+    for path in one.rglob("*.wav"):  # at the rates of the originals, so that resampling takes part
+        samples, _ = soundfile.read(path)
+        for folder, rate in ((one, 48_000), (two, 48_000)):
+            soundfile.write(folder / "Actor_03" / path.name, np.repeat(samples, 3), rate)
     dataset.build(tmp_path / "a", [str(one)], num_proc=1)
     dataset.build(tmp_path / "b", [str(two)], num_proc=4)
-    assert [p.read_bytes() for p in (tmp_path / "a/train").glob("*.arrow")] == [
-        p.read_bytes() for p in (tmp_path / "b/train").glob("*.arrow")
-    ]
+    a, b = (
+        {p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()}
+        for f in (tmp_path / "a", tmp_path / "b")
+    )
+    assert a == b
 
 
 def test_second_copies_are_dropped_and_same_samples_flagged(recordings, tmp_path):
@@ -87,6 +149,19 @@ def test_a_bad_recording_ends_the_build_and_leaves_nothing(recordings, tmp_path)
         with pytest.raises(AudioError, match=bad.name):
             dataset.build(tmp_path / "out", [str(folder)])
         assert sorted(p.name for p in tmp_path.iterdir()) == ["real"]
+
+
+def test_a_build_that_is_interrupted_leaves_nothing(recordings, tmp_path):
+    """Ctrl-C while it decodes: what it had written is gone, and the name is free."""
+    script = "import sys; from ser_hf.cli import main; sys.exit(main(sys.argv[1:]))"
+    output = tmp_path / "place" / "out"
+    command = [sys.executable, "-c", script, "data", "--ravdess", str(recordings[0]), "--output", str(output)]
+    process = subprocess.Popen([*command, "--num_proc", "1"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while not list(output.parent.glob(".out.*/cache/built*/*.parquet")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() != 0
+    assert list(output.parent.iterdir()) == []
 
 
 def test_an_output_that_exists_is_not_touched(recordings, tmp_path):

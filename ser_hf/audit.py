@@ -1,0 +1,195 @@
+"""What is wrong with folders of recordings: read only, a report and never a repair."""
+
+import base64
+import json
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from itertools import groupby
+from os import PathLike
+from pathlib import Path, PurePath
+
+import joblib
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from ser_hf import cards, corpora, plots, summary
+from ser_hf.corpora import File
+from ser_hf.emotions import EMOTIONS
+from ser_hf.errors import UserError
+from ser_hf.findings import KINDS, Known, by_corpus, find
+from ser_hf.measure import Measured, measure
+
+
+class AuditError(UserError):
+    """A folder that cannot take the report."""
+
+
+def audit(folders: Iterable[str | PathLike], num_proc: int | None = None) -> dict:
+    """Read every recording of some folders and zips once and report what is unusual.
+
+    Args:
+        folders: of RAVDESS, TESS or both, in any layout.
+        num_proc: recordings read at a time; the number of cores where None.
+
+    Returns:
+        `files`, `recordings`, `needs_decision`; `inventory` {corpus channel: [there, official]}; `counts` {corpus
+        channel: {label: n}}, `balance` {corpus sex: …}, `speakers` {speaker: …}; `durations` and `levels` {group: [n
+        in each bin]}; `formats` {corpus: {format: n}}; `findings` (fields of `findings.Finding`); `confounds` and
+        `others` (files that are no audio), lines.
+
+    Raises:
+        CorpusError: where a folder is missing or holds no audio.
+        ArchiveError: where a zip cannot be read.
+    """
+    audio_files, others = [], []
+    for folder in folders:
+        found, rest = corpora.files(folder)
+        audio_files += found
+        others += rest
+    audio_files = list(dict.fromkeys(audio_files))
+    known, unknown = _measured(audio_files, num_proc or joblib.cpu_count())
+    findings, own = find(known, unknown)
+    once = list({(item.corpus, item.key): item for item in reversed(own)}.values())[::-1]
+    return {
+        "files": len(audio_files),
+        "recordings": len(once),
+        "needs_decision": any(finding.decide for finding in findings),
+        "inventory": _inventory(once),
+        **_counts(once),
+        "findings": [asdict(finding) for finding in findings],
+        "confounds": list(_confounds(once)),
+        "others": sorted(map(str, others)),
+    }
+
+
+def _measured(files: list[File], workers: int) -> tuple[list[Known], list[Measured]]:
+    """Those with an official name, and the others."""
+    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
+        results = list(tqdm(pool.map(measure, files), total=len(files), desc="Reading", unit=" recordings"))
+    known, unknown = [], []
+    for result in results:
+        parsed = corpora.parse(PurePath(result.file.path))
+        if parsed is None:
+            unknown.append(result)
+        else:
+            known.append(Known(result, *parsed))
+    return known, unknown
+
+
+def _inventory(once: list[Known]) -> dict[str, list[int]]:
+    """How many official recordings of each corpus and channel are there, and how many there are."""
+    there = Counter(f"{item.corpus} {item.fields['channel']}" for item in once)
+    official = Counter(
+        f"{corpus} {channel}" for corpus in by_corpus(once) for channel in corpora.INVENTORIES[corpus]().values()
+    )
+    return {group: [there[group], official[group]] for group in official}
+
+
+def _counts(once: list[Known]) -> dict:
+    labels = [item.fields["emotion"] for item in once]
+    channels = [f"{item.corpus} {item.fields['channel']}" for item in once]
+    quiet = np.array([max(-round(item.measured.level), 0) for item in once])  # dB below full scale
+    formats: dict[str, Counter] = {corpus: Counter() for corpus in by_corpus(once)}
+    for item in once:
+        found = item.measured
+        said = f"{found.rate:,} Hz, {found.channels} channel(s), {found.container} {found.subtype}"
+        formats[item.corpus][said] += 1
+    return {
+        "counts": summary.counted(channels, labels),
+        "balance": summary.counted([f"{item.corpus} {item.fields['sex']}" for item in once], labels),
+        "speakers": dict(sorted(summary.counted([item.fields["speaker"] for item in once], labels).items())),
+        "durations": summary.histograms(channels, [item.measured.seconds for item in once]),
+        "levels": {
+            group: np.bincount(quiet[np.array(channels) == group]).tolist() for group in dict.fromkeys(channels)
+        },
+        "formats": {corpus: dict(counts.most_common()) for corpus, counts in formats.items()},
+    }
+
+
+def _confounds(once: list[Known]) -> Iterator[str]:
+    """What a model could learn instead of emotion: it lies in how the corpora were made, in no single file."""
+    groups = by_corpus(once)
+    acted = {corpus: _acted(corpus) for corpus in groups}  # by design, so that a part of a corpus says the same
+    for emotion in EMOTIONS:
+        where = [corpus for corpus, channels in acted.items() if any(emotion in its for its in channels.values())]
+        if len(groups) > 1 and len(where) == 1:
+            yield f"{emotion} exists only in {where[0]}: to know the corpus is half of knowing it"
+    for corpus, items in groups.items():
+        sexes = {item.fields["sex"] for item in items}
+        if len(sexes) == 1:
+            yield f"every voice of {corpus} is {sexes.pop()}"
+        for channel in sorted({item.fields["channel"] for item in items}):
+            elsewhere = set().union(*acted[corpus].values()) - acted[corpus][channel]
+            if elsewhere:
+                absent = " and ".join(emotion for emotion in EMOTIONS if emotion in elsewhere)
+                yield f"{absent} are not acted in the {channel} of {corpus}"
+    levels = {corpus: float(np.median([item.measured.level for item in items])) for corpus, items in groups.items()}
+    if levels and max(levels.values()) - min(levels.values()) > 3:
+        said = ", ".join(f"{corpus} {level:.0f} dB" for corpus, level in levels.items())
+        yield f"loudness tells the corpora apart (median of the loudest 25 ms: {said})"
+    rates = {corpus: {item.measured.rate for item in items} for corpus, items in groups.items()}
+    if len(rates) > 1 and not set.intersection(*rates.values()):
+        yield "the sampling rate tells the corpora apart: a trace of it survives resampling"
+
+
+def _acted(corpus: str) -> dict[str, set[str]]:
+    """The emotions of each channel of a corpus, by its official names."""
+    emotions = defaultdict(set)
+    for name, channel in corpora.INVENTORIES[corpus]().items():
+        emotions[channel].add(corpora.GRAMMARS[corpus](name)["emotion"])
+    return emotions
+
+
+def grouped(report: dict) -> list[tuple[str, list[dict]]]:
+    """The findings by kind, those first about which somebody has to decide."""
+    by_kind = [(kind, list(found)) for kind, found in groupby(report["findings"], key=lambda finding: finding["kind"])]
+    return sorted(by_kind, key=lambda pair: not any(finding["decide"] for finding in pair[1]))
+
+
+def table(report: dict, most: int = 5) -> str:
+    """The report as text: what is there, then every kind of finding with its first files."""
+    lines = [f"{report['files']:,} audio files, {report['recordings']:,} recordings with an official name"]
+    for group, (there, official) in report["inventory"].items():
+        lines.append(
+            f"  {group:16} {there:6,} of {official:,}" + (" (a part of the corpus)" if 2 * there < official else "")
+        )
+    for corpus, formats in report["formats"].items():
+        lines += [f"  {corpus:16} {count:6,} × {said}" for said, count in formats.items()]
+    lines.append("")
+    for kind, found in grouped(report):
+        decide = any(finding["decide"] for finding in found)
+        lines.append(f"{'DECIDE' if decide else 'note  '} {len(found):5,} {kind}: {KINDS[kind]}")
+        lines += [f"         {finding['says']}" for finding in found[:most]]
+        if len(found) > most:
+            lines.append(f"         … and {len(found) - most:,} more (--output DIR lists all)")
+    lines += [f"confound       {line}" for line in report["confounds"]]
+    if report["others"]:
+        lines.append(
+            f"{len(report['others']):,} other files: {', '.join(PurePath(p).name for p in report['others'][:most])}"
+        )
+    decisions = sum(finding["decide"] for finding in report["findings"])
+    return "\n".join([*lines, "", f"{decisions:,} of {len(report['findings']):,} findings need a decision"])
+
+
+def write(report: dict, output: str | PathLike) -> None:
+    """`audit.json`, the pictures, and the page `audit.html`, which needs no other file; the folder must not exist yet.
+
+    Raises:
+        AuditError: if it exists.
+    """
+    output = Path(output)
+    if output.exists():
+        raise AuditError(f"'{output}' exists already: choose another --output or remove it")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
+        partial = Path(temporary) / "audit"
+        partial.mkdir()
+        pictures = plots.draw_audit(report, partial / "pictures")
+        (partial / "audit.json").write_text(json.dumps(report, indent=2) + "\n")
+        encoded = {picture.stem: base64.b64encode(picture.read_bytes()).decode() for picture in pictures}
+        (partial / "audit.html").write_text(cards.audit_page(report, grouped(report), KINDS, encoded))
+        partial.rename(output)

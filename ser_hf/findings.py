@@ -1,0 +1,278 @@
+"""The checks of an audit: what is unusual about recordings that were measured, each with a sentence that says so."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import numpy as np
+
+from ser_hf import corpora, fingerprint
+from ser_hf.corpora import ravdess, tess
+from ser_hf.emotions import TESS_NAMES
+from ser_hf.measure import Measured
+
+KINDS: dict[str, str] = {
+    "missing": "official recordings that are not there",
+    "unexpected": "audio without an official name",
+    "name": "names that are not spelt as the official ones, and understood",
+    "folder": "folders that contradict the name of the file",
+    "undecodable": "files that cannot be read",
+    "truncated": "files that are shorter than their header says",
+    "foreign": "recordings that are not of the corpus, by format and length",
+    "container": "contents of another container than the ending says",
+    "sampling rate": "another sampling rate than most of the corpus",
+    "channels": "another number of channels than most of the corpus",
+    "sample format": "another sample format than most of the corpus",
+    "duration": "much shorter or longer than the corpus",
+    "broken samples": "NaN or infinite samples",
+    "clipping": "samples cut off at full scale",
+    "silence": "no sound",
+    "offset": "a constant offset (DC)",
+    "copy": "a recording that is there twice under its name",
+    "conflict": "one name, two recordings",
+    "same samples": "two names, the same samples",
+    "near duplicate": "two names, the same recording (fingerprint)",
+}
+"""Every kind of finding, in the order of the report."""
+
+KNOWN_PAIR = {"03-01-03-01-02-01-07", "03-01-03-01-02-02-07"}
+"""The two official RAVDESS names that hold the same samples; published folds count both."""
+
+_FORMATS = {"sampling rate": "rate", "channels": "channels", "sample format": "subtype"}
+_ENOUGH = 5  # recordings of a corpus below which none can be called unusual
+_OFFICIAL = {"ravdess": ravdess.EXPECTED_FORMAT, "tess": tess.EXPECTED_FORMAT}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found: its kind, the files, a sentence, and whether somebody has to decide what to do."""
+
+    kind: str
+    files: tuple[str, ...]
+    says: str
+    decide: bool
+
+
+@dataclass(frozen=True)
+class Known:
+    """A measured recording with what its name says of it."""
+
+    measured: Measured
+    corpus: str
+    fields: dict
+
+    @property
+    def file(self) -> str:
+        return str(self.measured.file)
+
+    @property
+    def key(self) -> str:
+        return self.fields["key"]
+
+
+def find(known: list[Known], unknown: list[Measured]) -> tuple[list[Finding], list[Known]]:
+    """All findings in the order of `KINDS`, and the recordings that are what their names say.
+
+    Args:
+        known: recordings with an official name.
+        unknown: audio files without.
+    """
+    readable = [item for item in known if item.measured.error is None]
+    foreign = list(_foreign(readable))
+    strange = {file for finding in foreign for file in finding.files}
+    own = [item for item in readable if item.file not in strange]
+    findings = [
+        *_missing(own),
+        *_unexpected(unknown, bool(known)),
+        *_names(known),
+        *_unreadable([*(item.measured for item in known), *unknown]),
+        *foreign,
+        *_formats(own),
+        *_durations(own),
+        *_signals([*(item.measured for item in readable), *(item for item in unknown if item.error is None)]),
+        *_doubles(readable),
+    ]
+    order = list(KINDS)
+    return sorted(findings, key=lambda finding: (order.index(finding.kind), finding.files)), own
+
+
+def by_corpus(items: list[Known]) -> dict[str, list[Known]]:
+    """The recordings of each corpus, corpora sorted by name."""
+    groups = defaultdict(list)
+    for item in items:
+        groups[item.corpus].append(item)
+    return dict(sorted(groups.items()))
+
+
+def _missing(own: list[Known]) -> Iterator[Finding]:
+    for corpus, items in by_corpus(own).items():
+        for name in corpora.missing(corpus, (item.key for item in items)):
+            yield Finding("missing", (name,), f"{name} of {corpus} is not there: download it again", True)
+
+
+def _unexpected(unknown: list[Measured], official: bool) -> Iterator[Finding]:
+    if official:  # in a folder of another corpus no name is official, and none is unexpected
+        for item in unknown:
+            name = str(item.file)
+            yield Finding("unexpected", (name,), f"{name} has no official name: rename it or take it out", True)
+
+
+def _names(known: list[Known]) -> Iterator[Finding]:
+    for item in known:
+        path = PurePath(item.measured.file.path)
+        if path.stem.lower() != item.key.lower():
+            yield Finding("name", (item.file,), f"{path.name} is read as {item.key}", False)
+        folder = path.parent.name.lower().split("_")
+        speaker, emotion = item.fields["speaker"].split("-")[1], item.fields["emotion"]
+        if folder[0] == "actor" and len(folder) == 2 and folder[1].isdigit():
+            contradicts = folder[1].zfill(2) != {"oaf": "26", "yaf": "25"}.get(speaker, speaker)
+        elif folder[0] in ("oaf", "yaf") and len(folder) > 1:
+            said = {"pleasant": "ps", "surprise": "ps", "surprised": "ps", "fearful": "fear"}.get(folder[1], folder[1])
+            contradicts = folder[0] != speaker or TESS_NAMES.get(said, emotion) != emotion
+        else:
+            contradicts = False
+        if contradicts:
+            says = f"{item.file}: the folder says {path.parent.name}, the name {item.fields['speaker']}, {emotion}"
+            yield Finding("folder", (item.file,), says, True)
+
+
+def _unreadable(items: list[Measured]) -> Iterator[Finding]:
+    for item in items:
+        name = str(item.file)
+        if item.error is not None:
+            yield Finding("undecodable", (name,), item.error, True)
+        elif item.truncated:
+            yield Finding("truncated", (name,), f"{name} is shorter than its header says: download it again", True)
+
+
+def _usual(items: list[Known], attribute: str) -> tuple[object, int]:
+    """The most common value and its count; the official one where two are as common."""
+    values = Counter(getattr(item.measured, attribute) for item in items)
+    official = _OFFICIAL.get(items[0].corpus, ())
+    return max(values.items(), key=lambda pair: (pair[1], pair[0] in official))
+
+
+def _unusual(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _outlying(items: list[Known]) -> Callable[[Known], bool]:
+    """Whether a duration lies far outside its corpus and channel: 8 robust standard deviations and a second."""
+    limits = {}
+    for channel in {item.fields["channel"] for item in items}:
+        seconds = np.array([item.measured.seconds for item in items if item.fields["channel"] == channel])
+        middle = float(np.median(seconds))
+        spread = 1.4826 * float(np.median(np.abs(seconds - middle)))
+        limits[channel] = (middle, max(8 * spread, 1.0) if len(seconds) >= _ENOUGH else np.inf)
+    return lambda item: (
+        abs(item.measured.seconds - limits[item.fields["channel"]][0]) > limits[item.fields["channel"]][1]
+    )
+
+
+def _foreign(readable: list[Known]) -> Iterator[Finding]:
+    """Somebody recorded over a file: rate and sample format are not the corpus's, the length is twice or half of it."""
+    for corpus, items in by_corpus(readable).items():
+        if len(items) < _ENOUGH:
+            continue
+        rate, subtype = _usual(items, "rate")[0], _usual(items, "subtype")[0]
+        usual = float(np.median([item.measured.seconds for item in items]))
+        for item in items:
+            found = item.measured
+            if found.rate != rate and found.subtype != subtype and not usual / 2 < found.seconds < usual * 2:
+                says = (
+                    f"{item.file} is no recording of {corpus}: {found.seconds:.1f} s (usual: {usual:.1f}) at "
+                    f"{found.rate:,} Hz, {found.subtype}: download it again"
+                )
+                yield Finding("foreign", (item.file,), says, True)
+
+
+def _formats(own: list[Known]) -> Iterator[Finding]:
+    for item in own:
+        suffix = PurePath(item.measured.file.path).suffix.lower()
+        if item.measured.misnamed(suffix):
+            says = f"{item.file} is {item.measured.container} inside; it is read by its content"
+            yield Finding("container", (item.file,), says, False)
+    for corpus, items in by_corpus(own).items():
+        if len(items) < _ENOUGH:
+            continue
+        for kind, attribute in _FORMATS.items():
+            usual, count = _usual(items, attribute)
+            for item in items:
+                value = getattr(item.measured, attribute)
+                if value != usual:
+                    says = (
+                        f"{item.file}: {kind} {_unusual(value)}, where {count:,} of {len(items):,} of {corpus} "
+                        f"have {_unusual(usual)}"
+                    )
+                    yield Finding(kind, (item.file,), says, False)
+
+
+def _durations(own: list[Known]) -> Iterator[Finding]:
+    for corpus, items in by_corpus(own).items():
+        outlying = _outlying(items)
+        for item in items:
+            if outlying(item):
+                says = (
+                    f"{item.file} is {item.measured.seconds:.1f} s long, far from the others of {corpus}: listen to it"
+                )
+                yield Finding("duration", (item.file,), says, True)
+
+
+def _signals(items: list[Measured]) -> Iterator[Finding]:
+    for item in items:
+        name = str(item.file)
+        if item.broken:
+            says = f"{name} holds {item.broken:,} NaN or infinite samples: take it out or write it again"
+            yield Finding("broken samples", (name,), says, True)
+        if item.clipped:
+            yield Finding("clipping", (name,), f"{name}: {item.clipped:.2%} of the samples", item.clipped >= 0.01)
+        if item.level < -60:
+            yield Finding("silence", (name,), f"{name} is never louder than {item.level} dB: take it out", True)
+        if abs(item.offset) > 0.01:
+            yield Finding("offset", (name,), f"{name}: the mean is {item.offset:+.3f} of full scale", False)
+
+
+def _doubles(readable: list[Known]) -> Iterator[Finding]:
+    """Copies and conflicts under one name; the same samples, or the same recording, under two."""
+    digests = list(dict.fromkeys(item.measured.digest for item in readable))
+    prints = {item.measured.digest: item.measured.print for item in reversed(readable)}
+    same = {
+        frozenset((digests[pair.one], digests[pair.other])): pair
+        for pair in fingerprint.near_duplicates([prints[digest] for digest in digests])
+    }
+    first: dict[tuple[str, str], Known] = {}
+    for item in readable:
+        original = first.setdefault((item.corpus, item.key), item)
+        if original is item:
+            continue
+        alike = item.measured.digest == original.measured.digest
+        if alike or frozenset((item.measured.digest, original.measured.digest)) in same:
+            how = "the same samples" if alike else "the same recording in another form"
+            says = f"{item.file} is {original.file} once more, {how}: it must not count twice"
+            yield Finding("copy", (original.file, item.file), says, True)
+        else:
+            says = f"{item.file} and {original.file} share a name and not the sound: keep the right one"
+            yield Finding("conflict", (original.file, item.file), says, True)
+    yield from _two_names(list(first.values()), same)
+
+
+def _two_names(items: list[Known], same: dict[frozenset, fingerprint.Pair]) -> Iterator[Finding]:
+    by_digest = defaultdict(list)
+    for item in items:
+        by_digest[item.measured.digest].append(item)
+    for group in by_digest.values():
+        if len(group) > 1:
+            official = {item.key for item in group} == KNOWN_PAIR
+            says = f"{' and '.join(item.file for item in group)} hold the same samples" + (
+                ", officially: keep both on one side of a split" if official else ": take one out"
+            )
+            yield Finding("same samples", tuple(item.file for item in group), says, not official)
+    for (one, other), pair in ((sorted(key), pair) for key, pair in same.items()):
+        for here in by_digest.get(one, ()):
+            for there in by_digest.get(other, ()):
+                says = (
+                    f"{here.file} and {there.file} are the same recording ({pair.error:.1%} of the bits differ, "
+                    f"{abs(pair.offset):.2f} s apart): take one out"
+                )
+                yield Finding("near duplicate", tuple(sorted((here.file, there.file))), says, True)

@@ -1,0 +1,104 @@
+"""What can be said of one recording by reading it once: its format, level, faults, digest and fingerprint."""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ser_hf import audio, fingerprint
+from ser_hf.corpora import File
+from ser_hf.errors import UserError
+
+FULL_SCALE = 0.999
+_FRAME = 400  # 25 ms at 16 kHz
+_CONTAINERS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys((".aif", ".aiff", ".aifc"), ("AIFF",)),
+    **dict.fromkeys((".ogg", ".oga", ".opus"), ("OGG",)),
+    ".wav": ("WAV", "WAVEX", "RF64"),
+    ".flac": ("FLAC",),
+    ".mp3": ("MP3", "MPEG"),
+    ".au": ("AU",),
+    ".caf": ("CAF",),
+    ".w64": ("W64",),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One recording as it was read; `error` says why the rest is empty."""
+
+    file: File
+    error: str | None = None
+    rate: int = 0  # Hz
+    channels: int = 0
+    container: str = ""
+    subtype: str = ""
+    seconds: float = 0.0
+    level: float = 0.0  # dB relative to full scale, of the loudest 25 ms
+    clipped: float = 0.0  # share of samples in runs of three or more at full scale
+    offset: float = 0.0  # mean of the samples
+    broken: int = 0  # samples that are NaN or infinite
+    truncated: bool = False  # the header of a WAV promises more than the file holds
+    digest: str = ""  # sha256 of the 16-bit samples at 16 kHz, as in the dataset
+    print: fingerprint.Print | None = None
+
+    def misnamed(self, suffix: str) -> bool:
+        """Whether the content is of another container than the ending (in lower case) says."""
+        return self.container not in _CONTAINERS.get(suffix, (self.container,))
+
+
+def measure(file: File) -> Measured:
+    """Read a recording once; what is wrong with it is in the answer, not raised."""
+    try:
+        source = file.source()
+        with audio.reading(source) as reader:
+            faults = _Faults()
+            samples = audio.to_mono_16k(faults.watch(reader.blocks()), reader.rate, repr(str(file)))
+            header = (reader.rate, reader.channels, reader.container, reader.subtype)
+    except (UserError, OSError) as error:
+        return Measured(file, error=str(error))
+    pcm = audio.to_pcm(samples)
+    frames = samples[: max(len(samples) // _FRAME, 1) * _FRAME].reshape(-1, min(_FRAME, len(samples)))
+    return Measured(
+        file,
+        None,
+        *header,
+        seconds=audio.duration(samples),
+        level=round(10 * float(np.log10(np.mean(frames**2, axis=1).max() + 1e-12)), 1),
+        clipped=faults.clipped / max(faults.samples, 1),
+        offset=faults.total / max(faults.samples, 1),
+        broken=faults.broken,
+        truncated=_truncated(source),
+        digest=hashlib.sha256(pcm.tobytes()).hexdigest(),
+        print=fingerprint.fingerprint(samples),
+    )
+
+
+class _Faults:
+    """Counts over the blocks as they pass; broken samples are passed on as silence, so that the rest can be read."""
+
+    def __init__(self) -> None:
+        self.samples = self.clipped = self.broken = 0
+        self.total = 0.0
+
+    def watch(self, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        for block in blocks:
+            finite = np.isfinite(block)
+            self.broken += int(block.size - finite.sum())
+            block = np.where(finite, block, 0)
+            full = np.abs(block) >= FULL_SCALE
+            runs = full[2:] & full[1:-1] & full[:-2]
+            self.clipped += int(runs.sum()) + 2 * int(runs.any())
+            self.samples += block.size
+            self.total += float(block.sum(dtype=np.float64))
+            yield block
+
+
+def _truncated(source: str | bytes) -> bool:
+    """Whether a RIFF file is shorter than its header says, as a download that broke off is."""
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream:
+        head = stream.read(8)
+        size = stream.seek(0, io.SEEK_END)
+    return head[:4] == b"RIFF" and int.from_bytes(head[4:], "little") + 8 > size + 1  # a pad byte may lack

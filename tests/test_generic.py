@@ -1,0 +1,122 @@
+"""A corpus of somebody else's, by folders of labels and by list, with a label map."""
+
+import shutil
+import textwrap
+
+import pytest
+
+from ser_hf import dataset, summary
+from ser_hf.corpora import CorpusError, generic
+from ser_hf.emotions import EMOTIONS
+
+
+def describe(folder, text, name="spec.yaml"):
+    (folder / name).write_text(textwrap.dedent(text))
+    return str(folder / name)
+
+
+@pytest.fixture
+def wavs(recordings, tmp_path):
+    """Six clips of two speakers in folders of German labels: 03a and 08b say Wut, Aerger, Freude."""
+    actor = recordings[0] / "Actor_03"
+    for label, code in (("Wut", "05"), ("Aerger", "05"), ("Freude", "03")):
+        (tmp_path / "wav" / label).mkdir(parents=True)
+        for statement, name in ((1, "03a"), (2, "08b")):
+            source = actor / f"03-01-{code}-01-0{statement}-01-03.wav"
+            shutil.copy(source, tmp_path / "wav" / label / f"{name}-{label}.wav")
+    return tmp_path
+
+
+SPEC = """
+    corpus: emodb
+    folder: wav
+    labels: {Wut: angry, Aerger: angry, Freude: happy}
+    speaker: '^(\\d\\d)'
+    sex: {'03': male, '08': female}
+"""
+
+
+def test_folders_of_labels(wavs):
+    found = generic.scan(describe(wavs, SPEC))
+    assert [(r.key, r.emotion, r.speaker, r.sex) for r in found.recordings] == [
+        ("emodb/Aerger/03a-Aerger", "angry", "emodb-03", "male"),
+        ("emodb/Aerger/08b-Aerger", "angry", "emodb-08", "female"),
+        ("emodb/Freude/03a-Freude", "happy", "emodb-03", "male"),
+        ("emodb/Freude/08b-Freude", "happy", "emodb-08", "female"),
+        ("emodb/Wut/03a-Wut", "angry", "emodb-03", "male"),
+        ("emodb/Wut/08b-Wut", "angry", "emodb-08", "female"),
+    ]
+    assert found.notes == ["emodb: Freude (2) is called happy", "emodb: Aerger (2), Wut (2) merged into angry"]
+
+
+def test_a_list_with_columns_of_its_own(wavs):
+    (wavs / "list.csv").write_text(
+        "file,label,speaker,sex,statement,repetition\n"
+        "wav/Wut/03a-Wut.wav,ANGRY,anna,female,a01,2\n"
+        "wav/Freude/08b-Freude.wav,boredom,bert,,,\n"
+    )
+    found = generic.scan(describe(wavs, "corpus: mine\ncsv: list.csv\nlabels: {boredom: null}\n"))
+    (only,) = found.recordings
+    assert (only.key, only.emotion, only.speaker, only.sex) == ("mine/wav/Wut/03a-Wut", "angry", "mine-anna", "female")
+    assert (only.statement, only.repetition, only.channel, only.intensity) == ("a01", 2, "speech", None)
+    assert found.notes == [
+        "mine: ANGRY (1) is called angry",
+        "mine: boredom (1) dropped, as the label map says",
+    ]
+
+
+def test_without_speakers_all_are_one(wavs):
+    found = generic.scan(describe(wavs, "corpus: x\nfolder: wav\nlabels: {Wut: angry, Aerger: null, Freude: happy}"))
+    assert {r.speaker for r in found.recordings} == {"x-unknown"}
+    assert len(found.recordings) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("corpus: x\nfolder: wav\nlabels: {Wut: angry}", "says nothing of the label.s. 'Aerger', 'Freude'"),
+        ("corpus: x\nfolder: wav\nlabels: {Wut: furious}", "'Wut' maps to 'furious': choose of neutral"),
+        ("corpus: ravdess\nfolder: wav", "corpus is 'ravdess': a new name"),
+        ("corpus: x\nfolder: wav\ncsv: list.csv", "either folder or csv"),
+        ("corpus: x\nfolder: wav\nlabel: {}", "has 'label': its keys are"),
+        ("corpus: x\nfolder: nowhere", "does not exist"),
+        ("corpus: x\ncsv: nowhere.csv", "is not a file: check csv"),
+        ("[", "is no YAML"),
+        ("corpus: x\nfolder: wav\nlabels: {Wut: null, Aerger: null, Freude: null}", "every label is dropped"),
+        ("corpus: x\nfolder: wav\nlabels: {Wut: sad, Aerger: sad, Freude: sad}\nspeaker: '^[a-z]'", "finds no group"),
+    ],
+)
+def test_what_a_description_lacks_is_named(wavs, text, says):
+    spec = describe(wavs, text)
+    with pytest.raises(CorpusError, match=says) as caught:
+        generic.scan(spec)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("name,label\na,b\n", "lacks the column 'file': it has name, label"),
+        ("file,label\nnowhere.wav,angry\n", "line 2: .*nowhere.wav' is not a file"),
+        ("file,label\nwav/Wut/03a-Wut.wav,angry\nwav/Wut/03a-Wut.wav,sad\n", "has two labels"),
+        ("file,label,sex\nwav/Wut/03a-Wut.wav,angry,m\n", "sex 'm' of"),
+    ],
+)
+def test_what_a_list_lacks_is_named(wavs, rows, says):
+    (wavs / "list.csv").write_text(rows)
+    with pytest.raises(CorpusError, match=says):
+        generic.scan(describe(wavs, "corpus: x\ncsv: list.csv"))
+
+
+def test_it_becomes_part_of_the_dataset(wavs, recordings, tmp_path):
+    spec = describe(wavs, SPEC)
+    report = dataset.build(tmp_path / "out", [str(recordings[0] / "Actor_01")], other=[spec])
+    rows = dataset.load(tmp_path / "out")
+    assert list(report["counts"]) == ["ravdess speech", "emodb speech"]
+    assert report["counts"]["emodb speech"] == {**dict.fromkeys(EMOTIONS, 0), "happy": 2, "angry": 4}
+    assert "Aerger (2), Wut (2) merged into angry" in summary.table(report)
+    assert "Aerger (2), Wut (2) merged into angry" in (tmp_path / "out" / "README.md").read_text()
+    assert (
+        rows.filter(lambda corpus: corpus == "emodb", input_columns="corpus")["file"][0]
+        == "emodb/Aerger/03a-Aerger.wav"
+    )
