@@ -82,11 +82,12 @@ def _measured(files: list[File], workers: int) -> tuple[list[Known], list[Measur
 
 def _inventory(once: list[Known]) -> dict[str, list[int]]:
     """How many official recordings of each corpus and channel are there, and how many there are."""
-    there = Counter(f"{item.corpus} {item.fields['channel']}" for item in once)
-    official = Counter(
-        f"{corpus} {channel}" for corpus in by_corpus(once) for channel in corpora.INVENTORIES[corpus]().values()
-    )
-    return {group: [there[group], official[group]] for group in official}
+    counts = {}
+    for corpus, items in by_corpus(once).items():
+        official = corpora.INVENTORIES[corpus]()
+        there = Counter(official[item.key] for item in items if item.key in official)
+        counts |= {f"{corpus} {name}": [there[name], n] for name, n in Counter(official.values()).items()}
+    return counts
 
 
 def _counts(once: list[Known]) -> dict:
@@ -159,7 +160,7 @@ def table(report: dict, most: int = 5) -> str:
         )
     for corpus, formats in report["formats"].items():
         lines += [f"  {corpus:16} {count:6,} × {said}" for said, count in formats.items()]
-    lines.append("")
+    lines += ["", *summary.label_table({**report["counts"], **report["balance"]}), ""] if report["counts"] else [""]
     for kind, found in grouped(report):
         decide = any(finding["decide"] for finding in found)
         lines.append(f"{'DECIDE' if decide else 'note  '} {len(found):5,} {kind}: {KINDS[kind]}")

@@ -72,10 +72,10 @@ def _download(args: argparse.Namespace) -> None:
         raise UserError("--download has nothing to fetch beside --ravdess and --tess: leave one of the three out")
     for corpus, places in download.fetch(wanted, folder).items():
         for place in places:
-            unpacked = place.with_suffix("")
-            if args.unpack and place.is_file() and not unpacked.exists():
+            unpacked = place.with_suffix("")  # TESS comes as a folder, which this leaves as it is
+            if args.unpack and not unpacked.exists():
                 archives.unpack(place, unpacked)
-            getattr(args, corpus).append(str(unpacked if args.unpack else place))
+            setattr(args, corpus, [*getattr(args, corpus), str(unpacked if args.unpack else place)])
 
 
 def splits(argv: list[str]) -> None:

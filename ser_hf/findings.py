@@ -14,7 +14,7 @@ from ser_hf.measure import Measured
 
 KINDS: dict[str, str] = {
     "missing": "official recordings that are not there",
-    "unexpected": "audio without an official name",
+    "unexpected": "audio without an official name, or with one that the corpus has not",
     "name": "names that are not spelt as the official ones, and understood",
     "folder": "folders that contradict the name of the file",
     "undecodable": "files that cannot be read",
@@ -84,7 +84,7 @@ def find(known: list[Known], unknown: list[Measured]) -> tuple[list[Finding], li
     own = [item for item in readable if item.file not in strange]
     findings = [
         *_missing(own),
-        *_unexpected(unknown, bool(known)),
+        *_unexpected(known, unknown),
         *_names(known),
         *_unreadable([*(item.measured for item in known), *unknown]),
         *foreign,
@@ -111,11 +111,17 @@ def _missing(own: list[Known]) -> Iterator[Finding]:
             yield Finding("missing", (name,), f"{name} of {corpus} is not there: download it again", True)
 
 
-def _unexpected(unknown: list[Measured], official: bool) -> Iterator[Finding]:
-    if official:  # in a folder of another corpus no name is official, and none is unexpected
+def _unexpected(known: list[Known], unknown: list[Measured]) -> Iterator[Finding]:
+    if known:  # in a folder of another corpus no name is official, and none is unexpected
         for item in unknown:
             name = str(item.file)
             yield Finding("unexpected", (name,), f"{name} has no official name: rename it or take it out", True)
+    for corpus, items in by_corpus(known).items():
+        official = corpora.INVENTORIES[corpus]()
+        for item in items:
+            if item.key not in official and item.fields["statement"] is not None:  # copies of TESS lost their names
+                says = f"{item.file} is named like {corpus}, which has no {item.key}: rename it or take it out"
+                yield Finding("unexpected", (item.file,), says, True)
 
 
 def _names(known: list[Known]) -> Iterator[Finding]:

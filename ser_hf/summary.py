@@ -78,13 +78,17 @@ def histograms(groups: list[str], seconds: list[float]) -> dict[str, list[int]]:
     return {group: np.bincount(bins[np.array(groups) == group]).tolist() for group in dict.fromkeys(groups)}
 
 
+def label_table(counts: dict[str, dict[str, int]]) -> list[str]:
+    """The lines of a table of labels by group, with totals."""
+    lines = ["".join([f"{'':12}", *(f"{group:>16}" for group in counts)])]
+    lines += ["".join([f"{emotion:12}", *(f"{its[emotion]:16,}" for its in counts.values())]) for emotion in EMOTIONS]
+    return [*lines, "".join([f"{'all':12}", *(f"{sum(its.values()):16,}" for its in counts.values())])]
+
+
 def table(report: dict) -> str:
     """The report as text: labels by corpus and channel, then what was dropped or is flagged."""
-    groups = list(report["counts"])
-    lines = ["".join([f"{'':12}", *(f"{c:>16}" for c in groups)])]
-    lines += ["".join([f"{e:12}", *(f"{report['counts'][c][e]:16,}" for c in groups)]) for e in EMOTIONS]
-    lines.append("".join([f"{'all':12}", *(f"{sum(report['counts'][c].values()):16,}" for c in groups)]))
-    labels = sum(any(report["counts"][c][e] for c in groups) for e in EMOTIONS)
+    lines = label_table(report["counts"])
+    labels = sum(any(counts[emotion] for counts in report["counts"].values()) for emotion in EMOTIONS)
     lines.append(
         f"{report['recordings']:,} recordings, {report['speakers']} speakers, {labels} labels, {report['hours']} hours"
     )

@@ -15,6 +15,7 @@ from ser_hf import audio, audit, corpora
 from ser_hf.audit import AuditError
 from ser_hf.cli import main
 from ser_hf.corpora import ravdess
+from ser_hf.emotions import TESS_NAMES
 
 ORIGINALS = ROOT.parent / "shared" / "data" / "originals"
 
@@ -67,6 +68,8 @@ def test_nothing_wrong_is_nothing_found(folder):
 
 PLANTED = {
     "unexpected": (lambda f: shutil.copy(clip(f), f / "mine.wav"), True),
+    "folder ": (lambda f: shutil.move(clip(f), mkdir(f / "Actor_05")), True),
+    "unexpected ": (lambda f: clip(f).rename(f / "Actor_03" / "03-01-01-02-01-01-03.wav"), True),
     "name": (lambda f: clip(f).rename(clip(f).with_name("03-01-05-01-01-01-03_angry.wav")), False),
     "folder": (lambda f: shutil.move(f / "OAF_sad" / "OAF_back_sad.wav", f / "OAF_fear"), True),
     "undecodable": (lambda f: clip(f).write_bytes(b"no sound"), True),
@@ -96,7 +99,7 @@ def test_each_oddity_is_found_and_nothing_else(folder, kind):
     plant, decide = PLANTED[kind]
     plant(folder)
     report = audit.audit([folder])
-    assert kinds(report) == {kind: 1}
+    assert kinds(report) == {kind.strip(): 1}
     assert report["needs_decision"] is decide
     (finding,) = report["findings"]
     assert all(Path(file).name in finding["says"] for file in finding["files"])
@@ -112,7 +115,8 @@ def test_broken_samples_are_counted(folder):
 
 
 def test_what_is_recorded_over_is_foreign_and_counts_as_missing(folder, monkeypatch):
-    monkeypatch.setitem(corpora.INVENTORIES, "tess", lambda: {f"OAF_back_{code}": "speech" for code in ("sad", "fear")})
+    own = {f"OAF_back_{code}": "speech" for code in TESS_NAMES}
+    monkeypatch.setitem(corpora.INVENTORIES, "tess", lambda: own)
     path = folder / "OAF_sad" / "OAF_back_sad.wav"
     noise = np.random.default_rng(0).normal(size=5 * 44_100) * 0.1
     soundfile.write(path, noise, 44_100, subtype="FLOAT")
