@@ -53,7 +53,8 @@ def audit(folders: Iterable[str | PathLike], num_proc: int | None = None) -> dic
     audio_files = list(dict.fromkeys(audio_files))
     known, unknown = _measured(audio_files, num_proc or joblib.cpu_count())
     findings, own = find(known, unknown)
-    once = list({(item.corpus, item.key): item for item in reversed(own)}.values())[::-1]
+    by_name = {(item.corpus, item.key): item for item in reversed(own)}  # the first file of each name
+    once = [by_name[name] for name in sorted(by_name)]
     return {
         "files": len(audio_files),
         "recordings": len(once),

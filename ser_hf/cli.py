@@ -2,9 +2,12 @@
 
 import errno
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 from ser_hf.data_cli import audit, data
 from ser_hf.errors import UserError
@@ -12,6 +15,11 @@ from ser_hf.flags import Parser, add_protocol
 
 _PLACES = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EROFS, errno.ENOSPC}
 """What is wrong with a place that the user named, rather than with us."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """Being told to end is an end like any other: what is half-written is taken away."""
+    sys.exit(128 + number)
 
 
 def _quiet() -> None:
@@ -111,6 +119,8 @@ def main(argv: list[str] | None = None) -> int:
     All else is our fault, with a traceback.
     """
     argv = sys.argv[1:] if argv is None else argv
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _stop)
     try:
         if not argv or argv[0] in ("-h", "--help"):
             rows = "\n".join(f"  {name:10} {function.__doc__}" for name, function in COMMANDS.items())

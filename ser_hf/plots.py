@@ -55,9 +55,9 @@ def balance(report: dict) -> Figure:
         axes.bar_label(bars, fontsize=8, rotation=90, padding=2)
     axes.set_xticks(range(len(EMOTIONS)), EMOTIONS)
     axes.set(ylabel="clips", title="Emotion by corpus and sex")
-    axes.margins(y=0.18)
+    axes.margins(y=0.12)
     if groups:
-        axes.legend(frameon=False, ncols=2)
+        axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     return figure
 
 
