@@ -8,6 +8,7 @@ the taps that are not zero are computed.
 
 import io
 import math
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -82,13 +83,15 @@ class Reader:
 
 
 @contextmanager
-def reading(source: Source) -> Iterator[Reader]:
+def reading(source: Source, name: str | None = None) -> Iterator[Reader]:
     """Open a recording (a path, bytes, an open file, or a dict with `bytes` or `path`) to read it block by block.
+
+    Errors call it by `name`, where it is given.
 
     Raises:
         AudioError: if it does not exist, is no audio, or claims a rate or channels that no recording has.
     """
-    name = _name(source)
+    name = name or _name(source)
     opened = _opened(source, name)
     with _said(name):
         file = soundfile.SoundFile(opened)
@@ -99,13 +102,14 @@ def reading(source: Source) -> Iterator[Reader]:
         yield Reader(name, file.samplerate, file.channels, file.format, file.subtype, file)
 
 
-def load(source: Source, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
+def load(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None = None) -> np.ndarray:
     """Decode a recording to float32 mono at 16 kHz.
 
     Args:
         source: a path, the bytes of a file, an open binary file, an array of shape `(samples,)` or
             `(samples, channels)`, or a dict with `array` and `sampling_rate`, or `bytes`, or `path`.
         sampling_rate: the rate of a bare array, in Hz.
+        name: what errors call it; its path where None.
 
     Returns:
         An array of shape `(samples,)`; channels are averaged.
@@ -117,13 +121,13 @@ def load(source: Source, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
     >>> load(np.zeros((48_000, 2), dtype=np.float32), sampling_rate=48_000).shape
     (16000,)
     """
-    name = _name(source)
+    name = name or _name(source)
     if isinstance(source, dict) and source.get("array") is not None:
         samples, rate = np.asarray(source["array"]), source.get("sampling_rate", sampling_rate)
     elif isinstance(source, np.ndarray):
         samples, rate = source, sampling_rate
     else:
-        with reading(source) as reader:
+        with reading(source, name) as reader:
             return to_mono_16k(reader.blocks(), reader.rate, name)
     _check_rate(rate, name)
     if np.issubdtype(samples.dtype, np.integer):  # int16 or int32 samples, as recorders hand them over
@@ -151,10 +155,10 @@ def to_mono_16k(blocks: Iterable[np.ndarray], rate: int, name: str = "the record
                 raise AudioError(f"{name} holds NaN or infinite samples: write it again as 16-bit WAV or FLAC")
             yield averaged
 
-    parts = list(resample_blocks(mono(), rate))
+    samples = _joined(resample_blocks(mono(), rate))
     if frames < MIN_SECONDS * rate:
         raise AudioError(f"{name} is {frames / rate:.3f} s long: at least {MIN_SECONDS} s is needed")
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return samples
 
 
 def duration(samples: np.ndarray) -> float:
@@ -180,8 +184,7 @@ def resample(samples: np.ndarray, rate: int, new_rate: int = SAMPLING_RATE) -> n
     Smith, "Digital audio resampling", https://ccrma.stanford.edu/~jos/resample/; Hann window, 6 zero crossings,
     roll-off 0.99. Output length is `ceil(samples * new_rate / rate)`.
     """
-    parts = list(resample_blocks([samples], rate, new_rate))
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return _joined(resample_blocks([samples], rate, new_rate))
 
 
 def resample_blocks(blocks: Iterable[np.ndarray], rate: int, new_rate: int = SAMPLING_RATE) -> Iterator[np.ndarray]:
@@ -204,9 +207,16 @@ def resample_blocks(blocks: Iterable[np.ndarray], rate: int, new_rate: int = SAM
             waiting = waiting[steps * period // new * old :]
             produced += steps * period
     left = math.ceil(received * new_rate / rate) - produced
+    if left <= 0:  # nothing came
+        return
     steps = math.ceil(left / period)
     waiting = np.pad(waiting, (0, steps * period // new * old + 2 * taps))  # and after it
     yield _filtered(waiting, old, new, steps * period)[:left]
+
+
+def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
+    parts = list(parts)
+    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, dtype=np.float32), *parts])
 
 
 def _filtered(padded: np.ndarray, old: int, new: int, length: int) -> np.ndarray:
@@ -260,7 +270,7 @@ def _name(source: Source) -> str:
     return repr(str(source)) if isinstance(source, str | PathLike) else "the recording"
 
 
-def _opened(source: Source, name: str) -> str | PathLike | IO[bytes]:
+def _opened(source: Source, name: str) -> bytes | IO[bytes]:
     """What soundfile can open; a path must be a file with something in it."""
     if isinstance(source, dict):
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")
@@ -271,7 +281,8 @@ def _opened(source: Source, name: str) -> str | PathLike | IO[bytes]:
             raise AudioError(f"{name} is not a file: check the path")
         if Path(source).stat().st_size == 0:
             raise AudioError(f"{name} is empty (0 bytes): record or download it again")
-    elif source is None or not hasattr(source, "read"):
+        return os.fsencode(source)  # soundfile takes no name that is not UTF-8, unless it is bytes
+    if source is None or not hasattr(source, "read"):
         raise AudioError(f"{type(source).__name__} is not a recording: give a path, bytes, an open file or an array")
     return source
 

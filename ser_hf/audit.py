@@ -50,7 +50,8 @@ def audit(folders: Iterable[str | PathLike], num_proc: int | None = None) -> dic
         found, rest = corpora.files(folder)
         audio_files += found
         others += rest
-    audio_files = list(dict.fromkeys(audio_files))
+    audio_files = list({file.place: file for file in reversed(audio_files)}.values())[::-1]
+    others = list({file.place: file for file in others}.values())
     known, unknown = _measured(audio_files, num_proc or joblib.cpu_count())
     findings, own = find(known, unknown)
     by_name = {(item.corpus, item.key): item for item in reversed(own)}  # the first file of each name
@@ -73,7 +74,7 @@ def _measured(files: list[File], workers: int) -> tuple[list[Known], list[Measur
         results = list(tqdm(pool.map(measure, files), total=len(files), desc="Reading", unit=" recordings"))
     known, unknown = [], []
     for result in results:
-        parsed = corpora.parse(PurePath(result.file.path))
+        parsed = corpora.parse(result.file.name)
         if parsed is None:
             unknown.append(result)
         else:
@@ -121,7 +122,7 @@ def _confounds(once: list[Known]) -> Iterator[str]:
         if len(groups) > 1 and len(where) == 1:
             yield f"{emotion} exists only in {where[0]}: to know the corpus is half of knowing it"
     for corpus, items in groups.items():
-        sexes = {item.fields["sex"] for item in items}
+        sexes = {corpora.GRAMMARS[corpus](name)["sex"] for name in corpora.INVENTORIES[corpus]()}
         if len(sexes) == 1:
             yield f"every voice of {corpus} is {sexes.pop()}"
         for channel in sorted({item.fields["channel"] for item in items}):
@@ -154,21 +155,26 @@ def grouped(report: dict) -> list[tuple[str, list[dict]]]:
 
 def table(report: dict, most: int = 5) -> str:
     """The report as text: what is there, then every kind of finding with its first files."""
-    lines = [f"{report['files']:,} audio files, {report['recordings']:,} recordings with an official name"]
+    lines = [f"{report['files']:,} audio files, {report['recordings']:,} recordings that are what their names say"]
+    if not report["inventory"]:
+        lines.append("None has a name of RAVDESS or TESS: only their sound was checked.")
     for group, (there, official) in report["inventory"].items():
         lines.append(
             f"  {group:16} {there:6,} of {official:,}" + (" (a part of the corpus)" if 2 * there < official else "")
         )
     for corpus, formats in report["formats"].items():
         lines += [f"  {corpus:16} {count:6,} × {said}" for said, count in formats.items()]
-    lines += ["", *summary.label_table({**report["counts"], **report["balance"]}), ""] if report["counts"] else [""]
+    for groups in (report["counts"], report["balance"]):
+        lines += ["", *summary.label_table(groups)] if groups else []
+    lines.append("")
     for kind, found in grouped(report):
-        decide = any(finding["decide"] for finding in found)
-        lines.append(f"{'DECIDE' if decide else 'note  '} {len(found):5,} {kind}: {KINDS[kind]}")
-        lines += [f"         {finding['says']}" for finding in found[:most]]
+        decide = sum(finding["decide"] for finding in found)
+        count = f"{decide:,} of {len(found):,}" if 0 < decide < len(found) else f"{len(found):,}"
+        lines.append(f"{'DECIDE' if decide else 'note'} {count} {kind}: {KINDS[kind]}")
+        lines += [f"    {finding['says']}" for finding in found[:most]]
         if len(found) > most:
-            lines.append(f"         … and {len(found) - most:,} more (--output DIR lists all)")
-    lines += [f"confound       {line}" for line in report["confounds"]]
+            lines.append(f"    … and {len(found) - most:,} more (--output DIR lists all)")
+    lines += [f"confound: {line}" for line in report["confounds"]]
     if report["others"]:
         lines.append(
             f"{len(report['others']):,} other files: {', '.join(PurePath(p).name for p in report['others'][:most])}"
@@ -191,7 +197,7 @@ def write(report: dict, output: str | PathLike) -> None:
         partial = Path(temporary) / "audit"
         partial.mkdir()
         pictures = plots.draw_audit(report, partial / "pictures")
-        (partial / "audit.json").write_text(json.dumps(report, indent=2) + "\n")
+        (partial / "audit.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         encoded = {picture.stem: base64.b64encode(picture.read_bytes()).decode() for picture in pictures}
-        (partial / "audit.html").write_text(cards.audit_page(report, grouped(report), KINDS, encoded))
+        (partial / "audit.html").write_text(cards.audit_page(report, grouped(report), KINDS, encoded), encoding="utf-8")
         partial.rename(output)

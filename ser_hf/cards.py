@@ -60,17 +60,19 @@ def dataset_card(report: dict, features: datasets.Features, shards: list[Path]) 
         features: of its columns.
         shards: the Parquet files in `data/`.
     """
+    # synthetic voices stand in for both corpora and are under the licence of neither
+    corpora = [] if report["notice"] else list(dict.fromkeys(group.split()[0] for group in report["counts"]))
     size = sum(shard.stat().st_size for shard in shards)
     split = datasets.SplitInfo(name="train", num_bytes=size, num_examples=report["recordings"])
     info = datasets.DatasetInfo(
         features=features, splits=datasets.SplitDict({"train": split}), download_size=size, dataset_size=size
     )
     data = DatasetCardData(
-        license=list(dict.fromkeys(_LICENCES[corpus] for corpus in _corpora(report) if corpus in _LICENCES)) or "other",
-        language="en",
+        license=list(dict.fromkeys(_LICENCES.get(corpus, "other") for corpus in corpora)) or "other",
+        language="en" if set(corpora) <= set(_LICENCES) else None,  # nobody knows what others speak
         task_categories=["audio-classification"],
         tags=["speech-emotion-recognition", "ser_hf"],
-        pretty_name="Speech emotion: " + " and ".join(corpus.upper() for corpus in _corpora(report)),
+        pretty_name="Speech emotion: " + (" and ".join(map(str.upper, corpora)) or "synthetic voices"),
         size_categories=_size_category(report["recordings"]),
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
         dataset_info=info._to_yaml_dict(),
@@ -81,7 +83,8 @@ def dataset_card(report: dict, features: datasets.Features, shards: list[Path]) 
         data,
         r=report,
         emotions=EMOTIONS,
-        licences=[official.get(corpus, f"{corpus}: the licence of its source") for corpus in _corpora(report)],
+        corpora=corpora,
+        licences=[official.get(corpus, f"{corpus}: the licence of its source") for corpus in corpora],
     )
 
 
@@ -110,10 +113,6 @@ def _size_category(recordings: int) -> str:
     """The Hub's name for an order of magnitude."""
     steps = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
     return next((name for limit, name in steps if recordings < limit), "n>1M")
-
-
-def _corpora(report: dict) -> list[str]:
-    return [] if report["notice"] else list(dict.fromkeys(group.split()[0] for group in report["counts"]))
 
 
 def _rendered(template: str, data: ModelCardData | DatasetCardData, **values: object) -> str:

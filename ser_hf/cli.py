@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 import sys
 import threading
@@ -132,6 +133,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"ser-hf: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in _PLACES:
             raise

@@ -1,7 +1,6 @@
 """Protocols of one's own, written in a file: conditions on the columns (YAML, JSON) or lists of recordings (CSV)."""
 
 import csv
-import json
 import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -9,8 +8,8 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-import yaml
 
+from ser_hf import settings
 from ser_hf.emotions import EMOTIONS
 from ser_hf.errors import UserError
 
@@ -80,15 +79,13 @@ def read(path: str) -> tuple[str, Protocol]:
     file = Path(path)
     if not file.is_file():
         raise ProtocolError(f"'{path}' is not a file: check the path of the protocol")
+    if file.suffix.lower() != ".csv":
+        return _from_mapping(path, settings.read(file, ProtocolError))
     try:
         text = file.read_text(encoding="utf-8-sig")
-        if file.suffix.lower() == ".csv":
-            return f"custom:{file.stem}", _from_list(path, csv.DictReader(text.splitlines(), strict=True))
-        # BaseLoader leaves every scalar text, so that the TESS word `yes` stays a word
-        written = json.loads(text) if file.suffix.lower() == ".json" else yaml.load(text, Loader=yaml.BaseLoader)
-    except (json.JSONDecodeError, yaml.YAMLError, csv.Error, UnicodeDecodeError) as error:
+        return f"custom:{file.stem}", _from_list(path, csv.DictReader(text.splitlines(), strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
         raise ProtocolError(f"'{path}' cannot be read: {' '.join(str(error).split())}") from error
-    return _from_mapping(path, written)
 
 
 def _from_mapping(path: str, written: object) -> tuple[str, Protocol]:
@@ -134,7 +131,10 @@ def _check_keys(where: str, written: object, keys: Iterable[str]) -> None:
 
 def _fold(where: str, written: object) -> dict[str, _Conditions]:
     _check_keys(where.rstrip(".: "), written, ("test", "validation", "train"))
-    for side, reason in (("test", "there is nothing to test"), ("validation", "no checkpoint is chosen on the test")):
+    for side, reason in (
+        ("test", "there is nothing to test"),
+        ("validation", "checkpoints would be chosen on the test"),
+    ):
         if side not in written:
             raise ProtocolError(f"{where}{side} is missing: without it {reason}")
     return {side: _conditions(where + side, conditions) for side, conditions in written.items()}

@@ -16,17 +16,19 @@ def data(argv: list[str]) -> None:
     if argv[:1] == ["splits"]:
         return splits(argv[1:])
     args = _data_arguments(argv)
+    from ser_hf import dataset, summary
+
+    if not args.synthetic and not args.download:
+        dataset.scan(args.ravdess, args.tess, args.other)  # before a repository is made for it
     if args.push_to_hub:
         from ser_hf import hub
 
         repo = hub.check_push(args.push_to_hub, private=not args.public)
     if args.download:
         _download(args)
-    from ser_hf import dataset, summary
-
     report = dataset.build(args.output, args.ravdess, args.tess, args.synthetic, args.num_proc, args.other)
     print(summary.table(report))
-    print(f"dataset: {args.output}  (card: README.md; audit.json lies in it)")
+    print(f"dataset: {args.output}  (with its card README.md, and audit.json)")
     if args.push_to_hub:
         print(f"pushed: {hub.push_dataset(args.output, repo, private=not args.public)}")
 
@@ -47,7 +49,7 @@ def _data_arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--synthetic", action="store_true", help="write and use the synthetic voices instead")
     parser.add_argument("--output", required=True, metavar="DIR", help="must not exist yet")
     parser.add_argument("--push_to_hub", metavar="REPO", help="push it to this dataset repository, private")
-    parser.add_argument("--public", action="store_true", help="push to a repository that anyone can read")
+    parser.add_argument("--public", action="store_true", help="allow that anyone can read it")
     add_workers(parser)
     args = parser.parse_args(argv)
     if args.synthetic and (args.ravdess or args.tess or args.other or args.download):
@@ -81,7 +83,7 @@ def _download(args: argparse.Namespace) -> None:
 def splits(argv: list[str]) -> None:
     """Print what a protocol puts on which side, and what it holds apart."""
     parser = Parser("ser-hf data splits", description="Show what a protocol puts on which side, and holds apart.")
-    parser.add_argument("--dataset", required=True, metavar="DIR|REPO")
+    parser.add_argument("--dataset", required=True, metavar="DIR|REPO", help="that `ser-hf data` built")
     add_protocol(parser)
     args = parser.parse_args(argv)
     from ser_hf import dataset, fingerprint, protocols

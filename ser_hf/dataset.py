@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from os import PathLike
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import datasets
 import joblib
@@ -111,10 +111,10 @@ def scan(ravdess: Sequence[str], tess: Sequence[str], other: Sequence[str] = ())
         scans[name] = generic.scan(spec)
     if not scans:
         raise DatasetError("no recordings given: name folders with --ravdess and --tess, or pass --synthetic")
-    used = {str(recording.file) for found in scans.values() for recording in found.recordings}
-    used.update(copy for found in scans.values() for copy in found.duplicates)
+    used = {recording.file.place for found in scans.values() for recording in found.recordings}
+    used.update(copy.place for found in scans.values() for copy in found.duplicates)
     for found in scans.values():
-        found.unmatched = [path for path in found.unmatched if path not in used]
+        found.unmatched = [file for file in found.unmatched if file.place not in used]
     return scans
 
 
@@ -152,8 +152,7 @@ def build(
     if output.exists():
         raise DatasetError(f"'{output}' exists already: choose another --output or remove it")
     folders = {"ravdess": list(map(str, ravdess)), "tess": list(map(str, tess)), "other": list(map(str, other))}
-    if not make_synthetic:
-        scan(**folders)  # complain before anything is written
+    scans = {} if make_synthetic else scan(**folders)  # complains before anything is written
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
         partial = Path(temporary) / "dataset"
@@ -161,14 +160,15 @@ def build(
         if make_synthetic:
             made = synthetic.write(partial / "recordings")
             folders = {"ravdess": [str(made[0])], "tess": [str(made[1])]}
+            scans = scan(**folders)
         shards = _write_parquet(folders, partial, Path(temporary) / "cache", num_proc or joblib.cpu_count())
         notice = synthetic.NOTICE if make_synthetic else ""
         _write_arrow(shards, partial, notice)
         columns = pa.concat_tables(pq.read_table(shard, columns=list(FEATURES)[1:]) for shard in shards)
-        report = summary.summarise(scan(**folders), columns, notice, root=partial)
+        report = summary.summarise(scans, columns, notice)
         plots.draw_dataset(report, partial / "pictures")
-        (partial / "audit.json").write_text(json.dumps(report, indent=2) + "\n")
-        (partial / "README.md").write_text(cards.dataset_card(report, FEATURES, shards))
+        (partial / "audit.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        (partial / "README.md").write_text(cards.dataset_card(report, FEATURES, shards), encoding="utf-8")
         partial.rename(output)
     return report
 
@@ -180,16 +180,21 @@ def load(source: str | PathLike) -> datasets.Dataset:
         DatasetError: if it is no dataset, or lacks a column.
     """
     path = Path(source)
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        rows = datasets.load_from_disk(str(path))
-    elif path.exists():
+    stored = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+    if path.exists() and not stored and not any(path.glob("data/*.parquet")):
         raise DatasetError(f"'{source}' is no dataset: build one with `ser-hf data --output {source}-dataset`")
-    else:
-        try:
-            rows = datasets.load_dataset(str(source))
-        except (FileNotFoundError, ConnectionError, ValueError, OSError) as error:
-            reason = str(error).splitlines()[0][:160]
-            raise DatasetError(f"'{source}' is neither a folder nor a dataset that the Hub gave ({reason})") from error
+    try:
+        rows = datasets.load_from_disk(str(path)) if stored else datasets.load_dataset(str(source))
+    except (
+        FileNotFoundError,
+        ConnectionError,
+        ValueError,
+        OSError,
+        datasets.exceptions.DatasetGenerationError,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        what = "cannot be read" if path.exists() else "is neither a folder nor a dataset that the Hub gave"
+        raise DatasetError(f"'{source}' {what} ({reason})") from error
     if isinstance(rows, datasets.DatasetDict):
         description = next(iter(rows.values())).info.description
         rows = datasets.concatenate_datasets([rows[name] for name in rows])
@@ -248,10 +253,7 @@ def _write_arrow(shards: list[Path], partial: Path, notice: str) -> None:
 
 
 def _row(recording: Recording) -> dict:
-    try:
-        pcm = audio.to_pcm(audio.load(recording.file.source()))
-    except audio.AudioError as error:
-        raise audio.AudioError(str(error).replace("the recording", repr(str(recording.file)), 1)) from None
+    pcm = audio.to_pcm(audio.load(recording.file.source(), name=repr(str(recording.file))))
     return {
         "audio": {"bytes": audio.to_flac(pcm), "path": f"{recording.key.replace('/', '-')}.flac"},
         "label": EMOTIONS.index(recording.emotion),
@@ -262,7 +264,7 @@ def _row(recording: Recording) -> dict:
         "intensity": recording.intensity,
         "statement": recording.statement,
         "repetition": recording.repetition,
-        "file": recording.key + PurePath(recording.file.path).suffix.lower(),
+        "file": recording.key + recording.file.name.suffix.lower(),
         "duration": audio.duration(pcm),
         "sha256": hashlib.sha256(pcm.tobytes()).hexdigest(),
     }

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import PurePath
 
 import numpy as np
 
@@ -91,10 +90,10 @@ def find(known: list[Known], unknown: list[Measured]) -> tuple[list[Finding], li
         *_formats(own),
         *_durations(own),
         *_signals([*(item.measured for item in readable), *(item for item in unknown if item.error is None)]),
-        *_doubles(readable),
+        *_doubles([*readable, *(Known(item, "", {"key": str(item.file)}) for item in unknown if item.error is None)]),
     ]
     order = list(KINDS)
-    return sorted(findings, key=lambda finding: (order.index(finding.kind), finding.files)), own
+    return sorted(findings, key=lambda finding: (order.index(finding.kind), not finding.decide, finding.files)), own
 
 
 def by_corpus(items: list[Known]) -> dict[str, list[Known]]:
@@ -126,16 +125,16 @@ def _unexpected(known: list[Known], unknown: list[Measured]) -> Iterator[Finding
 
 def _names(known: list[Known]) -> Iterator[Finding]:
     for item in known:
-        path = PurePath(item.measured.file.path)
+        path = item.measured.file.name
         if path.stem.lower() != item.key.lower():
             yield Finding("name", (item.file,), f"{path.name} is read as {item.key}", False)
         folder = path.parent.name.lower().split("_")
         speaker, emotion = item.fields["speaker"].split("-")[1], item.fields["emotion"]
         if folder[0] == "actor" and len(folder) == 2 and folder[1].isdigit():
-            contradicts = folder[1].zfill(2) != {"oaf": "26", "yaf": "25"}.get(speaker, speaker)
+            contradicts = tess.RENAMED_FOLDERS.get("_".join(folder), folder[1].zfill(2)) != speaker
         elif folder[0] in ("oaf", "yaf") and len(folder) > 1:
-            said = {"pleasant": "ps", "surprise": "ps", "surprised": "ps", "fearful": "fear"}.get(folder[1], folder[1])
-            contradicts = folder[0] != speaker or TESS_NAMES.get(said, emotion) != emotion
+            said = "_".join(folder[1:])
+            contradicts = folder[0] != speaker or TESS_NAMES.get(tess.ALIASES.get(said, said), emotion) != emotion
         else:
             contradicts = False
         if contradicts:
@@ -195,7 +194,7 @@ def _foreign(readable: list[Known]) -> Iterator[Finding]:
 
 def _formats(own: list[Known]) -> Iterator[Finding]:
     for item in own:
-        suffix = PurePath(item.measured.file.path).suffix.lower()
+        suffix = item.measured.file.name.suffix.lower()
         if item.measured.misnamed(suffix):
             says = f"{item.file} is {item.measured.container} inside; it is read by its content"
             yield Finding("container", (item.file,), says, False)
@@ -240,7 +239,7 @@ def _signals(items: list[Measured]) -> Iterator[Finding]:
 
 
 def _doubles(readable: list[Known]) -> Iterator[Finding]:
-    """Copies and conflicts under one name; the same samples, or the same recording, under two."""
+    """Copies and conflicts under one name; the same samples, or the same recording, under two, official or not."""
     digests = list(dict.fromkeys(item.measured.digest for item in readable))
     prints = {item.measured.digest: item.measured.print for item in reversed(readable)}
     same = {

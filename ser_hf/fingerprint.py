@@ -26,12 +26,12 @@ from ser_hf import audio
 if TYPE_CHECKING:
     import datasets
 
-VERSION = 1
+VERSION = 2
 """Changes with the method, so that what was computed with another is not reused."""
 
 MAX_ERROR = 0.16
 """Share of differing bits up to which two recordings are the same. On RAVDESS and TESS the same recording stays below
-0.13, and two takes of a sentence by one speaker above 0.19 (docs/data.md)."""
+0.13, but for the lowest qualities of MP3 and Opus, and two takes of a sentence above 0.19 (docs/data.md)."""
 
 MIN_FRAMES = 40
 """Frames that must overlap, about half a second; recordings with less sound than that are not compared."""
@@ -39,7 +39,7 @@ MIN_FRAMES = 40
 _RATE = audio.SAMPLING_RATE / 3
 _WINDOW, _HOP = 1024, 64  # at 5.3 kHz: 0.19 s and 12 ms
 _LOUD = 1e-3  # of the energy of the loudest frame
-_CROWD = 64  # a word in more places than this says nothing
+_CROWD = 64  # places after it with which each place of a word is compared; groups join what lies further
 
 
 def _bands() -> np.ndarray:
@@ -96,7 +96,7 @@ def near_duplicates(prints: list[Print]) -> list[Pair]:
 
 
 def in_dataset(rows: "datasets.Dataset") -> list[list[int]]:
-    """Groups of rows that hold the same recording, the same samples aside; kept in the cache of `datasets`.
+    """Groups of rows that hold near duplicates, with all that hold the same samples as one; kept in a cache.
 
     Args:
         rows: with the columns `audio` and `sha256`.
@@ -105,17 +105,21 @@ def in_dataset(rows: "datasets.Dataset") -> list[list[int]]:
 
     digests = rows["sha256"]
     name = hashlib.sha256("".join([str(VERSION), *digests]).encode()).hexdigest()[:32]
-    kept = Path(config.HF_CACHE_HOME) / "ser_hf" / f"near-duplicates-{name}.json"
+    kept = Path(config.HF_DATASETS_CACHE) / "ser_hf" / f"near-duplicates-{name}.json"
     if kept.exists():
         return json.loads(kept.read_text())
 
     def of_row(number: int) -> Print:
         return fingerprint(audio.load(rows[number]["audio"]))
 
-    once = list({digest: number for number, digest in enumerate(digests)}.values())
+    same = defaultdict(list)
+    for number, digest in enumerate(digests):
+        same[digest].append(number)
+    once = [numbers[0] for numbers in same.values()]
     with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(joblib.cpu_count()) as pool:
         pairs = near_duplicates(list(pool.map(of_row, once)))
-    found = groups([(once[pair.one], once[pair.other]) for pair in pairs])
+    alike = groups([(once[pair.one], once[pair.other]) for pair in pairs])
+    found = [sorted(row for number in group for row in same[digests[number]]) for group in alike]
     kept.parent.mkdir(parents=True, exist_ok=True)
     partial = kept.with_suffix(f".{os.getpid()}")  # several processes of a training may be here at once
     partial.write_text(json.dumps(found))
@@ -155,11 +159,9 @@ def _proposed(prints: list[Print]) -> Iterator[tuple[int, int, int]]:
     )
     order = np.argsort(words, kind="stable")
     owner, place, words = owner[order], place[order], words[order]
-    _, index, size = np.unique(words, return_inverse=True, return_counts=True)
-    telling = size[index] <= _CROWD
     found = [np.zeros((0, 3), dtype=np.int64)]
-    for distance in range(1, _CROWD):  # the words are sorted, so equal ones are neighbours
-        same = np.flatnonzero((words[distance:] == words[:-distance]) & telling[distance:])
+    for distance in range(1, min(_CROWD, len(words) - 1) + 1):  # the words are sorted: equal ones are neighbours
+        same = np.flatnonzero(words[distance:] == words[:-distance])
         same = same[owner[same] != owner[same + distance]]
         first, second = same, same + distance
         swapped = owner[first] > owner[second]

@@ -20,7 +20,7 @@ def add_workers(parser: Parser) -> None:
 def add_protocol(parser: Parser) -> None:
     """`--protocol`, `--fold`, `--split_seed` and `--text_disjoint`."""
     parser.add_argument("--protocol", default="speaker", metavar="NAME|FILE", help="of docs/protocols.md, or your own")
-    parser.add_argument("--fold", type=_fold, default="0", metavar="K|all")
+    parser.add_argument("--fold", type=_fold, default="0", metavar="K|all", help="from 0 (default), or every fold")
     parser.add_argument("--split_seed", type=_natural, default=42, metavar="N", help="as in fine-tuning")
     parser.add_argument("--text_disjoint", action="store_true", help="refuse to test sentences heard in training")
 
@@ -32,8 +32,8 @@ def _positive(text: str) -> int:
 
 
 def _natural(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"'{text}' is not at least 0")
+    if not text.isdigit() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"'{text}' is not from 0 to {2**32 - 1}")
     return int(text)
 
 

@@ -13,6 +13,7 @@ from ser_hf.errors import UserError
 
 FULL_SCALE = 0.999
 _FRAME = 400  # 25 ms at 16 kHz
+_UNKNOWN = (1 << 32) - 1
 _CONTAINERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((".aif", ".aiff", ".aifc"), ("AIFF",)),
     **dict.fromkeys((".ogg", ".oga", ".opus"), ("OGG",)),
@@ -53,14 +54,14 @@ def measure(file: File) -> Measured:
     """Read a recording once; what is wrong with it is in the answer, not raised."""
     try:
         source = file.source()
-        with audio.reading(source) as reader:
+        with audio.reading(source, repr(str(file))) as reader:
             faults = _Faults()
-            samples = audio.to_mono_16k(faults.watch(reader.blocks()), reader.rate, repr(str(file)))
+            samples = audio.to_mono_16k(faults.watch(reader.blocks()), reader.rate, reader.name)
             header = (reader.rate, reader.channels, reader.container, reader.subtype)
     except (UserError, OSError) as error:
         return Measured(file, error=str(error))
     pcm = audio.to_pcm(samples)
-    frames = samples[: max(len(samples) // _FRAME, 1) * _FRAME].reshape(-1, min(_FRAME, len(samples)))
+    frames = samples[: len(samples) // _FRAME * _FRAME].reshape(-1, _FRAME)
     return Measured(
         file,
         None,
@@ -90,15 +91,34 @@ class _Faults:
             block = np.where(finite, block, 0)
             full = np.abs(block) >= FULL_SCALE
             runs = full[2:] & full[1:-1] & full[:-2]
-            self.clipped += int(runs.sum()) + 2 * int(runs.any())
+            cut = np.zeros_like(full)
+            for shift in range(3):  # all three samples of each
+                cut[shift : len(cut) - 2 + shift] |= runs
+            self.clipped += int(cut.sum())
             self.samples += block.size
             self.total += float(block.sum(dtype=np.float64))
             yield block
 
 
 def _truncated(source: str | bytes) -> bool:
-    """Whether a RIFF file is shorter than its header says, as a download that broke off is."""
+    """Whether a file is shorter than its header says, as a download that broke off is.
+
+    WAV, AIFF, RF64, W64 and AU say how long they are; the others show it by not decoding, or not at all.
+    """
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream:
-        head = stream.read(8)
+        head = stream.read(32)
         size = stream.seek(0, io.SEEK_END)
-    return head[:4] == b"RIFF" and int.from_bytes(head[4:], "little") + 8 > size + 1  # a pad byte may lack
+    # where the length stands, in which order, and how much of the file it leaves out
+    lengths = {
+        b"RIFF": (slice(4, 8), "little", 8),
+        b"RF64": (slice(20, 28), "little", 8),
+        b"riff": (slice(16, 24), "little", 0),
+        b"FORM": (slice(4, 8), "big", 8),
+        b".snd": (slice(8, 12), "big", int.from_bytes(head[4:8], "big")),
+    }
+    if head[:4] not in lengths:
+        return False
+    where, order, besides = lengths[head[:4]]
+    said = int.from_bytes(head[where], order)
+    # a program that writes to a pipe cannot know the length; a pad byte may lack
+    return said not in (0, _UNKNOWN, (1 << 64) - 1) and said + besides > size + 1

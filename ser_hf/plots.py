@@ -55,6 +55,7 @@ def balance(report: dict) -> Figure:
         axes.bar_label(bars, fontsize=8, rotation=90, padding=2)
     axes.set_xticks(range(len(EMOTIONS)), EMOTIONS)
     axes.set(ylabel="clips", title="Emotion by corpus and sex")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(y=0.12)
     if groups:
         axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.08))
@@ -78,6 +79,7 @@ def _distributions(groups: dict[str, list[int]], width: float, title: str, what:
         colour, label = _GROUPS[position % len(_GROUPS)], f"{group} ({sum(counts):,})"
         axes.stairs(counts, np.arange(len(counts) + 1) * width, fill=True, alpha=0.55, color=colour, label=label)
     axes.set(xlabel=what, ylabel=count, title=title, ylim=(0, None))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     if groups:
         axes.legend(frameon=False)
     return figure

@@ -203,8 +203,8 @@ def _warning(columns: Columns, sides: dict[str, np.ndarray], protocol: Protocol,
 
 def _usable(columns: Columns) -> str:
     present = set(columns["corpus"].tolist())
-    usable = [name for name, protocol in PROTOCOLS.items() if set(protocol.corpora) <= present and not protocol.leaks]
-    return f"use {' or '.join(usable)}, or build the dataset with both corpora"
+    usable = [name for name, its in PROTOCOLS.items() if its.corpora and set(its.corpora) <= present and not its.leaks]
+    return f"use {' or '.join(usable) or 'a file of your own'}, or build the dataset with what is missing"
 
 
 def _tables(columns: Columns, sides: dict[str, np.ndarray]) -> Iterator[str]:
@@ -242,6 +242,8 @@ def _speaker(columns: Columns, fold: int, seed: int) -> IndexArrays:
 
 
 def _random(columns: Columns, fold: int, seed: int) -> IndexArrays:
+    if len(columns["speaker"]) < 4:
+        raise ProtocolError(f"'random' needs at least 4 recordings: the dataset holds {len(columns['speaker'])}")
     rest, test = train_test_split(np.arange(len(columns["speaker"])), test_size=0.33, random_state=seed)
     train, validation = train_test_split(rest, test_size=0.1, random_state=seed)
     return np.sort(train), np.sort(validation), np.sort(test)

@@ -1,8 +1,7 @@
 """What a built dataset holds and what was left out: for machines (`audit.json`), for the card, and as a table."""
 
-import os
 from collections import Counter, defaultdict
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 import numpy as np
 import pyarrow as pa
@@ -15,24 +14,24 @@ BIN_SECONDS = 0.1
 """Width of the bars in which durations are counted."""
 
 
-def summarise(scans: dict[str, Scan], columns: pa.Table, notice: str, root: Path) -> dict:
+def summarise(scans: dict[str, Scan], columns: pa.Table, notice: str) -> dict:
     """Counts, durations, what was dropped, and what is flagged.
 
     Args:
         scans: of each corpus, as `dataset.scan` gives them.
         columns: of the dataset, without the audio.
         notice: what must be said of synthetic recordings, or nothing.
-        root: paths below it are given relative to it.
 
     Returns:
         `recordings`, `speakers`, `hours`; `counts` {corpus channel: {label: n}}; `balance` {corpus sex: {label: n}};
         `durations` {corpus channel: [n of clips from 0 s, in bins of `BIN_SECONDS`]}; `dropped_duplicates`,
-        `unmatched` (paths); `missing` (official names); `same_samples` (groups of names); `notes`; `notice`.
+        `unmatched` (the last parts of their paths: this is pushed, too); `missing` (official names); `same_samples`
+        (groups of names); `notes`; `notice`.
     """
 
     def listed(name: str) -> list[str]:
-        paths = [path for found in scans.values() for path in getattr(found, name)]
-        return [os.path.relpath(path, root) if root in Path(path).parents else path for path in dict.fromkeys(paths)]
+        found = {file.place: str(file) for scan in scans.values() for file in getattr(scan, name)}
+        return ["/".join(PurePath(path).parts[-3:]) for path in found.values()]
 
     of = {name: columns[name].to_pylist() for name in ("corpus", "channel", "sex", "speaker", "duration", "file")}
     labels = [EMOTIONS[label] for label in columns["label"].to_pylist()]
@@ -74,7 +73,7 @@ def counted(groups: list[str], labels: list[str]) -> dict[str, dict[str, int]]:
 
 def histograms(groups: list[str], seconds: list[float]) -> dict[str, list[int]]:
     """Of each group the number of clips from 0 s on, in bins of `BIN_SECONDS`."""
-    bins = (np.array(seconds) / BIN_SECONDS).astype(int)
+    bins = np.rint(np.array(seconds) * 1000).astype(int) // round(BIN_SECONDS * 1000)  # 0.3 / 0.1 is less than 3
     return {group: np.bincount(bins[np.array(groups) == group]).tolist() for group in dict.fromkeys(groups)}
 
 

@@ -99,6 +99,14 @@ def write(path, content):
     return path
 
 
+@pytest.mark.parametrize("rate", [8_000, 16_000, 24_414, 44_100, 48_000])
+def test_no_samples_are_no_recording(tmp_path, rate):
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), rate)
+    with pytest.raises(AudioError, match=r"0\.000 s long"):
+        audio.load(tmp_path / "none.wav")
+    assert audio.resample(np.zeros(0, dtype=np.float32), rate).shape == (0,)
+
+
 def bad_sources(tmp_path):
     soundfile.write(tmp_path / "none.wav", np.zeros(0), 16_000)
     soundfile.write(tmp_path / "nan.wav", np.full(16_000, np.nan, dtype=np.float32), 16_000, subtype="FLOAT")

@@ -1,6 +1,7 @@
 """Every kind of oddity planted on its own: it is found, and nothing else is."""
 
 import json
+import os
 import shutil
 import zipfile
 from collections import Counter
@@ -17,7 +18,7 @@ from ser_hf.cli import main
 from ser_hf.corpora import ravdess
 from ser_hf.emotions import TESS_NAMES
 
-ORIGINALS = ROOT.parent / "shared" / "data" / "originals"
+ORIGINALS = Path(os.environ.get("SER_HF_ORIGINALS", ROOT.parent / "shared" / "data" / "originals"))
 
 
 def quieter(source, target):
@@ -67,7 +68,8 @@ def test_nothing_wrong_is_nothing_found(folder):
 
 
 PLANTED = {
-    "unexpected": (lambda f: shutil.copy(clip(f), f / "mine.wav"), True),
+    "unexpected": (lambda f: soundfile.write(f / "mine.wav", soundfile.read(clip(f))[0][::-1], 16_000), True),
+    "same samples ": (lambda f: shutil.copy(clip(f), clip(f, 2)), True),
     "folder ": (lambda f: shutil.move(clip(f), mkdir(f / "Actor_05")), True),
     "unexpected ": (lambda f: clip(f).rename(f / "Actor_03" / "03-01-01-02-01-01-03.wav"), True),
     "name": (lambda f: clip(f).rename(clip(f).with_name("03-01-05-01-01-01-03_angry.wav")), False),
@@ -103,6 +105,48 @@ def test_each_oddity_is_found_and_nothing_else(folder, kind):
     assert report["needs_decision"] is decide
     (finding,) = report["findings"]
     assert all(Path(file).name in finding["says"] for file in finding["files"])
+
+
+@pytest.mark.parametrize("kind", ["AIFF", "RF64", "W64", "AU"])
+def test_what_broke_off_is_seen_in_other_containers(folder, kind):
+    rewritten(clip(folder), lambda x: x, format=kind)
+    whole = audit.audit([folder])
+    assert "truncated" not in kinds(whole)
+    clip(folder).write_bytes(clip(folder).read_bytes()[:30_000])
+    assert kinds(audit.audit([folder]))["truncated"] == 1
+
+
+def test_a_length_that_a_pipe_could_not_know_is_no_fault(folder):
+    content = bytearray(clip(folder).read_bytes())
+    content[4:8] = b"\xff" * 4
+    clip(folder).write_bytes(content)
+    assert kinds(audit.audit([folder])) == {}
+
+
+def test_the_share_that_is_clipped(folder):
+    tone = np.clip(1.02 * np.sin(2 * np.pi * np.arange(16_000) / 48), -1, 1)
+    soundfile.write(clip(folder), tone, 16_000)
+    (finding,) = audit.audit([folder])["findings"]
+    expected = (np.abs(np.rint(tone * 32767) / 32768) >= 0.999).mean()
+    assert f"{expected:.2%} of the samples" in finding["says"]
+
+
+def test_what_is_wrong_in_a_zip_is_named(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("Actor_03/03-01-05-01-01-01-03.wav", b"no sound")
+    (finding,) = audit.audit([tmp_path / "a.zip"])["findings"]
+    assert f"'{tmp_path}/a.zip/Actor_03/03-01-05-01-01-01-03.wav' is not audio" in finding["says"]
+
+
+def test_the_same_folder_twice_is_read_once(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert audit.audit([".", folder, "Actor_03"])["findings"] == []
+
+
+def test_copies_without_an_official_name_are_found(folder):
+    shutil.copy(clip(folder), folder / "Copy of it.wav")
+    report = audit.audit([folder])
+    assert kinds(report) == {"unexpected": 1, "same samples": 1}
 
 
 def test_broken_samples_are_counted(folder):
@@ -178,10 +222,10 @@ def test_the_command_writes_a_page_that_needs_nothing_else(folder, tmp_path, cap
     (folder / "notes.txt").write_text("x")
     assert main(["audit", str(folder), "--output", str(tmp_path / "out")]) == 3
     printed = capsys.readouterr().out
-    assert "DECIDE     1 unexpected" in printed
+    assert "DECIDE 1 unexpected" in printed
     assert "2 of 2 findings need a decision" in printed
     report = json.loads((tmp_path / "out" / "audit.json").read_text())
-    assert kinds(report) == {"unexpected": 1, "same samples": 1}
+    assert kinds(report) == {"unexpected": 1, "same samples": 1}  # the same clip three times
     assert report["files"] == 25
     page = (tmp_path / "out" / "audit.html").read_text()
     assert "<script" not in page

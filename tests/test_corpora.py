@@ -1,3 +1,5 @@
+import json
+import os
 import shutil
 import zipfile
 
@@ -7,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from ser_hf import audio, corpora, dataset, metrics, protocols
+from ser_hf import audio, audit, corpora, dataset, metrics, protocols
 from ser_hf.corpora import CorpusError, ravdess, synthetic, tess
 from ser_hf.emotions import EMOTIONS
 
@@ -55,7 +57,7 @@ def test_scan_finds_any_layout_and_names_what_it_leaves_out(recordings, tmp_path
     found = corpora.scan([tmp_path], "ravdess")
     assert len(found.recordings) == 16
     assert len(found.duplicates) == 16
-    assert [path.rsplit("/", 1)[1] for path in found.unmatched] == ["mine.wav", "notes.txt"]
+    assert [file.name.name for file in found.unmatched] == ["mine.wav", "notes.txt"]
     assert [r.key for r in found.recordings] == sorted(r.key for r in found.recordings)
 
 
@@ -81,7 +83,7 @@ def test_zips_are_read_in_place(recordings, tmp_path):
         )
     both = corpora.scan([recordings[0] / "Actor_02", archive], "ravdess")
     assert as_rows(both) == as_rows(plain)
-    assert both.duplicates[0] == f"{archive}/Actor_02/{plain.recordings[0].key}.wav"
+    assert str(both.duplicates[0]) == f"{archive}/Actor_02/{plain.recordings[0].key}.wav"
     assert len(both.duplicates) == 16
 
 
@@ -129,6 +131,44 @@ def test_tess_copied_beside_ravdess_keeps_its_speakers(recordings, tmp_path):
     scans = dataset.scan([str(tmp_path)], [str(tmp_path)])
     assert [len(scans[corpus].recordings) for corpus in ("ravdess", "tess")] == [16, 14]
     assert scans["ravdess"].unmatched == scans["tess"].unmatched == []
+
+
+def test_linked_folders_are_followed_once(recordings, tmp_path):
+    shutil.copytree(recordings[0] / "Actor_01", tmp_path / "Actor_01")
+    (tmp_path / "Actor_02").symlink_to(recordings[0] / "Actor_02")
+    (tmp_path / "Actor_01" / "round").symlink_to(tmp_path)
+    found = corpora.scan([tmp_path], "ravdess")
+    assert {r.speaker for r in found.recordings} == {"ravdess-01", "ravdess-02"}
+    assert not found.duplicates
+
+
+def test_a_folder_given_in_two_spellings_is_read_once(recordings, tmp_path, monkeypatch):
+    shutil.copytree(recordings[0] / "Actor_01", tmp_path / "Actor_01")
+    (tmp_path / "notes.txt").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    found = corpora.scan([".", tmp_path, "Actor_01"], "ravdess")
+    assert (len(found.recordings), len(found.duplicates), len(found.unmatched)) == (16, 0, 1)
+
+
+def test_names_that_old_programs_left(recordings, tmp_path):
+    """Backslashes in zips, the twins of macOS, and bytes that are not UTF-8."""
+    source = recordings[0] / "Actor_01" / "03-01-01-01-01-01-01.wav"
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        info = zipfile.ZipInfo("x")
+        info.filename = "Actor_01\\03-01-01-01-01-01-01.wav"
+        archive.writestr(info, source.read_bytes())
+        archive.writestr("__MACOSX/Actor_01/._03-01-01-01-01-01-01.wav", b"\0\5\x16\7")
+    (tmp_path / "._a.zip").write_bytes(b"\0\5\x16\7")
+    shutil.copy(source, os.fsencode(tmp_path) + b"/gr\xfc\xdfe.wav")
+    report = dataset.build(tmp_path / "out", [str(tmp_path)])
+    assert report["recordings"] == 1
+    assert sorted(path.rsplit("/", 1)[1] for path in report["unmatched"]) == [
+        "._03-01-01-01-01-01-01.wav",
+        "._a.zip",
+        "gr\\udcfc\\udcdfe.wav",
+    ]
+    assert not [path for path in report["unmatched"] if str(tmp_path) in path]  # it goes to the Hub
+    assert "gr\\\\udcfc" in json.dumps(audit.audit([tmp_path]))
 
 
 def test_labels_that_a_tool_appended_must_agree():

@@ -80,7 +80,7 @@ def test_leaks_in_a_file_are_refused_unless_it_says_so(rows, custom):
 TEST, VALIDATION = "test: {speaker: tess-yaf}\n", "validation: {speaker: tess-oaf}\n"
 TWICE = "file,side\nYAF_bar_sad,test\nYAF_bar_sad.wav,train\nOAF_bar_sad,validation"
 WRONG = [
-    (".yaml", TEST, "': validation is missing: without it no checkpoint is chosen on the test"),
+    (".yaml", TEST, "': validation is missing: without it checkpoints would be chosen on the test"),
     (".yaml", VALIDATION, "': test is missing"),
     (".yaml", TEST + VALIDATION + "tests: 1", "has the unknown key 'tests': expected name, needs, leaks, folds"),
     (".yaml", TEST + VALIDATION + "leaks: maybe", "leaks is 'maybe': expected true or false"),

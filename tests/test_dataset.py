@@ -182,6 +182,24 @@ def test_what_is_no_dataset_is_refused(tmp_path, built):
         dataset.load("nobody/nothing")
 
 
+def test_a_folder_pulled_from_the_hub_is_read(built, rows, tmp_path):
+    shutil.copytree(built / "data", tmp_path / "pulled" / "data")
+    shutil.copy(built / "README.md", tmp_path / "pulled")
+    assert dataset.load(tmp_path / "pulled")["sha256"] == rows["sha256"]
+    (tmp_path / "broken" / "train").mkdir(parents=True)
+    (tmp_path / "broken" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    (tmp_path / "broken" / "train" / "state.json").write_text("")
+    with pytest.raises(DatasetError, match="cannot be read"):
+        dataset.load(tmp_path / "broken")
+
+
+def test_an_output_among_the_recordings_is_none_of_them(recordings, tmp_path):
+    small(recordings, tmp_path)
+    report = dataset.build(tmp_path / "Actor_03" / "out", [str(tmp_path)])
+    assert report["unmatched"] == []
+    assert report["recordings"] == 16
+
+
 def test_synthetic_datasets_say_so(synthetic_built):
     folder, report = synthetic_built
     assert report["recordings"] == 908

@@ -42,6 +42,13 @@ def test_the_same_recording_is_found_and_no_other(clips, change):
         assert all(abs(pair.offset - 0.3125) < 0.0121 for pair in pairs)
 
 
+def test_many_copies_are_one_group(clips):
+    """More of them than the places that are compared at a time."""
+    copies = [clips[0] * gain for gain in np.linspace(0.2, 1, 90, dtype=np.float32)]
+    pairs = near_duplicates([fingerprint.fingerprint(samples) for samples in [*copies, *clips[1:9]]])
+    assert fingerprint.groups([(pair.one, pair.other) for pair in pairs]) == [list(range(90))]
+
+
 def test_silence_and_short_clips_are_like_nothing(clips):
     quiet = [np.zeros(16_000, dtype=np.float32)] * 2
     short = [clips[0][:4_000]] * 2
@@ -50,7 +57,7 @@ def test_silence_and_short_clips_are_like_nothing(clips):
 
 
 def test_groups_of_a_dataset_are_found_once_and_kept(rows, monkeypatch, tmp_path):
-    monkeypatch.setattr("datasets.config.HF_CACHE_HOME", tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     some = rows.select(range(40))
     changed = audio.to_flac(audio.to_pcm(audio.load(some[7]["audio"])[3_000:] * 0.5))
     planted = some.to_list()
@@ -58,6 +65,9 @@ def test_groups_of_a_dataset_are_found_once_and_kept(rows, monkeypatch, tmp_path
     again = datasets.Dataset(pa.Table.from_pylist(planted, schema=some.features.arrow_schema))
     assert fingerprint.in_dataset(some) == []
     assert fingerprint.in_dataset(again) == [[7, 25]]
+    planted[30] = {**planted[7], "file": "the same samples.wav"}
+    twins = datasets.Dataset(pa.Table.from_pylist(planted, schema=some.features.arrow_schema))
+    assert fingerprint.in_dataset(twins) == [[7, 25, 30]]  # whichever of the twins a split takes
     monkeypatch.setattr(fingerprint, "fingerprint", None)  # what is kept is not computed again
     assert fingerprint.in_dataset(again) == [[7, 25]]
-    assert len(list((tmp_path / "ser_hf").iterdir())) == 2
+    assert len(list((tmp_path / "ser_hf").iterdir())) == 3

@@ -4,6 +4,8 @@ import shutil
 import textwrap
 
 import pytest
+import soundfile
+from huggingface_hub import DatasetCard
 
 from ser_hf import dataset, summary
 from ser_hf.corpora import CorpusError, generic
@@ -27,6 +29,7 @@ def wavs(recordings, tmp_path):
     return tmp_path
 
 
+ALL = "corpus: x\nfolder: wav\nlabels: {Wut: sad, Aerger: sad, Freude: sad}\n"
 SPEC = """
     corpus: emodb
     folder: wav
@@ -68,6 +71,7 @@ def test_a_list_with_columns_of_its_own(wavs):
 def test_without_speakers_all_are_one(wavs):
     found = generic.scan(describe(wavs, "corpus: x\nfolder: wav\nlabels: {Wut: angry, Aerger: null, Freude: happy}"))
     assert {r.speaker for r in found.recordings} == {"x-unknown"}
+    assert found.notes[0] == "x: no speakers are named, so that all clips count as those of one"
     assert len(found.recordings) == 4
 
 
@@ -81,9 +85,17 @@ def test_without_speakers_all_are_one(wavs):
         ("corpus: x\nfolder: wav\nlabel: {}", "has 'label': its keys are"),
         ("corpus: x\nfolder: nowhere", "does not exist"),
         ("corpus: x\ncsv: nowhere.csv", "is not a file: check csv"),
-        ("[", "is no YAML"),
+        ("[", "cannot be read"),
         ("corpus: x\nfolder: wav\nlabels: {Wut: null, Aerger: null, Freude: null}", "every label is dropped"),
-        ("corpus: x\nfolder: wav\nlabels: {Wut: sad, Aerger: sad, Freude: sad}\nspeaker: '^[a-z]'", "finds no group"),
+        (f"{ALL}speaker: '^([a-z])'", "finds nothing in"),
+        (f"{ALL}speaker: '^..'", "has no group"),
+        (f"{ALL}speaker: '('", "is no pattern"),
+        (f"{ALL}speaker: [a]", "speaker is .'a'.: a text is expected"),
+        (f"{ALL}speaker: '^(..)'\nsex: {{3: male}}", "sex names '3', who is no speaker: 03, 08 are"),
+        (f"{ALL}sex: male", "sex is 'male': a mapping is expected"),
+        (f"{ALL}corpus: y", "the key 'corpus' stands twice"),
+        ("corpus: x\nfolder:\n", "folder is '': a text is expected"),
+        ("corpus: x\nfolder: wav\nlabels: [Wut]", "a mapping is expected"),
     ],
 )
 def test_what_a_description_lacks_is_named(wavs, text, says):
@@ -100,12 +112,56 @@ def test_what_a_description_lacks_is_named(wavs, text, says):
         ("file,label\nnowhere.wav,angry\n", "line 2: .*nowhere.wav' is not a file"),
         ("file,label\nwav/Wut/03a-Wut.wav,angry\nwav/Wut/03a-Wut.wav,sad\n", "has two labels"),
         ("file,label,sex\nwav/Wut/03a-Wut.wav,angry,m\n", "sex 'm' of"),
+        ("file,label,repetition\nwav/Wut/03a-Wut.wav,angry,²\n", "repetition '²' of"),
+        (
+            "file,label,speaker\nwav/Wut/03a-Wut.wav,angry,anna\nwav/Wut/08b-Wut.wav,angry,\n",
+            "'wav/Wut/08b-Wut' has no speaker and others have",
+        ),
     ],
 )
 def test_what_a_list_lacks_is_named(wavs, rows, says):
     (wavs / "list.csv").write_text(rows)
     with pytest.raises(CorpusError, match=says):
         generic.scan(describe(wavs, "corpus: x\ncsv: list.csv"))
+
+
+def test_cells_are_stripped_and_words_stay_words(wavs):
+    (wavs / "list.csv").write_text(
+        "file,label,speaker\nwav/Wut/03a-Wut.wav,no,1\nwav/Wut/08b-Wut.wav , no, 1\n", encoding="utf-8-sig"
+    )
+    found = generic.scan(describe(wavs, "corpus: x\ncsv: list.csv\nlabels: {no: neutral}\nsex: {1: female}"))
+    assert [(r.speaker, r.sex, r.emotion) for r in found.recordings] == [("x-1", "female", "neutral")] * 2
+    (wavs / "list.csv").write_bytes("file,label\nä.wav,no\n".encode("latin-1"))
+    with pytest.raises(CorpusError, match="is no CSV in UTF-8"):
+        generic.scan(describe(wavs, "corpus: x\ncsv: list.csv"))
+
+
+def test_a_path_identifies_a_clip_with_its_ending(wavs):
+    """No official name stands behind it: another ending, or another archive, is another recording."""
+    samples, rate = soundfile.read(wavs / "wav" / "Wut" / "03a-Wut.wav")
+    soundfile.write(wavs / "wav" / "Wut" / "03a-Wut.flac", samples[::-1], rate)
+    absolute = wavs / "wav" / "Wut" / "08b-Wut.wav"
+    (wavs / "list.csv").write_text(
+        f"file,label\nwav/Wut/03a-Wut.wav,angry\nwav/Wut/03a-Wut.flac,angry\n{absolute},angry\nwav/../wav/Wut/08b-Wut.wav,angry\n"
+    )
+    found = generic.scan(describe(wavs, "corpus: x\ncsv: list.csv"))
+    assert sorted(f"{r.key}{r.file.name.suffix}" for r in found.recordings) == [
+        "x/wav/Wut/03a-Wut.flac",
+        "x/wav/Wut/03a-Wut.wav",
+        "x/wav/Wut/08b-Wut.wav",
+    ]
+    assert len(found.duplicates) == 1  # the last two are one file
+
+
+def test_the_card_of_another_corpus_says_nothing_of_ours(wavs, tmp_path):
+    spec = describe(wavs, SPEC.replace("emodb", "accent"))
+    dataset.build(tmp_path / "out", other=[spec])
+    card = DatasetCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == ["other"]
+    assert card.data.language is None
+    for untrue in ("TESS alone", "North American", "forbid", "bibtex", "Livingstone"):
+        assert untrue not in card.text
+    assert "accent: the licence of its source" in card.text
 
 
 def test_it_becomes_part_of_the_dataset(wavs, recordings, tmp_path):

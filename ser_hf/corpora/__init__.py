@@ -1,6 +1,7 @@
 """From folders and zips of files with known names to labelled `Recording`s. No audio is decoded here."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePath
@@ -22,7 +23,18 @@ class File:
     archive: str | None = None
 
     def __str__(self) -> str:
-        return self.path if self.archive is None else f"{self.archive}/{self.path}"
+        path = self.path if self.archive is None else f"{self.archive}/{self.path}"
+        return path.encode("utf-8", "backslashreplace").decode()  # old zips leave names that are not UTF-8
+
+    @property
+    def name(self) -> PurePath:
+        """The path that the name is read from; old programs write backslashes into zips."""
+        return PurePath(self.path if self.archive is None else self.path.replace("\\", "/"))
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """The same for the same file, however its folder was spelt."""
+        return (os.path.realpath(self.archive or self.path), self.path if self.archive else "")
 
     def source(self) -> str | bytes:
         """What `audio.load` reads: the path, or the bytes out of the zip."""
@@ -50,9 +62,9 @@ class Scan:
     """What some folders hold: the recordings, sorted by name, and what was left out."""
 
     recordings: list[Recording] = field(default_factory=list)
-    duplicates: list[str] = field(default_factory=list)
+    duplicates: list[File] = field(default_factory=list)
     """Second copies of a recording that is there already (mirrors hold each file twice)."""
-    unmatched: list[str] = field(default_factory=list)
+    unmatched: list[File] = field(default_factory=list)
     """Everything else: audio with other names, and files that are no audio."""
     notes: list[str] = field(default_factory=list)
     """What an importer merged or dropped, a line each."""
@@ -75,28 +87,32 @@ def scan(folders: list[str | PathLike], corpus: str) -> Scan:
     """
     found: dict[str, Recording] = {}
     result = Scan()
+    seen = set()
     for folder in folders:
         audio_files, others = files(folder)
         matched = 0
         for file in audio_files:
-            fields = GRAMMARS[corpus](PurePath(file.path))
+            fields = GRAMMARS[corpus](file.name)
             if fields is None:
                 others.append(file)
                 continue
             matched += 1
             recording = Recording(file=file, corpus=corpus, **fields)
-            if found.setdefault(recording.key, recording) is not recording:
-                result.duplicates.append(str(file))
+            if file.place not in seen and found.setdefault(recording.key, recording) is not recording:
+                result.duplicates.append(file)
+            seen.add(file.place)
         if not matched:
             raise CorpusError(_nothing(folder, audio_files, corpus))
-        result.unmatched += map(str, others)
+        result.unmatched += others
     result.recordings = [found[key] for key in sorted(found)]
-    result.unmatched.sort()
+    result.unmatched = sorted({file.place: file for file in result.unmatched}.values(), key=str)
     return result
 
 
 def files(folder: str | PathLike) -> tuple[list[File], list[File]]:
     """The audio files of a folder or zip, and all its other files; both sorted, those in zips last.
+
+    Linked folders are followed, each folder once.
 
     Raises:
         CorpusError: if it is missing or holds no audio.
@@ -106,22 +122,30 @@ def files(folder: str | PathLike) -> tuple[list[File], list[File]]:
     if not folder.exists():
         raise CorpusError(f"'{folder}' does not exist: check the path")
     if folder.is_dir():
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        paths = sorted(_below(folder))
     elif folder.suffix.lower() == ".zip":
         paths = [folder]
     else:
         raise CorpusError(f"'{folder}' is not a folder and no .zip: give the folder or zip of the recordings")
-    zips = [path for path in paths if path.suffix.lower() == ".zip"]
-    every = [File(str(path)) for path in paths if path.suffix.lower() != ".zip"]
+    # macOS adds to each file a twin named ._, which has the ending and nothing else
+    zips = [path for path in paths if path.suffix.lower() == ".zip" and not path.name.startswith("._")]
+    every = [File(str(path)) for path in paths if path not in zips]
     every += [File(member, str(path)) for path in zips for member in archives.members(path)]
     found = ([], [])
     for file in every:
-        # macOS adds a ._ twin to each file of its zips, which has the ending and no audio
-        name = PurePath(file.path)
-        found[0 if name.suffix.lower() in SUFFIXES and not name.name.startswith("._") else 1].append(file)
+        heard = file.name.suffix.lower() in SUFFIXES and not file.name.name.startswith("._")
+        found[0 if heard else 1].append(file)
     if not found[0]:
         raise CorpusError(f"'{folder}' holds no recordings ({', '.join(SUFFIXES)}): check the path")
     return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    visited = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        visited.add(os.path.realpath(root))
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(root, name)) not in visited]
+        yield from (path for name in names if (path := Path(root, name)).is_file())
 
 
 def parse(path: PurePath) -> tuple[str, dict] | None:
@@ -153,8 +177,8 @@ def missing(corpus: str, keys: Iterable[str]) -> list[str]:
 
 def _nothing(folder: str | PathLike, audio_files: Iterable[File], corpus: str) -> str:
     for other, grammar in GRAMMARS.items():
-        count = sum(grammar(PurePath(file.path)) is not None for file in audio_files)
+        count = sum(grammar(file.name) is not None for file in audio_files)
         if count:
             return f"'{folder}' holds {count} recordings of {other} and none of {corpus}: pass it as --{other}"
-    first = PurePath(next(iter(audio_files)).path).name
+    first = PurePath(str(next(iter(audio_files)))).name
     return f"'{folder}' holds no file with an official {corpus} name (first: '{first}'): check the folder"

@@ -8,7 +8,7 @@ from pathlib import PurePath
 
 from ser_hf.emotions import RAVDESS_CODES, TESS_NAMES
 
-_ALIASES = {
+ALIASES = {
     "fearful": "fear",
     "surprise": "ps",
     "surprised": "ps",
@@ -16,11 +16,11 @@ _ALIASES = {
     "pleasant_surprised": "ps",
 }
 # One official file, OA_bite_neutral, has lost the F of its speaker.
-_NAME = re.compile(rf"(oaf|oa|yaf)_([a-z]+)_({'|'.join([*TESS_NAMES, *_ALIASES])})", re.IGNORECASE)
+_NAME = re.compile(rf"(oaf|oa|yaf)_([a-z]+)_({'|'.join([*TESS_NAMES, *ALIASES])})", re.IGNORECASE)
 # A much-used script copies TESS beside RAVDESS as Actor_25 (YAF) and Actor_26 (OAF), under seven random numbers, the
 # third of which becomes the emotion; the word is lost. (marcogdepinto/emotion-classification-from-audio-files)
 _RENAMED = re.compile(r"\d\d-\d\d-(0[13-8])-\d\d-\d\d-\d\d-\d\d")
-_RENAMED_FOLDERS = {"actor_25": "yaf", "actor_26": "oaf"}
+RENAMED_FOLDERS = {"actor_25": "yaf", "actor_26": "oaf"}
 _CODES = {code: tess for code, label in RAVDESS_CODES.items() for tess, own in TESS_NAMES.items() if own == label}
 
 _WORDS = """
@@ -62,10 +62,10 @@ def parse(path: str | PurePath) -> dict | None:
     if match is not None:
         actress, word, emotion = (part.lower() for part in match.groups())
         actress = "oaf" if actress == "oa" else actress
-        emotion = _ALIASES.get(emotion, emotion)
+        emotion = ALIASES.get(emotion, emotion)
         key = f"{actress.upper()}_{word}_{emotion}"
-    elif renamed is not None and path.parent.name.lower() in _RENAMED_FOLDERS:
-        actress, word = _RENAMED_FOLDERS[path.parent.name.lower()], None
+    elif renamed is not None and path.parent.name.lower() in RENAMED_FOLDERS:
+        actress, word = RENAMED_FOLDERS[path.parent.name.lower()], None
         emotion = _CODES[renamed[1]]
         key = f"{actress.upper()}_{path.stem}_{emotion}"
     else:
