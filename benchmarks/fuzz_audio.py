@@ -47,6 +47,10 @@ def seeds() -> dict[str, bytes]:
             except soundfile.LibsndfileError:  # GSM knows one channel
                 continue
             files[f"{container} {subtype} {channels}"] = buffer.getvalue()
+        buffer = io.BytesIO()
+        soundfile.write(buffer, np.zeros(0), 48_000, format=container, subtype=subtype)
+        if len(buffer.getvalue()) > 40:  # MP3 writes nothing
+            files[f"{container} {subtype}, no samples"] = buffer.getvalue()
     return files
 
 
@@ -61,12 +65,12 @@ def mutated(content: bytes, rng: np.random.Generator) -> tuple[str, bytes]:
     elif kind == "cut":
         del changed[rng.integers(0, len(changed)) :]
     elif kind == "number in header":  # rates, channels, sizes: whatever stands there
-        place = int(rng.integers(4, min(len(changed), 120) - 8))
+        place = int(rng.integers(4, max(min(len(changed), 120) - 8, 5)))
         form = rng.choice(["<H", ">H", "<I", ">I", "<Q", ">Q"])
         limit = 2 ** (8 * struct.calcsize(form)) - 1
         struct.pack_into(form, changed, place, min(NUMBERS[rng.integers(len(NUMBERS))], limit))
     elif kind == "not a number":
-        place = int(rng.integers(40, max(len(changed) - 8, 41)))
+        place = int(rng.integers(20, max(len(changed) - 8, 21)))
         form, value = rng.choice(["<f", ">f", "<d", ">d"]), rng.choice([np.nan, np.inf, -np.inf, 1e38])
         written = struct.pack(form, value)
         changed[place : place + len(written)] = written

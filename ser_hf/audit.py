@@ -2,30 +2,24 @@
 
 import base64
 import json
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import groupby
 from os import PathLike
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 import joblib
 import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from ser_hf import cards, corpora, plots, summary
+from ser_hf import cards, corpora, outputs, plots, summary
 from ser_hf.corpora import File
 from ser_hf.emotions import EMOTIONS
-from ser_hf.errors import UserError
 from ser_hf.findings import KINDS, Known, by_corpus, find
 from ser_hf.measure import Measured, measure
-
-
-class AuditError(UserError):
-    """A folder that cannot take the report."""
 
 
 def audit(folders: Iterable[str | PathLike], num_proc: int | None = None) -> dict:
@@ -187,17 +181,11 @@ def write(report: dict, output: str | PathLike) -> None:
     """`audit.json`, the pictures, and the page `audit.html`, which needs no other file; the folder must not exist yet.
 
     Raises:
-        AuditError: if it exists.
+        OutputError: if it exists.
     """
-    output = Path(output)
-    if output.exists():
-        raise AuditError(f"'{output}' exists already: choose another --output or remove it")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
-        partial = Path(temporary) / "audit"
-        partial.mkdir()
+    with outputs.appearing(output) as partial:
         pictures = plots.draw_audit(report, partial / "pictures")
         (partial / "audit.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         encoded = {picture.stem: base64.b64encode(picture.read_bytes()).decode() for picture in pictures}
-        (partial / "audit.html").write_text(cards.audit_page(report, grouped(report), KINDS, encoded), encoding="utf-8")
-        partial.rename(output)
+        page = cards.audit_page(report, grouped(report), KINDS, encoded)
+        (partial / "audit.html").write_text(page, encoding="utf-8")

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ser_hf import outputs
 from ser_hf.errors import UserError
 from ser_hf.flags import Parser, add_protocol, add_workers
 
@@ -58,8 +59,7 @@ def _data_arguments(argv: list[str]) -> argparse.Namespace:
         parser.error("--download_dir and --unpack go with --download")
     if args.public and not args.push_to_hub:
         parser.error("--public goes with --push_to_hub REPO")
-    if Path(args.output).exists():
-        parser.error(f"--output '{args.output}' exists already: choose another or remove it")
+    outputs.refuse_existing(args.output)
     return args
 
 
@@ -103,8 +103,8 @@ def audit(argv: list[str]) -> int:
     parser.add_argument("--output", metavar="DIR", help="gets audit.json and the page audit.html; must not exist yet")
     add_workers(parser)
     args = parser.parse_args(argv)
-    if args.output is not None and Path(args.output).exists():
-        parser.error(f"--output '{args.output}' exists already: choose another or remove it")
+    if args.output is not None:
+        outputs.refuse_existing(args.output)
     from ser_hf import audit
 
     report = audit.audit(args.folders, args.num_proc)

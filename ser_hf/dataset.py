@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
-from ser_hf import audio, cards, corpora, plots, summary
+from ser_hf import audio, cards, corpora, outputs, plots, summary
 from ser_hf.corpora import Recording, Scan, generic, synthetic
 from ser_hf.emotions import EMOTIONS
 from ser_hf.errors import UserError
@@ -143,33 +142,28 @@ def build(
         What `output/audit.json` says: counts, what was dropped, what is flagged (`ser_hf.summary.summarise`).
 
     Raises:
-        DatasetError: if `output` exists or no folder is given.
+        OutputError: if `output` exists.
+        DatasetError: if no folder is given.
         CorpusError: if a folder is missing, empty or of another corpus.
         ArchiveError: if a zip cannot be read.
         AudioError: if a recording cannot be decoded; it is named.
     """
-    output = Path(output)
-    if output.exists():
-        raise DatasetError(f"'{output}' exists already: choose another --output or remove it")
+    outputs.refuse_existing(output)
     folders = {"ravdess": list(map(str, ravdess)), "tess": list(map(str, tess)), "other": list(map(str, other))}
     scans = {} if make_synthetic else scan(**folders)  # complains before anything is written
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
-        partial = Path(temporary) / "dataset"
-        partial.mkdir()
+    with outputs.appearing(output) as partial:
         if make_synthetic:
             made = synthetic.write(partial / "recordings")
             folders = {"ravdess": [str(made[0])], "tess": [str(made[1])]}
             scans = scan(**folders)
-        shards = _write_parquet(folders, partial, Path(temporary) / "cache", num_proc or joblib.cpu_count())
         notice = synthetic.NOTICE if make_synthetic else ""
+        shards = _write_parquet(folders, partial, num_proc or joblib.cpu_count())
         _write_arrow(shards, partial, notice)
         columns = pa.concat_tables(pq.read_table(shard, columns=list(FEATURES)[1:]) for shard in shards)
         report = summary.summarise(scans, columns, notice)
         plots.draw_dataset(report, partial / "pictures")
         (partial / "audit.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(cards.dataset_card(report, FEATURES, shards), encoding="utf-8")
-        partial.rename(output)
     return report
 
 
@@ -207,8 +201,9 @@ def load(source: str | PathLike) -> datasets.Dataset:
     return rows.cast_column("audio", FEATURES["audio"])
 
 
-def _write_parquet(folders: dict[str, list[str]], partial: Path, cache: Path, workers: int) -> list[Path]:
+def _write_parquet(folders: dict[str, list[str]], partial: Path, workers: int) -> list[Path]:
     """`data/train-*.parquet`, through the builder, which leaves locks and the folders of this machine beside them."""
+    cache = partial.parent / "cache"
     builder = RavdessTess(cache_dir=str(cache), workers=workers, **folders)
     try:
         builder.download_and_prepare(

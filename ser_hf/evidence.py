@@ -1,15 +1,9 @@
 """The folder of evidence that lies beside a model, or that `ser-hf evaluate` writes."""
 
-import tempfile
 from pathlib import Path
 
-from ser_hf import dataset, evaluation, fingerprint, plots, protocols
-from ser_hf.errors import UserError
+from ser_hf import dataset, evaluation, fingerprint, outputs, plots, protocols
 from ser_hf.predictor import Predictor
-
-
-class EvidenceError(UserError):
-    """A folder that cannot take the evidence."""
 
 
 def write(results: evaluation.Results, folder: Path, model_card: str | None = None) -> None:
@@ -44,16 +38,11 @@ def evaluate(
     Raises:
         UserError: for what does not fit together, before anything is written.
     """
-    if output.exists():
-        raise EvidenceError(f"'{output}' exists already: choose another --output or remove it")
+    outputs.refuse_existing(output)
     rows = dataset.load(dataset_name)
     near = fingerprint.in_dataset(rows)
     splits = protocols.folds(rows, protocol, fold, split_seed, near=near, text_disjoint=text_disjoint)
     results = evaluation.evaluate(Predictor(model), rows, splits, dataset_name)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
-        partial = Path(temporary) / "evidence"
-        partial.mkdir()
+    with outputs.appearing(output) as partial:
         write(results, partial)
-        partial.rename(output)
     return results

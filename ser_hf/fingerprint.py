@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import joblib
 import numpy as np
 from threadpoolctl import threadpool_limits
+from tqdm import tqdm
 
 from ser_hf import audio
 
@@ -117,7 +118,8 @@ def in_dataset(rows: "datasets.Dataset") -> list[list[int]]:
         same[digest].append(number)
     once = [numbers[0] for numbers in same.values()]
     with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        pairs = near_duplicates(list(pool.map(of_row, once)))
+        bar = tqdm(pool.map(of_row, once), total=len(once), desc="Looking for near duplicates", unit=" recordings")
+        pairs = near_duplicates(list(bar))
     alike = groups([(once[pair.one], once[pair.other]) for pair in pairs])
     found = [sorted(row for number in group for row in same[digests[number]]) for group in alike]
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -13,10 +13,10 @@ import soundfile
 from conftest import ROOT
 
 from ser_hf import audio, audit, corpora
-from ser_hf.audit import AuditError
 from ser_hf.cli import main
 from ser_hf.corpora import ravdess
 from ser_hf.emotions import TESS_NAMES
+from ser_hf.outputs import OutputError
 
 ORIGINALS = Path(os.environ.get("SER_HF_ORIGINALS", ROOT.parent / "shared" / "data" / "originals"))
 
@@ -247,7 +247,7 @@ def test_mistakes_end_in_one_line(folder, tmp_path, fails):
     (tmp_path / "there").mkdir()
     assert "exists already" in fails("audit", folder, "--output", tmp_path / "there")
     assert "is not at least 1" in fails("audit", folder, "--num_proc", "0")
-    with pytest.raises(AuditError):
+    with pytest.raises(OutputError):
         audit.write({}, tmp_path / "there")
 
 

@@ -5,6 +5,8 @@ import pytest
 from split_helpers import actors, changed, picked, speakers
 
 from ser_hf import protocols
+from ser_hf.cli import main
+from ser_hf.evaluation import Results
 from ser_hf.protocols import LeakError, ProtocolError
 
 
@@ -135,3 +137,26 @@ def test_a_file_that_is_not_there(rows, tmp_path):
         protocols.split(rows, str(tmp_path / "absent.yaml"))
     with pytest.raises(ProtocolError, match=r"or a .yaml, .json or .csv file"):
         protocols.split(rows, "absent.toml")
+
+
+def test_a_file_is_a_protocol_for_training_and_testing(built, models, tmp_path):
+    """Trained on the first of two folds, tested on it, and refused on the second, whose voice it has heard."""
+    text = """
+        name: own
+        folds:
+          - test: {speaker: ravdess-01}
+            validation: {speaker: ravdess-02}
+          - test: {speaker: ravdess-03}
+            validation: {speaker: ravdess-04}"""
+    (tmp_path / "own.yaml").write_text(text)
+    own = ["--protocol", str(tmp_path / "own.yaml"), "--dataset", str(built)]
+    fast = ["--num_train_epochs", "1", "--bf16", "false", "--patience", "0", "--output_dir", str(tmp_path / "m")]
+    assert main(["finetune", *own, "--model", str(models["bert"]), *fast]) == 0
+    results = Results.load(tmp_path / "m" / "results.json")
+    assert (results.protocol, results.fold, results.n) == ("custom:own", 0, 16)
+    assert results.headline().startswith("custom:own fold 0: UAR")
+    test = ["evaluate", *own, "--model", str(tmp_path / "m"), "--output"]
+    assert main([*test, str(tmp_path / "e")]) == 0
+    assert Results.load(tmp_path / "e" / "results.json").protocol_hash == results.protocol_hash
+    assert main([*test, str(tmp_path / "e2"), "--fold", "1"]) == 2
+    assert not (tmp_path / "e2").exists()

@@ -17,6 +17,7 @@ from ser_hf import audio, dataset, summary
 from ser_hf.audio import AudioError
 from ser_hf.dataset import DatasetError
 from ser_hf.emotions import EMOTIONS
+from ser_hf.outputs import OutputError
 
 
 def test_both_loaders_read_the_columns(built, tmp_path):
@@ -167,7 +168,7 @@ def test_a_build_that_is_interrupted_leaves_nothing(recordings, tmp_path, how):
 
 def test_an_output_that_exists_is_not_touched(recordings, tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(DatasetError, match="exists already"):
+    with pytest.raises(OutputError, match="exists already"):
         dataset.build(tmp_path / "out", [str(recordings[0])])
     assert not list((tmp_path / "out").iterdir())
 
