@@ -110,10 +110,12 @@ def scan(ravdess: Sequence[str], tess: Sequence[str], other: Sequence[str] = ())
         scans[name] = generic.scan(spec)
     if not scans:
         raise DatasetError("no recordings given: name folders with --ravdess and --tess, or pass --synthetic")
-    used = {recording.file.place for found in scans.values() for recording in found.recordings}
-    used.update(copy.place for found in scans.values() for copy in found.duplicates)
-    for found in scans.values():
-        found.unmatched = [file for file in found.unmatched if file.place not in used]
+    for name, found in scans.items():
+        if left := {file.place: file for file in found.unmatched}:
+            for other in (its for its_name, its in scans.items() if its_name != name):
+                for file in (*(recording.file for recording in other.recordings), *other.duplicates):
+                    left.pop(file.place, None)
+            found.unmatched = list(left.values())
     return scans
 
 
@@ -157,6 +159,8 @@ def build(
             folders = {"ravdess": [str(made[0])], "tess": [str(made[1])]}
             scans = scan(**folders)
         notice = synthetic.NOTICE if make_synthetic else ""
+        for found in scans.values():
+            found.recordings.clear()  # the builder finds them again, and one list of them is enough
         shards = _write_parquet(folders, partial, num_proc or joblib.cpu_count())
         _write_arrow(shards, partial, notice)
         columns = pa.concat_tables(pq.read_table(shard, columns=list(FEATURES)[1:]) for shard in shards)

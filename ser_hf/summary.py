@@ -1,6 +1,8 @@
 """What a built dataset holds and what was left out: for machines (`audit.json`), for the card, and as a table."""
 
+import sys
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import PurePath
 
 import numpy as np
@@ -18,7 +20,7 @@ def summarise(scans: dict[str, Scan], columns: pa.Table, notice: str) -> dict:
     """Counts, durations, what was dropped, and what is flagged.
 
     Args:
-        scans: of each corpus, as `dataset.scan` gives them.
+        scans: of each corpus, as `dataset.scan` gives them; their recordings are those of `columns`.
         columns: of the dataset, without the audio.
         notice: what must be said of synthetic recordings, or nothing.
 
@@ -33,36 +35,47 @@ def summarise(scans: dict[str, Scan], columns: pa.Table, notice: str) -> dict:
         found = {file.place: str(file) for scan in scans.values() for file in getattr(scan, name)}
         return ["/".join(PurePath(path).parts[-3:]) for path in found.values()]
 
-    of = {name: columns[name].to_pylist() for name in ("corpus", "channel", "sex", "speaker", "duration", "file")}
+    corpus, channel, sex = (_words(columns[name]) for name in ("corpus", "channel", "sex"))
     labels = [EMOTIONS[label] for label in columns["label"].to_pylist()]
-    channels = [f"{corpus} {channel}" for corpus, channel in zip(of["corpus"], of["channel"], strict=True)]
-    sexes = [f"{corpus} {sex or 'unknown'}" for corpus, sex in zip(of["corpus"], of["sex"], strict=True)]
-    missing = []
-    if not notice:
-        for corpus in set(scans) & set(corpora.INVENTORIES):
-            missing += corpora.missing(corpus, (recording.key for recording in scans[corpus].recordings))
+    channels = [sys.intern(f"{one} {other}") for one, other in zip(corpus, channel, strict=True)]
+    sexes = [sys.intern(f"{one} {other or 'unknown'}") for one, other in zip(corpus, sex, strict=True)]
+    seconds = columns["duration"].to_numpy()
+    official = [] if notice else sorted(set(scans) & set(corpora.INVENTORIES))
     return {
         "recordings": len(labels),
-        "speakers": len(set(of["speaker"])),
-        "hours": round(sum(of["duration"]) / 3600, 3),
+        "speakers": len(columns["speaker"].unique()),
+        "hours": round(float(seconds.sum()) / 3600, 3),
         "counts": counted(channels, labels),
         "balance": counted(sexes, labels),
-        "durations": histograms(channels, of["duration"]),
+        "durations": histograms(channels, seconds),
         "dropped_duplicates": listed("duplicates"),
         "unmatched": listed("unmatched"),
-        "missing": sorted(missing),
-        "same_samples": same_samples(of["file"], columns["sha256"].to_pylist()),
+        "missing": [name for corpus in official for name in corpora.missing(corpus, _stems(columns))],
+        "same_samples": _same_samples(columns),
         "notes": [note for found in scans.values() for note in found.notes],
         "notice": notice,
     }
 
 
-def same_samples(files: list[str], digests: list[str]) -> list[list[str]]:
+def _words(column: pa.ChunkedArray) -> list[str | None]:
+    """A column of few different values, each in memory once."""
+    encoded = column.combine_chunks().dictionary_encode()
+    words = encoded.dictionary.to_pylist()
+    return [None if code is None else words[code] for code in encoded.indices.to_pylist()]
+
+
+def _stems(columns: pa.Table) -> set[str]:
+    return {name.rsplit(".", 1)[0] for name in columns["file"].to_pylist()}
+
+
+def _same_samples(columns: pa.Table) -> list[list[str]]:
     """Groups of files, under different official names, that hold the same samples."""
+    codes = columns["sha256"].combine_chunks().dictionary_encode().indices.to_numpy()
+    rows = np.flatnonzero(np.bincount(codes)[codes] > 1)
     groups = defaultdict(list)
-    for name, digest in zip(files, digests, strict=True):
-        groups[digest].append(name)
-    return [names for names in groups.values() if len(names) > 1]
+    for code, name in zip(codes[rows].tolist(), columns["file"].take(rows).to_pylist(), strict=True):
+        groups[code].append(name)
+    return list(groups.values())
 
 
 def counted(groups: list[str], labels: list[str]) -> dict[str, dict[str, int]]:
@@ -71,7 +84,7 @@ def counted(groups: list[str], labels: list[str]) -> dict[str, dict[str, int]]:
     return {group: {emotion: pairs[group, emotion] for emotion in EMOTIONS} for group in dict.fromkeys(groups)}
 
 
-def histograms(groups: list[str], seconds: list[float]) -> dict[str, list[int]]:
+def histograms(groups: list[str], seconds: Sequence[float]) -> dict[str, list[int]]:
     """Of each group the number of clips from 0 s on, in bins of `BIN_SECONDS`."""
     bins = np.rint(np.array(seconds) * 1000).astype(int) // round(BIN_SECONDS * 1000)  # 0.3 / 0.1 is less than 3
     return {group: np.bincount(bins[np.array(groups) == group]).tolist() for group in dict.fromkeys(groups)}

@@ -17,6 +17,7 @@ sex: {'03': male}        # by speaker, where there is no such column
 import csv
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -212,7 +213,7 @@ def _recording(spec: Spec, row: dict) -> Recording | None:
         key=f"{spec.corpus}/{row['key']}",
         channel=row.get("channel", "speech"),
         emotion=emotion,
-        speaker=f"{spec.corpus}-{speaker}",
+        speaker=sys.intern(f"{spec.corpus}-{speaker}"),
         sex=sex,
         intensity=row.get("intensity"),
         statement=row.get("statement"),
