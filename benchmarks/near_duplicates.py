@@ -9,6 +9,7 @@ a copy with a recording that is not its source (nor known to be the same).
 
 import argparse
 import io
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -94,6 +95,9 @@ def main() -> None:
             prints.append(fingerprint.fingerprint(samples))
             copies.append((name, source))
 
+    started = time.perf_counter()
+    near = fingerprint.near_duplicates(prints[: len(rows)], max_error=0.3)
+    seconds = time.perf_counter() - started
     pairs = fingerprint.near_duplicates(prints)
     own = [pair for pair in pairs if pair.other < len(rows)]
     known = [set(group) for group in fingerprint.groups([(pair.one, pair.other) for pair in own])]
@@ -118,6 +122,12 @@ def main() -> None:
         same = rows[pair.one]["sha256"] == rows[pair.other]["sha256"]
         said = "the same samples" if same else "FALSE ALARM unless they are the same recording"
         print(f"  {rows[pair.one]['file']} = {rows[pair.other]['file']}: error {pair.error}, {said}")
+    others = [pair for pair in near if rows[pair.one]["sha256"] != rows[pair.other]["sha256"]]
+    if others:
+        closest = min(others, key=lambda pair: pair.error)
+        names = f"{rows[closest.one]['file']} and {rows[closest.other]['file']}"
+        print(f"the closest two that do not hold the same samples: {names}, error {closest.error:.3f}")
+    print(f"comparing the fingerprints of the dataset: {seconds:.0f} s")
     print(f"copies paired with a recording that is not their source: {len(wrong)} of {len(copies)} copies")
     for line in wrong[:10]:
         print("  ", *line)

@@ -19,11 +19,11 @@ def data(argv: list[str]) -> None:
     args = _data_arguments(argv)
     from ser_hf import dataset, summary
 
-    if not args.synthetic and not args.download:
-        dataset.scan(args.ravdess, args.tess, args.other)  # before a repository is made for it
     if args.push_to_hub:
         from ser_hf import hub
 
+        if not args.synthetic and not args.download:
+            dataset.scan(args.ravdess, args.tess, args.other)  # complains before a repository is made
         repo = hub.check_push(args.push_to_hub, private=not args.public)
     if args.download:
         _download(args)

@@ -85,13 +85,13 @@ def fingerprint(samples: np.ndarray) -> Print:
     return Print(words, loudness > max(loudness.max() * _LOUD, 1e-9))
 
 
-def near_duplicates(prints: list[Print]) -> list[Pair]:
-    """All pairs of recordings that are the same, sorted by position."""
+def near_duplicates(prints: list[Print], max_error: float = MAX_ERROR) -> list[Pair]:
+    """All pairs of recordings of whose bits at most `max_error` differ, sorted by position."""
     best: dict[tuple[int, int], Pair] = {}
     for one, other, shift in _proposed(prints):
         error = _error(prints[one], prints[other], shift)
         known = best.get((one, other))
-        if error <= MAX_ERROR and (known is None or error < known.error):
+        if error <= max_error and (known is None or error < known.error):
             best[one, other] = Pair(one, other, round(error, 4), round(shift * _HOP / _RATE, 3))
     return [best[pair] for pair in sorted(best)]
 
