@@ -1,0 +1,248 @@
+"""Waveform augmentation while training: what a clip becomes depends on its samples and the generator's seed alone.
+
+All arrays are float32, 16 kHz, shape `(samples,)`. No function changes its input; one that has nothing to do, as for
+a silent clip, returns the input itself. Peaks are not clipped, since models take floats.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+from scipy import signal
+
+from ser_hf import audio, silence
+from ser_hf.errors import UserError
+
+_RATE = audio.SAMPLING_RATE
+_GRID = 0.02  # of speed: factors of few digits keep the resampler's periods, and with them its matrices, short
+_SHORTEST = 400  # samples: one frame of the mel front ends
+_SHORTEST_RT60 = 0.1  # seconds
+_BAND = signal.ellip(5, 0.5, 40, [300, 3400], "bandpass", fs=_RATE, output="sos")  # of telephones
+
+# strengths that can be asked for, and how the message that refuses others says it
+_RANGES: dict[str, tuple[float, float, str]] = {
+    "speed": (0.02, 0.5, "a share from 0.02 to 0.5, such as speed:0.1"),
+    "room": (_SHORTEST_RT60, 5.0, "0.1 to 5 seconds, such as room:0.4"),
+    "noise": (-20.0, 60.0, "two numbers of dB, from -20 to 60, the lower first, such as noise:10-30"),
+    "gain": (0.1, 40.0, "0.1 to 40 dB, such as gain:6"),
+}
+
+
+class AugmentError(UserError):
+    """An augmentation that does not exist or cannot be; the message names it and what is allowed."""
+
+
+def speed(samples: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> np.ndarray:
+    """Play faster or slower; the pitch moves along (Ko et al., "Audio augmentation for speech recognition", 2015).
+
+    The factor is one of 1 ± 0.02, 1 ± 0.04, … within `share`; the length becomes `ceil(samples / factor)`. A clip that
+    would fall below 400 samples stays as it is.
+    """
+    steps = int(share / _GRID + 1e-9)  # 0.1 / 0.02 may be a little less than 5
+    step = int(rng.integers(1, steps + 1)) * int(rng.choice([-1, 1]))
+    faster = audio.resample(samples, round(_RATE * (1 + step * _GRID)))
+    return samples if len(faster) < _SHORTEST <= len(samples) else faster
+
+
+def gain(samples: np.ndarray, rng: np.random.Generator, decibel: float = 6.0) -> np.ndarray:
+    """Louder or softer by up to `decibel` dB, uniformly."""
+    return samples * np.float32(10 ** (rng.uniform(-decibel, decibel) / 20))
+
+
+def noise(
+    samples: np.ndarray, rng: np.random.Generator, noises: Sequence[np.ndarray], low: float = 10.0, high: float = 30.0
+) -> np.ndarray:
+    """Add a random stretch of one of `noises`, `low` to `high` dB below the voiced part of the clip, uniformly.
+
+    A noise shorter than the clip is run forth and back, so that nothing jumps where it starts over. A silent clip, or
+    a silent stretch, leaves the clip as it is.
+
+    Args:
+        noises: at least one, each of shape `(samples,)`.
+        low, high: the ratio of the mean power of the voiced part (`silence.voiced`) to that of the stretch, in dB.
+    """
+    ratio = rng.uniform(low, high)
+    stretch = _stretch(noises[int(rng.integers(len(noises)))], len(samples), rng)
+    start, end = silence.voiced(samples)
+    wanted = _power(samples[start:end]) / 10 ** (ratio / 10)
+    present = _power(stretch)
+    if wanted == 0 or present == 0:
+        return samples
+    return (samples + stretch.astype(np.float64) * np.sqrt(wanted / present)).astype(np.float32)
+
+
+def room(samples: np.ndarray, rng: np.random.Generator, seconds: float = 0.4) -> np.ndarray:
+    """Reverberation of a random room whose RT60 is uniform in (0.1, `seconds`]; same length, same RMS."""
+    before = _power(samples)
+    if before == 0:
+        return samples
+    heard = signal.fftconvolve(samples, _response(rng, seconds))[: len(samples)]
+    after = _power(heard)
+    return (heard * np.sqrt(before / after)).astype(np.float32) if after else samples  # 0 where float32 underflows
+
+
+def codec(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A telephone line: 300 to 3400 Hz, 8 kHz, 8-bit mu-law (ITU-T G.711), and back to 16 kHz; same length.
+
+    The line is driven to full scale, as a recording's level says nothing about that of a call. `rng` is not used.
+    """
+    if not samples.any():
+        return samples
+    narrow = audio.resample(_telephone(samples), _RATE, _RATE // 2)
+    peak = float(np.abs(narrow).max()) or 1.0
+    wide = audio.resample(_mu_law(narrow / peak) * peak, _RATE // 2)[: len(samples)]
+    return _telephone(wide)  # as at both ends of a line: the resampler lets through some of what mirrors at 4 kHz
+
+
+def mixup(samples: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
+    """`share * samples + (1 - share) * other`, with `other` cut or followed by silence; the caller mixes the labels.
+
+    Zhang et al., "mixup: Beyond empirical risk minimization" (ICLR 2018).
+    """
+    mixed = samples * np.float32(share)
+    common = min(len(samples), len(other))
+    mixed[:common] += other[:common] * np.float32(1 - share)
+    return mixed
+
+
+# the speaker and where they stand, what else is heard there, then the line and its level
+_STEPS: dict[str, Callable[..., np.ndarray]] = {f.__name__: f for f in (speed, room, noise, codec, gain)}
+
+
+@dataclass(frozen=True, eq=False)
+class Augmentation:
+    """Augmentations in the order in which they are applied; `parse` makes it. Can be pickled for worker processes."""
+
+    strengths: dict[str, tuple[float, ...]]  # by name; empty where the function's own are meant
+    noises: tuple[np.ndarray, ...]
+    probability: float
+
+    def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Apply each with the probability; float32, at least 400 samples where the clip had as many."""
+        samples = samples.astype(np.float32, copy=False)
+        for name, strength in self.strengths.items():
+            if rng.random() < self.probability:
+                samples = _STEPS[name](samples, rng, *([self.noises] if name == "noise" else []), *strength)
+        return samples
+
+
+def parse(text: str, noises: Sequence[np.ndarray] = (), probability: float = 0.5) -> Augmentation:
+    """Augmentations from a flag's text, such as `speed:0.1,gain:6,noise:10-30,room:0.4,codec`.
+
+    A strength may be left out. They are applied in the order speed, room, noise, codec, gain, however they are written.
+
+    Args:
+        text: names, each with `:strength` where it takes one, with commas between them.
+        noises: for `noise`, each of shape `(samples,)`.
+        probability: of each, for each clip; above 0, up to 1.
+
+    Raises:
+        AugmentError: for a name unknown or twice, a strength or probability out of range, `noise` without noises.
+    """
+    strengths = _strengths(text)
+    if not 0 < probability <= 1:
+        raise AugmentError(f"the probability of augmentation is {probability}: expected more than 0 and at most 1")
+    if "noise" in strengths and not any(len(one) for one in noises):
+        raise AugmentError(f"'noise' in '{text}' has no noises to add: name a folder of noises, or leave it out")
+    return Augmentation(strengths, tuple(one for one in noises if len(one)), probability)
+
+
+def needs_noise(text: str) -> bool:
+    """Whether `parse` would need noises for this text. Raises `AugmentError` as `parse` does for what is written."""
+    return "noise" in _strengths(text)
+
+
+def silences(clips: Iterable[np.ndarray], seconds: float = 60.0) -> list[np.ndarray]:
+    """What the clips' rooms sound like: their edges (`silence.edges`) in order, until `seconds` are collected."""
+    found = []
+    missing = round(seconds * _RATE)
+    for clip in clips:
+        for edge in silence.edges(clip):
+            found.append(edge[:missing].copy())  # a view would keep the clip in memory
+            missing -= len(found[-1])
+            if missing <= 0:
+                return found
+    return found
+
+
+def from_folder(folder: str | PathLike) -> list[np.ndarray]:
+    """All audio files of a folder and those below it, sorted by path.
+
+    Raises:
+        AugmentError: if there is no such folder, or no audio in it.
+        ser_hf.audio.AudioError: for a file that cannot be read.
+    """
+    if not Path(folder).is_dir():
+        raise AugmentError(f"'{folder}' is not a folder: check the path of the noises")
+    files = [path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in audio.SUFFIXES]
+    files = [path for path in files if path.is_file() and not path.name.startswith("._")]  # what macOS leaves in zips
+    if not files:
+        raise AugmentError(f"'{folder}' holds no audio files ({', '.join(audio.SUFFIXES)}): check the path")
+    return [audio.load(path) for path in files]
+
+
+def _strengths(text: str) -> dict[str, tuple[float, ...]]:
+    """What is written, in the order in which it is applied."""
+    written = {}
+    for part in text.split(","):
+        name, colon, strength = (piece.strip() for piece in part.partition(":"))
+        if name not in _STEPS:
+            raise AugmentError(f"'{name}' is no augmentation: choose from {', '.join(_STEPS)}")
+        if name in written:
+            raise AugmentError(f"'{name}' stands twice in '{text}': name it once")
+        written[name] = _numbers(name, strength) if colon else ()
+    return {name: written[name] for name in _STEPS if name in written}
+
+
+def _numbers(name: str, strength: str) -> tuple[float, ...]:
+    """The strength that is written after a name, if it is within the range."""
+    if name not in _RANGES:
+        raise AugmentError(f"'{name}:{strength}' has a strength, and {name} takes none: write {name}")
+    lowest, highest, expected = _RANGES[name]
+    number = r"(-?\d+(?:\.\d+)?|-?\.\d+)"
+    match = re.fullmatch(rf"{number}-{number}" if name == "noise" else number, strength, re.ASCII)
+    numbers = tuple(float(group) for group in match.groups()) if match else ()
+    if not numbers or list(numbers) != sorted(numbers) or numbers[0] < lowest or numbers[-1] > highest:
+        raise AugmentError(f"'{name}:{strength}' is no strength of {name}: expected {expected}")
+    return numbers
+
+
+def _power(samples: np.ndarray) -> float:
+    return float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
+
+
+def _stretch(noise: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
+    """`length` samples of a noise from a random place on; forth and back where it is shorter than that."""
+    if len(noise) >= length:
+        start = int(rng.integers(len(noise) - length + 1))
+        return noise[start : start + length]
+    there_and_back = np.concatenate([noise, noise[::-1]])
+    start = int(rng.integers(max(1, len(there_and_back))))
+    return np.resize(np.roll(there_and_back, -start), length)
+
+
+def _response(rng: np.random.Generator, seconds: float) -> np.ndarray:
+    """A room's impulse response of unit energy: the direct path, then Gaussian noise that decays by 60 dB in RT60.
+
+    Polack's statistical model of late reverberation (La transmission de l'énergie sonore dans les salles, 1988). The
+    echoes have as much energy as the direct path, as at the reverberation radius of a room.
+    """
+    rt60 = seconds - (seconds - _SHORTEST_RT60) * rng.random()
+    time = np.arange(1, round(rt60 * _RATE), dtype=np.float32) / _RATE
+    echoes = rng.standard_normal(len(time), dtype=np.float32) * 10 ** (-3 * time / np.float32(rt60))
+    response = np.concatenate([[np.sqrt(np.square(echoes).sum())], echoes])
+    return (response / np.sqrt(2) / response[0]).astype(np.float32)
+
+
+def _telephone(samples: np.ndarray) -> np.ndarray:
+    return signal.sosfilt(_BAND, samples).astype(np.float32)
+
+
+def _mu_law(samples: np.ndarray) -> np.ndarray:
+    """Coded to 8 bits and decoded as ITU-T G.711 does: from a bias of 33 in 14 bits on, each octave has 16 steps."""
+    biased = np.minimum(np.abs(samples) * 8192 + 33, 8191)
+    step = np.ldexp(np.float32(1), np.frexp(biased)[1] - 5)
+    return np.sign(samples) * (np.floor(biased / step) * step + step / 2 - 33) / 8192
