@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SCRATCH = {"learning_rate": 6e-4, "num_train_epochs": 12, "label_smoothing_factor": 0.1, "weight_decay": 0.05}
 PRETRAINED = {"learning_rate": 5e-5, "num_train_epochs": 12, "label_smoothing_factor": 0.0, "weight_decay": 0.01}
+PROBE = {"learning_rate": 3e-3, "num_train_epochs": 60, "label_smoothing_factor": 0.0, "weight_decay": 0.01}
 
 
 class ArgumentError(UserError):
@@ -35,10 +36,24 @@ class FinetuneConfig:
         default="speaker",
         metadata={"help": "how to split: a name of docs/protocols.md, or a .yaml, .json or .csv file of your own"},
     )
-    fold: int = field(default=0, metadata={"help": "of a protocol with folds, from 0"})
+    fold: str = field(default="0", metadata={"help": "of a protocol with folds, from 0; `all` trains and pools them"})
+    seeds: int = field(default=1, metadata={"help": "repeat with so many seeds, from --seed on; mean and sd"})
+    search: int = field(default=0, metadata={"help": "trials of a hyperparameter search on validation UAR (optuna)"})
     split_seed: int = field(default=42, metadata={"help": "of what a protocol draws at random"})
     text_disjoint: bool = field(
         default=False, metadata={"help": "refuse a split that tests sentences heard in training"}
+    )
+    mode: Literal["full", "partial", "lora", "probe"] = field(
+        default="full", metadata={"help": "full, partial (the top layers), lora (adapters, merged), probe (the head)"}
+    )
+    layers: int | None = field(default=None, metadata={"help": "trained at the top in mode partial; a third if unset"})
+    lora_rank: int = field(default=16, metadata={"help": "of the adapters in mode lora"})
+    pooling: Literal["mean", "attentive"] = field(
+        default="mean", metadata={"help": "of a probe over time: mean, or attentive statistics"}
+    )
+    head: Literal["linear", "mlp"] = field(default="linear", metadata={"help": "of a probe"})
+    figures_only: bool = field(
+        default=False, metadata={"help": "allow a probe that stock transformers cannot load: figures, and no model"}
     )
     freeze_feature_encoder: bool | None = field(
         default=None, metadata={"help": "freeze the convolutional front end; pretrained ones are unless told"}
@@ -47,17 +62,58 @@ class FinetuneConfig:
         default=5, metadata={"help": "epochs without a better validation UAR until it stops; 0: never"}
     )
     threads: int | None = field(default=None, metadata={"help": "CPU threads a process; the cores shared out if unset"})
+    frame_budget: float | None = field(
+        default=None,
+        metadata={"help": "padded seconds of a device's batch at most; else by --per_device_train_batch_size"},
+    )
+    batching: Literal["frames", "shuffled"] = field(
+        default="frames", metadata={"help": "frames: like lengths and equal padded seconds; shuffled: neither"}
+    )
+    cache_frozen: bool | None = field(
+        default=None, metadata={"help": "compute what is frozen once; on unless the waveform is augmented"}
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "of frozen outputs; ser_hf beside the Hub's cache"})
+    attention: Literal["auto", "eager", "sdpa"] = field(default="auto", metadata={"help": "how attention is computed"})
+    fast_dropout: bool | None = field(default=None, metadata={"help": "a random byte a value; on a CPU unless told"})
+    silence: Literal["keep", "vary"] = field(
+        default="vary", metadata={"help": "vary: in training the silence at the edges is cut at random"}
+    )
+    augment: str = field(
+        default="", metadata={"help": "the waveform, such as speed:0.1,gain:6,noise:10-30,room:0.4,codec"}
+    )
+    augment_probability: float = field(default=0.5, metadata={"help": "of each augmentation"})
+    noise_dir: str | None = field(default=None, metadata={"help": "of noises; else the corpus' own silence"})
+    mixup: float = field(default=0.0, metadata={"help": "α of the beta distribution of two clips' shares; 0: none"})
+    mask_time_prob: float | None = field(
+        default=None, metadata={"help": "SpecAugment over time; the model's own if unset"}
+    )
+    mask_feature_prob: float | None = field(
+        default=None, metadata={"help": "SpecAugment over features; the model's own if unset"}
+    )
+    balance: Literal["none", "label", "corpus", "both"] = field(
+        default="none", metadata={"help": "make labels, corpora, or labels of corpora weigh the same"}
+    )
+    balance_by: Literal["loss", "sampler"] = field(default="loss", metadata={"help": "by weights or by drawing"})
+    loss: Literal["cross_entropy", "focal"] = field(default="cross_entropy", metadata={"help": "what is minimised"})
+    focal_gamma: float = field(default=2.0, metadata={"help": "γ of the focal loss"})
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "factor of the learning rate from a layer to the next below"}
+    )
 
 
-def defaults(model: str) -> dict:
-    """Our defaults for `TrainingArguments`: from scratch for `tiny`, gentler for pretrained weights."""
+_LEAST = {"split_seed": 0, "patience": 0, "threads": 1, "seeds": 1, "search": 0, "layers": 1, "lora_rank": 1}
+_LEAST |= {"mixup": 0, "focal_gamma": 0, "mask_time_prob": 0, "mask_feature_prob": 0}
+
+
+def defaults(model: str, mode: str = "full") -> dict:
+    """Our defaults for `TrainingArguments`: from scratch for `tiny`, gentler for pretrained weights, by mode."""
     import torch
 
-    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    bf16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.cpu._is_avx512_bf16_supported()
     return {
-        **(SCRATCH if model == "tiny" else PRETRAINED),
-        "per_device_train_batch_size": 16,
+        **of_machine(),
+        **(PROBE if mode == "probe" else SCRATCH if model == "tiny" else PRETRAINED),
+        **({"learning_rate": 5e-4} if mode == "lora" else {}),  # what adapters take, Hu et al. 2022
+        "per_device_train_batch_size": 128 if mode == "probe" else 16,
         "per_device_eval_batch_size": 32,
         "warmup_steps": 0.1,  # below 1 it is a share of all steps
         "lr_scheduler_type": "cosine",
@@ -68,11 +124,21 @@ def defaults(model: str) -> dict:
         "save_total_limit": 1,
         "load_best_model_at_end": True,
         "metric_for_best_model": "uar",
-        "use_cpu": not gpu,
-        "bf16": bf16 and not torch.backends.mps.is_available(),
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
+        # a CPU's cores are busy with the model; a GPU waits for its batches
+        "dataloader_num_workers": 2 if torch.cuda.is_available() else 0,
+        "report_to": ["tensorboard"],
     }
+
+
+def of_machine() -> dict:
+    """What `TrainingArguments` should know of this machine: whether it has a GPU, and bf16 in hardware."""
+    import torch
+
+    gpu, apple = torch.cuda.is_available(), torch.backends.mps.is_available()
+    bf16 = torch.cuda.is_bf16_supported() if gpu else torch.cpu._is_avx512_bf16_supported()
+    return {"use_cpu": not (gpu or apple), "bf16": bf16 and not apple}
 
 
 def parse_finetune(argv: list[str]) -> "tuple[FinetuneConfig, TrainingArguments] | None":
@@ -112,12 +178,9 @@ def parse_finetune(argv: list[str]) -> "tuple[FinetuneConfig, TrainingArguments]
             raise ArgumentError(str(error)) from error
 
     config, rest = parse(FinetuneConfig, {k: v for k, v in written.items() if k in names[FinetuneConfig]}, argv)
-    for name, least in (("fold", 0), ("split_seed", 0), ("patience", 0), ("threads", 1)):
-        value = getattr(config, name)
-        if value is not None and value < least:
-            raise ArgumentError(f"--{name} is {value}: at least {least} is needed")
+    _check(config)
     preset = {
-        **defaults(config.model),
+        **defaults(config.model, config.mode),
         "output_dir": f"runs/{Path(config.model).name}-{Path(config.protocol).stem}",
         **{key: value for key, value in written.items() if key in names[TrainingArguments]},
     }
@@ -125,6 +188,22 @@ def parse_finetune(argv: list[str]) -> "tuple[FinetuneConfig, TrainingArguments]
     if rest:
         raise ArgumentError(f"'{rest[0]}' is no flag of fine-tuning or TrainingArguments: see ser-hf finetune --help")
     return config, args
+
+
+def _check(config: FinetuneConfig) -> None:
+    for name, least in _LEAST.items():
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ArgumentError(f"--{name} is {value}: at least {least} is needed")
+    if config.fold != "all" and not config.fold.isdigit():
+        raise ArgumentError(f"--fold is '{config.fold}': a number from 0, or all, is needed")
+    for name in ("augment_probability", "layer_decay"):
+        if not 0 < getattr(config, name) <= 1:
+            raise ArgumentError(f"--{name} is {getattr(config, name)}: above 0 and at most 1 is needed")
+    if config.frame_budget is not None and config.frame_budget <= 0:
+        raise ArgumentError(f"--frame_budget is {config.frame_budget}: more than 0 seconds are needed")
+    if config.search and (config.mode == "probe" or config.fold == "all" or config.seeds > 1):
+        raise ArgumentError("--search looks at one fold and one seed of a model that is trained: leave out the others")
 
 
 def _as_typed(value: object) -> object:

@@ -13,6 +13,7 @@ from types import FrameType
 from ser_hf.data_cli import audit, data
 from ser_hf.errors import UserError
 from ser_hf.flags import Parser, add_protocol
+from ser_hf.pretrain_cli import pretrain
 
 _PLACES = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EROFS, errno.ENOSPC}
 """What is wrong with a place that the user named, rather than with us."""
@@ -38,12 +39,12 @@ def finetune(argv: list[str]) -> None:
     parsed = parse_finetune(argv)
     if parsed is None:
         return
-    from ser_hf import training
+    from ser_hf import repeats
 
     _quiet()
-    results = training.finetune(*parsed)
+    results = repeats.run(*parsed)
     if results is not None:
-        print(f"\n{results.report()}\nmodel, results.json, plots/ and card: {results.model}")
+        print(f"\n{results.report()}\nresults.json, plots/ and what was trained: {results.model}")
 
 
 def evaluate(argv: list[str]) -> None:
@@ -108,6 +109,7 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "audit": audit,
     "data": data,
     "finetune": finetune,
+    "pretrain": pretrain,
     "evaluate": evaluate,
     "predict": predict,
     "app": app,

@@ -1,5 +1,6 @@
 """Model + dataset + protocol -> `Results`, the only source of every figure in a plot, a table or a card."""
 
+import csv
 import json
 import platform
 import time
@@ -94,7 +95,7 @@ def evaluate(
     model_name: str | None = None,
     history: list[dict] | None = None,
     seconds: dict[str, float] | None = None,
-) -> Results:
+) -> tuple[Results, np.ndarray]:
     """Run a model over the test sides of one split, or of several folds pooled.
 
     Args:
@@ -106,6 +107,9 @@ def evaluate(
         history: of the training that made the model.
         seconds: of that training.
 
+    Returns:
+        The results, and the probabilities behind them, shape `(test clips, labels)`.
+
     Raises:
         LeakError: if the model was trained or chosen on speakers of the test side.
     """
@@ -114,9 +118,45 @@ def evaluate(
     for split in splits:
         refuse_seen(predictor.model.config, predictor.name, dataset, split)
     started = time.perf_counter()
-    test = np.concatenate([split.test for split in splits]).tolist()
-    rows = dataset.select(test)
+    rows = dataset.select(tested(splits))
     probabilities = np.concatenate([_probabilities(predictor, rows, start) for start in range(0, len(rows), _CHUNK)])
+    took = {**(seconds or {}), "evaluate": round(time.perf_counter() - started, 1)}
+    results = judge(
+        probabilities, dataset, splits, dataset_name, model_name or predictor.name, predictor.device, history, took
+    )
+    if not hasattr(predictor.model.config, "ser_hf"):
+        results.notes.append("The model does not say which speakers it was trained on, so a leak cannot be ruled out.")
+    return results, probabilities
+
+
+def tested(splits: list[Split]) -> list[int]:
+    """Indices of the test clips of one split or of pooled folds, in the order of their answers."""
+    return np.concatenate([split.test for split in splits]).tolist()
+
+
+def judge(
+    probabilities: np.ndarray,
+    dataset: datasets.Dataset,
+    splits: list[Split],
+    dataset_name: str,
+    model_name: str,
+    device: str = "cpu",
+    history: list[dict] | None = None,
+    seconds: dict[str, float] | None = None,
+) -> Results:
+    """What answers are worth, whoever gave them.
+
+    Args:
+        probabilities: of the clips that `tested` names, shape `(clips, labels)`.
+        dataset: what the splits index.
+        splits: one, or folds to be pooled.
+        dataset_name: as it stands in the results.
+        model_name: likewise.
+        device: that gave the answers.
+        history: of the training.
+        seconds: it all took.
+    """
+    rows = dataset.select(tested(splits))
     references, predictions = np.array(rows["label"]), probabilities.argmax(axis=1)
     matrix = metrics.confusion(references, predictions)
     ci95, says = metrics.intervals(references, predictions, np.array(rows["speaker"]))
@@ -124,13 +164,11 @@ def evaluate(
     notes = list(dict.fromkeys(split.warning for split in splits if split.warning))
     if dataset.info.description:
         notes.append(dataset.info.description)
-    if not hasattr(predictor.model.config, "ser_hf"):
-        notes.append("The model does not say which speakers it was trained on, so a leak cannot be ruled out.")
     return Results(
         protocol=first.name,
         protocol_hash="+".join(split.hash for split in splits),
         fold=first.fold if len(splits) == 1 else "all",
-        model=model_name or predictor.name,
+        model=model_name,
         dataset=dataset_name,
         n=len(rows),
         **{name: float(value) for name, value in metrics.scores(matrix).items()},
@@ -144,11 +182,28 @@ def evaluate(
         confusion_matrix=matrix.tolist(),
         labels=list(EMOTIONS),
         history=history or [],
-        environment=environment(predictor.device),
-        seconds={**(seconds or {}), "evaluate": round(time.perf_counter() - started, 1)},
+        environment=environment(device),
+        seconds=seconds or {},
         split={side: sum(len(getattr(s, side)) for s in splits) for side in ("train", "validation", "test")},
         notes=notes,
     )
+
+
+def write_answers(path: Path, probabilities: np.ndarray, dataset: datasets.Dataset, splits: list[Split]) -> None:
+    """A line of CSV for each test clip: its file, corpus, speaker and label, the answer, and all probabilities."""
+    rows = dataset.select(tested(splits)).select_columns(["file", "corpus", "speaker", "label"])
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "corpus", "speaker", "label", "predicted", *EMOTIONS])
+        for row, scores in zip(rows, probabilities, strict=True):
+            names = (EMOTIONS[row["label"]], EMOTIONS[int(scores.argmax())])
+            writer.writerow([row["file"], row["corpus"], row["speaker"], *names, *map(float, scores)])
+
+
+def read_answers(path: Path) -> np.ndarray:
+    """The probabilities that `write_answers` wrote, shape `(test clips, labels)`."""
+    with open(path, newline="") as file:
+        return np.array([[row[name] for name in EMOTIONS] for row in csv.DictReader(file)], dtype=np.float32)
 
 
 def refuse_seen(config: PretrainedConfig, name: str, dataset: datasets.Dataset, split: Split) -> None:

@@ -2,13 +2,33 @@
 
 from pathlib import Path
 
+import datasets
+import numpy as np
+
 from ser_hf import dataset, evaluation, fingerprint, outputs, plots, protocols
 from ser_hf.predictor import Predictor
 
 
-def write(results: evaluation.Results, folder: Path, model_card: str | None = None) -> None:
-    """`results.json`, `classification_report.txt`, `plots/` and, for a model folder, its card `README.md`."""
+def write(
+    results: evaluation.Results,
+    folder: Path,
+    probabilities: np.ndarray,
+    rows: datasets.Dataset,
+    splits: list[protocols.Split],
+    model_card: str | None = None,
+) -> None:
+    """`results.json`, `predictions.csv`, `classification_report.txt`, `plots/` and, for a model, its card `README.md`.
+
+    Args:
+        results: of the test.
+        folder: that is there.
+        probabilities: behind the results, shape `(test clips, labels)`.
+        rows: of the dataset.
+        splits: that were tested.
+        model_card: its text, for a model folder.
+    """
     results.save(folder / "results.json")
+    evaluation.write_answers(folder / "predictions.csv", probabilities, rows, splits)
     (folder / "classification_report.txt").write_text(results.report())
     plots.draw(results, folder / "plots")
     if model_card is not None:
@@ -24,7 +44,7 @@ def evaluate(
     split_seed: int = 42,
     text_disjoint: bool = False,
 ) -> evaluation.Results:
-    """Test a model and write `results.json`, `classification_report.txt` and `plots/` into a folder.
+    """Test a model and write `results.json`, `predictions.csv`, `classification_report.txt` and `plots/` into a folder.
 
     Args:
         model: folder or Hub id.
@@ -42,7 +62,7 @@ def evaluate(
     rows = dataset.load(dataset_name)
     near = fingerprint.in_dataset(rows)
     splits = protocols.folds(rows, protocol, fold, split_seed, near=near, text_disjoint=text_disjoint)
-    results = evaluation.evaluate(Predictor(model), rows, splits, dataset_name)
+    results, probabilities = evaluation.evaluate(Predictor(model), rows, splits, dataset_name)
     with outputs.appearing(output) as partial:
-        write(results, partial)
+        write(results, partial, probabilities, rows, splits)
     return results

@@ -78,6 +78,8 @@ def ignore_padding(model: PreTrainedModel) -> str:
     rule = padding_rule(model)
     for layer in _group_norms(model) if rule == "masked group norm" else []:
         norm = layer.layer_norm
+        if isinstance(norm, MaskedGroupNorm):  # it has its rule already
+            continue
         layer.layer_norm = MaskedGroupNorm(norm.num_groups, norm.num_channels, norm.eps)
         layer.layer_norm.load_state_dict(norm.state_dict())
         kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
@@ -96,12 +98,15 @@ def _group_norms(model: PreTrainedModel) -> list[nn.Module]:
     ]
 
 
-def load_for_training(name: str | PathLike, seed: int = 0) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+def load_for_training(
+    name: str | PathLike, seed: int = 0, attention: str | None = None
+) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
     """A model with a head for the eight emotions, and its feature extractor.
 
     Args:
         name: a Hub id or folder of any `AutoModelForAudioClassification` backbone, or `tiny`.
         seed: of the weights that are new.
+        attention: `eager` or `sdpa`; the model's own choice where None.
 
     Raises:
         ModelError: if it cannot be loaded, with what to do instead.
@@ -110,7 +115,9 @@ def load_for_training(name: str | PathLike, seed: int = 0) -> tuple[PreTrainedMo
     if str(name) == TINY:
         extractor = SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, sampling_rate=16_000, stride=4)
         # At this size the fused kernel's bf16 backward is slower on a CPU than plain attention.
-        return AutoModelForAudioClassification.from_config(tiny_config(), attn_implementation="eager"), extractor
+        return AutoModelForAudioClassification.from_config(
+            tiny_config(), attn_implementation=attention or "eager"
+        ), extractor
     _check_folder(name)
     try:
         extractor = AutoFeatureExtractor.from_pretrained(name)
@@ -122,6 +129,7 @@ def load_for_training(name: str | PathLike, seed: int = 0) -> tuple[PreTrainedMo
             problem_type="single_label_classification",
             ignore_mismatched_sizes=True,  # a head of other labels is made anew
             dtype=torch.float32,
+            **({"attn_implementation": attention} if attention else {}),
         )
     except LOADING_ERRORS as error:
         raise _cannot_load(name, error, "give a folder, or --model tiny, which needs no download") from error

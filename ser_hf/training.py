@@ -1,130 +1,142 @@
 """One linear fine-tuning: dataset -> split -> model -> Trainer -> model, evidence and card in one folder."""
 
 import json
-import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-import joblib
+import datasets
 import numpy as np
-import torch
 import torchinfo
 import transformers
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.trainer_callback import TrainerState
 
-from ser_hf import cards, dataset, evaluation, evidence, features, fingerprint, metrics, modeling, protocols
+from ser_hf import cards, evaluation, evidence, features, modeling, modes, preparation, probing, protocols
 from ser_hf.arguments import FinetuneConfig
-from ser_hf.errors import UserError
 from ser_hf.predictor import Predictor
-
-
-class TrainingError(UserError):
-    """A run that cannot be started as asked, or that cannot go on."""
-
-
-class SerTrainer(Trainer):
-    """Trainer with length buckets and the running training accuracy beside the loss."""
-
-    hits: torch.Tensor | None = None  # right answers and clips since the last log
-
-    def _get_train_sampler(self, train_dataset: features.Clips | None = None) -> features.LengthBuckets:
-        args = self.args
-        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-        seed = args.seed if args.data_seed is None else args.data_seed
-        return features.LengthBuckets(self.train_dataset.durations, batch, seed)
-
-    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):  # noqa: ANN001, ANN003, ANN201
-        """The Trainer's own loss; counts right answers on the way."""
-        labels = inputs["labels"]
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
-        if model.training:
-            right = (outputs.logits.detach().argmax(-1) == labels).sum()
-            counted = torch.stack([right, torch.full_like(right, len(labels))])
-            self.hits = counted if self.hits is None else self.hits + counted
-        return (loss, outputs) if return_outputs else loss
-
-    def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
-        """Add the training accuracy to the Trainer's loss."""
-        if "loss" in logs and self.hits is not None:
-            right, clips = self.accelerator.reduce(self.hits, "sum").tolist()
-            logs["accuracy"] = right / clips
-            self.hits = None
-        super().log(logs, *args, **kwargs)
-
-
-class Console(TrainerCallback):
-    """One line an epoch, and a clear end where the loss is no number."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:  # noqa: ANN001, ANN003
-        """Print after each validation; stop on NaN."""
-        logs = logs or {}
-        for name in ("loss", "eval_loss"):
-            if not np.isfinite(logs.get(name, 0.0)):
-                raise TrainingError(f"{name} is {logs[name]} at step {state.global_step}: lower --learning_rate")
-        if "eval_loss" not in logs or not state.is_world_process_zero:
-            return
-        train = next((row for row in reversed(state.log_history) if "loss" in row), {})
-        print(
-            f"epoch {state.epoch:5.2f}/{args.num_train_epochs:g}  loss {train.get('loss', float('nan')):.3f}  "
-            f"accuracy {train.get('accuracy', float('nan')):.3f} | validation loss {logs['eval_loss']:.3f}  "
-            f"UAR {logs['eval_uar']:.3f}",
-            flush=True,
-        )
+from ser_hf.trainer import RUN, TrainingError, by_epoch, checkpoints, complete, surviving
 
 
 def finetune(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Results | None:
     """Fine-tune, choose the checkpoint by validation UAR, test once, and write it all into `args.output_dir`.
 
-    The folder gets the model (safetensors, config, `preprocessor_config.json`), `results.json`, `plots/`,
-    `classification_report.txt`, `model_summary.txt` and the model card `README.md`; checkpoints lie beside them.
+    The folder gets the model (safetensors, config, `preprocessor_config.json`), `results.json`, `predictions.csv`,
+    `plots/`, `classification_report.txt`, `model_summary.txt`, `history.json` and the model card `README.md`;
+    checkpoints and TensorBoard's events lie beside them.
 
     Returns:
         The results on the test side; None on all but the first process.
 
     Raises:
-        UserError: for a dataset, protocol, model or flag that does not fit, before anything is written.
+        UserError: for a dataset, protocol, model or flag that does not fit, before anything is written; for a training
+            that cannot go on (`ser_hf.trainer.surviving`).
     """
-    output = Path(args.output_dir)
-    checkpoint = _starting_point(output, args)
-    _set_threads(config.threads, args)
-    rows = dataset.load(config.dataset)
-    near = fingerprint.in_dataset(rows)
-    split = protocols.split(
-        rows, config.protocol, config.fold, config.split_seed, near=near, text_disjoint=config.text_disjoint
-    )
-    model, extractor = modeling.load_for_training(config.model, args.seed)
-    evaluation.refuse_seen(model.config, config.model, rows, split)
+    if config.mode == "probe":
+        return _probe(config, args)
+    checkpoint = starting_point(Path(args.output_dir), args)
+    rows, split = preparation.data(config)
+    made = preparation.prepare(config, args, rows, split)
     if checkpoint is not None:
-        _refuse_other_run(checkpoint, model, split)
-    trainer, padding = _trainer(config, args, rows, split, model, extractor)
-    first = args.process_index == 0
-    if first:
-        print(_opening(config, args, split, model), flush=True)
+        _refuse_other_run(checkpoint, made.trainer.recipe.run)
+    if args.process_index == 0:
+        print(_opening(config, args, made), flush=True)
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with surviving(made.trainer):
+        _train(made, checkpoint)
     seconds = {"train": round(time.perf_counter() - started, 1)}
-    if not first:
+    whole = (
+        made.trainer.accelerator.get_state_dict(made.trainer.model_wrapped) if made.trainer.is_fsdp_enabled else None
+    )
+    if args.process_index:
         return None
-    history = _by_epoch(trainer.state.log_history)
-    summary = {
-        "base_model": config.model,
-        "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
-        "padding": padding,
-        "training": _flags(config, args),
-    }
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=output) as temporary:
-        partial = Path(temporary)
+    model = made.trained.finished() if whole is None else _gathered(config, args, made.trained, whole)
+    history = by_epoch(made.trainer.state.log_history)
+
+    def test(partial: Path) -> tuple[evaluation.Results, np.ndarray]:
         model.save_pretrained(partial)
-        extractor.save_pretrained(partial)
-        results = evaluation.evaluate(
+        made.extractor.save_pretrained(partial)
+        (partial / "model_summary.txt").write_text(summarise(model, made.extractor))
+        return evaluation.evaluate(
             Predictor(partial), rows, [split], config.dataset, str(args.output_dir), history, seconds
         )
+
+    return _written(config, args, rows, split, model, made.padding, test)
+
+
+def _probe(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Results | None:
+    """A probe answers from its embeddings: where these are cached, the backbone is never called."""
+    output = Path(args.output_dir)
+    if (output / "results.json").exists():
+        raise TrainingError(f"'{output}' holds an earlier run: choose another --output_dir")
+    rows, split = preparation.data(config)
+    model, extractor = modeling.load_for_training(config.model, args.seed)
+    evaluation.refuse_seen(model.config, config.model, rows, split)
+    probing.check(config, model)
+    if args.process_index:
+        return None  # a head is trained in seconds, by one process
+    preparation.set_threads(config.threads, args)
+    padding = modeling.ignore_padding(model)
+    preparation.remember(model, rows, split)
+    probed = probing.probe(config, args, rows, split, model, extractor)
+
+    def test(partial: Path) -> tuple[evaluation.Results, np.ndarray]:
+        if config.figures_only:
+            probing.save_head(probed.head, str(partial / "head.safetensors"))
+        else:
+            probing.put_into(model, probed.head).save_pretrained(partial)
+            extractor.save_pretrained(partial)
+        (partial / "history.json").write_text(json.dumps(probed.history, indent=1))
+        device = str(args.device)
+        name = str(args.output_dir)
+        results = evaluation.judge(
+            probed.probabilities, rows, [split], config.dataset, name, device, probed.history, probed.seconds
+        )
+        return results, probed.probabilities
+
+    return _written(config, args, rows, split, model, padding, test)
+
+
+def _gathered(
+    config: FinetuneConfig, args: TrainingArguments, trained: modes.Trained, weights: dict
+) -> PreTrainedModel:
+    """A whole model on this process out of the one whose parts FSDP had shared out."""
+    model, _ = modeling.load_for_training(config.model, args.seed)
+    model.config = trained.model.config
+    whole = modes.Trained(model, None)
+    if config.mode == "lora":
+        whole.adapt(config.lora_rank)
+    whole.trainable.load_state_dict(weights)
+    return whole.finished()
+
+
+def _written(
+    config: FinetuneConfig,
+    args: TrainingArguments,
+    rows: datasets.Dataset,
+    split: protocols.Split,
+    model: PreTrainedModel,
+    padding: str,
+    test: Callable[[Path], tuple[evaluation.Results, np.ndarray]],
+) -> evaluation.Results:
+    """Results, evidence and card beside what `test` saves into a folder and answers, moved into place all at once."""
+    output = Path(args.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=output) as temporary:
+        partial = Path(temporary)
+        results, answers = test(partial)
         results.environment["processes"] = args.world_size
-        evidence.write(results, partial, model_card=cards.model_card(results, summary))
-        (partial / "model_summary.txt").write_text(summarise(model, extractor))
-        for item in partial.iterdir():
+        summary = {
+            "base_model": config.model,
+            "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+            "padding": padding,
+            "training": _flags(config, args),
+        }
+        card = None if config.figures_only else cards.model_card(results, summary)
+        evidence.write(results, partial, answers, rows, [split], model_card=card)
+        for item in sorted(partial.iterdir(), key=lambda item: item.name == "results.json"):  # last: it says done
             target = output / item.name
             shutil.rmtree(target) if target.is_dir() else None
             item.rename(target)
@@ -140,124 +152,70 @@ def summarise(model: PreTrainedModel, extractor: transformers.FeatureExtractionM
     return str(torchinfo.summary(model.eval(), input_data=batch, depth=4, col_names=columns, verbose=0)) + "\n"
 
 
-def _starting_point(output: Path, args: TrainingArguments) -> str | None:
-    """The checkpoint to resume from; refuse to mix a new run into an old one's folder."""
+def starting_point(output: Path, args: TrainingArguments) -> str | None:
+    """The checkpoint to resume from; refuse to mix a new run into an old one's folder.
+
+    Raises:
+        TrainingError: naming the folder and the flag.
+    """
     asked = args.resume_from_checkpoint
-    saved = [path.parent for path in output.glob("checkpoint-*/trainer_state.json")]  # the last file of a checkpoint
-    last = max(saved, key=lambda path: int(path.name.split("-")[-1]), default=None)
+    saved = checkpoints(output)
     if asked is None or str(asked).lower() in ("false", "none"):
-        if last or (output / "results.json").exists():
+        if saved or (output / "results.json").exists():
             raise TrainingError(
                 f"'{output}' holds an earlier run: go on with --resume_from_checkpoint true, or change --output_dir"
             )
         return None
     if str(asked).lower() != "true":
-        if not Path(asked, "trainer_state.json").is_file():
+        if not complete(Path(asked)):
             raise TrainingError(
                 f"'{asked}' is no checkpoint: pass --resume_from_checkpoint true for the last in '{output}'"
             )
         return str(asked)
-    if last is None:
+    if not saved:
         raise TrainingError(f"'{output}' holds no checkpoint to resume from: leave out --resume_from_checkpoint")
-    return str(last)
+    return str(saved[-1])
 
 
-def _refuse_other_run(checkpoint: str, model: PreTrainedModel, split: protocols.Split) -> None:
-    """A run goes on only with the model and the split it began with; else its figure would not be what it says."""
-    began = json.loads(Path(checkpoint, "config.json").read_text())
-    theirs = (began["model_type"], began.get("ser_hf", {}).get("protocol_hash"))
-    if theirs != (model.config.model_type, split.hash):
-        raise TrainingError(
-            f"'{checkpoint}' is of {theirs[0]} on the split {theirs[1]}, not of {model.config.model_type} on "
-            f"{split.hash}: give its --model, --protocol and --fold, or another --output_dir"
-        )
+def _train(made: preparation.Prepared, checkpoint: str | None) -> None:
+    trainer = made.trainer
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json")))
+        if made.watch.over(state):  # it had stopped for want of patience: another step would change what it came to
+            trainer.state = state
+            trainer._load_best_model()
+            return
+    trainer.train(resume_from_checkpoint=checkpoint)
 
 
-def _set_threads(threads: int | None, args: TrainingArguments) -> None:
-    # `accelerate launch` starts a single CPU process with one thread unless told otherwise
-    if args.device.type == "cpu":
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(threads or max(1, joblib.cpu_count() // local))
+def _refuse_other_run(checkpoint: str, run: dict) -> None:
+    """A run goes on only as what it began; else its figure would not be what it says."""
+    file = Path(checkpoint, RUN)
+    began = json.loads(file.read_text()) if file.is_file() else {}
+    for name, value in run.items():
+        if began.get(name) != value:
+            raise TrainingError(
+                f"'{checkpoint}' has {name} {began.get(name)}, not {value}: give the flags it began with, or another "
+                "--output_dir"
+            )
 
 
-def _trainer(config, args, rows, split, model, extractor) -> tuple[SerTrainer, str]:  # noqa: ANN001
-    # The heads of this task compute a mean; their **kwargs make the Trainer believe that the loss is a sum over the
-    # accumulated batch, and it would multiply loss and gradients by accumulation steps and processes.
-    model.accepts_loss_kwargs = False
-    padding = modeling.ignore_padding(model)
-    freeze = config.model != modeling.TINY if config.freeze_feature_encoder is None else config.freeze_feature_encoder
-    if freeze:
-        modeling.freeze_feature_encoder(model)
-    durations = np.array(rows["duration"])
-    by_length = sorted(split.validation, key=lambda index: durations[index])
-    train = features.Clips(rows, split.train, extractor)
-    shortest = features.extract(extractor, np.zeros(int(train.durations.min() * 16_000), dtype=np.float32))
-    modeling.fit_masking(model, modeling.frames_of(model, len(shortest)))
-    before = getattr(model.config, "ser_hf", {"speakers": []})["speakers"]
-    model.config.ser_hf = {
-        "protocol": split.name,
-        "protocol_hash": split.hash,
-        "fold": split.fold,
-        "speakers": sorted({*before, *rows.select(split.train + split.validation)["speaker"]}),
-    }
-    args.remove_unused_columns = False
-    args._n_gpu = min(args.n_gpu, 1)  # one GPU a process: nn.DataParallel copies the model out of reach of its hooks
-    if padding == modeling.ALONE:
-        args.per_device_eval_batch_size = 1
-    patience = config.patience if args.eval_strategy != "no" and args.metric_for_best_model else 0
-    args.label_names = ["labels"]
-    trainer = SerTrainer(
-        model=model,
-        args=args,
-        train_dataset=train,
-        eval_dataset=features.Clips(rows, by_length, extractor),
-        data_collator=features.Collator(extractor, padding),
-        compute_metrics=_figures,
-        callbacks=[Console(), *([EarlyStoppingCallback(patience)] if patience else [])],
-    )
-    trainer.remove_callback(transformers.PrinterCallback)
-    return trainer, padding
-
-
-def _figures(prediction: transformers.EvalPrediction) -> dict[str, float]:
-    matrix = metrics.confusion(prediction.label_ids, np.argmax(prediction.predictions, axis=-1))
-    return {name: float(value) for name, value in metrics.scores(matrix).items()}
-
-
-def _opening(config: FinetuneConfig, args: TrainingArguments, split: protocols.Split, model: PreTrainedModel) -> str:
+def _opening(config: FinetuneConfig, args: TrainingArguments, made: preparation.Prepared) -> str:
+    model, split, train = made.trained.trainable, made.split, made.trainer.train_dataset
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    batch = args.per_device_train_batch_size
+    sampler = made.trainer.recipe.sampler
+    clips, seconds = len(train) / sampler.steps, train.durations.sum() / sampler.steps
+    micro = args.gradient_accumulation_steps * args.world_size
     lines = [
-        f"{config.model}: {total:,} parameters, {trained:,} trained",
+        f"{config.model}, mode {config.mode}: {total:,} parameters, {trained:,} trained",
         f"protocol {split.name} fold {split.fold} ({split.hash}): {len(split.train):,} to train, "
         f"{len(split.validation):,} to choose the checkpoint, {len(split.test):,} to test; "
         f"held apart: {', '.join(split.held_apart) or 'nothing'}",
-        f"{args.world_size} process(es) on {args.device.type}, batch {batch} × {args.gradient_accumulation_steps} "
-        f"accumulated × {args.world_size} = {batch * args.gradient_accumulation_steps * args.world_size}, "
-        f"{'bf16' if args.bf16 else 'fp16' if args.fp16 else 'fp32'}",
+        f"{args.world_size} process(es) on {args.device.type}, {sampler.steps:,} steps an epoch of {clips:.1f} clips "
+        f"({seconds:.0f} s) in {micro} batch(es), {'bf16' if args.bf16 else 'fp16' if args.fp16 else 'fp32'}",
     ]
     return "\n".join(lines + ([f"WARNING: {split.warning}"] if split.warning else []))
-
-
-def _by_epoch(log: list[dict]) -> list[dict]:
-    """One row an epoch: training loss and accuracy with the validation figures."""
-    rows: dict[float, dict] = {}
-    keep = (
-        "epoch",
-        "step",
-        "loss",
-        "accuracy",
-        "learning_rate",
-        "eval_loss",
-        "eval_accuracy",
-        "eval_uar",
-        "eval_macro_f1",
-    )
-    for entry in log:
-        if "loss" in entry or "eval_loss" in entry:
-            rows.setdefault(entry["step"], {}).update({key: entry[key] for key in keep if key in entry})
-    return [rows[step] for step in sorted(rows)]
 
 
 def _flags(config: FinetuneConfig, args: TrainingArguments) -> dict:
@@ -265,4 +223,8 @@ def _flags(config: FinetuneConfig, args: TrainingArguments) -> dict:
     names += ("lr_scheduler_type", "warmup_steps", "weight_decay", "label_smoothing_factor", "bf16", "seed")
     flags = {name: getattr(args, name) for name in names}
     flags["lr_scheduler_type"] = str(flags["lr_scheduler_type"].value)
-    return {"base model": config.model, **flags}
+    ours = {
+        name: getattr(config, name)
+        for name in ("mode", "silence", "augment", "mixup", "balance", "loss", "layer_decay")
+    }
+    return {"base model": config.model, **{name: value for name, value in ours.items() if value}, **flags}

@@ -128,7 +128,7 @@ def test_unknown_names_end_in_one_line(built, tuned, models, fails, tmp_path):
     for line, says in (
         (fails(*tune, "--protocol", "speakers"), "'speakers' is no protocol: choose one of"),
         (fails(*tune, "--protocol", "luna-ravdess", "--fold", "9"), "folds are 0 to 4"),
-        (fails(*tune, "--fold", "one"), "invalid int value: 'one'"),
+        (fails(*tune, "--fold", "one"), "--fold is 'one': a number from 0, or all, is needed"),
         (fails("finetune", "--dataset", tmp_path, "--model", "tiny"), "is no dataset"),
         (fails("finetune", "--dataset", built, "--model", tmp_path / "no" / "model"), "does not exist"),
         (fails(*test, "--model", tuned, "--protocol", "speakers"), "is no protocol"),

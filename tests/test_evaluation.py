@@ -40,7 +40,7 @@ def test_a_model_is_not_tested_on_speakers_it_was_trained_on(tuned, built, fails
 
 
 def test_unseen_speakers_of_another_protocol_are_fine(tuned, rows):
-    results = evaluation.evaluate(Predictor(tuned), rows, [protocols.split(rows, "tess-oaf-yaf")], "d")
+    results, _ = evaluation.evaluate(Predictor(tuned), rows, [protocols.split(rows, "tess-oaf-yaf")], "d")
     assert set(results.per_speaker) == {"tess-yaf"}
     assert results.ci95 is None
     assert "1 test speaker(s)" in results.ci95_says
@@ -50,7 +50,7 @@ def test_the_random_split_says_in_every_output_that_it_leaks(random_model, rows,
     from ser_hf import cards, plots
 
     predictor, split = random_model
-    results = evaluation.evaluate(predictor, rows, [split], "d")
+    results, _ = evaluation.evaluate(predictor, rows, [split], "d")
     warning = "leaks: 26 of 26 test speakers"
     assert any(warning in note for note in results.notes)
     assert warning in results.report()
@@ -61,7 +61,7 @@ def test_the_random_split_says_in_every_output_that_it_leaks(random_model, rows,
 
 def test_pooled_folds_test_every_clip_once(models, rows):
     splits = [protocols.split(rows, "emobox-ravdess", fold) for fold in range(6)]
-    results = evaluation.evaluate(Predictor(models["bert"]), rows, splits, "d")
+    results, _ = evaluation.evaluate(Predictor(models["bert"]), rows, splits, "d")
     assert results.fold == "all"
     assert results.n == 24 * 16
     assert len(results.per_speaker) == 24

@@ -3,7 +3,7 @@ import pytest
 from transformers import AutoFeatureExtractor, SeamlessM4TFeatureExtractor
 
 from ser_hf import features
-from ser_hf.features import Clips, Collator, LengthBuckets
+from ser_hf.features import Collator
 
 
 def noise(samples, seed=0):
@@ -41,42 +41,43 @@ def test_batches_are_padded_and_masked(models):
     assert unmasked["input_values"].shape == (2, 500)
 
 
-def test_clips_are_extracted_once_while_memory_allows(rows, models, monkeypatch):
-    extractor = AutoFeatureExtractor.from_pretrained(models["bert"])
-    calls = []
-    extract = features.extract
-    monkeypatch.setattr(features, "extract", lambda *a: calls.append(1) or extract(*a))
-    clips = Clips(rows, [5, 9], extractor)
-    first = clips[1]
-    assert first["labels"] == rows[9]["label"]
-    np.testing.assert_array_equal(clips[1]["features"], first["features"])
-    assert len(calls) == 1
-    monkeypatch.setattr(features, "CACHE_BYTES", 0)
-    uncached = Clips(rows, [5, 9], extractor)
-    np.testing.assert_array_equal(uncached[1]["features"], uncached[1]["features"])
-    assert len(calls) == 3
-    assert clips.durations.tolist() == [rows[5]["duration"], rows[9]["duration"]]
+@pytest.mark.parametrize("kind", ["bert", "group"])
+def test_features_are_made_in_two_steps(models, kind):
+    extractor = AutoFeatureExtractor.from_pretrained(models[kind])
+    prepared = features.prepare(extractor, noise(20_000))
+    # a frame of 400 samples every 160; waveforms stay as they are
+    assert prepared.shape == ((1 + (20_000 - 400) // 160, 80) if kind == "bert" else (20_000,))
+    assert features.hop(extractor) == (160 if kind == "bert" else 1)
+    made = features.finish(extractor, prepared)
+    np.testing.assert_array_equal(made, features.extract(extractor, noise(20_000)))
+    assert made.dtype == np.float32
 
 
-def test_buckets_hold_like_lengths_and_every_clip_once():
-    lengths = np.random.default_rng(0).uniform(1, 4, 203)
-    order = list(LengthBuckets(lengths, batch=8, seed=1))
-    assert sorted(order) == list(range(203))
-    full = lengths[order[:200]].reshape(-1, 8)
-    shuffled = lengths[np.random.default_rng(0).permutation(203)[:200]].reshape(-1, 8)
-    assert np.ptp(full, axis=1).mean() < 0.3 * np.ptp(shuffled, axis=1).mean()
+def test_what_belongs_to_clips_is_batched_with_them(models):
+    extractor = AutoFeatureExtractor.from_pretrained(models["layer"])
+    clips = [
+        {"features": noise(300), "labels": 4, "other": 2, "share": 0.75, "weight": 1.5},
+        {"features": noise(500), "labels": 0, "other": 7, "share": 1.0, "weight": 0.5},
+    ]
+    batch = Collator(extractor, "attention mask")(clips)
+    assert batch["other"].tolist() == [2, 7]
+    assert batch["share"].tolist() == [0.75, 1.0]
+    assert batch["weight"].tolist() == [1.5, 0.5]
+    assert batch["share"].is_floating_point()
+    assert batch["weight"].is_floating_point()
+    plain = Collator(extractor, "attention mask")([{"features": noise(300)}])
+    assert plain.keys() == {"input_values", "attention_mask"}
 
 
-def test_buckets_depend_on_seed_and_epoch_alone():
-    lengths = np.random.default_rng(0).uniform(1, 4, 50)
-    one, same, other = (LengthBuckets(lengths, 8, seed) for seed in (1, 1, 2))
-    assert list(one) == list(same) == list(one)
-    assert list(one) != list(other)
-    first = list(one)
-    one.set_epoch(1)
-    assert list(one) != first
-    one.set_epoch(0)
-    assert list(one) == first
+@pytest.mark.parametrize(("rule", "longest"), [("attention mask", 24), ("one clip at a time", 17)])
+def test_frames_are_padded_with_what_they_hold(models, rule, longest):
+    extractor = AutoFeatureExtractor.from_pretrained(models["group"])
+    clips = [{"features": noise(frames * 5).reshape(frames, 5)} for frames in (17, 9)]
+    batch = Collator(extractor, rule)(clips)
+    assert batch["input_values"].shape == (2, longest, 5)
+    assert batch["attention_mask"].sum(1).tolist() == [17, 9]
+    np.testing.assert_array_equal(batch["input_values"][1, :9], clips[1]["features"])
+    assert batch["input_values"][1, 9:].abs().sum() == 0
 
 
 def test_batches_by_length_cover_all():

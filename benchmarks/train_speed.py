@@ -1,0 +1,231 @@
+"""Training speed: the stock recipe against ours, alternately, on the same real clips and the same weights.
+
+    python benchmarks/train_speed.py --dataset DIR [--size base|tiny] [--clips 64] [--epochs 2] [--rounds 3] [--levers]
+
+Every run is a process of its own, so that peak memory is its own. `base` is a 12-layer wav2vec2-base of random weights.
+`train` is the time of the epochs alone; `whole` has what comes before the first step, too: decoding, and computing what
+is frozen. The validation loss of the untrained model must agree. `--levers` measures ours with everything off, and each
+lever alone over that.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+BATCH = {"base": 8, "tiny": 16}
+OFF = ["--batching", "shuffled", "--cache_frozen", "false", "--fast_dropout", "false"]
+OFF += ["--silence", "keep", "--bf16", "false"]
+LEVERS = {
+    "nothing": "",
+    "like lengths, equal frames": "--batching frames",
+    "frozen convolutions once": "--cache_frozen true",
+    "a random byte for a dropout": "--fast_dropout true",
+    "silence varied": "--silence vary",
+    "like lengths + silence varied": "--batching frames --silence vary",
+    "bf16 autocast": "--bf16 true",
+    "a loading process": "--dataloader_num_workers 1",
+    "without fused AdamW": "--optim adamw_torch",
+    "without SDPA": "--attention eager",
+    "with SDPA": "--attention sdpa",
+    "one thread, as accelerate starts it": "--threads 1",
+    "torch.compile": "--torch_compile true",
+}
+
+
+def subset(dataset: str, clips: int):  # noqa: ANN201
+    """Clips drawn at random from all of the dataset, and the split that trains on them."""
+    from ser_hf import dataset as rooms
+    from ser_hf.protocols import Split
+
+    rows = rooms.load(dataset)
+    chosen = np.random.default_rng(0).permutation(len(rows))[: clips + 8].tolist()
+    split = Split(list(range(clips)), list(range(clips, clips + 8)), [], "benchmark", 0, "")
+    return rows.select(chosen), split
+
+
+def child(recipe: str, dataset: str, model: str, clips: int, epochs: int, batch: int, flags: list[str]) -> None:
+    """One run; prints its seconds, peak memory and the untrained validation loss as JSON."""
+    import stock_recipe
+    import transformers
+
+    from ser_hf import modeling, preparation
+    from ser_hf.arguments import parse_finetune
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    rows, split = subset(dataset, clips)
+    began = time.perf_counter()
+    if recipe == "stock":
+        torch.set_num_threads(os.cpu_count())
+        loaded, extractor = modeling.load_for_training(model, 0)
+        settings = {"per_device_train_batch_size": batch, "per_device_eval_batch_size": 1, "num_train_epochs": epochs}
+        settings |= {"save_strategy": "no", "report_to": "none", "learning_rate": 5e-5}
+        sides = (rows.select(split.train), rows.select(split.validation))
+        trainer = stock_recipe.trainer(loaded, extractor, *sides, tempfile.mkdtemp(), **settings)
+        seconds = None
+    else:
+        words = ["--dataset", dataset, "--model", model, "--output_dir", tempfile.mkdtemp(), "--report_to", "none"]
+        words += ["--num_train_epochs", str(epochs), "--per_device_train_batch_size", str(batch), "--seed", "0"]
+        words += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
+        words += ["--learning_rate", "5e-5", "--cache_dir", tempfile.mkdtemp(), *flags]
+        made = preparation.prepare(*parse_finetune(words), rows, split)
+        trainer, seconds = made.trainer, float(made.trainer.train_dataset.lengths(0).mean())
+    prepared = time.perf_counter()
+    loss = trainer.evaluate()["eval_loss"]
+    start = time.perf_counter()
+    trainer.train()
+    train = time.perf_counter() - start
+    peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    figures = {"train": train, "whole": train + prepared - began, "peak": peak, "loss": loss, "seconds": seconds}
+    print("RESULT " + json.dumps(figures | {"device": device}))
+
+
+def measure(recipe: str, args: argparse.Namespace, model: str, epochs: int, flags: list[str]) -> dict:
+    """A run in a process of its own."""
+    here = [sys.executable, __file__, "--child", recipe, "--dataset", args.dataset, "--model", model]
+    here += ["--clips", str(args.clips), "--epochs", str(epochs), "--batch", str(BATCH[args.size]), "--", *flags]
+    done = subprocess.run(here, capture_output=True, text=True)
+    line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
+    if line is None:
+        sys.exit(done.stderr[-3000:])
+    return json.loads(line[7:])
+
+
+def make_base(folder: str) -> str:
+    """wav2vec2-base of random weights."""
+    from transformers import AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2FeatureExtractor
+
+    from ser_hf.emotions import ID2LABEL, LABEL2ID
+
+    torch.manual_seed(0)
+    config = Wav2Vec2Config(id2label=ID2LABEL, label2id=LABEL2ID)
+    AutoModelForAudioClassification.from_config(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def matrix_peak(kind: torch.dtype) -> float:
+    """GFLOP/s of matrix products of growing size, the best; where a kind is emulated, small ones say so in time."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    best = 0.0
+    for size in (256, 512, 1024, 2048, 4096):
+        one = torch.randn(size, size, device=device).to(kind)
+        for _ in range(3):
+            start = time.perf_counter()
+            one @ one
+            torch.cuda.synchronize() if device == "cuda" else None
+            took = time.perf_counter() - start
+            best = max(best, 2 * size**3 / took / 1e9)
+        if took > 0.3:
+            break
+    return best
+
+
+def work(model: str, seconds: float) -> float:
+    """GFLOP of a clip of so many seconds through what is trained, forward and backward (three times the forward)."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from ser_hf import features, modeling
+
+    loaded, extractor = modeling.load_for_training(model, 0)
+    clip = features.extract(extractor, np.zeros(int(seconds * 16_000), dtype=np.float32))
+    batch = torch.from_numpy(clip)[None]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        loaded.eval()(batch)
+    total = counter.get_total_flops()
+    if hasattr(loaded.base_model, "feature_extractor"):  # frozen: it is no work that training needs
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            loaded.base_model.feature_extractor(batch)
+        total -= counter.get_total_flops()
+    return 3 * total / 1e9
+
+
+def spread(values: list[float], digits: int = 2) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def compare(args: argparse.Namespace, model: str) -> None:
+    """Stock and ours alternately."""
+    arms = {"stock": [], "ours": []}
+    for place in range(args.rounds):
+        for recipe, runs in arms.items():
+            runs.append(measure(recipe, args, model, args.epochs, []))
+            print(f"round {place + 1}, {recipe}: {json.dumps(runs[-1])}", file=sys.stderr, flush=True)
+    losses = [runs[0]["loss"] for runs in arms.values()]
+    assert abs(losses[0] - losses[1]) < 2e-3, f"the untrained models do not agree: {losses}"
+    shown = args.clips * args.epochs
+    print(f"{args.size}, {args.clips} clips, {args.epochs} epochs, batch {BATCH[args.size]}, {args.rounds} rounds")
+    print("| recipe | clips/s, training | clips/s, whole run | peak MiB |\n| --- | ---: | ---: | ---: |")
+    for recipe, runs in arms.items():
+        rates = [spread([shown / run[key] for run in runs]) for key in ("train", "whole")]
+        print(f"| {recipe} | {rates[0]} | {rates[1]} | {statistics.median(run['peak'] for run in runs):,.0f} |")
+    for key in ("train", "whole"):
+        ratios = [stock[key] / ours[key] for stock, ours in zip(*arms.values(), strict=True)]
+        print(f"stock / ours, {key}: {spread(ratios)}")
+    seconds = arms["ours"][0]["seconds"]
+    print(f"mean seconds of a clip in training: ours {seconds:.2f}; validation losses agree: {losses}")
+    reached = shown / statistics.median(run["train"] for run in arms["ours"]) * work(model, seconds)
+    peaks = {name: matrix_peak(kind) for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
+    print(f"useful GFLOP/s: {reached:.0f}; matrix peak: " + ", ".join(f"{n} {p:.1f}" for n, p in peaks.items()))
+    print(f"MFU: {reached / max(peaks.values()):.2f} of the faster of both")
+
+
+def levers(args: argparse.Namespace, model: str) -> None:
+    """Each lever alone over nothing."""
+    print("| lever | clips/s | over nothing | peak MiB |\n| --- | ---: | ---: | ---: |", flush=True)
+    nothing = None
+    for name, flags in LEVERS.items():
+        if name == "torch.compile" and not args.compile:
+            continue
+        if name == "frozen convolutions once" and args.size == "tiny":
+            continue  # it has none
+        if name == "bf16 autocast" and not (torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()):
+            print(f"| {name} | not on this processor | | |", flush=True)
+            continue
+        run = measure("ours", args, model, 1, [*OFF, *flags.split()])
+        nothing = nothing or run
+        rate = args.clips / run["train"]
+        print(f"| {name} | {rate:.2f} | {nothing['train'] / run['train']:.2f} | {run['peak']:,.0f} |", flush=True)
+    again = measure("ours", args, model, 1, OFF)
+    print(
+        f"| nothing, again at the end | {args.clips / again['train']:.2f} | {nothing['train'] / again['train']:.2f} | |"
+    )
+
+
+def main() -> None:
+    """Compare, or pull the levers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--size", choices=BATCH, default="base")
+    parser.add_argument("--clips", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--levers", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="torch.compile among the levers")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--model", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("flags", nargs="*", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        return child(args.child, args.dataset, args.model, args.clips, args.epochs, args.batch, args.flags)
+    with tempfile.TemporaryDirectory() as folder:
+        model = "tiny" if args.size == "tiny" else make_base(folder)
+        levers(args, model) if args.levers else compare(args, model)
+    return None
+
+
+if __name__ == "__main__":
+    main()

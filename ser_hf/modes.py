@@ -1,0 +1,122 @@
+"""What of a model is trained: all but the convolutions, the top layers, low-rank adapters, or the head alone."""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ser_hf import modeling
+from ser_hf.frozen import CacheError, Front
+
+MODES = ("full", "partial", "lora", "probe")
+_LAYER = re.compile(r"\.encoder\.layers\.(\d+)\.")
+_HEAD = ("projector", "classifier", "layer_weights")
+_ADAPTED = r".*\.encoder\.layers\.\d+\..*\b(q_proj|k_proj|v_proj|out_proj|linear_q|linear_k|linear_v|linear_out)"
+
+
+@dataclass
+class Trained:
+    """A model as the Trainer gets it, and the way back to a stock one."""
+
+    model: PreTrainedModel
+    """The stock model; its trained part alone requires gradients."""
+    front: Front | None
+    """Of what is frozen, where it can be computed once."""
+    adapted: nn.Module | None = None
+    """The model wrapped by peft, in mode `lora`."""
+
+    @property
+    def trainable(self) -> nn.Module:
+        """What the Trainer trains and saves in checkpoints."""
+        return self.model if self.adapted is None else self.adapted
+
+    def adapt(self, rank: int) -> None:
+        """Add low-rank adapters to the attention of every layer (Hu et al. 2022); the head is trained in full."""
+        from peft import LoraConfig, get_peft_model
+
+        heads = [name for name in _HEAD if isinstance(getattr(self.model, name, None), nn.Module)]
+        config = LoraConfig(
+            r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=_ADAPTED, modules_to_save=heads
+        )
+        self.adapted = get_peft_model(self.model, config)
+
+    def finished(self) -> PreTrainedModel:
+        """The stock model with what was learnt: adapters merged, the front put back."""
+        if self.adapted is not None:
+            self.model = self.adapted.merge_and_unload()
+        if self.front is not None:
+            self.front.restore()
+        return self.model
+
+
+def layers_of(model: PreTrainedModel) -> nn.ModuleList:
+    """The encoder's layers.
+
+    Raises:
+        ModelError: for an architecture that has none in the usual place.
+    """
+    layers = getattr(getattr(model.base_model, "encoder", None), "layers", None)
+    if layers is None:
+        raise modeling.ModelError(f"a {model.config.model_type} has no encoder.layers: use --mode full")
+    return layers
+
+
+def prepare(model: PreTrainedModel, mode: str, freeze_convolutions: bool, layers: int | None) -> Trained:
+    """Freeze what a mode does not train.
+
+    Args:
+        model: stock, with its head.
+        mode: `full`, `partial` or `lora`.
+        freeze_convolutions: the convolutional feature encoder, in mode `full`; the other modes always do.
+        layers: trained at the top, in mode `partial`; a third of them where None.
+
+    Raises:
+        ModelError: where the model does not have what the mode needs.
+    """
+    if mode == "full":
+        frozen = freeze_convolutions and modeling.freeze_feature_encoder(model)
+        return Trained(model, _front(model, 0) if frozen else None)
+    encoder = layers_of(model)
+    model.requires_grad_(False)
+    for name in _HEAD:
+        for parameter in _parameters(getattr(model, name, None)):
+            parameter.requires_grad = True
+    if mode == "partial":
+        count = max(1, len(encoder) // 3) if layers is None else layers
+        if count >= len(encoder):
+            raise modeling.ModelError(
+                f"--layers is {count}, but the model has {len(encoder)}: train fewer, or use --mode full"
+            )
+        depth = len(encoder) - count
+        encoder[depth:].requires_grad_(True)
+        if getattr(model.config, "do_stable_layer_norm", False):  # the last norm follows the layers
+            model.base_model.encoder.layer_norm.requires_grad_(True)
+        return Trained(model, _front(model, depth))
+    if not any(re.fullmatch(_ADAPTED, name) for name, _ in model.named_modules()):
+        raise modeling.ModelError(f"a {model.config.model_type} has no attention to adapt: use --mode partial")
+    return Trained(model, _front(model, 0) if hasattr(model.base_model, "feature_extractor") else None)
+
+
+def decayed(model: nn.Module, rate: float, decay: float) -> dict[str, float]:
+    """Learning rate of each trained parameter: from the top, `decay` times less a layer (Howard and Ruder 2018)."""
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    depths = {name: int(found[1]) + 1 for name in names if (found := _LAYER.search(name))}
+    top = max(depths.values(), default=0) + 1
+    for name in names:
+        depths.setdefault(name, top if any(part in name.split(".") for part in _HEAD) else 0)
+    return {name: rate * decay ** (top - depth) for name, depth in depths.items()}
+
+
+def _front(model: PreTrainedModel, depth: int) -> Front | None:
+    try:
+        return Front(model, depth)
+    except CacheError:
+        return None  # computed again each step
+
+
+def _parameters(owner: object) -> list[torch.Tensor]:
+    if isinstance(owner, nn.Module):
+        return list(owner.parameters())
+    return [owner] if isinstance(owner, torch.Tensor) else []

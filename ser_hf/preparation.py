@@ -1,0 +1,258 @@
+"""From flags to a Trainer: the split, the model and what of it is frozen, its examples, the plan of its steps."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import joblib
+import numpy as np
+import torch
+import transformers
+from transformers import PreTrainedModel, TrainingArguments
+
+from ser_hf import (
+    audio,
+    augment,
+    batches,
+    dataset,
+    dropout,
+    evaluation,
+    features,
+    fingerprint,
+    frozen,
+    metrics,
+    modeling,
+    modes,
+    objective,
+    protocols,
+)
+from ser_hf.arguments import FinetuneConfig
+from ser_hf.clips import Clips, Variation
+from ser_hf.trainer import Recipe, SerTrainer, TrainingError, Watch
+
+
+@dataclass
+class Prepared:
+    """All that a training needs, before its first step."""
+
+    rows: datasets.Dataset
+    split: protocols.Split
+    trained: modes.Trained
+    extractor: transformers.FeatureExtractionMixin
+    trainer: SerTrainer
+    watch: Watch
+    padding: str
+
+
+def data(config: Any) -> tuple[datasets.Dataset, protocols.Split]:
+    """The dataset and its split, held to the gate.
+
+    Args:
+        config: with `dataset`, `protocol`, `fold`, `split_seed` and `text_disjoint`, of fine-tuning or pretraining.
+
+    Raises:
+        UserError: for a dataset or protocol that does not fit, and for a leak.
+    """
+    rows = dataset.load(config.dataset)
+    near = fingerprint.in_dataset(rows)
+    split = protocols.split(
+        rows, config.protocol, int(config.fold), config.split_seed, near=near, text_disjoint=config.text_disjoint
+    )
+    return rows, split
+
+
+def prepare(
+    config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, split: protocols.Split
+) -> Prepared:
+    """Load the model, freeze and cache what its mode freezes, and set up the Trainer; nothing is trained yet.
+
+    Raises:
+        UserError: for what does not fit.
+    """
+    set_threads(config.threads, args)
+    attention = None if config.attention == "auto" else config.attention
+    model, extractor = modeling.load_for_training(config.model, args.seed, attention)
+    evaluation.refuse_seen(model.config, config.model, rows, split)
+    padding = modeling.ignore_padding(model)
+    _set_masking(model, config)
+    freeze = config.model != modeling.TINY if config.freeze_feature_encoder is None else config.freeze_feature_encoder
+    trained = modes.prepare(model, config.mode, freeze, config.layers)
+    _freeze_unused(model)
+    variation = _variation(config, args, rows, split)
+    store = _store(config, args, rows, split, trained, extractor, variation)
+    weights = None if config.balance == "none" else objective.weights(rows.select(split.train), config.balance)
+    by_loss = weights if config.balance_by == "loss" else None
+    train = Clips(rows, split.train, extractor, variation, store, by_loss).decode()
+    shortest = train.shortest() / (1.5 if config.augment else 1.0)  # sped up at the most
+    shortest = features.extract(extractor, np.zeros(int(shortest * audio.SAMPLING_RATE), dtype=np.float32))
+    modeling.fit_masking(model, modeling.frames_of(model, len(shortest)))
+    remember(model, rows, split)
+    if store is not None:
+        trained.front.bypass()
+    else:
+        trained.front = None
+    if config.mode == "lora":
+        trained.adapt(config.lora_rank)
+    if config.fast_dropout or (config.fast_dropout is None and args.device.type == "cpu"):
+        dropout.quicken(trained.trainable)
+    sampler = _sampler(config, args, train, weights if config.balance_by == "sampler" else None)
+    seconds = np.array(rows.select_columns("duration")["duration"])
+    validation = Clips(rows, sorted(split.validation, key=seconds.__getitem__), extractor, store=store).decode()
+    run = {"model_type": model.config.model_type, "protocol_hash": split.hash, "mode": config.mode}
+    run |= {"steps_an_epoch": sampler.steps, "seed": args.seed}
+    focus = config.focal_gamma if config.loss == "focal" else 0.0
+    recipe = Recipe(sampler, objective.Objective(args.label_smoothing_factor, focus), config.layer_decay, run)
+    collator = features.Collator(extractor, padding)
+    trainer, watch = _trainer(args, trained.trainable, (train, validation), collator, recipe, config.patience, padding)
+    return Prepared(rows, split, trained, extractor, trainer, watch, padding)
+
+
+def remember(model: PreTrainedModel, rows: datasets.Dataset, split: protocols.Split) -> None:
+    """Write into a model's config on whom it is trained and chosen, and under which split."""
+    before = getattr(model.config, "ser_hf", {"speakers": []})["speakers"]
+    model.config.ser_hf = {
+        "protocol": split.name,
+        "protocol_hash": split.hash,
+        "fold": split.fold,
+        "speakers": sorted({*before, *rows.select(split.train + split.validation)["speaker"]}),
+    }
+
+
+def set_threads(threads: int | None, args: TrainingArguments) -> None:
+    """Share the cores out: `accelerate launch` starts a single CPU process with one thread unless told otherwise."""
+    if args.device.type == "cpu":
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(threads or max(1, joblib.cpu_count() // local))
+
+
+def _set_masking(model: PreTrainedModel, config: FinetuneConfig) -> None:
+    for name in ("mask_time_prob", "mask_feature_prob"):
+        if getattr(config, name) is not None:
+            if not hasattr(model.config, name):
+                raise TrainingError(f"a {model.config.model_type} has no SpecAugment: leave out --{name}")
+            if getattr(config, name) > 0 and not hasattr(model.base_model, "masked_spec_embed"):
+                raise TrainingError(f"the model has no vector for masked frames: leave out --{name}")
+            setattr(model.config, name, getattr(config, name))
+            model.config.apply_spec_augment = True
+
+
+def _freeze_unused(model: PreTrainedModel) -> None:
+    """The vector for masked frames, where nothing is masked: a parameter without gradient has no state to resume."""
+    settings = model.config
+    masks = getattr(settings, "apply_spec_augment", True) and (
+        getattr(settings, "mask_time_prob", 0) > 0 or getattr(settings, "mask_feature_prob", 0) > 0
+    )
+    vector = getattr(model.base_model, "masked_spec_embed", None)
+    if vector is not None and not masks:
+        vector.requires_grad = False
+
+
+def _variation(
+    config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, split: protocols.Split
+) -> Variation:
+    augmentation = None
+    if config.augment:
+        noises = []
+        if augment.needs_noise(config.augment):
+            own = (audio.load(row["audio"]) for row in rows.select(split.train).select_columns("audio"))
+            noises = augment.from_folder(config.noise_dir) if config.noise_dir else augment.silences(own)
+        augmentation = augment.parse(config.augment, noises, config.augment_probability)
+    return Variation(config.silence == "vary", augmentation, config.mixup, args.seed)
+
+
+def _store(
+    config: FinetuneConfig,
+    args: TrainingArguments,
+    rows: datasets.Dataset,
+    split: protocols.Split,
+    trained: modes.Trained,
+    extractor: transformers.FeatureExtractionMixin,
+    variation: Variation,
+) -> frozen.Store | None:
+    """Outputs of the frozen front, where there is one, the waveform stays as it is, and nobody said no."""
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"  # its state dict would lack the front
+    unfit = trained.front is None or variation.of_waveform() or sharded
+    if unfit or config.cache_frozen is False:
+        if config.cache_frozen:
+            raise TrainingError("--cache_frozen true: there is no frozen front that stays the same, leave it out")
+        return None
+    front = trained.front
+    front.model.to(args.device)
+    used = rows.select(sorted(split.train + split.validation + split.test))
+    with args.main_process_first(desc="frozen outputs"), torch.autocast(args.device.type, torch.bfloat16, args.bf16):
+        name = f"front {front.depth} {'bf16' if args.bf16 else 'fp32'}"
+        found, made = frozen.store(used, name, front.model, extractor, front.outputs, config.cache_dir)
+    if args.process_index == 0:
+        print(f"frozen outputs of {len(found):,} clips: {'computed' if made else 'from the cache'}", flush=True)
+    return found
+
+
+def _sampler(
+    config: FinetuneConfig, args: TrainingArguments, train: Clips, weights: np.ndarray | None
+) -> batches.FrameBudget:
+    accumulation, processes = args.gradient_accumulation_steps, args.world_size
+    parts = accumulation * processes
+    if len(train) < parts:
+        raise TrainingError(
+            f"{len(train)} clips cannot be shared by {parts} batches: lower --gradient_accumulation_steps"
+        )
+    if config.frame_budget:
+        steps = batches.steps_for(train.durations, config.frame_budget, parts)
+    else:
+        steps = max(1, min(-(-len(train) // (args.per_device_train_batch_size * parts)), len(train) // parts))
+    seed = args.seed if args.data_seed is None else args.data_seed
+    shuffled = config.batching == "shuffled"
+    return batches.FrameBudget(
+        train.lengths, steps, seed, weights, accumulation, processes, args.process_index, shuffle_only=shuffled
+    )
+
+
+def _trainer(
+    args: TrainingArguments,
+    model: torch.nn.Module,
+    clips: tuple[Clips, Clips],
+    collator: features.Collator,
+    recipe: Recipe,
+    patience: int,
+    padding: str,
+) -> tuple[SerTrainer, Watch]:
+    # The heads take **kwargs, from which the Trainer would conclude that they divide their loss themselves.
+    model.accepts_loss_kwargs = False
+    args.remove_unused_columns = False
+    args._n_gpu = min(args.n_gpu, 1)  # one GPU a process: nn.DataParallel copies the model out of reach of its hooks
+    if padding == modeling.ALONE:
+        args.per_device_eval_batch_size = 1
+    args.label_names = ["labels"]
+    watch = Watch(recipe.sampler, patience if args.eval_strategy != "no" and args.metric_for_best_model else 0)
+    smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0  # ours smooths, in training only
+    trainer = SerTrainer(
+        recipe=recipe,
+        model=model,
+        args=args,
+        train_dataset=clips[0],
+        eval_dataset=clips[1],
+        data_collator=collator,
+        compute_metrics=_figures,
+        callbacks=[watch],
+    )
+    args.label_smoothing_factor = smoothing
+    trainer.remove_callback(transformers.PrinterCallback)
+    _log_into(trainer, Path(args.output_dir))
+    return trainer, watch
+
+
+def _log_into(trainer: SerTrainer, output: Path) -> None:
+    """TensorBoard's events into a folder of the run that has one name."""
+    from transformers.integrations import TensorBoardCallback
+
+    if trainer.pop_callback(TensorBoardCallback) is not None and trainer.args.process_index == 0:
+        from torch.utils.tensorboard import SummaryWriter
+
+        trainer.add_callback(TensorBoardCallback(SummaryWriter(str(output / "tensorboard"))))
+
+
+def _figures(prediction: transformers.EvalPrediction) -> dict[str, float]:
+    matrix = metrics.confusion(prediction.label_ids, np.argmax(prediction.predictions, axis=-1))
+    return {name: float(value) for name, value in metrics.scores(matrix).items()}

@@ -1,0 +1,230 @@
+"""Task-adaptive pretraining: wav2vec 2.0's own objective, continued on recordings without their labels.
+
+Baevski et al. 2020 (arXiv:2006.11477); for emotions in speech, Chen and Rudnicky 2021 (arXiv:2110.06309).
+"""
+
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import transformers
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from ser_hf import arguments, evaluation, outputs, preparation, pretraining_model, protocols
+from ser_hf.errors import UserError
+from ser_hf.pretraining_data import Masking, Order, Recordings
+
+DIVERSITY = 0.1
+"""The weight of the share of codewords that lie idle, in wav2vec 2.0's loss."""
+TEMPERATURES = (2.0, 0.5)
+"""Of the codebook's draws, at the first and the last step, as for wav2vec 2.0's base model."""
+
+
+class PretrainingError(UserError):
+    """A run that cannot be started as asked, or that cannot go on."""
+
+
+@dataclass
+class PretrainConfig:
+    """What `ser-hf pretrain` asks for; None: what suits the model or the processor."""
+
+    dataset: str
+    model: str
+    output: str
+    protocol: str = "speaker"
+    fold: int = 0
+    split_seed: int = 42
+    text_disjoint: bool = False
+    epochs: int = 20
+    learning_rate: float | None = None
+    batch_size: int = 16
+    seed: int = 42
+    threads: int | None = None
+    bf16: bool | None = None
+    mask_time_prob: float = 0.65
+    mask_time_length: int | None = None
+    num_negatives: int = 100
+
+
+class PretrainTrainer(Trainer):
+    """Trainer of the contrastive loss a masked frame, over all processes, with one line an epoch."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self.history: list[dict] = []
+        self._sums, self._began = np.zeros(4), time.perf_counter()
+
+    def _get_train_sampler(self, train_dataset: Recordings | None = None) -> Order:
+        batch = self.args.per_device_train_batch_size * self.args.world_size
+        return Order(self.train_dataset.durations, batch, self.args.seed)
+
+    def _get_eval_sampler(self, eval_dataset: Recordings) -> Order:
+        return Order(eval_dataset.durations, 1, None)
+
+    def _measure(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Sums over a batch's masked frames: loss, right answers, frames, perplexity."""
+        negatives, mask = inputs["negatives"], inputs["mask_time_indices"]
+        out = model(**{name: value for name, value in inputs.items() if name != "negatives"})
+        temperature = getattr(self.model.config, "contrastive_logits_temperature", 0.1)
+        codewords = self.model.quantizer.codewords
+        losses, right = pretraining_model.contrastive(
+            out.projected_states, out.projected_quantized_states, codewords, negatives, mask, temperature
+        )
+        return torch.stack([losses.sum(), right.sum(), mask.sum(), out.codevector_perplexity * mask.sum()])
+
+    def _finite(self, sums: torch.Tensor) -> np.ndarray:
+        # they are the same on all processes, so that none ends while others wait for it
+        if not torch.isfinite(sums[0]):
+            step = self.state.global_step + self.model.training
+            raise PretrainingError(f"loss is {sums[0]:g} at step {step}: lower --learning_rate")
+        return sums.cpu().double().numpy()
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs) -> torch.Tensor:  # noqa: ANN001, ANN003
+        """Contrastive and diversity loss, a mean over the masked frames of all processes."""
+        sums = self._measure(model, inputs)
+        everywhere = self.accelerator.reduce(sums.detach().clone(), "sum")
+        self._sums += self._finite(everywhere)
+        idle = sums[2] - sums[3] / (self.model.quantizer.num_groups * self.model.quantizer.num_vars)
+        # gradients are averaged over processes
+        return (sums[0] + DIVERSITY * idle) / everywhere[2].clamp(min=1) * self.accelerator.num_processes
+
+    def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
+        """Begin the row of an epoch when the Trainer logs its training loss."""
+        if "loss" in logs:
+            about = {"epoch": round(self.state.epoch), "step": self.state.global_step}
+            figures = {"objective": logs["loss"], "learning_rate": logs["learning_rate"]}
+            self.history.append({**about, **_means(self._sums), **figures})
+            self._sums = np.zeros(4)
+        super().log(logs, *args, **kwargs)
+
+    def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
+        """The same figures on the validation side, with the same masks each epoch; prints the epoch's line."""
+        self.model.eval()
+        sums = torch.zeros(4, device=self.args.device)
+        with torch.no_grad():
+            for batch in self.get_eval_dataloader():
+                sums += self._measure(self.model, self._prepare_inputs(batch))
+        means = _means(self._finite(self.accelerator.reduce(sums, "sum")))
+        figures = {f"eval_{name}": value for name, value in means.items()}
+        self.log(dict(figures))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
+        now = time.perf_counter()
+        row = self.history[-1] | figures | {"seconds": round(now - self._began, 1)}
+        self.history[-1], self._began = row, now
+        if self.is_world_process_zero():
+            print(
+                f"epoch {row['epoch']:3}/{self.args.num_train_epochs:g}  loss {row['loss']:.3f}  "
+                f"accuracy {row['accuracy']:.3f}  perplexity {row['perplexity']:.1f} | "
+                f"validation loss {row['eval_loss']:.3f}  accuracy {row['eval_accuracy']:.3f}",
+                flush=True,
+            )
+        return figures
+
+
+class Cooling(TrainerCallback):
+    """Lowers the temperature of the codebook's draws geometrically over the steps of the run."""
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:  # noqa: ANN001, ANN003
+        """Set it for the step to come."""
+        warm, cool = TEMPERATURES
+        model.quantizer.temperature = warm * (cool / warm) ** (state.global_step / max(1, state.max_steps - 1))
+
+
+def pretrain(config: PretrainConfig) -> list[dict] | None:
+    """Train on the train side of a split without its labels, and write a folder that fine-tuning continues from.
+
+    The folder `config.output` gets the model (safetensors, config, `preprocessor_config.json`) and `history.json`, when
+    all is done. The model's config remembers the speakers of the train and validation sides.
+
+    Returns:
+        The history, a row an epoch; None on all but the first process.
+
+    Raises:
+        UserError: for a dataset, protocol, model or flag that does not fit, before anything is written.
+    """
+    outputs.refuse_existing(config.output)
+    model, extractor, kept = pretraining_model.load(config.model, config.seed)
+    rows, split = preparation.data(config)
+    evaluation.refuse_seen(model.config, config.model, rows, split)
+    preparation.remember(model, rows, split)
+    with tempfile.TemporaryDirectory() as scratch:  # the Trainer wants a folder of its own
+        trainer = _trainer(config, _arguments(config, scratch), rows, split, model, extractor)
+        if trainer.args.process_index == 0:
+            print(_opening(trainer, config.model, split), flush=True)
+        trainer.train()
+    if trainer.args.process_index != 0:
+        return None
+    with outputs.appearing(config.output) as partial:
+        pretraining_model.save(model, kept, partial)
+        extractor.save_pretrained(partial)
+        (partial / "history.json").write_text(json.dumps(trainer.history, indent=2) + "\n")
+    return trainer.history
+
+
+def _arguments(config: PretrainConfig, scratch: str) -> TrainingArguments:
+    machine = arguments.of_machine()
+    gentle = config.model not in pretraining_model.SCRATCH
+    try:
+        args = TrainingArguments(
+            output_dir=scratch,
+            num_train_epochs=config.epochs,
+            learning_rate=config.learning_rate or (5e-5 if gentle else 1e-3),
+            per_device_train_batch_size=config.batch_size,
+            per_device_eval_batch_size=config.batch_size,
+            seed=config.seed,
+            bf16=machine["bf16"] if config.bf16 is None else config.bf16,
+            use_cpu=machine["use_cpu"],
+            warmup_steps=0.1,  # below 1 it is a share of all steps
+            adam_beta2=0.98,  # this, epsilon and weight decay as for wav2vec 2.0
+            adam_epsilon=1e-6,
+            weight_decay=0.01,
+            eval_strategy="epoch",
+            logging_strategy="epoch",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=torch.cuda.is_available(),
+        )
+    except ValueError as error:  # it checks itself what the processor can do
+        raise PretrainingError(str(error)) from error
+    args._n_gpu = min(args.n_gpu, 1)  # one GPU a process: nn.DataParallel would copy the codebook out of reach
+    preparation.set_threads(config.threads, args)
+    return args
+
+
+def _trainer(config, args, rows, split, model, extractor) -> PretrainTrainer:  # noqa: ANN001
+    masks = (config.mask_time_prob, config.mask_time_length, config.num_negatives)
+    trainer = PretrainTrainer(
+        model=model,
+        args=args,
+        train_dataset=Recordings(rows, split.train, extractor),
+        eval_dataset=Recordings(rows, split.validation, extractor),
+        data_collator=Masking(model, extractor, config.seed, *masks),
+        callbacks=[Cooling()],
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
+
+
+def _means(sums: np.ndarray) -> dict[str, float]:
+    loss, right, frames, perplexity = sums.tolist()
+    frames = max(frames, 1)
+    return {"loss": loss / frames, "accuracy": right / frames, "perplexity": perplexity / frames}
+
+
+def _opening(trainer: PretrainTrainer, name: str, split: protocols.Split) -> str:
+    args, total = trainer.args, sum(p.numel() for p in trainer.model.parameters())
+    masking, book = trainer.data_collator, trainer.model.quantizer
+    lines = [
+        f"{name}: {total:,} parameters, {book.num_groups} × {book.num_vars} codewords",
+        f"protocol {split.name} fold {split.fold} ({split.hash}): {len(split.train):,} to train, "
+        f"{len(split.validation):,} to validate, no labels; held apart: {', '.join(split.held_apart) or 'nothing'}",
+        f"masks of {masking.length} frames over {masking.probability:.0%}, {masking.negatives} negatives",
+        f"{args.world_size} process(es) on {args.device.type}, batch {args.per_device_train_batch_size} × "
+        f"{args.world_size}, {'bf16' if args.bf16 else 'fp32'}",
+    ]
+    return "\n".join(lines + ([f"WARNING: {split.warning}"] if split.warning else []))

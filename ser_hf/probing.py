@@ -1,0 +1,224 @@
+"""A frozen backbone, embedded once, and heads trained on its embeddings in seconds.
+
+The probe is SUPERB's (Yang et al. 2021): a learned weighted sum of all layers, pooled over time, then linear layers.
+With `mean` pooling and the `linear` head it is exactly what stock `…ForSequenceClassification` computes with
+`use_weighted_layer_sum`, because weighting and projecting commute with the mean.
+"""
+
+import copy
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel, TrainingArguments
+
+from ser_hf import audio, features, frozen, metrics, modeling, modes, objective, protocols
+from ser_hf.arguments import FinetuneConfig
+from ser_hf.emotions import EMOTIONS
+from ser_hf.trainer import TrainingError
+
+STRETCH = 0.1
+"""Seconds over which frames are averaged where a head pools over time itself: a layer's frames would fill the disk."""
+
+
+class Head(nn.Module):
+    """Layer mix, pooling and classifier over embeddings `(batch, stretches, layers, width)`."""
+
+    def __init__(self, layers: int, width: int, projected: int, pooling: str, kind: str) -> None:
+        super().__init__()
+        self.layer_weights = nn.Parameter(torch.full((layers,), 1 / layers))
+        self.projector = nn.Linear(width, projected)
+        self.attention = nn.Sequential(nn.Linear(projected, 64), nn.Tanh(), nn.Linear(64, 1))
+        self.attention = self.attention if pooling == "attentive" else None
+        pooled = 2 * projected if pooling == "attentive" else projected
+        hidden = nn.Sequential(nn.Linear(pooled, projected), nn.ReLU(), nn.Dropout(0.2))
+        self.hidden = hidden if kind == "mlp" else nn.Identity()
+        self.classifier = nn.Linear(projected if kind == "mlp" else pooled, len(EMOTIONS))
+
+    def forward(self, embeddings: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Logits `(batch, labels)`; `valid` `(batch, stretches)` tells stretches from padding."""
+        mixed = (embeddings * self.layer_weights.softmax(0)[:, None]).sum(2)
+        frames = self.projector(mixed)
+        if self.attention is None:
+            share = valid / valid.sum(1, keepdim=True)
+            return self.classifier(self.hidden((frames * share[..., None]).sum(1)))
+        # attentive statistics (Okabe et al. 2018): mean and standard deviation under learned weights
+        scores = self.attention(frames).squeeze(-1).masked_fill(~valid.bool(), -torch.inf)
+        share = scores.softmax(1)[..., None]
+        mean = (share * frames).sum(1)
+        spread = ((share * frames.square()).sum(1) - mean.square()).clamp_min(1e-6).sqrt()
+        return self.classifier(self.hidden(torch.cat([mean, spread], dim=-1)))
+
+
+@dataclass
+class Probed:
+    """A trained probe."""
+
+    head: Head
+    history: list[dict]
+    probabilities: np.ndarray
+    """Of the test side, shape `(clips, labels)`."""
+    seconds: dict[str, float]
+
+
+def check(config: FinetuneConfig, model: PreTrainedModel) -> None:
+    """Refuse at the start what could not be saved at the end.
+
+    Raises:
+        TrainingError: for a head that stock transformers cannot load, unless figures alone are asked for.
+    """
+    stock = config.pooling == "mean" and config.head == "linear"
+    if not stock and not config.figures_only:
+        raise TrainingError(
+            f"stock transformers cannot load a head with --pooling {config.pooling} --head {config.head}: use mean and "
+            "linear, or --figures_only true for the figures and no model"
+        )
+    if stock and not (hasattr(model.config, "use_weighted_layer_sum") and hasattr(model, "projector")):
+        raise TrainingError(f"a {model.config.model_type} cannot mix its layers: use another --mode or backbone")
+    modes.layers_of(model)
+
+
+def embeddings(
+    config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, model: PreTrainedModel, extractor: Any
+) -> tuple[frozen.Store, bool]:
+    """Means over time of every layer, for the whole clip or for stretches of it; from the cache where it holds them.
+
+    Returns:
+        Arrays `(1 | stretches, layers + 1, width)`, and whether they had to be computed.
+    """
+    stretched = config.pooling == "attentive"
+    ten_seconds = features.extract(extractor, np.zeros(10 * audio.SAMPLING_RATE, dtype=np.float32))
+    stretch = max(1, round(STRETCH * modeling.frames_of(model, len(ten_seconds)) / 10))
+
+    def compute(batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        hidden = torch.stack(model(**batch, output_hidden_states=True).hidden_states, dim=2)  # its hooks count frames
+        lengths = [hidden.shape[1]] * len(hidden)
+        if "attention_mask" in batch:
+            lengths = [modeling.frames_of(model, int(length)) for length in batch["attention_mask"].sum(-1)]
+        size = stretch if stretched else max(lengths)
+        return [
+            torch.stack([part.mean(0) for part in row[:length].float().split(size)])
+            for row, length in zip(hidden, lengths, strict=True)
+        ]
+
+    name = f"layers {'stretches' if stretched else 'means'} {'bf16' if args.bf16 else 'fp32'}"
+    with torch.autocast(args.device.type, torch.bfloat16, args.bf16):
+        return frozen.store(rows, name, model.to(args.device), extractor, compute, config.cache_dir)
+
+
+def probe(
+    config: FinetuneConfig,
+    args: TrainingArguments,
+    rows: datasets.Dataset,
+    split: protocols.Split,
+    model: PreTrainedModel,
+    extractor: Any,
+) -> Probed:
+    """Train a head on embeddings, and choose its epoch by validation UAR.
+
+    Raises:
+        TrainingError: for what `check` refuses.
+    """
+    check(config, model)
+    started = time.perf_counter()
+    used = rows.select(sorted(split.train + split.validation + split.test))
+    store, made = embeddings(config, args, used, model, extractor)
+    embedded = time.perf_counter() - started
+    print(f"embeddings of {len(store):,} clips: {'computed' if made else 'from the cache'}", flush=True)
+    train, validation, test = (_side(rows, side, store) for side in (split.train, split.validation, split.test))
+    torch.manual_seed(args.seed)
+    width = train[0].shape[-1]
+    projected = getattr(model.config, "classifier_proj_size", width)
+    head = Head(train[0].shape[-2], width, projected, config.pooling, config.head).to(args.device)
+    balance = None
+    if config.balance != "none":
+        balance = torch.from_numpy(objective.weights(rows.select(split.train), config.balance)).float()
+    history = _fit(head, train, validation, config, args, balance)
+    seconds = {"embed": round(embedded, 3), "train": round(time.perf_counter() - started - embedded, 3)}
+    return Probed(head, history, _answers(head, test, args.device), seconds)
+
+
+def put_into(model: PreTrainedModel, head: Head) -> PreTrainedModel:
+    """The stock model with a probe's head in it."""
+    model.config.use_weighted_layer_sum = True
+    model.layer_weights = nn.Parameter(head.layer_weights.detach().cpu().clone())
+    model.projector.load_state_dict(head.projector.state_dict())
+    model.classifier.load_state_dict(head.classifier.state_dict())
+    return model.cpu()
+
+
+def save_head(head: Head, path: str) -> None:
+    """The weights of a head that no stock model can hold, as safetensors."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}, path)
+
+
+def _fit(
+    head: Head,
+    train: tuple[torch.Tensor, ...],
+    validation: tuple[torch.Tensor, ...],
+    config: FinetuneConfig,
+    args: TrainingArguments,
+    balance: torch.Tensor | None,
+) -> list[dict]:
+    loss_of = objective.Objective(args.label_smoothing_factor, config.focal_gamma if config.loss == "focal" else 0.0)
+    optimizer = torch.optim.AdamW(head.parameters(), args.learning_rate, weight_decay=args.weight_decay)
+    epochs, size = int(args.num_train_epochs), args.per_device_train_batch_size
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    best, kept, history = -1.0, None, []
+    for epoch in range(1, epochs + 1):
+        head.train()
+        order = torch.from_numpy(np.random.default_rng([args.seed, epoch]).permutation(len(train[2])))
+        total = 0.0
+        for some in order.split(size):
+            values, valid, labels = (part[some].to(args.device) for part in train)
+            losses = loss_of(head(values, valid), labels)
+            loss = (losses if balance is None else losses * balance[some].to(losses)).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += float(loss.detach()) * len(some)
+        schedule.step()
+        if not np.isfinite(total):
+            raise TrainingError(f"loss is no number in epoch {epoch}: lower --learning_rate")
+        row = {"epoch": float(epoch), "step": epoch * -(-len(order) // size), "loss": total / len(order)}
+        row |= {"accuracy": _figures(head, train, args.device)["accuracy"]}
+        row |= {f"eval_{name}": value for name, value in _figures(head, validation, args.device).items()}
+        history.append(row)
+        if row["eval_uar"] > best:
+            best, kept = row["eval_uar"], copy.deepcopy(head.state_dict())
+    head.load_state_dict(kept)
+    print(f"probe: validation UAR {best:.3f} in {epochs} epochs", flush=True)
+    return history
+
+
+def _figures(head: Head, side: tuple[torch.Tensor, ...], device: torch.device) -> dict[str, float]:
+    probabilities, labels = _answers(head, side, device), side[2].numpy()
+    figures = metrics.scores(metrics.confusion(labels, probabilities.argmax(1)))
+    loss = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean()
+    return {"loss": float(loss), **{name: float(figures[name]) for name in ("accuracy", "uar", "macro_f1")}}
+
+
+@torch.inference_mode()
+def _answers(head: Head, side: tuple[torch.Tensor, ...], device: torch.device) -> np.ndarray:
+    head.eval()
+    parts = [
+        head(values.to(device), valid.to(device))
+        for values, valid in zip(*(t.split(512) for t in side[:2]), strict=True)
+    ]
+    return torch.cat(parts).float().softmax(-1).cpu().numpy()
+
+
+def _side(rows: datasets.Dataset, indices: list[int], store: frozen.Store) -> tuple[torch.Tensor, ...]:
+    """Embeddings `(clips, stretches, layers, width)`, which stretches are valid, and labels of one side of a split."""
+    chosen = rows.select(indices).select_columns(["sha256", "label"])
+    clips = [store[sound][0] for sound in chosen["sha256"]]
+    values = np.zeros((len(clips), max(map(len, clips)), *clips[0].shape[1:]), dtype=np.float32)
+    valid = np.zeros(values.shape[:2], dtype=np.float32)
+    for place, clip in enumerate(clips):
+        values[place, : len(clip)], valid[place, : len(clip)] = clip, 1
+    return torch.from_numpy(values), torch.from_numpy(valid), torch.tensor(chosen["label"])

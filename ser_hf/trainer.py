@@ -1,0 +1,266 @@
+"""The Trainer of speech emotion: frame budgets, our own loss, rates by layer, and an end that is never silent."""
+
+import errno
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch.nn import functional
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import TrainerState
+
+from ser_hf import modes
+from ser_hf.batches import FrameBudget
+from ser_hf.errors import UserError
+from ser_hf.objective import Objective
+
+RUN, STATE = "ser_hf.json", "trainer_state.json"
+_LOOK_EVERY = 20  # steps between looks at the loss on a GPU, where a look waits for it
+
+
+class TrainingError(UserError):
+    """A run that cannot be started as asked, or that cannot go on."""
+
+
+@dataclass
+class Recipe:
+    """What the Trainer needs beyond its arguments."""
+
+    sampler: FrameBudget
+    objective: Objective = field(default_factory=Objective)
+    layer_decay: float = 1.0
+    run: dict = field(default_factory=dict)
+    """What a resumed run must agree on; kept in each checkpoint."""
+
+
+class SerTrainer(Trainer):
+    """Trainer whose optimiser steps are planned by `FrameBudget` and whose loss is a mean over the clips of a step.
+
+    However a step is divided into micro-batches of unequal numbers of clips, over accumulation or processes, its
+    gradient is the same.
+    """
+
+    def __init__(self, *args: object, recipe: Recipe, **kwargs: object) -> None:
+        # Naming a loss makes the Trainer count the clips of a whole step and leave the division to us.
+        super().__init__(*args, compute_loss_func=recipe.objective, **kwargs)
+        self.recipe = recipe
+        self.hits: torch.Tensor | None = None  # right answers and clips since the last log
+        self.running = ""  # the batch in work, for a message
+        self._finite: torch.Tensor | None = None
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of this process alone: the sampler shares out, so accelerate must not share again."""
+        args = self.args
+        return DataLoader(
+            self.train_dataset,
+            batch_sampler=self.recipe.sampler,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_num_workers > 0,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
+
+    def _prepare_for_training(self, *args: object, **kwargs: object) -> tuple:
+        if not self.is_fsdp_enabled:
+            return super()._prepare_for_training(*args, **kwargs)
+        # accelerate's FSDP2 looks for the parts of a language model: speech models raise when asked for embeddings,
+        # and an encoder called `…StableLayerNorm` is not the final norm that it would be taken for
+        model = self.model
+        model.get_input_embeddings = model.get_output_embeddings = lambda: None
+        prefix, model.base_model_prefix = model.base_model_prefix, ""
+        try:
+            return super()._prepare_for_training(*args, **kwargs)
+        finally:
+            model.base_model_prefix = prefix
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW (or what `optim` says) with a learning rate for each layer where one decays."""
+        if self.recipe.layer_decay == 1 or self.optimizer is not None:
+            return super().create_optimizer(model)
+        model = self.model if model is None else model
+        decays = set(self.get_decay_parameter_names(model))
+        parameters = dict(model.named_parameters())
+        groups: dict[tuple[float, bool], list] = {}
+        for name, rate in modes.decayed(model, self.args.learning_rate, self.recipe.layer_decay).items():
+            groups.setdefault((rate, name in decays), []).append(parameters[name])
+        kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
+        self.optimizer = kind(
+            [
+                {"params": group, "lr": rate, "weight_decay": self.args.weight_decay if decay else 0.0}
+                for (rate, decay), group in groups.items()
+            ],
+            **settings,
+        )
+        return self.optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # noqa: ANN001, ANN201
+        """Training: the objective, summed, over the clips of the whole step. Validation: plain cross-entropy."""
+        extras = {name: inputs.pop(name) for name in ("labels", "other", "share", "weight") if name in inputs}
+        outputs = model(**inputs)
+        labels = extras["labels"]
+        if not model.training:
+            loss = functional.cross_entropy(outputs.logits.float(), labels)
+            return (loss, outputs) if return_outputs else loss
+        losses = self.recipe.objective(outputs.logits, labels, extras.get("other"), extras.get("share", 1.0))
+        losses = losses * extras.get("weight", 1.0)
+        right = (outputs.logits.detach().argmax(-1) == labels).sum()
+        counted = torch.stack([right, torch.full_like(right, len(labels))])
+        self.hits = counted if self.hits is None else self.hits + counted
+        # processes average their gradients; what they should do is add them
+        loss = losses.sum() / num_items_in_batch * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:  # noqa: ANN001
+        """The Trainer's own; stops where the loss is no number."""
+        features = inputs[self.data_collator.input_name]
+        self.running = (
+            f"{features.shape[0]} clips of {features.shape[1]:,} {'samples' if features.ndim == 2 else 'frames'}"
+        )
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        finite = torch.isfinite(loss)
+        self._finite = finite if self._finite is None else self._finite & finite
+        if loss.device.type == "cpu" or self.state.global_step % _LOOK_EVERY == 0:
+            self._refuse_nan()
+        return loss
+
+    def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
+        """Add the training accuracy to the Trainer's loss."""
+        if "loss" in logs and self.hits is not None:
+            right, clips = self.accelerator.reduce(self.hits, "sum").tolist()
+            logs["accuracy"] = right / clips
+            self.hits = None
+        super().log(logs, *args, **kwargs)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
+        self._refuse_nan()
+        if not all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad):
+            raise TrainingError(
+                f"the weights are no numbers after step {self.state.global_step}: lower --learning_rate"
+            )
+        super()._save_checkpoint(model, trial)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            Path(output_dir or self.args.output_dir, RUN).write_text(json.dumps(self.recipe.run))
+
+    def _refuse_nan(self) -> None:
+        if self._finite is not None and not bool(self._finite):
+            raise TrainingError(f"loss is no number at step {self.state.global_step + 1}: lower --learning_rate")
+
+
+class Watch(TrainerCallback):
+    """Tells the sampler its epoch, prints a line a validation, keeps `history.json`, stops when patience is over."""
+
+    def __init__(self, sampler: FrameBudget, patience: int) -> None:
+        self.sampler, self.patience = sampler, patience
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
+        """Also after a resume in the middle of an epoch."""
+        self.sampler.epoch = int(state.epoch or 0)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:  # noqa: ANN001, ANN003
+        """Print; stop after so many validations without a better one."""
+        name = "eval_" + (args.metric_for_best_model or "loss").removeprefix("eval_")
+        value, best = metrics.get(name), state.best_metric
+        better = best is None or (value > best if args.greater_is_better else value < best)
+        if not better and self.over(state):
+            control.should_training_stop = True
+        if state.is_world_process_zero:
+            _print_line(args, state, metrics)
+            if not state.is_hyper_param_search:
+                partial = Path(args.output_dir, ".history.json")
+                partial.write_text(json.dumps(by_epoch(state.log_history), indent=1))
+                partial.rename(Path(args.output_dir, "history.json"))
+
+    def over(self, state: TrainerState) -> bool:
+        """Whether as many validations as patience allows have passed since the best one."""
+        since = [row for row in state.log_history if "eval_loss" in row and row["step"] > (state.best_global_step or 0)]
+        return bool(self.patience) and len(since) >= self.patience
+
+
+def by_epoch(log: list[dict]) -> list[dict]:
+    """One row a validation: training loss and accuracy with the validation figures."""
+    rows: dict[float, dict] = {}
+    keep = ("epoch", "step", "loss", "accuracy", "learning_rate", "grad_norm")
+    keep += ("eval_loss", "eval_accuracy", "eval_uar", "eval_macro_f1")
+    for entry in log:
+        if "loss" in entry or "eval_loss" in entry:
+            rows.setdefault(entry["step"], {}).update({key: entry[key] for key in keep if key in entry})
+    return [rows[step] for step in sorted(rows)]
+
+
+def complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: its state, the last file of it, can be read."""
+    try:
+        json.loads((checkpoint / STATE).read_text())
+        return True
+    except (OSError, json.JSONDecodeError):
+        return False
+
+
+def checkpoints(output: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    found = [path for path in output.glob("checkpoint-*") if complete(path)]
+    return sorted(found, key=lambda path: int(path.name.split("-")[-1]))
+
+
+@contextmanager
+def surviving(trainer: SerTrainer) -> Iterator[None]:
+    """Whatever ends a training ends it in one line, which says from where it can go on.
+
+    Raises:
+        TrainingError: for a disk that is full, memory that is, a recording that does not decode, a loss that is no
+            number.
+    """
+    try:
+        yield
+    except (UserError, OSError, RuntimeError, MemoryError, SafetensorError) as error:
+        said = _said(error, trainer)
+        if said is None:
+            raise
+        output = Path(trainer.args.output_dir)
+        for path in output.glob("checkpoint-*"):
+            if trainer.args.process_index == 0 and not complete(path):
+                shutil.rmtree(path, ignore_errors=True)
+        last = checkpoints(output)
+        ahead = (
+            f"go on from '{last[-1]}' with --resume_from_checkpoint true" if last else "no checkpoint had been saved"
+        )
+        raise TrainingError(f"{said}; {ahead}") from error
+
+
+def _said(error: Exception, trainer: SerTrainer) -> str | None:
+    """What a user can make of an error; None where it is our fault."""
+    text = str(error)
+    if isinstance(error, UserError):
+        return text.strip().splitlines()[-1].split("Error: ", 1)[-1]  # a loading worker puts its traceback before it
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
+        step = trainer.state.global_step + 1
+        return (
+            f"out of memory at step {step}, with a batch of {trainer.running}: lower --per_device_train_batch_size "
+            "and raise --gradient_accumulation_steps"
+        )
+    full = getattr(error, "errno", None) == errno.ENOSPC or any(
+        words in text for words in ("No space left", "os error 28", "PytorchStreamWriter failed", "unexpected pos")
+    )
+    if full:
+        return f"the disk of '{trainer.args.output_dir}' is full at step {trainer.state.global_step}: make room"
+    return None
+
+
+def _print_line(args: TrainingArguments, state: TrainerState, metrics: dict) -> None:
+    train = next((row for row in reversed(state.log_history) if "loss" in row), None)
+    learnt = "" if train is None else f"  loss {train['loss']:.3f}  accuracy {train['accuracy']:.3f}"
+    print(
+        f"epoch {state.epoch:5.2f}/{args.num_train_epochs:g}{learnt} | validation loss {metrics['eval_loss']:.3f}  "
+        f"UAR {metrics['eval_uar']:.3f}",
+        flush=True,
+    )

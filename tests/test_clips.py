@@ -1,0 +1,173 @@
+import datasets
+import numpy as np
+import pytest
+import torch
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+
+from ser_hf import audio, augment, clips, features, frozen, silence
+from ser_hf.clips import Clips, Variation
+
+INDICES = [5, 9, 40, 200, 390, 405]
+
+
+@pytest.fixture(scope="module")
+def extractors(models):
+    return {kind: AutoFeatureExtractor.from_pretrained(folder) for kind, folder in models.items()}
+
+
+def noise(samples, seed=0):
+    return np.random.default_rng(seed).normal(size=samples).astype(np.float32) * 0.1
+
+
+def same(one, other):
+    return one["features"].shape == other["features"].shape and np.array_equal(one["features"], other["features"])
+
+
+@pytest.mark.parametrize("kind", ["bert", "group"])
+def test_without_variation_a_clip_is_what_the_extractor_makes_of_it(rows, extractors, kind):
+    made = Clips(rows, INDICES, extractors[kind]).decode()
+    assert len(made) == len(INDICES)
+    for place, index in enumerate(INDICES):
+        expected = features.extract(extractors[kind], audio.load(rows[index]["audio"]))
+        for key in (place, (3, place)):
+            assert made[key].keys() == {"features", "labels"}
+            assert made[key]["labels"] == rows[index]["label"]
+            np.testing.assert_array_equal(made[key]["features"], expected)
+    assert made.durations.tolist() == made.lengths(2).tolist() == [rows[i]["duration"] for i in INDICES]
+    assert made.shortest() == min(made.durations)
+
+
+@pytest.mark.parametrize("kind", ["bert", "group"])
+@pytest.mark.parametrize(
+    "how",
+    [{"silence": True}, {"silence": True, "mixup": 0.4}, {"augmentation": augment.parse("speed:0.1,gain:6", (), 1.0)}],
+    ids=["silence", "mixup", "augmentation"],
+)
+def test_an_example_depends_on_seed_epoch_and_place_alone(rows, extractors, kind, how):
+    variation = Variation(**how, seed=7)
+    one = Clips(rows, INDICES, extractors[kind], variation).decode()
+    two = Clips(rows, INDICES, extractors[kind], variation)  # never decoded ahead, asked in another order
+    later = {place: two[2, place] for place in reversed(range(len(INDICES)))}
+    assert all(same(one[2, place], later[place]) for place in later)
+    other = Clips(rows, INDICES, extractors[kind], Variation(**how, seed=8))
+    assert not all(same(one[2, place], one[3, place]) for place in later)
+    assert not all(same(one[2, place], other[2, place]) for place in later)
+    assert same(one[0], Clips(rows, INDICES, extractors[kind])[0])  # no epoch, no variation
+
+
+def test_silence_is_cut_at_the_edges_alone(rows, extractors):
+    varied = Clips(rows, INDICES, extractors["group"], Variation(silence=True))
+    shortened = 0
+    for place, index in enumerate(INDICES):
+        samples = audio.load(rows[index]["audio"])
+        start, end = silence.voiced(samples)
+        got = varied[1, place]["features"]
+        rng = np.random.default_rng([0, 1, place])
+        begin, stop = silence.vary(len(samples), (start, end), rng)
+        assert begin <= start < end <= stop
+        np.testing.assert_array_equal(got, features.extract(extractors["group"], samples[begin:stop]))
+        shortened += len(samples) - len(got)
+    assert shortened > 0
+
+
+@pytest.mark.parametrize(("start", "frames"), [(0, 150), (31, 120), (60, 61)])
+def test_cut_log_mel_frames_are_those_of_the_cut_waveform(extractors, start, frames):
+    extractor = extractors["bert"]
+    samples = noise(40_000) * np.linspace(0.1, 1, 40_000, dtype=np.float32)
+    kept = features.prepare(extractor, samples)[start : start + frames]
+    assert len(kept) == frames
+    cut = samples[start * 160 : (start + frames - 1) * 160 + 400]
+    np.testing.assert_allclose(features.finish(extractor, kept), features.extract(extractor, cut), atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("bert", 0.01), ("group", 1 / 16_000)])
+def test_lengths_are_those_of_the_examples(rows, extractors, kind, unit):
+    varied = Clips(rows, INDICES, extractors[kind], Variation(silence=True)).decode()
+    step = unit if kind == "group" else 4 * unit  # four frames are stacked
+    for epoch in (0, 4):
+        real = np.array([len(varied[epoch, place]["features"]) for place in range(len(INDICES))]) * step
+        slack = 1e-3 if kind == "group" else 0.05  # durations are rounded; a stack of frames, and the window's end
+        np.testing.assert_allclose(varied.lengths(epoch), real, atol=slack)
+    assert not np.array_equal(varied.lengths(0), varied.lengths(4))
+    assert (varied.lengths(0) <= varied.durations + 1e-9).all()
+    least = min(varied.lengths(epoch).min() for epoch in range(20))
+    assert varied.shortest() <= least < varied.shortest() + 0.3
+
+
+def test_a_corrupt_recording_is_named(rows, extractors):
+    broken = datasets.Dataset.from_dict(
+        {
+            "audio": [{"path": "03-01-broken.wav", "bytes": b"RIFF, and then nothing"}],
+            "label": [1],
+            "sha256": ["0"],
+            "duration": [2.0],
+        }
+    )
+    with pytest.raises(audio.AudioError, match=r"03-01-broken\.wav"):
+        Clips(broken, [0], extractors["bert"]).decode()
+
+
+@pytest.mark.parametrize("kind", ["bert", "group"])
+def test_what_memory_does_not_hold_is_decoded_again(rows, extractors, kind, monkeypatch):
+    variation = Variation(silence=True)
+    whole = Clips(rows, INDICES, extractors[kind], variation).decode()
+    seconds = [rows[index]["duration"] for index in INDICES]
+    monkeypatch.setattr(clips, "KEPT_BYTES", int(sum(seconds[:2]) * 64_000) + 64)
+    some = Clips(rows, INDICES, extractors[kind], variation).decode()
+    assert (len(whole._kept), len(some._kept)) == (len(INDICES), 2)
+    assert all(same(whole[1, place], some[1, place]) for place in range(len(INDICES)))
+    decoded = []
+    load = audio.load
+    monkeypatch.setattr(audio, "load", lambda source: decoded.append(1) or load(source))
+    whole[1, 5], some[1, 1]
+    assert not decoded
+    some[1, 5]
+    assert decoded
+
+
+def test_mixup_mixes_waveforms_and_says_with_what(rows, extractors):
+    mixed = Clips(rows, INDICES, extractors["group"], Variation(mixup=0.4)).decode()
+    shares = []
+    for place, index in enumerate(INDICES):
+        example = mixed[0, place]
+        shares.append(example["share"])
+        candidates = [i for i in INDICES if rows[i]["label"] == example["other"]]
+        own = audio.load(rows[index]["audio"])
+        expected = [
+            features.extract(
+                extractors["group"], augment.mixup(own, audio.load(rows[i]["audio"]), np.float32(example["share"]))
+            )
+            for i in candidates
+        ]
+        assert any(np.allclose(example["features"], one, atol=1e-5) for one in expected)
+        assert example["labels"] == rows[index]["label"]
+    assert 0.5 <= min(shares) < max(shares) <= 1
+    assert "other" not in mixed[0]
+    batch = features.Collator(extractors["group"], "attention mask")([mixed[0, place] for place in range(3)])
+    torch.testing.assert_close(batch["share"].double(), torch.tensor(shares[:3]).double())
+    assert batch["other"].dtype == torch.int64
+
+
+def test_weights_come_with_the_examples(rows, extractors):
+    weighted = Clips(rows, INDICES, extractors["bert"], weights=np.arange(6) / 2)
+    assert [weighted[place]["weight"] for place in range(3)] == [0, 0.5, 1]
+
+
+def test_examples_from_frozen_outputs(rows, models, extractors, tmp_path):
+    model = AutoModelForAudioClassification.from_pretrained(models["layer"]).eval()
+    used = rows.select(INDICES)
+    store, _ = frozen.store(used, "front", model, extractors["layer"], frozen.Front(model).outputs, tmp_path)
+    stored = Clips(rows, INDICES, extractors["layer"], store=store).decode()
+    varied = Clips(rows, INDICES, extractors["layer"], Variation(silence=True), store).decode()
+    cut = 0
+    for place, index in enumerate(INDICES):
+        whole, (start, end) = store[rows[index]["sha256"]]
+        np.testing.assert_array_equal(stored[place]["features"], whole)
+        assert stored[place]["labels"] == rows[index]["label"]
+        part = varied[0, place]["features"]
+        begin, stop = silence.vary(len(whole), (start, end), np.random.default_rng([0, 0, place]))
+        np.testing.assert_array_equal(part, whole[begin:stop])
+        assert varied.lengths(0)[place] == pytest.approx(rows[index]["duration"] * len(part) / len(whole))
+        cut += len(whole) - len(part)
+    assert cut > 0
+    assert stored[0]["features"].dtype == np.float32

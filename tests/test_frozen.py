@@ -1,0 +1,253 @@
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    ASTConfig,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    WavLMConfig,
+)
+
+from ser_hf import audio, features, frozen, modeling, silence
+from ser_hf.clips import Clips
+from ser_hf.frozen import CacheError, Front
+
+INDICES = [5, 40, 390, 405, 200]
+DEPTHS = [("group", 0), ("layer", 0), *[(kind, depth) for kind in ("bert", "group", "layer") for depth in (1, 2)]]
+
+
+def deep(models, kind, seed=0):
+    """A small model of three layers whose answers differ from clip to clip, and its extractor."""
+    config = AutoConfig.from_pretrained(models[kind])
+    config.num_hidden_layers = 3
+    torch.manual_seed(seed)
+    model = AutoModelForAudioClassification.from_config(config).eval()
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2 and not name.startswith("classifier"):
+            torch.nn.init.xavier_normal_(parameter, 2)  # layers that do something
+    return model, AutoFeatureExtractor.from_pretrained(models[kind])
+
+
+@torch.inference_mode()
+def logits(model, clips, collate):
+    return model(**collate(clips)).logits
+
+
+def raw(rows, extractor):
+    return [{"features": features.extract(extractor, audio.load(row["audio"]))} for row in rows]
+
+
+def differ(answers):
+    return float(answers.std(0).mean())
+
+
+@pytest.mark.parametrize(("kind", "depth"), DEPTHS)
+def test_stored_outputs_give_the_models_own_answer(rows, models, tmp_path, kind, depth):
+    model, extractor = deep(models, kind)
+    used = rows.select(INDICES)
+    alone = [model(**features.Collator(extractor, "fixed length")([one])).logits for one in raw(used, extractor)]
+    expected = torch.cat(alone).detach()
+    rule = modeling.ignore_padding(model)
+    front = Front(model, depth)
+    store, made = frozen.store(used, "front", model, extractor, front.outputs, tmp_path)
+    assert made
+    clips = Clips(rows, INDICES, extractor, store=store)
+    stored = [clips[place] for place in range(len(clips))]
+    lengths = [modeling.frames_of(model, len(one["features"])) for one in raw(used, extractor)]
+    assert [len(one["features"]) for one in stored] == lengths
+    assert len(set(lengths)) > 2
+    front.bypass()
+    collate = features.Collator(extractor, rule)
+    together = logits(model, stored, collate)
+    one_by_one = torch.cat([logits(model, [one], collate) for one in stored])
+    torch.testing.assert_close(together, one_by_one, atol=1e-4 * differ(expected), rtol=0)
+    assert differ(expected) > 1e-3
+    # half precision has 11 bits; what tells clips apart is far more
+    torch.testing.assert_close(together, expected, atol=1e-2 * differ(expected), rtol=2e-3)
+
+
+@pytest.mark.parametrize(("kind", "depth"), DEPTHS)
+def test_what_is_bypassed_comes_back(rows, models, kind, depth):
+    model, extractor = deep(models, kind)
+    collate = features.Collator(extractor, modeling.ignore_padding(model))
+    clips = raw(rows.select(INDICES[:3]), extractor)
+    modules, before = dict(model.named_modules()), logits(model, clips, collate)
+    methods = {(owner, name) for owner in (model, model.base_model) for name in vars(owner)}
+    front = Front(model, depth)
+    front.bypass()
+    assert dict(model.named_modules()) != modules
+    front.restore()
+    assert list(model.named_modules()) == list(modules.items())  # the same objects, in the same order
+    assert {(owner, name) for owner in (model, model.base_model) for name in vars(owner)} == methods
+    assert torch.equal(logits(model, clips, collate), before)
+
+
+def test_a_bypassed_model_trains_only_what_lies_above(rows, models, tmp_path):
+    model, extractor = deep(models, "group")
+    rule = modeling.ignore_padding(model)
+    front = Front(model, 2)
+    store, _ = frozen.store(rows.select(INDICES), "front", model, extractor, front.outputs, tmp_path)
+    clips = Clips(rows, INDICES, extractor, store=store)
+    front.bypass()
+    model.train()
+    model.config.apply_spec_augment, model.config.mask_time_prob = True, 0.9
+    model(**features.Collator(extractor, rule)([clips[0], clips[2]])).loss.backward()
+    front.restore()
+    touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert touched
+    assert all(".encoder.layers.2." in name or name.startswith(("projector", "classifier")) for name in touched)
+
+
+def test_storing_leaves_the_model_as_it_is(rows, models, tmp_path):
+    model, extractor = deep(models, "group")
+    modeling.ignore_padding(model)
+    model.freeze_feature_encoder()
+    before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    modules, hooks = list(model.named_modules()), len(model._forward_pre_hooks)
+    model.train()
+    frozen.store(rows.select(INDICES), "front", model, extractor, Front(model).outputs, tmp_path)
+    assert model.training
+    assert list(model.named_modules()) == modules
+    assert len(model._forward_pre_hooks) == hooks
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == before
+    assert not any(needed for name, needed in before.items() if "feature_extractor" in name)
+
+
+class Counting:
+    """A front whose calls are counted."""
+
+    def __init__(self, model):
+        self.front, self.calls = Front(model), 0
+
+    def __call__(self, batch):
+        self.calls += 1
+        return self.front.outputs(batch)
+
+
+def test_what_is_stored_is_not_computed_again(rows, models, tmp_path):
+    model, extractor = deep(models, "layer")
+    used = rows.select(INDICES)
+    compute = Counting(model)
+    first, made = frozen.store(used, "front", model, extractor, compute, tmp_path)
+    assert (made, compute.calls) == (True, 1)
+    model.classifier.weight.data += 1  # the head is no part of it
+    again, made = frozen.store(used.select([4, 3, 2, 1, 0]), "front", model, extractor, compute, str(tmp_path))
+    assert (made, compute.calls) == (False, 1)
+    for sound in used["sha256"]:
+        np.testing.assert_array_equal(first[sound][0], again[sound][0])
+        assert first[sound][1] == again[sound][1]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def other_weights(model, extractor, rows):
+    next(model.base_model.parameters()).data.view(-1)[0] += 0.01
+    return model, extractor, rows, "front"
+
+
+def other_config(model, extractor, rows):
+    model.config.layer_norm_eps = 1e-3
+    return model, extractor, rows, "front"
+
+
+def other_extractor(model, extractor, rows):
+    extractor = copy.deepcopy(extractor)
+    extractor.do_normalize = False
+    return model, extractor, rows, "front"
+
+
+def other_recordings(model, extractor, rows):
+    return model, extractor, rows.select(range(4)), "front"
+
+
+def other_name(model, extractor, rows):
+    return model, extractor, rows, "front bf16"
+
+
+@pytest.mark.parametrize(
+    "change", [other_weights, other_config, other_extractor, other_recordings, other_name], ids=lambda f: f.__name__
+)
+def test_what_changes_the_outputs_changes_the_key(rows, models, tmp_path, change):
+    model, extractor = deep(models, "layer")
+    used = rows.select(INDICES)
+    compute = Counting(model)
+    frozen.store(used, "front", model, extractor, compute, tmp_path)
+    model, extractor, used, name = change(model, extractor, used)
+    _, made = frozen.store(used, name, model, extractor, compute, tmp_path)
+    assert (made, compute.calls) == (True, 2)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_sound_that_occurs_twice_is_stored_once(rows, models, tmp_path):
+    model, extractor = deep(models, "layer")
+    store, _ = frozen.store(rows.select([5, 9, 5, 5]), "front", model, extractor, Front(model).outputs, tmp_path)
+    assert len(store) == 2
+    alone, _ = frozen.store(rows.select([9]), "front", model, extractor, Front(model).outputs, tmp_path)
+    np.testing.assert_allclose(store[rows[9]["sha256"]][0], alone[rows[9]["sha256"]][0], atol=2e-3)
+    assert len(store.values) == sum(len(store[rows[index]["sha256"]][0]) for index in (5, 9))
+
+
+def test_what_is_half_written_is_no_store(rows, models, tmp_path):
+    model, extractor = deep(models, "layer")
+    used = rows.select(INDICES)
+
+    def broken(batch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        frozen.store(used, "front", model, extractor, broken, tmp_path)
+    assert not list(tmp_path.iterdir())
+    whole, _ = frozen.store(used, "front", model, extractor, Front(model).outputs, tmp_path)
+    expected = np.array(whole.values)
+    del whole  # or its file would be cut off while it is mapped
+    (folder,) = tmp_path.iterdir()
+    (folder / "index.json").unlink()
+    (folder / "values.f16").write_bytes(b"\0\0")
+    store, made = frozen.store(used, "front", model, extractor, Front(model).outputs, tmp_path)
+    assert made
+    np.testing.assert_array_equal(store.values, expected)
+    assert json.loads((folder / "index.json").read_text())["shape"] == [16]
+
+
+def test_the_voice_is_found_in_frames(rows, models, tmp_path):
+    model, extractor = deep(models, "layer")
+    store, _ = frozen.store(rows.select(INDICES), "front", model, extractor, Front(model).outputs, tmp_path)
+    for index in INDICES:
+        samples = audio.load(rows[index]["audio"])
+        first, last = silence.voiced(samples)
+        frames, (start, end) = store[rows[index]["sha256"]]
+        per_frame = len(samples) / len(frames)
+        assert 0 <= start < end <= len(frames)
+        assert start == pytest.approx(first / per_frame, abs=1)
+        assert end == pytest.approx(last / per_frame, abs=1)
+
+
+def test_values_beyond_half_precision_are_refused(rows, models, tmp_path):
+    model, extractor = deep(models, "layer")
+    with pytest.raises(CacheError, match=r"^the frozen part's values do not fit half precision: .*false$"):
+        frozen.store(
+            rows.select([5]), "front", model, extractor, lambda b: [torch.full((3, 4), 1e6)], tmp_path / "cache"
+        )
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def small(config):
+    return AutoModelForAudioClassification.from_config(config)
+
+
+def test_unknown_fronts_are_refused(models):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    convolutions = {"conv_dim": (16,), "conv_kernel": (10,), "conv_stride": (10,), "num_conv_pos_embedding_groups": 2}
+    wavlm = small(WavLMConfig(**sizes, **convolutions))
+    assert Front(wavlm, 0).base is wavlm.base_model
+    with pytest.raises(CacheError, match=r"^the layers of a wavlm cannot be cached: pass --cache_frozen false$"):
+        Front(wavlm, 1)
+    spectrogram = small(ASTConfig(**sizes))
+    for depth in (0, 1):
+        with pytest.raises(CacheError, match=r"^the front of a audio-spectrogram-transformer cannot be cached"):
+            Front(spectrogram, depth)
+    with pytest.raises(CacheError, match=r"^the front of a wav2vec2-bert cannot be cached"):
+        Front(deep(models, "bert")[0], 0)  # nothing comes before its layers

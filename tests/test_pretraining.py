@@ -1,0 +1,155 @@
+"""Pretraining end to end with small models: what it writes, what it remembers, and what it refuses."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForAudioClassification, HubertConfig
+
+from ser_hf import evaluation, modeling, pretraining, pretraining_data, pretraining_model, protocols
+from ser_hf.errors import UserError
+from ser_hf.outputs import OutputError
+from ser_hf.pretrain_cli import pretrain
+from ser_hf.pretraining_data import Masking
+
+KINDS = ("bert", "group", "layer")
+PREFIX = {"bert": "wav2vec2_bert.", "group": "wav2vec2.", "layer": "wav2vec2."}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """At these sizes threads wait for each other longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def words(built, model, output, *more):
+    """One epoch over the few recordings of one TESS voice."""
+    base = f"--dataset {built} --model {model} --output {output} --protocol tess-oaf-yaf --epochs 1 --batch_size 4"
+    return [*base.split(), "--threads", "1", "--bf16", "false", "--num_negatives", "10", *map(str, more)]
+
+
+@pytest.fixture(scope="module")
+def pretrained(built, models, tmp_path_factory):
+    """The folder that pretraining each kind of small model wrote."""
+    folders = {kind: tmp_path_factory.mktemp(f"pretrained-{kind}") / "model" for kind in KINDS}
+    for kind, folder in folders.items():
+        pretrain(words(built, models[kind], folder, "--epochs", "2", "--learning_rate", "1e-3"))
+    return folders
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_folder_gives_every_weight_of_the_encoder(pretrained, models, kind):
+    folder = pretrained[kind]
+    names = {"config.json", "history.json", "model.safetensors", "preprocessor_config.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    model, info = AutoModelForAudioClassification.from_pretrained(folder, num_labels=8, output_loading_info=True)
+    assert all(key.startswith(("projector.", "classifier.")) for key in info["missing_keys"])
+    saved = {key.removeprefix(PREFIX[kind]): value for key, value in load_file(folder / "model.safetensors").items()}
+    loaded = model.base_model.state_dict()
+    assert set(loaded) <= set(saved)
+    for name, tensor in loaded.items():
+        assert torch.equal(tensor, saved[name]), name
+    begun = AutoModelForAudioClassification.from_pretrained(models[kind], num_labels=8).base_model.state_dict()
+    changed = [name for name in begun if name in loaded and not torch.equal(begun[name], loaded[name])]
+    assert any("encoder.layers" in name for name in changed)
+    config, before = (AutoConfig.from_pretrained(each) for each in (folder, models[kind]))
+    for setting in ("apply_spec_augment", "mask_time_prob", "mask_feature_prob", "hidden_size"):
+        assert getattr(config, setting) == getattr(before, setting)
+
+
+def test_the_history_has_a_row_an_epoch(pretrained):
+    history = json.loads((pretrained["bert"] / "history.json").read_text())
+    assert [row["epoch"] for row in history] == [1, 2]
+    for row in history:
+        assert 0 < row["eval_loss"] < math.log(11) + 1
+        assert 0 < row["loss"] < math.log(11) + 1
+        assert 0 <= row["accuracy"] <= 1
+        assert 2 <= row["perplexity"] <= 128
+        assert row["objective"] == pytest.approx(row["loss"] + 0.1 * (1 - row["perplexity"] / 128), abs=0.05)
+
+
+def test_what_was_heard_is_remembered(pretrained, rows, built, tmp_path):
+    config = AutoConfig.from_pretrained(pretrained["bert"])
+    split = protocols.split(rows, "tess-oaf-yaf")
+    assert config.ser_hf == {
+        "protocol": "tess-oaf-yaf",
+        "protocol_hash": split.hash,
+        "fold": 0,
+        "speakers": ["tess-oaf"],
+    }
+    evaluation.refuse_seen(config, "m", rows, split)
+    with pytest.raises(protocols.LeakError, match="tess-oaf, whom 'tess-yaf-oaf'"):
+        evaluation.refuse_seen(config, "m", rows, protocols.split(rows, "tess-yaf-oaf"))
+    with pytest.raises(protocols.LeakError, match="was trained under 'tess-oaf-yaf' fold 0 on tess-oaf"):
+        pretrain(words(built, pretrained["layer"], tmp_path / "m", "--protocol", "ravdess-tess"))
+    pretrain(words(built, pretrained["bert"], tmp_path / "m", "--protocol", "speaker"))
+    heard = AutoConfig.from_pretrained(tmp_path / "m").ser_hf
+    assert heard["protocol"] == "speaker"
+    assert {"tess-oaf", "ravdess-01", "ravdess-20"} <= set(heard["speakers"])
+    assert not {"tess-yaf", "ravdess-21"} & set(heard["speakers"])
+
+
+def test_the_same_seed_gives_the_same_weights(built, models, tmp_path, monkeypatch):
+    drawn, draw = [], Masking.draw
+    monkeypatch.setattr(Masking, "draw", lambda self, *what: drawn.append(what) or draw(self, *what))
+    for name, seed in (("one", 1), ("two", 1), ("other", 2)):
+        pretrain(words(built, models["bert"], tmp_path / name, "--epochs", "2", "--seed", seed))
+    assert {epoch for _, epoch, _ in drawn} == {0, 1}
+    one, two, other = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two", "other"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(("name", "least"), [("tiny", 2.5e6), ("small", 2.0e6)])
+def test_models_from_nothing_are_saved_whole(name, least, tmp_path):
+    model, extractor, kept = pretraining_model.load(name, 0)
+    assert least < sum(p.numel() for p in model.parameters()) < 3.5e6
+    clip = pretraining_data.features.extract(extractor, np.zeros(16_000, dtype=np.float32))
+    assert int(model._get_feat_extract_output_lengths(torch.tensor(len(clip)))) == {"tiny": 24, "small": 49}[name]
+    pretraining_model.save(model, kept, tmp_path / "m")
+    extractor.save_pretrained(tmp_path / "m")
+    loaded, _ = modeling.load_for_training(tmp_path / "m")
+    for key, tensor in model.base_model.state_dict().items():
+        assert torch.equal(tensor, loaded.base_model.state_dict()[key])
+    if name == "tiny":
+        assert loaded.config.mask_time_length == modeling.tiny_config().mask_time_length
+        assert "attn_implementation" not in (tmp_path / "m" / "config.json").read_text()
+
+
+def test_other_models_are_refused_at_the_start(tmp_path):
+    HubertConfig().save_pretrained(tmp_path / "hubert")
+    with pytest.raises(modeling.ModelError, match="is of the type hubert: wav2vec2 and wav2vec2-bert") as error:
+        pretrain(words("nowhere", tmp_path / "hubert", tmp_path / "m"))
+    assert "\n" not in str(error.value)
+    with pytest.raises(modeling.ModelError, match="cannot be loaded"):
+        pretrain(words("nowhere", tmp_path / "nothing", tmp_path / "m"))
+    with pytest.raises(OutputError, match="exists already"):
+        pretrain(words("nowhere", "tiny", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (("--fold", "all"), "--fold is all"),
+        (("--epochs", "0"), "--epochs is 0"),
+        (("--mask_time_prob", "1.5"), "--mask_time_prob is 1.5"),
+        (("--learning_rate", "-1"), "--learning_rate is -1"),
+        (("--seed", "-1"), "--seed is -1"),
+        (("--bf16", "perhaps"), "--bf16"),
+    ],
+)
+def test_wrong_flags_are_named(flags, says, tmp_path):
+    with pytest.raises(UserError, match=says):
+        pretrain(words("nowhere", "tiny", tmp_path / "m", *flags))
+
+
+def test_a_loss_that_is_no_number_ends_in_one_line(built, models, tmp_path):
+    with pytest.raises(pretraining.PretrainingError, match=r"loss is nan at step \d+: lower --learning_rate"):
+        pretrain(words(built, models["bert"], tmp_path / "m", "--learning_rate", "1e30", "--epochs", "3"))
+    assert not (tmp_path / "m").exists()

@@ -1,0 +1,83 @@
+"""Every fold, several seeds, and the search: what is pooled, averaged and kept."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from ser_hf import dataset, protocols
+from ser_hf.arguments import parse_finetune
+from ser_hf.cli import main
+from ser_hf.evaluation import Results, read_answers, tested
+
+STEPS = ["--max_steps", "2", "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps"]
+STEPS += ["--save_steps", "2", "--bf16", "false", "--logging_strategy", "steps", "--logging_steps", "1"]
+
+
+def words(built, model, folder, *flags):
+    return [str(word) for word in ("finetune", "--dataset", built, "--model", model, "--output_dir", folder, *flags)]
+
+
+def test_folds_are_pooled_clip_by_clip(built, rows, models, tmp_path, capsys):
+    probe = ["--mode", "probe", "--num_train_epochs", "2", "--cache_dir", tmp_path / "cache", "--bf16", "false"]
+    folds = ["--protocol", "luna-ravdess", "--fold", "all"]
+    assert main(words(built, models["layer"], tmp_path / "m", *probe, *folds)) == 0
+    report = json.loads((tmp_path / "m" / "repeats.json").read_text())
+    singles = [Results.load(tmp_path / "m" / f"fold-{fold}" / "results.json") for fold in range(5)]
+    pooled = Results.load(tmp_path / "m" / "results.json")
+    assert (pooled.fold, pooled.n) == ("all", sum(one.n for one in singles))
+    assert pooled.confusion_matrix == np.sum([one.confusion_matrix for one in singles], axis=0).tolist()
+    uar = [one.uar for one in singles]
+    assert [run["uar"] for run in report["runs"]] == uar
+    assert report["over_runs"]["uar"] == {"mean": pytest.approx(np.mean(uar)), "sd": pytest.approx(np.std(uar, ddof=1))}
+    assert report["over_seeds"]["uar"]["sd"] is None  # one seed spreads nothing
+    assert "mean ± sd over 5 runs: uar" in capsys.readouterr().out
+    splits = protocols.folds(dataset.load(built), "luna-ravdess", "all")
+    kept = (tmp_path / "m" / "predictions.csv").read_text().splitlines()
+    assert len(kept) == 1 + pooled.n
+    assert kept[1].split(",")[0] == rows[splits[0].test[0]]["file"]
+    right = read_answers(tmp_path / "m" / "predictions.csv").argmax(1) == np.array(rows.select(tested(splits))["label"])
+    assert right.mean() == pytest.approx(pooled.accuracy)
+
+
+def test_seeds_are_averaged_and_finished_ones_kept(built, models, tmp_path, fails):
+    both = words(built, models["bert"], tmp_path / "m", *STEPS, "--seeds", "2", "--seed", "5")
+    assert main(both) == 0
+    report = json.loads((tmp_path / "m" / "repeats.json").read_text())
+    singles = [Results.load(tmp_path / "m" / f"seed-{seed}" / "results.json") for seed in (5, 6)]
+    assert report["seeds"] == [5, 6]
+    accuracy = [one.accuracy for one in singles]
+    assert report["over_seeds"]["accuracy"]["mean"] == pytest.approx(np.mean(accuracy))
+    first, second = ((tmp_path / "m" / f"seed-{seed}" / "model.safetensors").read_bytes() for seed in (5, 6))
+    assert first != second
+    assert "holds an earlier run" in fails(*both)
+    (tmp_path / "m" / "repeats.json").unlink()  # as if it had been killed in the second seed
+    shutil.rmtree(tmp_path / "m" / "seed-6")
+    before = (tmp_path / "m" / "seed-5" / "results.json").stat().st_mtime_ns
+    assert "holds an earlier run" in fails(*both)
+    assert main([*both, "--resume_from_checkpoint", "true"]) == 0
+    assert (tmp_path / "m" / "seed-5" / "results.json").stat().st_mtime_ns == before
+    assert (tmp_path / "m" / "seed-6" / "model.safetensors").read_bytes() == second
+    assert json.loads((tmp_path / "m" / "repeats.json").read_text())["pooled"] == report["pooled"]
+
+
+def test_a_search_finds_settings_and_leaves_the_test_alone(built, models, tmp_path):
+    pytest.importorskip("optuna")
+    assert main(words(built, models["bert"], tmp_path / "m", *STEPS, "--search", "3")) == 0
+    report = json.loads((tmp_path / "m" / "search.json").read_text())
+    assert len(report["trials"]) == 3
+    assert len({trial["learning_rate"] for trial in report["trials"]}) == 3
+    assert report["best"]["uar"] == max(trial["uar"] for trial in report["trials"])
+    assert not (tmp_path / "m" / "results.json").exists()
+    config, args = parse_finetune([str(tmp_path / "m" / "best.yaml")])
+    assert args.learning_rate == pytest.approx(report["best"]["learning_rate"])
+    assert config.dataset == str(built)
+
+
+def test_what_cannot_be_repeated_is_refused(built, models, tmp_path, fails):
+    base = words(built, models["bert"], tmp_path / "m")
+    assert "leave out the others" in fails(*base, "--search", "2", "--seeds", "2")
+    assert "--seeds is 0" in fails(*base, "--seeds", "0")
+    assert "--fold is 'every'" in fails(*base, "--fold", "every")
+    assert not (tmp_path / "m").exists()
