@@ -23,7 +23,7 @@ def probes(args: argparse.Namespace, model: str, cache: str) -> None:
     runs = []
     for _ in range(2):
         words = ["--dataset", args.dataset, "--model", model, "--mode", "probe", "--cache_dir", cache]
-        config, settings = parse_finetune([*words, "--output_dir", cache, "--bf16", "false"])
+        config, settings = parse_finetune([*words, "--output_dir", cache])
         preparation.set_threads(config.threads, settings)
         loaded, extractor = modeling.load_for_training(model, 0)
         runs.append(probing.probe(config, settings, rows, split, loaded, extractor))
@@ -48,7 +48,7 @@ def main() -> None:
         probes(args, model, f"{folder}/cache")
         args.clips = min(args.clips, 16)
         for mode in (["--mode", "full"], ["--mode", "partial"], ["--mode", "lora"]):
-            run = train_speed.measure("ours", args, model, 1, [*mode, "--bf16", "false"])
+            run = train_speed.measure("ours", args, model, 1, mode)
             print(
                 f"{mode[1]}: {run['train'] / args.clips:.2f} s a clip and epoch, peak {run['peak']:,.0f} MiB",
                 flush=True,

@@ -2,7 +2,8 @@
 
     python benchmarks/same_result.py --dataset DIR [--seeds 3] [--epochs 4] [--jobs 2]
 
-Every run is a process with one thread, `--jobs` at a time, with the same model, split, epochs, batch size and schedule.
+Every run is a process with one thread, `--jobs` at a time, with the same model, split, epochs, batch size and schedule;
+stock in fp32, ours as it comes: bf16 where the machine has it.
 """
 
 import argparse
@@ -27,7 +28,7 @@ def run(arm: str, seed: int, dataset: str, model: str, epochs: int) -> list[floa
         return json.loads(out.strip().splitlines()[-1])["uar"]
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "ser_hf.cli", "finetune", *common, *ARMS[arm], "--patience", "0"]
-        command += ["--num_train_epochs", str(epochs), "--bf16", "false", "--output_dir", f"{folder}/model"]
+        command += ["--num_train_epochs", str(epochs), "--output_dir", f"{folder}/model"]
         subprocess.run(command, capture_output=True, text=True, check=True)
         return [row["eval_uar"] for row in json.loads(Path(folder, "model", "history.json").read_text())]
 
