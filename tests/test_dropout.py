@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForAudioClassification
 
-from ser_hf.dropout import ByteDropout, quicken
+from ser_hf.dropout import ByteDropout, attention, quicken
 
 
 def dropped(layer, shape=(301, 1_003), seed=0):
@@ -78,3 +78,44 @@ def test_a_model_is_quickened_whole(models):
     assert torch.equal(one, model(values).logits)
     one.sum().backward()
     assert model.classifier.weight.grad.abs().sum() > 0
+
+
+def attended(dropout, mask, seed=0):
+    torch.manual_seed(7)
+    query, key, value = (torch.randn(2, 3, 5, 4, requires_grad=True) for _ in range(3))
+    torch.manual_seed(seed)
+    return (query, key, value), attention(nn.Module(), query, key, value, mask, dropout, 0.5)[0]
+
+
+def test_attention_with_dropout_is_attention_on_average():
+    mask = torch.ones(2, 1, 5, 5, dtype=torch.bool)
+    mask[1, ..., 3:] = False
+    (query, key, value), whole = attended(0.0, mask)
+    scores = torch.where(mask, query @ key.transpose(2, 3) * 0.5, torch.tensor(-torch.inf))
+    torch.testing.assert_close(whole, (scores.softmax(-1) @ value).transpose(1, 2))
+    mean = torch.stack([attended(0.25, mask, seed)[1] for seed in range(4_000)]).mean(0)
+    torch.testing.assert_close(mean, whole, atol=0.08, rtol=0)
+    assert not torch.allclose(attended(0.25, mask, 1)[1], whole, atol=0.08)
+    (query, key, value), out = attended(0.25, mask)
+    out.sum().backward()
+    assert not key.grad[1, :, 3:].any()  # what is masked is not heard, and learns nothing
+    assert not value.grad[1, :, 3:].any()
+    assert key.grad[1, :, :3].any()
+
+
+def test_a_quickened_model_answers_and_is_saved_as_before(models, tmp_path):
+    stock = AutoModelForAudioClassification.from_pretrained(models["layer"]).eval()
+    model = AutoModelForAudioClassification.from_pretrained(models["layer"])
+    assert model.config._attn_implementation == "sdpa"
+    quicken(model)
+    values, mask = torch.randn(2, 8_000), torch.ones(2, 8_000, dtype=torch.long)
+    mask[1, 5_000:] = 0
+    torch.testing.assert_close(model.eval()(values, mask).logits, stock(values, mask).logits)
+    for module in model.modules():
+        if isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.5  # of attention
+    model.train()
+    assert not torch.equal(model(values, mask).logits, model(values, mask).logits)
+    model.save_pretrained(tmp_path / "m")
+    assert "byte_dropout" not in (tmp_path / "m" / "config.json").read_text()
+    assert AutoModelForAudioClassification.from_pretrained(tmp_path / "m").config._attn_implementation == "sdpa"

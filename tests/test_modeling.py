@@ -52,8 +52,9 @@ def test_masked_group_norm_is_group_norm_on_what_is_valid():
     masked.load_state_dict(stock.state_dict())
     hidden = torch.randn(2, 4, 10)
     torch.testing.assert_close(masked(hidden), stock(hidden))
-    masked.frames = torch.tensor([6, 10])
+    masked.frames = [6, 10]
     torch.testing.assert_close(masked(hidden)[:1, :, :6], stock(hidden[:1, :, :6]))
+    assert not masked(hidden)[0, :, 6:].any()
     torch.testing.assert_close(masked(hidden)[1:], stock(hidden[1:]))
 
 

@@ -14,7 +14,7 @@ import yaml
 from conftest import FAST, ROOT
 from safetensors.torch import load_file
 
-from ser_hf import dataset, metrics, protocols
+from ser_hf import dataset, metrics, preparation, protocols
 from ser_hf.arguments import ArgumentError, parse_finetune
 from ser_hf.cli import main
 from ser_hf.evaluation import Results
@@ -150,6 +150,26 @@ def test_one_process_two_and_accumulated_gradients_train_alike(built, models, tm
     for name, tensor in weights[0].items():
         for other in weights[1:]:
             torch.testing.assert_close(other[name], tensor, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cached"),
+    [("bert", "false"), ("group", "false"), ("group", "true"), ("layer", "false"), ("layer", "true")],
+)
+def test_validation_hears_a_clip_alone_as_in_any_batch(built, models, tmp_path, kind, cached):
+    rows = dataset.load(built)
+    split = protocols.split(rows, "speaker")
+    logits = []
+    for size in ("1", "7", "32"):
+        words = ["--dataset", built, "--model", models[kind], "--output_dir", tmp_path / "m", "--bf16", "false"]
+        words += ["--cache_frozen", cached, "--cache_dir", tmp_path / "cache", "--per_device_eval_batch_size", size]
+        words += ["--freeze_feature_encoder", cached, "--report_to", "none"]
+        made = preparation.prepare(*parse_finetune(list(map(str, words))), rows, split)
+        logits.append(made.trainer.predict(made.trainer.eval_dataset).predictions)
+    differ = logits[0].std(0).min()  # small, in a model that has learnt nothing
+    assert differ > 1e-6
+    for other in logits[1:]:
+        np.testing.assert_allclose(other, logits[0], atol=min(1e-4, differ / 50), rtol=0)
 
 
 def test_a_broken_run_goes_on_to_the_same_end(built, models, tmp_path):
