@@ -1,11 +1,14 @@
 """Training speed: the stock recipe against ours, alternately, on the same real clips and the same weights.
 
-    python benchmarks/train_speed.py --dataset DIR [--size base|tiny] [--clips 64] [--epochs 2] [--rounds 3] [--levers]
+    python benchmarks/train_speed.py --dataset DIR [--size base|tiny] [--clips 64] [--epochs 2] [--rounds 3]
+        [--levers | --processes 2]
 
 Every run is a process of its own, so that peak memory is its own. `base` is a 12-layer wav2vec2-base of random weights.
 `train` is the time of the epochs alone; `whole` has what comes before the first step, too: decoding, and computing what
 is frozen. The validation loss of the untrained model must agree. `--levers` measures ours with everything off, and each
 lever alone over that; what this processor has no bf16 for is left out, torch.compile unless `--compile` asks for it.
+`--processes` measures ours in so many processes (gloo, or a GPU each) against one, at the same clips a step; nothing is
+drawn at random in the model then, so that the validation loss after training must agree, too.
 """
 
 import argparse
@@ -80,20 +83,27 @@ def child(recipe: str, dataset: str, model: str, clips: int, epochs: int, batch:
         made = preparation.prepare(*parse_finetune(words), rows, split)
         trainer, seconds = made.trainer, float(made.trainer.train_dataset.lengths(0).mean())
     prepared = time.perf_counter()
-    loss = trainer.evaluate()["eval_loss"]
+    several = trainer.args.world_size > 1  # evaluated before it trains, the Trainer would not join their gradients
+    loss = None if several else trainer.evaluate()["eval_loss"]
     start = time.perf_counter()
     trainer.train()
     train = time.perf_counter() - start
+    after = trainer.evaluate()["eval_loss"]
     peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     figures = {"train": train, "whole": train + prepared - began, "peak": peak, "loss": loss, "seconds": seconds}
-    print("RESULT " + json.dumps(figures | {"device": device}))
+    if trainer.args.process_index == 0:
+        print("RESULT " + json.dumps(figures | {"after": after, "device": device}))
 
 
-def measure(recipe: str, args: argparse.Namespace, model: str, epochs: int, flags: list[str]) -> dict:
-    """A run in a process of its own."""
-    here = [sys.executable, __file__, "--child", recipe, "--dataset", args.dataset, "--model", model]
-    here += ["--clips", str(args.clips), "--epochs", str(epochs), "--batch", str(BATCH[args.size]), "--", *flags]
+def measure(
+    recipe: str, args: argparse.Namespace, model: str, epochs: int, flags: list[str], processes: int = 1
+) -> dict:
+    """A run in a process of its own, or in several."""
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    here = [sys.executable, *(several if processes > 1 else []), __file__, "--child", recipe]
+    here += ["--dataset", args.dataset, "--model", model, "--clips", str(args.clips), "--epochs", str(epochs)]
+    here += ["--batch", str(BATCH[args.size] // processes), "--", *flags]
     done = subprocess.run(here, capture_output=True, text=True)
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
     if line is None:
@@ -101,14 +111,16 @@ def measure(recipe: str, args: argparse.Namespace, model: str, epochs: int, flag
     return json.loads(line[7:])
 
 
-def make_base(folder: str) -> str:
-    """wav2vec2-base of random weights."""
+def make_base(folder: str, dropout: bool = True) -> str:
+    """wav2vec2-base of random weights, with its dropout, dropped layers and SpecAugment or with none of them."""
     from transformers import AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2FeatureExtractor
 
     from ser_hf.emotions import ID2LABEL, LABEL2ID
 
     torch.manual_seed(0)
-    config = Wav2Vec2Config(id2label=ID2LABEL, label2id=LABEL2ID)
+    drawn = ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "layerdrop")
+    none = {} if dropout else {**dict.fromkeys(drawn, 0.0), "apply_spec_augment": False}
+    config = Wav2Vec2Config(id2label=ID2LABEL, label2id=LABEL2ID, **none)
     AutoModelForAudioClassification.from_config(config).save_pretrained(folder)
     Wav2Vec2FeatureExtractor().save_pretrained(folder)
     return folder
@@ -201,8 +213,26 @@ def levers(args: argparse.Namespace, model: str) -> None:
         print(f"| {name} | {rate:.2f} | {ratio} | {statistics.median(run['peak'] for run in done):,.0f} |")
 
 
+def share(args: argparse.Namespace, model: str) -> None:
+    """One process and several alternately; both learn the same."""
+    still = ["--mask_time_prob", "0", "--bf16", "false"]  # and no dropout: see main
+    runs = {1: [], args.processes: []}
+    for place in range(args.rounds):
+        for processes, done in runs.items():
+            done.append(measure("ours", args, model, args.epochs, still, processes))
+            print(f"round {place + 1}, {processes}: {json.dumps(done[-1])}", file=sys.stderr, flush=True)
+    before, (one, several) = runs[1][0]["loss"], (done[0]["after"] for done in runs.values())
+    assert abs(one - several) < 0.01 * abs(before - one), f"they learn differently: {before} to {one} and {several}"
+    ratios = [one["train"] / several["train"] for one, several in zip(*runs.values(), strict=True)]
+    print(f"{args.size}, {args.clips} clips, {args.epochs} epochs, {BATCH[args.size]} clips a step, fp32")
+    print(f"one process / {args.processes}, train: {spread(ratios)}")
+    print(
+        f"validation loss {runs[1][0]['loss']:.5f}, after: " + ", ".join(f"{r[0]['after']:.5f}" for r in runs.values())
+    )
+
+
 def main() -> None:
-    """Compare, or pull the levers."""
+    """Compare, share, or pull the levers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--size", choices=BATCH, default="base")
@@ -210,6 +240,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--levers", action="store_true")
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--compile", action="store_true", help="torch.compile among the levers")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
@@ -219,8 +250,9 @@ def main() -> None:
     if args.child:
         return child(args.child, args.dataset, args.model, args.clips, args.epochs, args.batch, args.flags)
     with tempfile.TemporaryDirectory() as folder:
-        model = "tiny" if args.size == "tiny" else make_base(folder)
-        levers(args, model) if args.levers else compare(args, model)
+        model = "tiny" if args.size == "tiny" else make_base(folder, dropout=args.processes == 1)
+        measured = levers if args.levers else share if args.processes > 1 else compare
+        measured(args, model)
     return None
 
 
