@@ -1,12 +1,12 @@
 """Training speed: the stock recipe against ours, alternately, on the same real clips and the same weights.
 
     python benchmarks/train_speed.py --dataset DIR [--size base|tiny] [--clips 64] [--epochs 2] [--rounds 3]
-        [--levers | --processes 2]
+        [--levers [NAME ...] | --processes 2]
 
 Every run is a process of its own, so that peak memory is its own. `base` is a 12-layer wav2vec2-base of random weights.
 `train` is the time of the epochs alone; `whole` has what comes before the first step, too: decoding, and computing what
 is frozen. The validation loss of the untrained model must agree. `--levers` measures ours with everything off, and each
-lever alone over that; what this processor has no bf16 for is left out, torch.compile unless `--compile` asks for it.
+lever alone over that; bf16 where the processor has it, torch.compile where it is named.
 `--processes` measures ours in so many processes (gloo, or a GPU each) against one, at the same clips a step; nothing is
 drawn at random in the model then, so that the validation loss after training must agree, too.
 """
@@ -194,14 +194,14 @@ def compare(args: argparse.Namespace, model: str) -> None:
 
 
 def levers(args: argparse.Namespace, model: str) -> None:
-    """Each lever alone over nothing, all in turn each round; one epoch each."""
+    """Each lever alone over nothing, all in turn each round, the other way round in every second; one epoch each."""
     bf16 = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
-    skipped = set() if args.compile else {"torch.compile"}
-    skipped |= {"frozen convolutions once"} if args.size == "tiny" else set()  # it has none
+    skipped = {"frozen convolutions once"} if args.size == "tiny" else set()  # it has none
     skipped |= set() if bf16 else {"bf16 autocast"}
-    runs = {name: [] for name in LEVERS if name not in skipped}
+    wanted = {"nothing", *args.levers} if args.levers else set(LEVERS) - {"torch.compile"}
+    runs = {name: [] for name in LEVERS if name in wanted - skipped}
     for place in range(args.rounds):
-        for name, done in runs.items():
+        for name, done in list(runs.items())[:: -1 if place % 2 else 1]:
             done.append(measure("ours", args, model, 1, [*OFF, *LEVERS[name].split()]))
             print(
                 f"round {place + 1}, {name}: {args.clips / done[-1]['train']:.2f} clips/s", file=sys.stderr, flush=True
@@ -239,9 +239,8 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--levers", action="store_true")
+    parser.add_argument("--levers", nargs="*", choices=LEVERS, help="all but torch.compile, or those that are named")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--compile", action="store_true", help="torch.compile among the levers")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--model", help=argparse.SUPPRESS)
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
@@ -251,7 +250,7 @@ def main() -> None:
         return child(args.child, args.dataset, args.model, args.clips, args.epochs, args.batch, args.flags)
     with tempfile.TemporaryDirectory() as folder:
         model = "tiny" if args.size == "tiny" else make_base(folder, dropout=args.processes == 1)
-        measured = levers if args.levers else share if args.processes > 1 else compare
+        measured = levers if args.levers is not None else share if args.processes > 1 else compare
         measured(args, model)
     return None
 

@@ -58,8 +58,9 @@ class FinetuneConfig:
     freeze_feature_encoder: bool | None = field(
         default=None, metadata={"help": "freeze the convolutional front end; pretrained ones are unless told"}
     )
-    patience: int = field(
-        default=5, metadata={"help": "epochs without a better validation UAR until it stops; 0: never"}
+    patience: int | None = field(
+        default=None,
+        metadata={"help": "epochs without a better validation UAR until it stops; 5, a probe 20 if unset; 0: never"},
     )
     threads: int | None = field(default=None, metadata={"help": "CPU threads a process; the cores shared out if unset"})
     frame_budget: float | None = field(
@@ -179,6 +180,8 @@ def parse_finetune(argv: list[str]) -> "tuple[FinetuneConfig, TrainingArguments]
 
     config, rest = parse(FinetuneConfig, {k: v for k, v in written.items() if k in names[FinetuneConfig]}, argv)
     _check(config)
+    if config.patience is None:
+        config.patience = 20 if config.mode == "probe" else 5
     preset = {
         **defaults(config.model, config.mode),
         "output_dir": f"runs/{Path(config.model).name}-{Path(config.protocol).stem}",

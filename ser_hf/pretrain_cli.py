@@ -37,6 +37,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch_size", **whole, default=16, help="clips a process (default: 16)")
     parser.add_argument("--seed", **whole, default=42, help="of all that is drawn (default: 42)")
     parser.add_argument("--threads", **whole, help="CPU threads a process; the cores shared out if unset")
+    parser.add_argument(
+        "--resume_from_checkpoint",
+        metavar="true|DIR",
+        help="go on after a break: from the last epoch that was finished",
+    )
     parser.add_argument("--bf16", choices=("true", "false"), help="default: where the processor has it")
     parser.add_argument(
         "--mask_time_prob", **real, default=0.65, help="share of frames under masks if none overlapped (default: 0.65)"

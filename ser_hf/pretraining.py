@@ -4,18 +4,19 @@ Baevski et al. 2020 (arXiv:2006.11477); for emotions in speech, Chen and Rudnick
 """
 
 import json
-import tempfile
-import time
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ser_hf import arguments, evaluation, outputs, preparation, pretraining_model, protocols
+from ser_hf import arguments, evaluation, outputs, preparation, pretraining_model, protocols, training
 from ser_hf.errors import UserError
 from ser_hf.pretraining_data import Masking, Order, Recordings
+from ser_hf.trainer import RUN, by_epoch, checkpoints, surviving
 
 DIVERSITY = 0.1
 """The weight of the share of codewords that lie idle, in wav2vec 2.0's loss."""
@@ -47,15 +48,16 @@ class PretrainConfig:
     mask_time_prob: float = 0.65
     mask_time_length: int | None = None
     num_negatives: int = 100
+    resume_from_checkpoint: str | None = None
 
 
 class PretrainTrainer(Trainer):
     """Trainer of the contrastive loss a masked frame, over all processes, with one line an epoch."""
 
-    def __init__(self, *args: object, **kwargs: object) -> None:
+    def __init__(self, *args: object, run: dict, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
-        self.history: list[dict] = []
-        self._sums, self._began = np.zeros(4), time.perf_counter()
+        self.run, self.running = run, ""  # what a resumed run must agree on; the batch in work, for a message
+        self._sums = np.zeros(4)
 
     def _get_train_sampler(self, train_dataset: Recordings | None = None) -> Order:
         batch = self.args.per_device_train_batch_size * self.args.world_size
@@ -84,6 +86,7 @@ class PretrainTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs) -> torch.Tensor:  # noqa: ANN001, ANN003
         """Contrastive and diversity loss, a mean over the masked frames of all processes."""
+        self.running = "{} clips of {:,}".format(*inputs["attention_mask"].shape)
         sums = self._measure(model, inputs)
         everywhere = self.accelerator.reduce(sums.detach().clone(), "sum")
         self._sums += self._finite(everywhere)
@@ -92,11 +95,9 @@ class PretrainTrainer(Trainer):
         return (sums[0] + DIVERSITY * idle) / everywhere[2].clamp(min=1) * self.accelerator.num_processes
 
     def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
-        """Begin the row of an epoch when the Trainer logs its training loss."""
+        """What the Trainer calls loss has the codebook's share in it: the contrastive one, and what goes with it."""
         if "loss" in logs:
-            about = {"epoch": round(self.state.epoch), "step": self.state.global_step}
-            figures = {"objective": logs["loss"], "learning_rate": logs["learning_rate"]}
-            self.history.append({**about, **_means(self._sums), **figures})
+            logs |= {"objective": logs["loss"], **_means(self._sums)}
             self._sums = np.zeros(4)
         super().log(logs, *args, **kwargs)
 
@@ -111,17 +112,20 @@ class PretrainTrainer(Trainer):
         figures = {f"eval_{name}": value for name, value in means.items()}
         self.log(dict(figures))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, figures)
-        now = time.perf_counter()
-        row = self.history[-1] | figures | {"seconds": round(now - self._began, 1)}
-        self.history[-1], self._began = row, now
+        row = by_epoch(self.state.log_history)[-1]
         if self.is_world_process_zero():
             print(
-                f"epoch {row['epoch']:3}/{self.args.num_train_epochs:g}  loss {row['loss']:.3f}  "
+                f"epoch {row['epoch']:3g}/{self.args.num_train_epochs:g}  loss {row['loss']:.3f}  "
                 f"accuracy {row['accuracy']:.3f}  perplexity {row['perplexity']:.1f} | "
                 f"validation loss {row['eval_loss']:.3f}  accuracy {row['eval_accuracy']:.3f}",
                 flush=True,
             )
         return figures
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            Path(output_dir or self.args.output_dir, RUN).write_text(json.dumps(self.run))
 
 
 class Cooling(TrainerCallback):
@@ -137,39 +141,54 @@ def pretrain(config: PretrainConfig) -> list[dict] | None:
     """Train on the train side of a split without its labels, and write a folder that fine-tuning continues from.
 
     The folder `config.output` gets the model (safetensors, config, `preprocessor_config.json`) and `history.json`, when
-    all is done. The model's config remembers the speakers of the train and validation sides.
+    all is done; until then the last epoch's checkpoint lies in a folder `….checkpoints` beside it. The model's config
+    remembers the speakers of the train and validation sides.
 
     Returns:
         The history, a row an epoch; None on all but the first process.
 
     Raises:
-        UserError: for a dataset, protocol, model or flag that does not fit, before anything is written.
+        UserError: for a dataset, protocol, model or flag that does not fit, before anything is written; for a training
+            that cannot go on.
     """
     outputs.refuse_existing(config.output)
+    output = Path(config.output)
+    scratch = output.with_name(f"{output.name}.checkpoints")
+    args = _arguments(config, scratch)
+    checkpoint = training.starting_point(scratch, args)
     model, extractor, kept = pretraining_model.load(config.model, config.seed)
     rows, split = preparation.data(config)
     evaluation.refuse_seen(model.config, config.model, rows, split)
     preparation.remember(model, rows, split)
-    with tempfile.TemporaryDirectory() as scratch:  # the Trainer wants a folder of its own
-        trainer = _trainer(config, _arguments(config, scratch), rows, split, model, extractor)
-        if trainer.args.process_index == 0:
-            print(_opening(trainer, config.model, split), flush=True)
-        trainer.train()
-    if trainer.args.process_index != 0:
+    trainer = _trainer(config, args, rows, split, model, extractor)
+    if checkpoint is not None:
+        training.refuse_other_run(checkpoint, trainer.run)
+    if args.process_index == 0:
+        print(_opening(trainer, config.model, split), flush=True)
+    try:
+        with surviving(trainer):
+            trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        if args.process_index == 0 and not checkpoints(scratch):
+            shutil.rmtree(scratch, ignore_errors=True)
+    if args.process_index != 0:
         return None
-    with outputs.appearing(config.output) as partial:
+    history = by_epoch(trainer.state.log_history)
+    with outputs.appearing(output) as partial:
         pretraining_model.save(model, kept, partial)
         extractor.save_pretrained(partial)
-        (partial / "history.json").write_text(json.dumps(trainer.history, indent=2) + "\n")
-    return trainer.history
+        (partial / "history.json").write_text(json.dumps(history, indent=2) + "\n")
+    shutil.rmtree(scratch, ignore_errors=True)
+    return history
 
 
-def _arguments(config: PretrainConfig, scratch: str) -> TrainingArguments:
+def _arguments(config: PretrainConfig, scratch: Path) -> TrainingArguments:
     machine = arguments.of_machine()
     gentle = config.model not in pretraining_model.SCRATCH
     try:
         args = TrainingArguments(
-            output_dir=scratch,
+            output_dir=str(scratch),
+            resume_from_checkpoint=config.resume_from_checkpoint,
             num_train_epochs=config.epochs,
             learning_rate=config.learning_rate or (5e-5 if gentle else 1e-3),
             per_device_train_batch_size=config.batch_size,
@@ -183,7 +202,8 @@ def _arguments(config: PretrainConfig, scratch: str) -> TrainingArguments:
             weight_decay=0.01,
             eval_strategy="epoch",
             logging_strategy="epoch",
-            save_strategy="no",
+            save_strategy="epoch",
+            save_total_limit=1,
             report_to="none",
             disable_tqdm=True,
             remove_unused_columns=False,
@@ -198,6 +218,8 @@ def _arguments(config: PretrainConfig, scratch: str) -> TrainingArguments:
 
 def _trainer(config, args, rows, split, model, extractor) -> PretrainTrainer:  # noqa: ANN001
     masks = (config.mask_time_prob, config.mask_time_length, config.num_negatives)
+    run = {"model_type": model.config.model_type, "protocol_hash": split.hash, "epochs": config.epochs}
+    run |= {"clips a step": config.batch_size * args.world_size, "seed": config.seed, "masks": list(masks)}
     trainer = PretrainTrainer(
         model=model,
         args=args,
@@ -205,6 +227,7 @@ def _trainer(config, args, rows, split, model, extractor) -> PretrainTrainer:  #
         eval_dataset=Recordings(rows, split.validation, extractor),
         data_collator=Masking(model, extractor, config.seed, *masks),
         callbacks=[Cooling()],
+        run=run,
     )
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer

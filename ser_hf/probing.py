@@ -168,7 +168,7 @@ def _fit(
     optimizer = torch.optim.AdamW(head.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True)
     epochs, size = int(args.num_train_epochs), args.per_device_train_batch_size
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    best, kept, history = -1.0, None, []
+    best, since, kept, history = -1.0, 0, None, []
     for epoch in range(1, epochs + 1):
         head.train()
         order = torch.from_numpy(np.random.default_rng([args.seed, epoch]).permutation(len(train[2])))
@@ -190,10 +190,13 @@ def _fit(
         row["accuracy"] = right / len(order)
         row |= {f"eval_{name}": value for name, value in _figures(head, validation, args.device).items()}
         history.append(row)
+        since += 1
         if row["eval_uar"] > best:
-            best, kept = row["eval_uar"], copy.deepcopy(head.state_dict())
+            best, since, kept = row["eval_uar"], 0, copy.deepcopy(head.state_dict())
+        if config.patience and since == config.patience:
+            break
     head.load_state_dict(kept)
-    print(f"probe: validation UAR {best:.3f} in {epochs} epochs", flush=True)
+    print(f"probe: validation UAR {best:.3f} in {len(history)} epochs", flush=True)
     return history
 
 

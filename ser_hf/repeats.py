@@ -42,7 +42,7 @@ def _repeated(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Res
     resumes = str(args.resume_from_checkpoint).lower() == "true"
     if (output / "repeats.json").exists() or (output.exists() and any(output.iterdir()) and not resumes):
         raise TrainingError(
-            f"'{output}' holds an earlier run: go on with --resume_from_checkpoint true, or change --output_dir"
+            f"'{output}' holds an earlier run: go on with --resume_from_checkpoint true, or choose another folder"
         )
     rows = dataset.load(config.dataset)
     near = fingerprint.in_dataset(rows)

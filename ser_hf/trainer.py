@@ -190,7 +190,7 @@ def by_epoch(log: list[dict]) -> list[dict]:
     """One row a validation: training loss and accuracy with the validation figures."""
     rows: dict[float, dict] = {}
     keep = ("epoch", "step", "loss", "accuracy", "learning_rate", "grad_norm")
-    keep += ("eval_loss", "eval_accuracy", "eval_uar", "eval_macro_f1")
+    keep += ("eval_loss", "eval_accuracy", "eval_uar", "eval_macro_f1", "objective", "perplexity", "eval_perplexity")
     for entry in log:
         if "loss" in entry or "eval_loss" in entry:
             rows.setdefault(entry["step"], {}).update({key: entry[key] for key in keep if key in entry})
@@ -213,8 +213,11 @@ def checkpoints(output: Path) -> list[Path]:
 
 
 @contextmanager
-def surviving(trainer: SerTrainer) -> Iterator[None]:
+def surviving(trainer: Trainer) -> Iterator[None]:
     """Whatever ends a training ends it in one line, which says from where it can go on.
+
+    Args:
+        trainer: whose `running` tells of the batch in work.
 
     Raises:
         TrainingError: for a disk that is full, memory that is, a recording that does not decode, a loss that is no
@@ -237,7 +240,7 @@ def surviving(trainer: SerTrainer) -> Iterator[None]:
         raise TrainingError(f"{said}; {ahead}") from error
 
 
-def _said(error: Exception, trainer: SerTrainer) -> str | None:
+def _said(error: Exception, trainer: Trainer) -> str | None:
     """What a user can make of an error; None where it is our fault."""
     text = str(error)
     if isinstance(error, UserError):

@@ -40,7 +40,7 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Resu
     rows, split = preparation.data(config)
     made = preparation.prepare(config, args, rows, split)
     if checkpoint is not None:
-        _refuse_other_run(checkpoint, made.trainer.recipe.run)
+        refuse_other_run(checkpoint, made.trainer.recipe.run)
     if args.process_index == 0:
         print(_opening(config, args, made), flush=True)
     started = time.perf_counter()
@@ -163,7 +163,7 @@ def starting_point(output: Path, args: TrainingArguments) -> str | None:
     if asked is None or str(asked).lower() in ("false", "none"):
         if saved or (output / "results.json").exists():
             raise TrainingError(
-                f"'{output}' holds an earlier run: go on with --resume_from_checkpoint true, or change --output_dir"
+                f"'{output}' holds an earlier run: go on with --resume_from_checkpoint true, or choose another folder"
             )
         return None
     if str(asked).lower() != "true":
@@ -188,15 +188,19 @@ def _train(made: preparation.Prepared, checkpoint: str | None) -> None:
     trainer.train(resume_from_checkpoint=checkpoint)
 
 
-def _refuse_other_run(checkpoint: str, run: dict) -> None:
-    """A run goes on only as what it began; else its figure would not be what it says."""
+def refuse_other_run(checkpoint: str, run: dict) -> None:
+    """A run goes on only as what it began; else its figure would not be what it says.
+
+    Raises:
+        TrainingError: naming the first setting that differs.
+    """
     file = Path(checkpoint, RUN)
     began = json.loads(file.read_text()) if file.is_file() else {}
     for name, value in run.items():
         if began.get(name) != value:
             raise TrainingError(
                 f"'{checkpoint}' has {name} {began.get(name)}, not {value}: give the flags it began with, or another "
-                "--output_dir"
+                "folder"
             )
 
 

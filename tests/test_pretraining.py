@@ -150,6 +150,41 @@ def test_wrong_flags_are_named(flags, says, tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_in_one_line(built, models, tmp_path):
-    with pytest.raises(pretraining.PretrainingError, match=r"loss is nan at step \d+: lower --learning_rate"):
+    with pytest.raises(
+        UserError, match=r"loss is nan at step \d+: lower --learning_rate; no checkpoint had been saved"
+    ):
         pretrain(words(built, models["bert"], tmp_path / "m", "--learning_rate", "1e30", "--epochs", "3"))
-    assert not (tmp_path / "m").exists()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["bert", "group"])
+def test_cut_off_it_goes_on_to_the_same_weights(built, models, tmp_path, monkeypatch, kind):
+    whole, broken = (words(built, models[kind], tmp_path / name, "--epochs", "3") for name in ("whole", "broken"))
+    pretrain(whole)
+    assert [path.name for path in tmp_path.iterdir()] == ["whole"]  # its checkpoints are gone
+    cool = pretraining.Cooling.on_step_begin
+
+    def cut(self, args, state, control, **kwargs):
+        if state.epoch > 1.5:
+            raise KeyboardInterrupt
+        cool(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(pretraining.Cooling, "on_step_begin", cut)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(broken)
+    monkeypatch.undo()
+    assert not (tmp_path / "broken").exists()
+    with pytest.raises(
+        UserError, match=r"broken\.checkpoints' holds an earlier run: go on with --resume_from_checkpoint"
+    ):
+        pretrain(broken)
+    with pytest.raises(UserError, match="has seed 42, not 7"):
+        pretrain([*broken, "--resume_from_checkpoint", "true", "--seed", "7"])
+    pretrain([*broken, "--resume_from_checkpoint", "true"])
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    one, other = ((tmp_path / name / "history.json").read_text() for name in ("whole", "broken"))
+    assert one == other
+    assert not (tmp_path / "broken.checkpoints").exists()
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        pretrain(words(built, models[kind], tmp_path / "new", "--resume_from_checkpoint", "true"))

@@ -90,6 +90,15 @@ def test_a_second_probe_writes_the_same_model(probed, tools, tmp_path, monkeypat
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_a_probe_stops_when_patience_is_over(tools, tmp_path):
+    flags = ["--patience", "2", "--learning_rate", "1e-9", "--num_train_epochs", "9", "--figures_only", "true"]
+    assert main(tools(tmp_path / "patient", *flags)) == 0  # it never gets better
+    history = json.loads((tmp_path / "patient" / "history.json").read_text())
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert main(tools(tmp_path / "stubborn", *flags, "--patience", "0")) == 0
+    assert len(json.loads((tmp_path / "stubborn" / "history.json").read_text())) == 9
+
+
 @pytest.mark.parametrize("flags", [["--pooling", "attentive"], ["--head", "mlp"]])
 def test_a_head_no_stock_model_holds_is_refused_at_the_start(tools, fails, tmp_path, monkeypatch, flags):
     monkeypatch.setattr(probing, "probe", None)  # never reached
