@@ -46,6 +46,7 @@ class MaskedGroupNorm(nn.GroupNorm):
     """
 
     frames: list[int] | None = None  # valid frames of each clip of the running batch
+    kernel, stride = 1, 1  # of the convolution that is normalised
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Normalise `(batch, channels, frames)`; zeros where frames are not valid."""
@@ -81,8 +82,8 @@ def ignore_padding(model: PreTrainedModel) -> str:
             continue
         layer.layer_norm = MaskedGroupNorm(norm.num_groups, norm.num_channels, norm.eps)
         layer.layer_norm.load_state_dict(norm.state_dict())
-        kernel, stride = layer.conv.kernel_size[0], layer.conv.stride[0]
-        model.register_forward_pre_hook(_count_frames(layer.layer_norm, kernel, stride), with_kwargs=True)
+        layer.layer_norm.kernel, layer.layer_norm.stride = layer.conv.kernel_size[0], layer.conv.stride[0]
+        model.register_forward_pre_hook(_count_frames, with_kwargs=True)
     return rule
 
 
@@ -208,12 +209,12 @@ def frames_of(model: PreTrainedModel, feature_length: int) -> int:
     return feature_length
 
 
-def _count_frames(norm: MaskedGroupNorm, kernel: int, stride: int):  # noqa: ANN202
-    def before_forward(model: nn.Module, args: tuple, kwargs: dict) -> None:
-        mask = kwargs.get("attention_mask")
-        norm.frames = None if mask is None or bool(mask.all()) else ((mask.sum(-1) - kernel) // stride + 1).tolist()
-
-    return before_forward
+def _count_frames(model: nn.Module, args: tuple, kwargs: dict) -> None:
+    """Before a forward pass; the norms are looked for in the model that is called, which may be a copy."""
+    mask = kwargs.get("attention_mask")
+    for norm in (module for module in model.modules() if isinstance(module, MaskedGroupNorm)):
+        whole = mask is None or bool(mask.all())
+        norm.frames = None if whole else ((mask.sum(-1) - norm.kernel) // norm.stride + 1).tolist()
 
 
 def _check_folder(name: str | PathLike) -> None:

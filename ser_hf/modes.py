@@ -94,6 +94,8 @@ def prepare(model: PreTrainedModel, mode: str, freeze_convolutions: bool, layers
         if getattr(model.config, "do_stable_layer_norm", False):  # the last norm follows the layers
             model.base_model.encoder.layer_norm.requires_grad_(True)
         return Trained(model, _front(model, depth))
+    if model.config.model_type == "wavlm":  # its attention reads the weights itself: adapters would never be asked
+        raise modeling.ModelError("the adapters of a wavlm would learn nothing: use --mode partial or full")
     if not any(re.fullmatch(_ADAPTED, name) for name, _ in model.named_modules()):
         raise modeling.ModelError(f"a {model.config.model_type} has no attention to adapt: use --mode partial")
     return Trained(model, _front(model, 0) if hasattr(model.base_model, "feature_extractor") else None)

@@ -225,7 +225,9 @@ def _trainer(
     if padding == modeling.ALONE:
         args.per_device_eval_batch_size = 1
     args.label_names = ["labels"]
-    watch = Watch(recipe.sampler, patience if args.eval_strategy != "no" and args.metric_for_best_model else 0)
+    judged = args.eval_strategy != "no" and args.metric_for_best_model
+    metric = (args.metric_for_best_model or "uar", args.greater_is_better is not False)
+    watch = Watch(recipe.sampler, patience if judged else 0, *metric)
     smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0  # ours smooths, in training only
     trainer = SerTrainer(
         recipe=recipe,

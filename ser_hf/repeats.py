@@ -13,7 +13,7 @@ import yaml
 from transformers import TrainingArguments
 
 from ser_hf import dataset, evaluation, evidence, fingerprint, preparation, protocols, training
-from ser_hf.arguments import FinetuneConfig
+from ser_hf.arguments import FinetuneConfig, parse_finetune
 from ser_hf.trainer import TrainingError, surviving
 
 FIGURES = ("uar", "accuracy", "macro_f1")
@@ -130,6 +130,7 @@ def search(config: FinetuneConfig, args: TrainingArguments) -> None:
     if (output / "search.json").exists():
         raise TrainingError(f"'{output}' holds an earlier search: choose another --output_dir")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    given = _given(config, args)
     rows, split = preparation.data(config)
     args.save_strategy, args.load_best_model_at_end = "no", False
     made = preparation.prepare(config, args, rows, split)
@@ -142,22 +143,45 @@ def search(config: FinetuneConfig, args: TrainingArguments) -> None:
 
     made.trainer.model_init = model_init
     trials: list[dict] = []
+
+    def reached(figures: dict) -> float:
+        """By the best epoch, since that is what fine-tuning keeps."""
+        seen = [row["eval_uar"] for row in made.trainer.state.log_history if "eval_uar" in row]
+        trials[-1]["uar"] = max([*seen, figures["eval_uar"]])
+        return trials[-1]["uar"]
+
     with surviving(made.trainer):
         best = made.trainer.hyperparameter_search(
             hp_space=_space(args, trials),
-            compute_objective=lambda figures: trials[-1].update(uar=figures["eval_uar"]) or figures["eval_uar"],
+            compute_objective=reached,
             n_trials=config.search,
             direction="maximize",
             backend="optuna",
             sampler=optuna.samplers.TPESampler(seed=args.seed),
+            pruner=optuna.pruners.NopPruner(),  # it would end one process of several, and judge by an early dip
         )
     if args.process_index == 0:
         report = {"best": {"uar": best.objective, **best.hyperparameters}, "trials": trials}
         output.mkdir(parents=True, exist_ok=True)
         (output / "search.json").write_text(json.dumps(report, indent=2) + "\n")
-        given = {"dataset": config.dataset, "model": config.model, "protocol": config.protocol, "mode": config.mode}
         (output / "best.yaml").write_text(yaml.safe_dump(given | best.hyperparameters))
         print(f"best validation UAR {best.objective:.3f}: ser-hf finetune {output / 'best.yaml'}", flush=True)
+
+
+def _given(config: FinetuneConfig, args: TrainingArguments) -> dict:
+    """Every setting that is not a default, and the split's anyway: another fold may test whom this one chose on."""
+    plain = parse_finetune(["--dataset", config.dataset, "--model", config.model, "--mode", config.mode])
+    always = {"dataset", "model", "protocol", "mode", "fold", "split_seed", "seed"}
+    never = {"search", "output_dir", "logging_dir", "run_name", "resume_from_checkpoint"}
+    found = {}
+    for ours, default in zip((config, args), plain, strict=True):
+        for field in dataclasses.fields(ours):
+            value = getattr(ours, field.name, None)
+            value = getattr(value, "value", value)
+            changed = value != getattr(getattr(default, field.name, None), "value", getattr(default, field.name, None))
+            if field.init and isinstance(value, bool | int | float | str) and (field.name in always or changed):
+                found[field.name] = value
+    return {name: value for name, value in found.items() if name not in never}
 
 
 def _space(args: TrainingArguments, trials: list[dict]) -> Callable:

@@ -159,8 +159,9 @@ class SerTrainer(Trainer):
 class Watch(TrainerCallback):
     """Tells the sampler its epoch, prints a line a validation, keeps `history.json`, stops when patience is over."""
 
-    def __init__(self, sampler: FrameBudget, patience: int) -> None:
+    def __init__(self, sampler: FrameBudget, patience: int, metric: str = "uar", greater: bool = True) -> None:
         self.sampler, self.patience = sampler, patience
+        self.metric, self.sign = f"eval_{metric.removeprefix('eval_')}", 1 if greater else -1
 
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
         """Also after a resume in the middle of an epoch."""
@@ -168,10 +169,7 @@ class Watch(TrainerCallback):
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:  # noqa: ANN001, ANN003
         """Print; stop after so many validations without a better one."""
-        name = "eval_" + (args.metric_for_best_model or "loss").removeprefix("eval_")
-        value, best = metrics.get(name), state.best_metric
-        better = best is None or (value > best if args.greater_is_better else value < best)
-        if not better and self.over(state):
+        if self.over(state):
             control.should_training_stop = True
         if state.is_world_process_zero:
             _print_line(args, state, metrics)
@@ -182,8 +180,8 @@ class Watch(TrainerCallback):
 
     def over(self, state: TrainerState) -> bool:
         """Whether as many validations as patience allows have passed since the best one."""
-        since = [row for row in state.log_history if "eval_loss" in row and row["step"] > (state.best_global_step or 0)]
-        return bool(self.patience) and len(since) >= self.patience
+        values = [self.sign * row[self.metric] for row in state.log_history if self.metric in row]
+        return bool(self.patience and values) and len(values) - 1 - values.index(max(values)) >= self.patience
 
 
 def by_epoch(log: list[dict]) -> list[dict]:

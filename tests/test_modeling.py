@@ -1,3 +1,4 @@
+import copy
 import json
 
 import numpy as np
@@ -42,6 +43,18 @@ def test_without_the_rule_padding_would_leak(models, monkeypatch):
     together = predictor.probabilities(CLIPS)
     alone = np.concatenate([predictor.probabilities([clip]) for clip in CLIPS])
     assert np.abs(together - alone).max() > 1e-3
+
+
+def test_a_copy_keeps_its_padding_rule(models):
+    model = AutoModelForAudioClassification.from_pretrained(models["group"]).eval()
+    modeling.ignore_padding(model)
+    copied = copy.deepcopy(model)
+    values, mask = torch.randn(2, 16_000), torch.ones(2, 16_000, dtype=torch.long)
+    mask[1, 9_000:] = 0
+    with torch.inference_mode():
+        alone = model(values[1:, :9_000]).logits
+        padded = copied(values * mask, attention_mask=mask).logits[1:]
+    torch.testing.assert_close(padded, alone, atol=1e-6, rtol=0)
 
 
 def test_masked_group_norm_is_group_norm_on_what_is_valid():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForAudioClassification
+from transformers import AutoConfig, AutoModelForAudioClassification, WavLMConfig
 
 from ser_hf import modes
 from ser_hf.modeling import ModelError, ignore_padding
@@ -195,3 +195,11 @@ def test_rates_of_adapters_go_by_their_layer(deep):
     rates = modes.decayed(made.trainable, 1.0, 0.5)
     assert {rate for name, rate in rates.items() if "layers.0." in name} == {0.125}
     assert {rate for name, rate in rates.items() if "classifier" in name} == {1.0}
+
+
+def test_adapters_that_would_learn_nothing_are_refused():
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    conv = {"conv_dim": (8,), "conv_kernel": (10,), "conv_stride": (320,), "num_conv_pos_embedding_groups": 2}
+    model = AutoModelForAudioClassification.from_config(WavLMConfig(**small, **conv))
+    with pytest.raises(ModelError, match="adapters of a wavlm would learn nothing: use --mode partial or full"):
+        modes.prepare(model, "lora", True, None)

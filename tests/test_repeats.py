@@ -64,7 +64,8 @@ def test_seeds_are_averaged_and_finished_ones_kept(built, models, tmp_path, fail
 
 def test_a_search_finds_settings_and_leaves_the_test_alone(built, models, tmp_path):
     pytest.importorskip("optuna")
-    assert main(words(built, models["bert"], tmp_path / "m", *STEPS, "--search", "3")) == 0
+    recipe = ["--fold", "3", "--protocol", "emobox-ravdess", "--split_seed", "7", "--mixup", "0.3", "--seed", "5"]
+    assert main(words(built, models["bert"], tmp_path / "m", *STEPS, "--search", "3", *recipe)) == 0
     report = json.loads((tmp_path / "m" / "search.json").read_text())
     assert len(report["trials"]) == 3
     assert len({trial["learning_rate"] for trial in report["trials"]}) == 3
@@ -73,6 +74,11 @@ def test_a_search_finds_settings_and_leaves_the_test_alone(built, models, tmp_pa
     config, args = parse_finetune([str(tmp_path / "m" / "best.yaml")])
     assert args.learning_rate == pytest.approx(report["best"]["learning_rate"])
     assert config.dataset == str(built)
+    # on another fold it would be tested on those whom the search chose by
+    assert (config.protocol, config.fold, config.split_seed, args.seed) == ("emobox-ravdess", "3", 7, 5)
+    assert (config.mixup, config.search) == (0.3, 0)
+    assert args.save_strategy == "steps"  # as given, and not as the search itself ran
+    assert args.per_device_eval_batch_size == 32
 
 
 def test_what_cannot_be_repeated_is_refused(built, models, tmp_path, fails):
