@@ -1,5 +1,6 @@
 """From flags to a Trainer: the split, the model and what of it is frozen, its examples, the plan of its steps."""
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,12 +102,26 @@ def prepare(
     seconds = np.array(rows.select_columns("duration")["duration"])
     validation = Clips(rows, sorted(split.validation, key=seconds.__getitem__), extractor, store=store).decode()
     run = {"model_type": model.config.model_type, "protocol_hash": split.hash, "mode": config.mode}
-    run |= {"steps_an_epoch": sampler.steps, "seed": args.seed}
+    run |= {"steps_an_epoch": sampler.steps, "seed": args.seed, **recipe_of(config, args)}
     focus = config.focal_gamma if config.loss == "focal" else 0.0
     recipe = Recipe(sampler, objective.Objective(args.label_smoothing_factor, focus), config.layer_decay, run)
     collator = features.Collator(extractor, padding)
     trainer, watch = _trainer(args, trained.trainable, (train, validation), collator, recipe, config.patience, padding)
     return Prepared(rows, split, trained, extractor, trainer, watch, padding)
+
+
+def recipe_of(config: FinetuneConfig, args: TrainingArguments) -> dict:
+    """The settings by which a run learns; a resumed one must have been begun with them."""
+    ours = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_RECIPE}
+    theirs = {name: getattr(args, name) for name in _RECIPE}
+    return {name: getattr(value, "value", value) for name, value in (ours | theirs).items()}
+
+
+_RECIPE = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim")
+_RECIPE += ("weight_decay", "max_grad_norm", "label_smoothing_factor")
+_NOT_RECIPE = {"dataset", "protocol", "fold", "split_seed", "text_disjoint", "seeds", "search"}
+"""What the protocol's hash tells, and how often a run is repeated."""
+_NOT_RECIPE |= {"threads", "cache_dir", "patience", "figures_only"}
 
 
 def remember(model: PreTrainedModel, rows: datasets.Dataset, split: protocols.Split) -> None:

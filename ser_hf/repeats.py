@@ -14,7 +14,7 @@ from transformers import TrainingArguments
 
 from ser_hf import dataset, evaluation, evidence, fingerprint, preparation, protocols, training
 from ser_hf.arguments import FinetuneConfig, parse_finetune
-from ser_hf.trainer import TrainingError, surviving
+from ser_hf.trainer import RUN, TrainingError, surviving
 
 FIGURES = ("uar", "accuracy", "macro_f1")
 
@@ -48,6 +48,15 @@ def _repeated(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Res
     near = fingerprint.in_dataset(rows)
     how = {"near": near, "text_disjoint": config.text_disjoint}
     splits = protocols.folds(rows, config.protocol, config.fold, config.split_seed, **how)
+    hashes = "+".join(split.hash for split in splits)
+    began = {"protocol_hash": hashes, "seed": args.seed, **preparation.recipe_of(config, args)}
+    resumed = (output / RUN).exists()
+    args.distributed_state.wait_for_everyone()  # all have looked before one writes
+    if resumed:
+        training.refuse_other_run(str(output), began)
+    elif args.process_index == 0:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / RUN).write_text(json.dumps(began))
     pooled, singles = [], []
     for seed in range(args.seed, args.seed + config.seeds):
         answers = []

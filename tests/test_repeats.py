@@ -56,6 +56,8 @@ def test_seeds_are_averaged_and_finished_ones_kept(built, models, tmp_path, fail
     shutil.rmtree(tmp_path / "m" / "seed-6")
     before = (tmp_path / "m" / "seed-5" / "results.json").stat().st_mtime_ns
     assert "holds an earlier run" in fails(*both)
+    other = (*both, "--resume_from_checkpoint", "true", "--loss", "focal")
+    assert "has loss cross_entropy, not focal" in fails(*other)
     assert main([*both, "--resume_from_checkpoint", "true"]) == 0
     assert (tmp_path / "m" / "seed-5" / "results.json").stat().st_mtime_ns == before
     assert (tmp_path / "m" / "seed-6" / "model.safetensors").read_bytes() == second

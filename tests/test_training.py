@@ -205,6 +205,11 @@ def test_a_run_goes_on_only_as_what_it_began(built, models, tuned, fails, tmp_pa
     assert "has protocol_hash" in fails(*base, "--model", models["bert"], "--protocol", "random")
     assert "has model_type wav2vec2-bert, not wav2vec2" in fails(*base, "--model", models["layer"])
     assert "has seed 42, not 7" in fails(*base, "--model", models["bert"], "--seed", "7")
+    same = (*base, "--model", models["bert"], *FAST)
+    assert "has learning_rate " in fails(*same, "--learning_rate", "1e-6")
+    assert "has num_train_epochs 2" in fails(*same, "--num_train_epochs", "9")
+    assert "has layer_decay 1.0, not 0.5" in fails(*same, "--layer_decay", "0.5")
+    assert "has balance none, not label" in fails(*same, "--balance", "label")
     (tmp_path / "m" / checkpoint.name / "trainer_state.json").unlink()  # cut off while it was saved
     assert "holds no checkpoint" in fails(*base, "--model", models["bert"])
 
