@@ -102,6 +102,12 @@ class FinetuneConfig:
     )
 
 
+_ONLY = {"head": ("probe",), "pooling": ("probe",), "figures_only": ("probe",)}
+"""The modes in which a flag does something; in others it is refused."""
+_ONLY |= {"lora_rank": ("lora",), "layers": ("partial",), "freeze_feature_encoder": ("full",)}
+_TRAINED = ("augment", "mixup", "noise_dir", "layer_decay", "frame_budget", "cache_frozen", "attention", "batching")
+_TRAINED += ("mask_time_prob", "mask_feature_prob", "fast_dropout")
+_ONLY |= dict.fromkeys(_TRAINED, ("full", "partial", "lora"))
 _LEAST = {"split_seed": 0, "patience": 0, "threads": 1, "seeds": 1, "search": 0, "layers": 1, "lora_rank": 1}
 _LEAST |= {"mixup": 0, "focal_gamma": 0, "mask_time_prob": 0, "mask_feature_prob": 0}
 
@@ -130,6 +136,7 @@ def defaults(model: str, mode: str = "full") -> dict:
         # a CPU's cores are busy with the model; a GPU waits for its batches
         "dataloader_num_workers": 2 if torch.cuda.is_available() else 0,
         "report_to": ["tensorboard"],
+        "ddp_timeout": 86_400,  # seconds that the others wait while the first process computes what is frozen
     }
 
 
@@ -190,6 +197,7 @@ def parse_finetune(argv: list[str]) -> "tuple[FinetuneConfig, TrainingArguments]
     args, rest = parse(TrainingArguments, preset, rest)
     if rest:
         raise ArgumentError(f"'{rest[0]}' is no flag of fine-tuning or TrainingArguments: see ser-hf finetune --help")
+    _check_trainer(config, args)
     return config, args
 
 
@@ -205,8 +213,34 @@ def _check(config: FinetuneConfig) -> None:
             raise ArgumentError(f"--{name} is {getattr(config, name)}: above 0 and at most 1 is needed")
     if config.frame_budget is not None and config.frame_budget <= 0:
         raise ArgumentError(f"--frame_budget is {config.frame_budget}: more than 0 seconds are needed")
+    for name, modes in _ONLY.items():
+        default = next(f.default for f in fields(config) if f.name == name)
+        if getattr(config, name) != default and config.mode not in modes:
+            raise ArgumentError(
+                f"--{name} does nothing in --mode {config.mode}, only in {', '.join(modes)}: leave it out"
+            )
+    if config.balance_by == "sampler" and (config.mode == "probe" or config.balance == "none"):
+        raise ArgumentError("--balance_by sampler needs a --balance, and a mode other than probe: leave it out")
+    loose = config.batching == "shuffled" or config.balance_by == "sampler" or "speed" in config.augment
+    if config.frame_budget and loose:
+        raise ArgumentError(
+            "--frame_budget cannot be kept with --batching shuffled, --balance_by sampler or speed: leave it out"
+        )
     if config.search and (config.mode == "probe" or config.fold == "all" or config.seeds > 1):
         raise ArgumentError("--search looks at one fold and one seed of a model that is trained: leave out the others")
+
+
+def _check_trainer(config: FinetuneConfig, args: "TrainingArguments") -> None:
+    """Refuse what `TrainingArguments` knows and a run of ours could not keep."""
+    if config.mode == "probe" and (args.max_steps > 0 or args.num_train_epochs < 1):
+        raise ArgumentError("a probe trains whole epochs: give --num_train_epochs of at least 1 and no --max_steps")
+    if args.auto_find_batch_size:
+        raise ArgumentError("--auto_find_batch_size cannot change the planned batches: use --frame_budget")
+    if not args.average_tokens_across_devices:
+        raise ArgumentError("--average_tokens_across_devices false would weigh clips unequally: leave it out")
+    known = ("loss", "accuracy", "uar", "macro_f1", "weighted_f1")
+    if (metric := args.metric_for_best_model) and metric.removeprefix("eval_") not in known:
+        raise ArgumentError(f"--metric_for_best_model is '{metric}': choose one of {', '.join(known)}")
 
 
 def _as_typed(value: object) -> object:

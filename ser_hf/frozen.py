@@ -112,6 +112,8 @@ class Front:
         has_convolutions = hasattr(self.base, "feature_extractor")
         if model.config.model_type not in modeling.MASKABLE or not (has_convolutions or depth):
             raise CacheError(f"the front of a {model.config.model_type} cannot be cached: pass --cache_frozen false")
+        if depth and getattr(model.config, "use_weighted_layer_sum", False):
+            raise CacheError("the head hears every layer, so none can be left out: pass --cache_frozen false")
         if depth and model.config.model_type not in _DEEP:
             raise CacheError(f"the layers of a {model.config.model_type} cannot be cached: pass --cache_frozen false")
         self._originals: list[tuple[nn.Module, str, object]] = []

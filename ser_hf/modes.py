@@ -94,6 +94,8 @@ def prepare(model: PreTrainedModel, mode: str, freeze_convolutions: bool, layers
         if getattr(model.config, "do_stable_layer_norm", False):  # the last norm follows the layers
             model.base_model.encoder.layer_norm.requires_grad_(True)
         return Trained(model, _front(model, depth))
+    if getattr(model.config, "use_weighted_layer_sum", False):  # its weights are no module that peft could keep
+        raise modeling.ModelError("adapters cannot train a head that mixes layers: use --mode partial or full")
     if model.config.model_type == "wavlm":  # its attention reads the weights itself: adapters would never be asked
         raise modeling.ModelError("the adapters of a wavlm would learn nothing: use --mode partial or full")
     if not any(re.fullmatch(_ADAPTED, name) for name, _ in model.named_modules()):
@@ -106,6 +108,8 @@ def decayed(model: nn.Module, rate: float, decay: float) -> dict[str, float]:
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     depths = {name: int(found[1]) + 1 for name in names if (found := _LAYER.search(name))}
     top = max(depths.values(), default=0) + 1
+    if getattr(model.config, "do_stable_layer_norm", False):  # the last norm follows the layers
+        depths |= {name: top - 1 for name in names if ".encoder.layer_norm." in name}
     for name in names:
         depths.setdefault(name, top if any(part in name.split(".") for part in _HEAD) else 0)
     return {name: rate * decay ** (top - depth) for name, depth in depths.items()}

@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from ser_hf import arguments, evaluation, outputs, preparation, pretraining_model, protocols, training
 from ser_hf.errors import UserError
 from ser_hf.pretraining_data import Masking, Order, Recordings
-from ser_hf.trainer import RUN, by_epoch, checkpoints, surviving
+from ser_hf.trainer import RUN, by_epoch, checkpoints, room_for, surviving
 
 DIVERSITY = 0.1
 """The weight of the share of codewords that lie idle, in wav2vec 2.0's loss."""
@@ -174,7 +174,10 @@ def pretrain(config: PretrainConfig) -> list[dict] | None:
     if args.process_index != 0:
         return None
     history = by_epoch(trainer.state.log_history)
-    with outputs.appearing(output) as partial:
+    with (
+        room_for("the model is saved (--resume_from_checkpoint true does that again)"),
+        outputs.appearing(output) as partial,
+    ):
         pretraining_model.save(model, kept, partial)
         extractor.save_pretrained(partial)
         (partial / "history.json").write_text(json.dumps(history, indent=2) + "\n")

@@ -238,21 +238,44 @@ def surviving(trainer: Trainer) -> Iterator[None]:
         raise TrainingError(f"{said}; {ahead}") from error
 
 
+@contextmanager
+def room_for(what: str) -> Iterator[None]:
+    """What is done outside of the steps of a training ends in one line, too, where memory or disk is too small.
+
+    Raises:
+        TrainingError: naming what was being done.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, MemoryError, SafetensorError) as error:
+        if _no_memory(error):
+            raise TrainingError(f"out of memory while {what}: free some, or use a smaller model") from error
+        if _no_disk(error):
+            raise TrainingError(f"the disk is full while {what}: make room and start again") from error
+        raise
+
+
+def _no_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _no_disk(error: Exception) -> bool:
+    words = ("No space left", "os error 28", "PytorchStreamWriter failed", "unexpected pos")
+    return getattr(error, "errno", None) == errno.ENOSPC or any(word in str(error) for word in words)
+
+
 def _said(error: Exception, trainer: Trainer) -> str | None:
     """What a user can make of an error; None where it is our fault."""
     text = str(error)
     if isinstance(error, UserError):
         return text.strip().splitlines()[-1].split("Error: ", 1)[-1]  # a loading worker puts its traceback before it
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
+    if _no_memory(error):
         step = trainer.state.global_step + 1
         return (
             f"out of memory at step {step}, with a batch of {trainer.running}: lower --per_device_train_batch_size "
             "and raise --gradient_accumulation_steps"
         )
-    full = getattr(error, "errno", None) == errno.ENOSPC or any(
-        words in text for words in ("No space left", "os error 28", "PytorchStreamWriter failed", "unexpected pos")
-    )
-    if full:
+    if _no_disk(error):
         return f"the disk of '{trainer.args.output_dir}' is full at step {trainer.state.global_step}: make room"
     return None
 

@@ -17,7 +17,7 @@ from transformers.trainer_callback import TrainerState
 from ser_hf import cards, evaluation, evidence, features, modeling, modes, preparation, probing, protocols
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.predictor import Predictor
-from ser_hf.trainer import RUN, TrainingError, by_epoch, checkpoints, complete, surviving
+from ser_hf.trainer import RUN, TrainingError, by_epoch, checkpoints, complete, room_for, surviving
 
 
 def finetune(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Results | None:
@@ -38,7 +38,8 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Resu
         return _probe(config, args)
     checkpoint = starting_point(Path(args.output_dir), args)
     rows, split = preparation.data(config)
-    made = preparation.prepare(config, args, rows, split)
+    with room_for("what is frozen is computed"):
+        made = preparation.prepare(config, args, rows, split)
     if checkpoint is not None:
         refuse_other_run(checkpoint, made.trainer.recipe.run)
     if args.process_index == 0:
@@ -63,7 +64,8 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Resu
             Predictor(partial), rows, [split], config.dataset, str(args.output_dir), history, seconds
         )
 
-    return _written(config, args, rows, split, model, made.padding, test)
+    with room_for("the model is saved and tested (--resume_from_checkpoint true goes on from its last checkpoint)"):
+        return _written(config, args, rows, split, model, made.padding, test)
 
 
 def _probe(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Results | None:
@@ -80,7 +82,8 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Result
     preparation.set_threads(config.threads, args)
     padding = modeling.ignore_padding(model)
     preparation.remember(model, rows, split)
-    probed = probing.probe(config, args, rows, split, model, extractor)
+    with room_for("the backbone's embeddings are computed"):
+        probed = probing.probe(config, args, rows, split, model, extractor)
 
     def test(partial: Path) -> tuple[evaluation.Results, np.ndarray]:
         if config.figures_only:
@@ -96,7 +99,8 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Result
         )
         return results, probed.probabilities
 
-    return _written(config, args, rows, split, model, padding, test)
+    with room_for("the probe is saved"):
+        return _written(config, args, rows, split, model, padding, test)
 
 
 def _gathered(
@@ -231,4 +235,8 @@ def _flags(config: FinetuneConfig, args: TrainingArguments) -> dict:
         name: getattr(config, name)
         for name in ("mode", "silence", "augment", "mixup", "balance", "loss", "layer_decay")
     }
+    if config.mode == "probe":  # what it does not use would be no news of it
+        ours = {name: ours[name] for name in ("mode", "balance", "loss")}
+        used = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "weight_decay")
+        flags = {name: flags[name] for name in (*used, "label_smoothing_factor", "bf16", "seed")}
     return {"base model": config.model, **{name: value for name, value in ours.items() if value}, **flags}

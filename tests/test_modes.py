@@ -176,6 +176,8 @@ def test_rates_decay_from_the_top(deep, kind):
     for name, rate in rates.items():
         found = [place for place in range(3) if f".encoder.layers.{place}." in name]
         expected = 0.5 ** (3 - found[0]) if found else 1.0 if name.startswith(HEAD) else 0.5**4
+        if kind == "layer" and ".encoder.layer_norm." in name:
+            expected = 0.5  # it follows the last layer
         assert rate == pytest.approx(expected), name
     assert {1.0, 0.5, 0.25, 0.125, 0.0625} == set(rates.values())
 
@@ -203,3 +205,15 @@ def test_adapters_that_would_learn_nothing_are_refused():
     model = AutoModelForAudioClassification.from_config(WavLMConfig(**small, **conv))
     with pytest.raises(ModelError, match="adapters of a wavlm would learn nothing: use --mode partial or full"):
         modes.prepare(model, "lora", True, None)
+
+
+def test_a_head_that_mixes_layers_is_trained_on_all_of_them(deep):
+    config = deep("layer").config
+    config.use_weighted_layer_sum = True
+    model = AutoModelForAudioClassification.from_config(config)
+    with pytest.raises(ModelError, match="cannot train a head that mixes layers"):
+        modes.prepare(model, "lora", True, None)
+    made = modes.prepare(model, "partial", True, 1)
+    assert made.front is None  # computed each step
+    made.model(inputs(model)).logits.sum().backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if p.requires_grad and "norm" not in n)

@@ -12,10 +12,11 @@ import time
 import pytest
 import torch
 from conftest import make_model
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForAudioClassification
 
-from ser_hf import clips
+from ser_hf import clips, training
 from ser_hf.audio import AudioError
 from ser_hf.cli import main
 from ser_hf.trainer import SerTrainer, checkpoints
@@ -114,6 +115,17 @@ def test_a_full_disk_ends_in_one_line_and_keeps_the_last_checkpoint(built, noisy
     assert [path.name for path in (tmp_path / "m").glob("checkpoint-*")] == ["checkpoint-2"]
     monkeypatch.undo()
     assert main([*words(built, noisy, tmp_path / "m"), "--resume_from_checkpoint", "true"]) == 0
+
+
+def test_a_disk_that_fills_while_the_model_is_saved_ends_in_one_line(built, noisy, tmp_path, fails, monkeypatch):
+    def full(*args, **kwargs):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(training, "_written", full)
+    line = fails(*words(built, noisy, tmp_path / "m", steps=2))
+    assert "the disk is full while the model is saved" in line
+    monkeypatch.undo()
+    assert main([*words(built, noisy, tmp_path / "m", steps=2), "--resume_from_checkpoint", "true"]) == 0
 
 
 def test_a_corrupt_recording_met_late_is_named(built, noisy, tmp_path, fails, monkeypatch):

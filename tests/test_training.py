@@ -285,3 +285,24 @@ def test_wrong_lines_of_a_file_are_named(tmp_path):
         (tmp_path / "c.yaml").write_text(content)
         with pytest.raises(ArgumentError, match=says):
             parse_finetune([str(tmp_path / "c.yaml"), "--dataset", "d"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--mode probe --mixup 0.4", "--mixup does nothing in --mode probe"),
+        ("--mode probe --augment gain:6", "--augment does nothing in --mode probe"),
+        ("--mode probe --num_train_epochs 0.5", "a probe trains whole epochs"),
+        ("--mode probe --max_steps 3", "a probe trains whole epochs"),
+        ("--mode lora --layers 2", "--layers does nothing in --mode lora, only in partial"),
+        ("--head mlp", "--head does nothing in --mode full, only in probe"),
+        ("--balance_by sampler", "needs a --balance"),
+        ("--frame_budget 60 --augment speed", "--frame_budget cannot be kept"),
+        ("--metric_for_best_model foo", "--metric_for_best_model is 'foo': choose one of loss"),
+        ("--auto_find_batch_size true", "use --frame_budget"),
+        ("--average_tokens_across_devices false", "would weigh clips unequally"),
+    ],
+)
+def test_flags_that_could_not_be_kept_are_refused(flags, says):
+    with pytest.raises(ArgumentError, match=says):
+        parse_finetune(["--dataset", "d", "--model", "tiny", *flags.split()])
