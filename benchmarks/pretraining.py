@@ -18,11 +18,13 @@ from pathlib import Path
 from ser_hf.arguments import SCRATCH
 
 FROM_NOTHING = [word for name, value in SCRATCH.items() for word in (f"--{name}", str(value))]
+FROM_NOTHING += ["--attention", "eager"]  # as `tiny` attends by itself
+LORA = ["--mode", "lora", "--attention", "eager", "--num_train_epochs", str(SCRATCH["num_train_epochs"])]
 ARMS = {
     "from nothing, full": ("tiny", []),
     "pretrained, full": ("pretrained", FROM_NOTHING),
     "pretrained, partial (2 of 4 layers)": ("pretrained", ["--mode", "partial", "--layers", "2", *FROM_NOTHING]),
-    "pretrained, lora": ("pretrained", ["--mode", "lora", "--num_train_epochs", str(SCRATCH["num_train_epochs"])]),
+    "pretrained, lora": ("pretrained", LORA),
     "pretrained, probe": ("pretrained", ["--mode", "probe"]),
     "random weights, probe": ("tiny", ["--mode", "probe"]),
 }
@@ -43,7 +45,7 @@ def arm(name: str, args: argparse.Namespace) -> list[tuple[float, float]]:
         resume = ["--resume_from_checkpoint", "true"] if folder.exists() else []
         model = model if model == "tiny" else args.output / model
         where = ["--dataset", args.dataset, "--model", model, "--output_dir", folder, "--seeds", args.seeds]
-        ser_hf("finetune", *where, "--threads", args.threads, "--attention", "eager", *flags, *resume)
+        ser_hf("finetune", *where, "--threads", args.threads, *flags, *resume)
     found = [json.loads((one / "results.json").read_text()) for one in sorted(folder.glob("seed-*"))]
     figures = [(max(row["eval_uar"] for row in one["history"]), one["uar"]) for one in found]
     print(f"{name}: " + ", ".join(f"{seen:.3f}/{test:.3f}" for seen, test in figures), file=sys.stderr, flush=True)
@@ -68,7 +70,7 @@ def main() -> None:
     history = json.loads((pretrained / "history.json").read_text())
     for row in (history[0], history[-1]):
         print(
-            f"pretraining, epoch {row['epoch']}: validation loss {row['eval_loss']:.3f}, masked frames told "
+            f"pretraining, epoch {row['epoch']:g}: validation loss {row['eval_loss']:.3f}, masked frames told "
             f"from 100 others in {row['eval_accuracy']:.1%}, perplexity {row['eval_perplexity']:.0f}"
         )
     with ThreadPoolExecutor(args.jobs) as pool:

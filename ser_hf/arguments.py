@@ -106,7 +106,7 @@ _ONLY = {"head": ("probe",), "pooling": ("probe",), "figures_only": ("probe",)}
 """The modes in which a flag does something; in others it is refused."""
 _ONLY |= {"lora_rank": ("lora",), "layers": ("partial",), "freeze_feature_encoder": ("full",)}
 _TRAINED = ("augment", "mixup", "noise_dir", "layer_decay", "frame_budget", "cache_frozen", "attention", "batching")
-_TRAINED += ("mask_time_prob", "mask_feature_prob", "fast_dropout")
+_TRAINED += ("augment_probability", "mask_time_prob", "mask_feature_prob", "fast_dropout")
 _ONLY |= dict.fromkeys(_TRAINED, ("full", "partial", "lora"))
 _LEAST = {"split_seed": 0, "patience": 0, "threads": 1, "seeds": 1, "search": 0, "layers": 1, "lora_rank": 1}
 _LEAST |= {"mixup": 0, "focal_gamma": 0, "mask_time_prob": 0, "mask_feature_prob": 0}
@@ -221,6 +221,8 @@ def _check(config: FinetuneConfig) -> None:
             )
     if config.balance_by == "sampler" and (config.mode == "probe" or config.balance == "none"):
         raise ArgumentError("--balance_by sampler needs a --balance, and a mode other than probe: leave it out")
+    if config.noise_dir and "noise" not in config.augment:
+        raise ArgumentError(f"--noise_dir is '{config.noise_dir}', but no noise is added: give --augment noise, too")
     loose = config.batching == "shuffled" or config.balance_by == "sampler" or "speed" in config.augment
     if config.frame_budget and loose:
         raise ArgumentError(
@@ -234,6 +236,8 @@ def _check_trainer(config: FinetuneConfig, args: "TrainingArguments") -> None:
     """Refuse what `TrainingArguments` knows and a run of ours could not keep."""
     if config.mode == "probe" and (args.max_steps > 0 or args.num_train_epochs < 1):
         raise ArgumentError("a probe trains whole epochs: give --num_train_epochs of at least 1 and no --max_steps")
+    if args.save_only_model:
+        raise ArgumentError("--save_only_model true leaves nothing that a run could go on from: leave it out")
     if args.auto_find_batch_size:
         raise ArgumentError("--auto_find_batch_size cannot change the planned batches: use --frame_budget")
     if not args.average_tokens_across_devices:

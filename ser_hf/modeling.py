@@ -76,6 +76,8 @@ def padding_rule(model: PreTrainedModel) -> str:
 def ignore_padding(model: PreTrainedModel) -> str:
     """Give a model its padding rule, in place, and name it as `padding_rule` does."""
     rule = padding_rule(model)
+    if rule == "masked group norm" and not any(isinstance(one, MaskedGroupNorm) for one in model.modules()):
+        model.register_forward_pre_hook(_count_frames, with_kwargs=True)
     for layer in _group_norms(model) if rule == "masked group norm" else []:
         norm = layer.layer_norm
         if isinstance(norm, MaskedGroupNorm):  # it has its rule already
@@ -83,7 +85,6 @@ def ignore_padding(model: PreTrainedModel) -> str:
         layer.layer_norm = MaskedGroupNorm(norm.num_groups, norm.num_channels, norm.eps)
         layer.layer_norm.load_state_dict(norm.state_dict())
         layer.layer_norm.kernel, layer.layer_norm.stride = layer.conv.kernel_size[0], layer.conv.stride[0]
-        model.register_forward_pre_hook(_count_frames, with_kwargs=True)
     return rule
 
 
@@ -212,9 +213,9 @@ def frames_of(model: PreTrainedModel, feature_length: int) -> int:
 def _count_frames(model: nn.Module, args: tuple, kwargs: dict) -> None:
     """Before a forward pass; the norms are looked for in the model that is called, which may be a copy."""
     mask = kwargs.get("attention_mask")
+    lengths = None if mask is None or bool(mask.all()) else mask.sum(-1)
     for norm in (module for module in model.modules() if isinstance(module, MaskedGroupNorm)):
-        whole = mask is None or bool(mask.all())
-        norm.frames = None if whole else ((mask.sum(-1) - norm.kernel) // norm.stride + 1).tolist()
+        norm.frames = None if lengths is None else ((lengths - norm.kernel) // norm.stride + 1).tolist()
 
 
 def _check_folder(name: str | PathLike) -> None:

@@ -1,8 +1,7 @@
 """From flags to a Trainer: the split, the model and what of it is frozen, its examples, the plan of its steps."""
 
-import dataclasses
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,12 @@ from ser_hf import (
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.clips import Clips, Variation
 from ser_hf.trainer import Recipe, SerTrainer, TrainingError, Watch
+
+_RECIPE = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim")
+"""What of `TrainingArguments` a resumed run must agree on; of ours it is everything but the following."""
+_RECIPE += ("weight_decay", "max_grad_norm", "label_smoothing_factor", "bf16", "fp16")
+_NOT_RECIPE = {"dataset", "protocol", "fold", "split_seed", "text_disjoint"}  # the protocol's hash tells
+_NOT_RECIPE |= {"seeds", "search", "threads", "cache_dir", "patience", "figures_only"}
 
 
 @dataclass
@@ -102,7 +107,7 @@ def prepare(
     seconds = np.array(rows.select_columns("duration")["duration"])
     validation = Clips(rows, sorted(split.validation, key=seconds.__getitem__), extractor, store=store).decode()
     run = {"model_type": model.config.model_type, "protocol_hash": split.hash, "mode": config.mode}
-    run |= {"steps_an_epoch": sampler.steps, "seed": args.seed, **recipe_of(config, args)}
+    run |= {"seed": args.seed, **recipe_of(config, args), "steps_an_epoch": sampler.steps}
     focus = config.focal_gamma if config.loss == "focal" else 0.0
     recipe = Recipe(sampler, objective.Objective(args.label_smoothing_factor, focus), config.layer_decay, run)
     collator = features.Collator(extractor, padding)
@@ -111,17 +116,11 @@ def prepare(
 
 
 def recipe_of(config: FinetuneConfig, args: TrainingArguments) -> dict:
-    """The settings by which a run learns; a resumed one must have been begun with them."""
-    ours = {name: value for name, value in dataclasses.asdict(config).items() if name not in _NOT_RECIPE}
+    """The settings by which a run learns; a resumed one must have been begun with them, shared out as it may be."""
+    ours = {name: value for name, value in asdict(config).items() if name not in _NOT_RECIPE}
     theirs = {name: getattr(args, name) for name in _RECIPE}
-    return {name: getattr(value, "value", value) for name, value in (ours | theirs).items()}
-
-
-_RECIPE = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim")
-_RECIPE += ("weight_decay", "max_grad_norm", "label_smoothing_factor")
-_NOT_RECIPE = {"dataset", "protocol", "fold", "split_seed", "text_disjoint", "seeds", "search"}
-"""What the protocol's hash tells, and how often a run is repeated."""
-_NOT_RECIPE |= {"threads", "cache_dir", "patience", "figures_only"}
+    clips = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return {name: getattr(value, "value", value) for name, value in (ours | theirs).items()} | {"clips a step": clips}
 
 
 def remember(model: PreTrainedModel, rows: datasets.Dataset, split: protocols.Split) -> None:

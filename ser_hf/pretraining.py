@@ -221,8 +221,9 @@ def _arguments(config: PretrainConfig, scratch: Path) -> TrainingArguments:
 
 def _trainer(config, args, rows, split, model, extractor) -> PretrainTrainer:  # noqa: ANN001
     masks = (config.mask_time_prob, config.mask_time_length, config.num_negatives)
-    run = {"model_type": model.config.model_type, "protocol_hash": split.hash, "epochs": config.epochs}
+    run = {"model": config.model, "protocol_hash": split.hash, "epochs": config.epochs, "bf16": args.bf16}
     run |= {"clips a step": config.batch_size * args.world_size, "seed": config.seed, "masks": list(masks)}
+    run |= {"learning_rate": args.learning_rate}
     trainer = PretrainTrainer(
         model=model,
         args=args,

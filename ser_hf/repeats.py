@@ -48,6 +48,8 @@ def _repeated(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Res
     near = fingerprint.in_dataset(rows)
     how = {"near": near, "text_disjoint": config.text_disjoint}
     splits = protocols.folds(rows, config.protocol, config.fold, config.split_seed, **how)
+    if len(splits) == config.seeds == 1:  # all folds of a protocol that has one
+        return training.finetune(dataclasses.replace(config, fold=str(splits[0].fold)), args)
     hashes = "+".join(split.hash for split in splits)
     began = {"protocol_hash": hashes, "seed": args.seed, **preparation.recipe_of(config, args)}
     resumed = (output / RUN).exists()
@@ -181,16 +183,14 @@ def _given(config: FinetuneConfig, args: TrainingArguments) -> dict:
     """Every setting that is not a default, and the split's anyway: another fold may test whom this one chose on."""
     plain = parse_finetune(["--dataset", config.dataset, "--model", config.model, "--mode", config.mode])
     always = {"dataset", "model", "protocol", "mode", "fold", "split_seed", "seed"}
-    never = {"search", "output_dir", "logging_dir", "run_name", "resume_from_checkpoint"}
+    never = {"search", "output_dir", "run_name", "resume_from_checkpoint"}
     found = {}
     for ours, default in zip((config, args), plain, strict=True):
-        for field in dataclasses.fields(ours):
-            value = getattr(ours, field.name, None)
-            value = getattr(value, "value", value)
-            changed = value != getattr(getattr(default, field.name, None), "value", getattr(default, field.name, None))
-            if field.init and isinstance(value, bool | int | float | str) and (field.name in always or changed):
-                found[field.name] = value
-    return {name: value for name, value in found.items() if name not in never}
+        for name in {field.name for field in dataclasses.fields(ours) if field.init} - never:
+            value, usual = (getattr(value, "value", value) for value in (getattr(ours, name), getattr(default, name)))
+            if isinstance(value, bool | int | float | str | list | dict) and (name in always or value != usual):
+                found[name] = value
+    return found
 
 
 def _space(args: TrainingArguments, trials: list[dict]) -> Callable:
@@ -202,7 +202,8 @@ def _space(args: TrainingArguments, trials: list[dict]) -> Callable:
             "learning_rate": trial.suggest_float("learning_rate", rate / 5, rate * 5, log=True),
             "weight_decay": trial.suggest_float("weight_decay", decay / 10, decay * 10, log=True),
         }
-        trials.append(dict(found))
+        if trial.number >= len(trials):  # with several processes the first one is asked twice
+            trials.append(dict(found))
         return found
 
     return space

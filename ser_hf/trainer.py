@@ -196,12 +196,13 @@ def by_epoch(log: list[dict]) -> list[dict]:
 
 
 def complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: its state, the last file of it, can be read."""
+    """Whether a checkpoint was written to its end, and none of it was being deleted when a run was killed."""
     try:
-        json.loads((checkpoint / STATE).read_text())
-        return True
+        json.loads((checkpoint / STATE).read_text())  # the last that is written
     except (OSError, json.JSONDecodeError):
         return False
+    weights = [*checkpoint.glob("*.safetensors"), *checkpoint.glob("pytorch_model_fsdp*")]
+    return bool(weights) and all(any(checkpoint.glob(name)) for name in ("optimizer*", "scheduler.pt", "rng_state*"))
 
 
 def checkpoints(output: Path) -> list[Path]:

@@ -180,6 +180,8 @@ def test_cut_off_it_goes_on_to_the_same_weights(built, models, tmp_path, monkeyp
         pretrain(broken)
     with pytest.raises(UserError, match="has seed 42, not 7"):
         pretrain([*broken, "--resume_from_checkpoint", "true", "--seed", "7"])
+    with pytest.raises(UserError, match=r"has learning_rate \S+, not 0.5"):
+        pretrain([*broken, "--resume_from_checkpoint", "true", "--learning_rate", "0.5"])
     pretrain([*broken, "--resume_from_checkpoint", "true"])
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
     assert all(torch.equal(one[name], other[name]) for name in one)

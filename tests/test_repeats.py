@@ -66,7 +66,20 @@ def test_seeds_are_averaged_and_finished_ones_kept(built, models, tmp_path, fail
 
 def test_a_search_finds_settings_and_leaves_the_test_alone(built, models, tmp_path):
     pytest.importorskip("optuna")
-    recipe = ["--fold", "3", "--protocol", "emobox-ravdess", "--split_seed", "7", "--mixup", "0.3", "--seed", "5"]
+    recipe = [
+        "--lr_scheduler_kwargs",
+        '{"num_cycles": 2}',
+        "--fold",
+        "3",
+        "--protocol",
+        "emobox-ravdess",
+        "--split_seed",
+        "7",
+        "--mixup",
+        "0.3",
+        "--seed",
+        "5",
+    ]
     assert main(words(built, models["bert"], tmp_path / "m", *STEPS, "--search", "3", *recipe)) == 0
     report = json.loads((tmp_path / "m" / "search.json").read_text())
     assert len(report["trials"]) == 3
@@ -79,8 +92,17 @@ def test_a_search_finds_settings_and_leaves_the_test_alone(built, models, tmp_pa
     # on another fold it would be tested on those whom the search chose by
     assert (config.protocol, config.fold, config.split_seed, args.seed) == ("emobox-ravdess", "3", 7, 5)
     assert (config.mixup, config.search) == (0.3, 0)
+    assert args.lr_scheduler_kwargs == {"num_cycles": 2}
     assert args.save_strategy == "steps"  # as given, and not as the search itself ran
     assert args.per_device_eval_batch_size == 32
+
+
+def test_all_folds_of_a_protocol_with_one_is_that_one(built, models, tmp_path):
+    assert main(words(built, models["bert"], tmp_path / "m", *STEPS, "--fold", "all")) == 0
+    results = Results.load(tmp_path / "m" / "results.json")
+    assert (results.protocol, results.fold) == ("speaker", 0)
+    assert results.history
+    assert (tmp_path / "m" / "model.safetensors").exists()
 
 
 def test_what_cannot_be_repeated_is_refused(built, models, tmp_path, fails):

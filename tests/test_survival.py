@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -186,12 +187,14 @@ def test_weights_that_are_no_numbers_are_never_saved(built, models, tmp_path, fa
 
 
 def test_half_a_checkpoint_is_not_resumed_from(built, noisy, tmp_path):
-    folder = tmp_path / "m"
-    for step, state in ((2, '{"global_step": 2}'), (4, '{"global_'), (6, None)):
-        (folder / f"checkpoint-{step}").mkdir(parents=True)
-        if state:
-            (folder / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert [path.name for path in checkpoints(folder)] == ["checkpoint-2"]
+    assert main(words(built, noisy, tmp_path / "m", "--save_total_limit", "9", steps=2)) == 0
+    (whole,) = checkpoints(tmp_path / "m")
+    for step, state in ((4, '{"global_'), (6, None)):  # cut off while it was written
+        half = shutil.copytree(whole, whole.with_name(f"checkpoint-{step}")) / "trainer_state.json"
+        half.write_text(state) if state else half.unlink()
+    for step, name in ((8, "model.safetensors"), (10, "optimizer.pt"), (12, "scheduler.pt"), (14, "rng_state.pth")):
+        (shutil.copytree(whole, whole.with_name(f"checkpoint-{step}")) / name).unlink()  # while it was deleted
+    assert checkpoints(tmp_path / "m") == [whole]
 
 
 def test_a_run_that_stopped_for_want_of_patience_is_not_trained_on(built, noisy, tmp_path, monkeypatch):

@@ -208,6 +208,7 @@ def test_a_run_goes_on_only_as_what_it_began(built, models, tuned, fails, tmp_pa
     same = (*base, "--model", models["bert"], *FAST)
     assert "has learning_rate " in fails(*same, "--learning_rate", "1e-6")
     assert "has num_train_epochs 2" in fails(*same, "--num_train_epochs", "9")
+    assert "has clips a step 16, not 8" in fails(*same, "--per_device_train_batch_size", "8")
     assert "has layer_decay 1.0, not 0.5" in fails(*same, "--layer_decay", "0.5")
     assert "has balance none, not label" in fails(*same, "--balance", "label")
     (tmp_path / "m" / checkpoint.name / "trainer_state.json").unlink()  # cut off while it was saved
@@ -299,6 +300,8 @@ def test_wrong_lines_of_a_file_are_named(tmp_path):
         ("--balance_by sampler", "needs a --balance"),
         ("--frame_budget 60 --augment speed", "--frame_budget cannot be kept"),
         ("--metric_for_best_model foo", "--metric_for_best_model is 'foo': choose one of loss"),
+        ("--noise_dir d --augment gain:6", "but no noise is added"),
+        ("--save_only_model true", "leaves nothing that a run could go on from"),
         ("--auto_find_batch_size true", "use --frame_budget"),
         ("--average_tokens_across_devices false", "would weigh clips unequally"),
     ],
