@@ -188,6 +188,19 @@ def load_for_prediction(name: str | PathLike) -> tuple[PreTrainedModel, FeatureE
     return model.eval(), extractor, rule
 
 
+def last_linear(model: PreTrainedModel) -> nn.Linear:
+    """The layer whose outputs are the logits; its inputs are what the model makes of a clip, shape `(clips, width)`.
+
+    Raises:
+        ModelError: for an architecture that ends in none.
+    """
+    labels = model.config.num_labels
+    found = [one for one in model.modules() if isinstance(one, nn.Linear) and one.out_features == labels]
+    if not found:
+        raise ModelError(f"a {model.config.model_type} has no linear layer of {labels} labels: use another backbone")
+    return found[-1]
+
+
 def freeze_feature_encoder(model: PreTrainedModel) -> bool:
     """Freeze the convolutional front end where there is one; whether there was."""
     if hasattr(model, "freeze_feature_encoder"):

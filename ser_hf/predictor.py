@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from ser_hf import audio, features, modeling
 
@@ -33,6 +34,8 @@ class Predictor:
         self.batch_size = 1 if rule == modeling.ALONE else batch_size
         self.model = loaded.to(self.device)
         self.labels: list[str] = [loaded.config.id2label[i] for i in range(loaded.config.num_labels)]
+        self.abstain_below: float = getattr(loaded.config, "ser_hf", {}).get("abstain_below") or 0.0
+        self._last = modeling.last_linear(loaded)
         self._collate = features.Collator(self.extractor, rule)
 
     def predict(self, source: audio.Source | list[audio.Source]) -> dict | list[dict]:
@@ -42,8 +45,9 @@ class Predictor:
             source: whatever `ser_hf.audio.load` takes, or a list of such.
 
         Returns:
-            `file`, `label`, `score`, `scores` (a probability for each label), `abstained`, `duration` in seconds, and
-            `segments` (`start`, `end`, `label`, `score`); a list of these for a list.
+            `file`, `label`, `score`, `scores` (a probability for each label), `abstained` (whether the score is below
+            the threshold that the model was calibrated with), `duration` in seconds, and `segments` (`start`, `end`,
+            `label`, `score`); a list of these for a list.
 
         Raises:
             AudioError: if a recording cannot be used; it is named.
@@ -56,14 +60,38 @@ class Predictor:
         ]
         return answers if isinstance(source, list) else answers[0]
 
-    @torch.inference_mode()
     def probabilities(self, clips: list[np.ndarray]) -> np.ndarray:
         """Probabilities of shape `(clips, labels)` for 16 kHz waveforms, in their order."""
+        return softmax(self._logits(clips), axis=-1)
+
+    def outputs(self, clips: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """What the model makes of 16 kHz waveforms, in their order; for one thread at a time.
+
+        Returns:
+            Float32 logits of shape `(clips, labels)`, and the embeddings `(clips, width)` that its last layer, which is
+            linear, made them of.
+        """
+        heard: list[np.ndarray] = []
+        hook = self._last.register_forward_pre_hook(lambda _, args: heard.append(args[0].float().cpu().numpy()))
+        try:
+            logits = self._logits(clips)
+        finally:
+            hook.remove()
+        embeddings = np.zeros((len(clips), self._last.in_features), dtype=np.float32)
+        for batch, values in zip(self._batches(clips), heard, strict=True):
+            embeddings[batch] = values
+        return logits, embeddings
+
+    def _batches(self, clips: list[np.ndarray]) -> list[list[int]]:
+        return list(features.by_length([len(clip) for clip in clips], self.batch_size))
+
+    @torch.inference_mode()
+    def _logits(self, clips: list[np.ndarray]) -> np.ndarray:
         result = np.zeros((len(clips), len(self.labels)), dtype=np.float32)
-        for batch in features.by_length([len(clip) for clip in clips], self.batch_size):
+        for batch in self._batches(clips):
             inputs = self._collate([{"features": features.extract(self.extractor, clips[i])} for i in batch])
             logits = self.model(**{name: tensor.to(self.device) for name, tensor in inputs.items()}).logits
-            result[batch] = logits.float().softmax(-1).cpu().numpy()
+            result[batch] = logits.float().cpu().numpy()
         return result
 
     def _answer(self, file: str | None, clip: np.ndarray, row: np.ndarray) -> dict:
@@ -74,7 +102,7 @@ class Predictor:
             "label": label,
             "score": score,
             "scores": {name: float(value) for name, value in zip(self.labels, row, strict=True)},
-            "abstained": False,
+            "abstained": score < self.abstain_below,
             "duration": seconds,
             "segments": [{"start": 0.0, "end": seconds, "label": label, "score": score}],
         }

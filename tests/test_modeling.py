@@ -1,5 +1,6 @@
 import copy
 import json
+import types
 
 import numpy as np
 import pytest
@@ -180,3 +181,27 @@ def test_frames_are_counted_as_the_encoder_makes_them(models):
     model = AutoModelForAudioClassification.from_pretrained(models["group"])
     hidden = model.wav2vec2(torch.zeros(1, 16_000)).last_hidden_state
     assert modeling.frames_of(model, 16_000) == hidden.shape[1]
+
+
+@pytest.mark.parametrize("kind", ["bert", "group", "layer"])
+def test_the_last_layer_makes_the_logits_of_the_embeddings(models, kind):
+    predictor = Predictor(models[kind], batch_size=3)
+    rng = np.random.default_rng(0)
+    clips = [rng.standard_normal(size).astype(np.float32) / 9 for size in (9000, 16_000, 12_345, 8000, 20_000)]
+    logits, embeddings = predictor.outputs(clips)
+    last = modeling.last_linear(predictor.model)
+    with torch.inference_mode():
+        np.testing.assert_allclose(last(torch.from_numpy(embeddings)).numpy(), logits, atol=1e-5)
+    alone = np.concatenate([predictor.outputs([clip])[1] for clip in clips])
+    np.testing.assert_allclose(embeddings, alone, atol=1e-5)  # in the order of the clips
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    np.testing.assert_allclose(predictor.probabilities(clips), shares, atol=1e-6)
+    assert not last._forward_pre_hooks
+
+
+def test_a_model_without_a_last_linear_layer_is_refused():
+    config = types.SimpleNamespace(num_labels=8, model_type="odd")
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4))
+    model.config = config
+    with pytest.raises(ModelError, match="a odd has no linear layer of 8 labels"):
+        modeling.last_linear(model)
