@@ -97,6 +97,15 @@ class FinetuneConfig:
     balance_by: Literal["loss", "sampler"] = field(default="loss", metadata={"help": "by weights or by drawing"})
     loss: Literal["cross_entropy", "focal"] = field(default="cross_entropy", metadata={"help": "what is minimised"})
     focal_gamma: float = field(default=2.0, metadata={"help": "γ of the focal loss"})
+    calibrate: bool = field(
+        default=True, metadata={"help": "fold the temperature that validation asks for into the last layer"}
+    )
+    abstain_coverage: float | None = field(
+        default=None, metadata={"help": "share of validation clips to answer; below their confidence it abstains"}
+    )
+    abstain_error: float | None = field(
+        default=None, metadata={"help": "share of wrong answers to keep to, on validation, by abstaining"}
+    )
     layer_decay: float = field(
         default=1.0, metadata={"help": "factor of the learning rate from a layer to the next below"}
     )
@@ -228,6 +237,14 @@ def _check(config: FinetuneConfig) -> None:
         raise ArgumentError(
             "--frame_budget cannot be kept with --batching shuffled, --balance_by sampler or speed: leave it out"
         )
+    wishes = [name for name in ("abstain_coverage", "abstain_error") if getattr(config, name) is not None]
+    if wishes and not config.calibrate:
+        raise ArgumentError(f"--{wishes[0]} needs a model that is calibrated: leave out --calibrate false")
+    if len(wishes) == 2:
+        raise ArgumentError("--abstain_coverage and --abstain_error each set the threshold: give one of them")
+    for name in wishes:
+        if not 0 < getattr(config, name) < 1:
+            raise ArgumentError(f"--{name} is {getattr(config, name)}: a share between 0 and 1 is needed")
     if config.search and (config.mode == "probe" or config.fold == "all" or config.seeds > 1):
         raise ArgumentError("--search looks at one fold and one seed of a model that is trained: leave out the others")
 

@@ -76,10 +76,15 @@ def noise(
 
 def room(samples: np.ndarray, rng: np.random.Generator, seconds: float = 0.4) -> np.ndarray:
     """Reverberation of a random room whose RT60 is uniform in (0.1, `seconds`]; same length, same RMS."""
+    return reverberate(samples, rng, seconds - (seconds - _SHORTEST_RT60) * rng.random())
+
+
+def reverberate(samples: np.ndarray, rng: np.random.Generator, rt60: float) -> np.ndarray:
+    """Reverberation of a random room with an RT60 of so many seconds; same length, same RMS."""
     before = _power(samples)
     if before == 0:
         return samples
-    heard = signal.fftconvolve(samples, _response(rng, seconds))[: len(samples)]
+    heard = signal.fftconvolve(samples, _response(rng, rt60))[: len(samples)]
     after = _power(heard)
     return (heard * np.sqrt(before / after)).astype(np.float32) if after else samples  # 0 where float32 underflows
 
@@ -224,13 +229,12 @@ def _stretch(noise: np.ndarray, length: int, rng: np.random.Generator) -> np.nda
     return np.resize(np.roll(there_and_back, -start), length)
 
 
-def _response(rng: np.random.Generator, seconds: float) -> np.ndarray:
+def _response(rng: np.random.Generator, rt60: float) -> np.ndarray:
     """A room's impulse response of unit energy: the direct path, then Gaussian noise that decays by 60 dB in RT60.
 
     Polack's statistical model of late reverberation (La transmission de l'énergie sonore dans les salles, 1988). The
     echoes have as much energy as the direct path, as at the reverberation radius of a room.
     """
-    rt60 = seconds - (seconds - _SHORTEST_RT60) * rng.random()
     time = np.arange(1, round(rt60 * _RATE), dtype=np.float32) / _RATE
     echoes = rng.standard_normal(len(time), dtype=np.float32) * 10 ** (-3 * time / np.float32(rt60))
     response = np.concatenate([[np.sqrt(np.square(echoes).sum())], echoes])

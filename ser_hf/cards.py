@@ -1,5 +1,8 @@
 """Cards and pages from what was measured - `Results`, the report of a build or of an audit - and nothing else."""
 
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -11,45 +14,91 @@ from ser_hf.corpora import ravdess, tess
 from ser_hf.emotions import EMOTIONS
 
 if TYPE_CHECKING:
-    from ser_hf.evaluation import Results  # a dataset's card needs none of what it imports
+    from ser_hf.results import Results  # a dataset's card needs none of what it imports
+
+
+STAMP = "LEAKY FIGURES"
+"""Stands in the card of whatever was not tested on held-out speakers."""
+
+
+class CardError(ValueError):
+    """A card that says more than was measured."""
+
 
 _PACKAGED = Path(__file__).parent / "cards_templates"
 TEMPLATES = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "cards"
 
 
-def model_card(results: "Results", summary: dict) -> str:
-    """The README.md of a model, with `model-index`.
+def model_card(results: "Results", pictures: list[str]) -> str:
+    """The README.md of a model, with `model-index`, from its results and nothing else.
 
     Args:
         results: of its evaluation.
-        summary: `base_model`, `parameters`, `padding` and `training` (flag to value), as `finetune` knows them.
+        pictures: names of those that lie in `plots/`.
+
+    Raises:
+        CardError: if a figure stands in it that is not in the results; that would be our fault.
     """
+    official = [corpus for corpus in ("ravdess", "tess") if results.data["corpora"].get(corpus, {}).get("licence")]
     task = {
         "task_type": "audio-classification",
-        "dataset_type": "ravdess-tess",
-        "dataset_name": f"RAVDESS + TESS, protocol {results.protocol} ({results.protocol_hash})",
+        "dataset_type": "-".join(results.data["corpora"]),
+        "dataset_name": f"{' + '.join(results.data['corpora'])}, protocol {results.protocol} ({results.protocol_hash})",
         "dataset_split": "test",
     }
+    base = results.training.get("base_model", "")
+    figures = (("accuracy", "accuracy"), ("recall", "UAR"), ("f1", "macro F1"))
     data = ModelCardData(
-        license="cc-by-nc-sa-4.0",
-        language="en",
+        license="cc-by-nc-sa-4.0" if official else "other",
+        language="en" if official else None,
         library_name="transformers",
         pipeline_tag="audio-classification",
-        tags=["speech-emotion-recognition", "ser_hf"],
-        base_model=summary["base_model"]
-        if "/" in summary["base_model"] and not Path(summary["base_model"]).exists()
-        else None,
+        tags=["speech-emotion-recognition", "ser_hf", *(["leaky-evaluation"] if results.leaks else [])],
+        base_model=base if "/" in base and not Path(base).exists() else None,
         model_name=Path(results.model).name,
         eval_results=[
             EvalResult(**task, metric_type=kind, metric_name=name, metric_value=round(value, 4), verified=False)
-            for kind, name, value in (
-                ("accuracy", "accuracy", results.accuracy),
-                ("recall", "UAR", results.uar),
-                ("f1", "macro F1", results.macro_f1),
-            )
+            for (kind, name), value in zip(figures, (results.accuracy, results.uar, results.macro_f1), strict=True)
         ],
     )
-    return _rendered("model.md.jinja", data, r=results, s=summary)
+    name = Path(results.model).name
+    card = _rendered("model.md.jinja", data, r=results, name=name, official=official, pictures=pictures, stamp=STAMP)
+    if wrong := unfounded(card, results):
+        raise CardError(f"figures without a source in the card of '{results.model}': {', '.join(wrong)}")
+    return card
+
+
+def unfounded(card: str, results: "Results") -> list[str]:
+    """Numbers in a model card that stand neither in its results nor in the words of its template, in order.
+
+    A number of the results may stand in the card as it is, rounded to three or four places; some may as a percentage.
+    """
+    template = re.sub(r"{%.*?%}|{{.*?}}", " ", (TEMPLATES / "model.md.jinja").read_text(), flags=re.DOTALL)
+    known = set(_NUMBER.findall(template)) | {"4.0"}  # of the licence in the front matter
+    for key, leaf in _leaves(asdict(results)):
+        if isinstance(leaf, str):
+            known |= set(_NUMBER.findall(leaf))
+        elif isinstance(leaf, int | float):
+            known |= {str(leaf), f"{leaf:,}", f"{leaf:.3f}", str(round(leaf, 4))}
+            known |= {f"{100 * leaf:.1f}"} if key in _PERCENTAGES else set()
+    return [number for number in _NUMBER.findall(card) if number not in known]
+
+
+def _leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
+    """All that stands in nested dicts and lists, each with its key; the keys themselves, too."""
+    if isinstance(value, dict):
+        for name, one in value.items():
+            yield "", name
+            yield from _leaves(one, name)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _leaves(one)
+    else:
+        yield key, value
+
+
+_PERCENTAGES = {"flips", "answered", "error"}
+_NUMBER = re.compile(r"\d(?:[\d,]*\d)?(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def dataset_card(report: dict, features: datasets.Features, shards: list[Path]) -> str:
@@ -106,6 +155,21 @@ def audit_page(
     )
 
 
+def report_page(runs: list["Results"], pictures: list[dict[str, str]]) -> str:
+    """A page of several results, complete in itself; names are escaped.
+
+    Args:
+        runs: in the order to show.
+        pictures: of each, PNG in base64 by name.
+    """
+    return _templates(autoescape=True).get_template("report.html.jinja").render(runs=runs, pictures=pictures)
+
+
+def report_table(runs: list["Results"]) -> str:
+    """A LaTeX table of several results (needs the package booktabs)."""
+    return _templates().get_template("report.tex.jinja").render(runs=runs)
+
+
 _LICENCES = {"ravdess": "cc-by-nc-sa-4.0", "tess": "cc-by-nc-nd-4.0"}
 
 
@@ -127,5 +191,6 @@ def _templates(autoescape: bool = False) -> Environment:
         lstrip_blocks=True,
         autoescape=autoescape,
     )
+    environment.filters["tex"] = lambda text: re.sub(r"([&%$#_{}])", r"\\\1", str(text).replace("\\", "/"))
     environment.filters["basename"] = lambda path: PurePath(path).name
     return environment

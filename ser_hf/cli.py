@@ -12,7 +12,8 @@ from types import FrameType
 
 from ser_hf.data_cli import audit, data
 from ser_hf.errors import UserError
-from ser_hf.flags import Parser, add_protocol
+from ser_hf.evidence_cli import baseline, calibrate, compare, evaluate, explain, push, report
+from ser_hf.flags import Parser, quiet
 from ser_hf.pretrain_cli import pretrain
 
 _PLACES = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EROFS, errno.ENOSPC}
@@ -24,14 +25,6 @@ def _stop(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _quiet() -> None:
-    """No bars and hints of transformers between our lines."""
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-
-
 def finetune(argv: list[str]) -> None:
     """fine-tune a model and write it with its evidence and card"""
     from ser_hf.arguments import parse_finetune
@@ -41,27 +34,10 @@ def finetune(argv: list[str]) -> None:
         return
     from ser_hf import repeats
 
-    _quiet()
+    quiet()
     results = repeats.run(*parsed)
     if results is not None:
         print(f"\n{results.report()}\nresults.json, plots/ and what was trained: {results.model}")
-
-
-def evaluate(argv: list[str]) -> None:
-    """test a model under a protocol"""
-    parser = Parser("ser-hf evaluate", description="Test a model under a protocol.")
-    parser.add_argument("--model", required=True, metavar="DIR|REPO")
-    parser.add_argument("--dataset", required=True, metavar="DIR|REPO")
-    add_protocol(parser)
-    parser.add_argument("--output", required=True, metavar="DIR", help="must not exist yet")
-    args = parser.parse_args(argv)
-    from ser_hf import evidence
-
-    _quiet()
-    results = evidence.evaluate(
-        args.model, args.dataset, args.protocol, args.fold, Path(args.output), args.split_seed, args.text_disjoint
-    )
-    print(f"{results.report()}\nresults.json and plots/: {args.output}")
 
 
 def predict(argv: list[str]) -> None:
@@ -76,7 +52,7 @@ def predict(argv: list[str]) -> None:
     from ser_hf import audio
     from ser_hf.predictor import Predictor
 
-    _quiet()
+    quiet()
     # decoded first, so that a bad file shows before the model is loaded
     clips = [{"array": audio.load(file), "sampling_rate": audio.SAMPLING_RATE, "path": file} for file in args.files]
     answers = Predictor(args.model).predict(clips)
@@ -101,7 +77,7 @@ def app(argv: list[str]) -> None:
         parser.error(f"--port is {args.port}: 1 to 65535 can be opened")
     from ser_hf import demo
 
-    _quiet()
+    quiet()
     demo.launch(args.model, host=args.host, port=args.port)
 
 
@@ -111,6 +87,12 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "finetune": finetune,
     "pretrain": pretrain,
     "evaluate": evaluate,
+    "baseline": baseline,
+    "calibrate": calibrate,
+    "compare": compare,
+    "explain": explain,
+    "report": report,
+    "push": push,
     "predict": predict,
     "app": app,
 }

@@ -1,90 +1,25 @@
-"""Model + dataset + protocol -> `Results`, the only source of every figure in a plot, a table or a card."""
+"""Model + dataset + protocol -> `Results`."""
 
 import csv
-import json
 import platform
 import time
-from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
-from sklearn.metrics import classification_report
+from scipy.special import softmax
 from transformers import PretrainedConfig
 
-from ser_hf import audio, metrics
+from ser_hf import audio, calibration, confidence, metrics, modeling, scorecard
+from ser_hf.corpora import ravdess, tess
 from ser_hf.emotions import EMOTIONS
 from ser_hf.predictor import Predictor
-from ser_hf.protocols import PROTOCOLS, LeakError, Split
+from ser_hf.protocols import LeakError, Split
+from ser_hf.results import Results
 
 _CHUNK = 512  # clips decoded at a time
-
-
-@dataclass
-class Results:
-    """What `results.json` holds."""
-
-    protocol: str
-    protocol_hash: str
-    fold: int | str
-    model: str
-    dataset: str
-    n: int
-    accuracy: float
-    uar: float
-    macro_f1: float
-    weighted_f1: float
-    ece: float
-    ci95: dict[str, list[float]] | None
-    ci95_says: str
-    per_class: dict
-    per_corpus: dict
-    per_speaker: dict
-    per_sex: dict
-    confusion_matrix: list[list[int]]
-    labels: list[str]
-    history: list[dict]
-    environment: dict
-    seconds: dict[str, float]
-    split: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    """What every output must say: that the protocol leaks, that the voices are synthetic."""
-
-    def save(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> "Results":
-        """Read what `save` wrote."""
-        return cls(**json.loads(path.read_text()))
-
-    def headline(self) -> str:
-        """One line: the figures, the interval of UAR, the protocol."""
-        interval = f" [{self.ci95['uar'][0]:.3f}, {self.ci95['uar'][1]:.3f}]" if self.ci95 else ""
-        known = PROTOCOLS.get(self.protocol)  # not one of a file
-        fold = f" fold {self.fold}" if self.fold == "all" or known is None or known.folds > 1 else ""
-        return (
-            f"{self.protocol}{fold}: UAR {self.uar:.3f}{interval}, accuracy {self.accuracy:.3f}, "
-            f"macro-F1 {self.macro_f1:.3f} on {self.n:,} clips (chance UAR {1 / self.classes():.3f})"
-        )
-
-    def classes(self) -> int:
-        """Emotions that occur in the test set."""
-        return sum(row["support"] > 0 for row in self.per_class.values())
-
-    def report(self) -> str:
-        """The classification report as text, as scikit-learn lays it out, below the headline and the notes."""
-        matrix = np.array(self.confusion_matrix)
-        pairs = [(i, j) for i in range(len(matrix)) for j in range(len(matrix)) for _ in range(matrix[i, j])]
-        references, predictions = zip(*pairs, strict=True)
-        body = classification_report(
-            references, predictions, labels=range(len(EMOTIONS)), target_names=EMOTIONS, digits=3, zero_division=0
-        )
-        notes = "".join(f"NOTE: {note}\n" for note in self.notes)
-        return f"{self.headline()}\n{self.ci95_says}\n{notes}\n{body}"
 
 
 def evaluate(
@@ -95,7 +30,7 @@ def evaluate(
     model_name: str | None = None,
     history: list[dict] | None = None,
     seconds: dict[str, float] | None = None,
-) -> tuple[Results, np.ndarray]:
+) -> tuple[Results, np.ndarray, np.ndarray]:
     """Run a model over the test sides of one split, or of several folds pooled.
 
     Args:
@@ -108,7 +43,7 @@ def evaluate(
         seconds: of that training.
 
     Returns:
-        The results, and the probabilities behind them, shape `(test clips, labels)`.
+        The results, the probabilities behind them, shape `(test clips, labels)`, and the clips' embeddings.
 
     Raises:
         LeakError: if the model was trained or chosen on speakers of the test side.
@@ -119,14 +54,49 @@ def evaluate(
         refuse_seen(predictor.model.config, predictor.name, dataset, split)
     started = time.perf_counter()
     rows = dataset.select(tested(splits))
-    probabilities = np.concatenate([_probabilities(predictor, rows, start) for start in range(0, len(rows), _CHUNK)])
+    logits, embeddings = outputs(predictor, rows)
+    probabilities = softmax(logits, axis=1)
     took = {**(seconds or {}), "evaluate": round(time.perf_counter() - started, 1)}
     results = judge(
         probabilities, dataset, splits, dataset_name, model_name or predictor.name, predictor.device, history, took
     )
-    if not hasattr(predictor.model.config, "ser_hf"):
+    results.weights = modeling.digest(predictor.model)
+    known = getattr(predictor.model.config, "ser_hf", {})
+    if "speakers" not in known:
         results.notes.append("The model does not say which speakers it was trained on, so a leak cannot be ruled out.")
-    return results, probabilities
+        results.held_apart = []
+    if "temperature" in known:
+        results.calibration = calibrated(probabilities, np.array(rows["label"]), known)
+    return results, probabilities, embeddings
+
+
+def outputs(predictor: Predictor, rows: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Logits `(clips, labels)` and embeddings `(clips, width)` of all rows; memory holds few of the clips at a time."""
+    chunks = (rows[start : start + _CHUNK]["audio"] for start in range(0, len(rows), _CHUNK))
+    logits, embeddings = zip(*(predictor.outputs([audio.load(one) for one in chunk]) for chunk in chunks), strict=True)
+    return np.concatenate(logits), np.concatenate(embeddings)
+
+
+def calibrated(probabilities: np.ndarray, references: np.ndarray, known: dict) -> dict:
+    """What calibration did to the answers, and what abstaining would.
+
+    Args:
+        probabilities: of a model whose temperature is folded in, shape `(clips, labels)`.
+        references: class indices, shape `(clips,)`.
+        known: the model's `temperature` and, if it has one, `abstain_below`.
+    """
+    before = calibration.undone(probabilities, known["temperature"])
+    found = {
+        "temperature": known["temperature"],
+        "ece_before": metrics.calibration_error(references, before),
+        "reliability_before": confidence.reliability(references, before),
+    }
+    if known.get("abstain_below"):
+        answered = probabilities.max(axis=1) >= known["abstain_below"]
+        wrong = probabilities.argmax(axis=1)[answered] != references[answered]
+        found |= {"abstain_below": known["abstain_below"], "answered": float(answered.mean())}
+        found["error"] = float(wrong.mean()) if len(wrong) else 0.0
+    return found
 
 
 def tested(splits: list[Split]) -> list[int]:
@@ -156,37 +126,54 @@ def judge(
         history: of the training.
         seconds: it all took.
     """
-    rows = dataset.select(tested(splits))
-    references, predictions = np.array(rows["label"]), probabilities.argmax(axis=1)
-    matrix = metrics.confusion(references, predictions)
-    ci95, says = metrics.intervals(references, predictions, np.array(rows["speaker"]))
-    first = splits[0]
+    rows = dataset.select(tested(splits)).select_columns(["label", *scorecard.GROUPS])
+    columns = {name: np.array(rows[name]) for name in scorecard.GROUPS}
     notes = list(dict.fromkeys(split.warning for split in splits if split.warning))
     if dataset.info.description:
         notes.append(dataset.info.description)
+    first = splits[0]
     return Results(
         protocol=first.name,
         protocol_hash="+".join(split.hash for split in splits),
         fold=first.fold if len(splits) == 1 else "all",
         model=model_name,
         dataset=dataset_name,
-        n=len(rows),
-        **{name: float(value) for name, value in metrics.scores(matrix).items()},
-        ece=metrics.calibration_error(references, probabilities),
-        ci95=ci95,
-        ci95_says=says,
-        per_class=metrics.per_class(matrix),
-        per_corpus=_grouped(rows, "corpus", references, predictions),
-        per_speaker=_grouped(rows, "speaker", references, predictions),
-        per_sex=_grouped(rows, "sex", references, predictions),
-        confusion_matrix=matrix.tolist(),
+        **scorecard.score(np.array(rows["label"]), probabilities, columns),
         labels=list(EMOTIONS),
         history=history or [],
         environment=environment(device),
         seconds=seconds or {},
         split={side: sum(len(getattr(s, side)) for s in splits) for side in ("train", "validation", "test")},
+        speakers={side: _speakers(dataset, splits, side) for side in ("train", "validation", "test")},
+        held_apart=[kind for kind in first.held_apart if all(kind in split.held_apart for split in splits)],
+        data=_data(dataset, splits),
         notes=notes,
     )
+
+
+def _speakers(dataset: datasets.Dataset, splits: list[Split], side: str) -> int:
+    return len({name for split in splits for name in dataset.select(getattr(split, side))["speaker"]})
+
+
+def _data(dataset: datasets.Dataset, splits: list[Split]) -> dict:
+    """What the dataset says of the recordings that the splits use."""
+    used = sorted({row for split in splits for row in (*split.train, *split.validation, *split.test)})
+    rows = dataset.select(used).select_columns(["corpus", "speaker", "duration"])
+    corpora, speakers = np.array(rows["corpus"]), np.array(rows["speaker"])
+    official = {} if dataset.info.description else {"ravdess": ravdess.LICENCE, "tess": tess.LICENCE}
+    return {
+        "clips": len(used),
+        "hours": round(sum(rows["duration"]) / 3600, 2),
+        "notice": dataset.info.description or "",
+        "corpora": {
+            corpus: {
+                "clips": int((corpora == corpus).sum()),
+                "speakers": len(set(speakers[corpora == corpus].tolist())),
+                "licence": official.get(corpus, ""),
+            }
+            for corpus in sorted(set(corpora.tolist()))
+        },
+    }
 
 
 def write_answers(path: Path, probabilities: np.ndarray, dataset: datasets.Dataset, splits: list[Split]) -> None:
@@ -206,23 +193,33 @@ def read_answers(path: Path) -> np.ndarray:
         return np.array([[row[name] for name in EMOTIONS] for row in csv.DictReader(file)], dtype=np.float32)
 
 
-def refuse_seen(config: PretrainedConfig, name: str, dataset: datasets.Dataset, split: Split) -> None:
+def refuse_seen(
+    config: PretrainedConfig, name: str, dataset: datasets.Dataset, split: Split, side: str = "test"
+) -> None:
     """Refuse to test a model, or what is fine-tuned from it, on speakers that it was trained or chosen on.
 
     Fine-tuning writes the speakers and the hash of its split into the model's config; a model from elsewhere has none.
 
+    Args:
+        config: of the model.
+        name: of the model, for the message.
+        dataset: what the split indexes.
+        split: the very split of its training is allowed, where the protocol leaks by design.
+        side: that must be new to the model; `validation` to calibrate on it.
+
     Raises:
-        LeakError: naming the speakers; the very split of its training is allowed where the protocol leaks by design.
+        LeakError: naming the speakers.
     """
     trained = getattr(config, "ser_hf", None)
-    if trained is None or trained["protocol_hash"] == split.hash:
+    if trained is None or "speakers" not in trained or trained["protocol_hash"] == split.hash:
         return
-    seen = sorted(set(trained["speakers"]) & set(dataset.select(split.test)["speaker"]))
+    seen = sorted(set(trained["speakers"]) & set(dataset.select(getattr(split, side))["speaker"]))
     if seen:
         some = ", ".join(seen[:3]) + (" …" if len(seen) > 3 else "")
+        uses = "tests" if side == "test" else "validates on"
         raise LeakError(
             f"'{name}' was trained under '{trained['protocol']}' fold {trained['fold']} on {some}, whom '{split.name}' "
-            f"fold {split.fold} tests: use a model of that protocol and fold ({split.hash})"
+            f"fold {split.fold} {uses}: use a model of that protocol and fold ({split.hash})"
         )
 
 
@@ -236,22 +233,3 @@ def environment(device: str) -> dict:
         "device": f"{device} ({name})",
         **{package: version(package) for package in packages},
     }
-
-
-def _probabilities(predictor: Predictor, rows: datasets.Dataset, start: int) -> np.ndarray:
-    chunk = rows[start : start + _CHUNK]["audio"]
-    return predictor.probabilities([audio.load(one) for one in chunk])
-
-
-def _grouped(rows: datasets.Dataset, column: str, references: np.ndarray, predictions: np.ndarray) -> dict:
-    values = np.array([value or "unknown" for value in rows[column]])
-    groups = {}
-    for value in sorted(set(values)):
-        mask = values == value
-        figures = metrics.scores(metrics.confusion(references[mask], predictions[mask]))
-        groups[str(value)] = {
-            "n": int(mask.sum()),
-            "accuracy": float(figures["accuracy"]),
-            "uar": float(figures["uar"]),
-        }
-    return groups

@@ -1,4 +1,4 @@
-"""Flags that several commands share, and the parser that ends in one line."""
+"""What several commands share: flags, the parser that ends in one line, silence."""
 
 import argparse
 
@@ -10,6 +10,14 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:
         raise UserError(f"{message} (see {self.prog} --help)")
+
+
+def quiet() -> None:
+    """No bars and hints of transformers between our lines."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
 
 
 def add_workers(parser: Parser) -> None:

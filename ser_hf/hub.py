@@ -1,4 +1,4 @@
-"""A built dataset -> a dataset repository on the Hugging Face Hub that `load_dataset` reads without this package."""
+"""Datasets and models -> repositories on the Hugging Face Hub that strangers load without this package."""
 
 import re
 from collections.abc import Iterator
@@ -7,14 +7,18 @@ from os import PathLike
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors
-from huggingface_hub.hf_api import DatasetInfo
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 from huggingface_hub.utils import validate_repo_id
 
+from ser_hf import provenance
 from ser_hf.errors import UserError
 
-_FILES = ("README.md", "audit.json", "data/*.parquet", "pictures/*.png")
-_REMADE = re.compile(r"data/[^/]+\.parquet|pictures/[^/]+\.png")
-"""What each build writes anew: such a file on the Hub that the build no longer has is deleted."""
+_FILES = {
+    "dataset": ("README.md", "audit.json", "data/*.parquet", "pictures/*.png"),
+    "model": ("README.md", "*.json", "*.safetensors", "*.txt", "plots/*.png"),
+}
+_REMADE = re.compile(r"data/[^/]+\.parquet|pictures/[^/]+\.png|[^/]+\.safetensors|plots/[^/]+\.png")
+"""What each build or training writes anew: such a file on the Hub that the folder no longer has is deleted."""
 
 _REMEDIES = {
     401: "run `hf auth login`, or set HF_TOKEN to a token that is valid",
@@ -45,7 +49,7 @@ def check_push(repo: str, private: bool = True) -> str:
     Traceback (most recent call last):
     ser_hf.hub.HubError: 'my dataset' is no name for a dataset on the Hub: take owner/name, of letters, digits, -, _, .
     """
-    return _open(repo, private).id
+    return _open(repo, private, "dataset").id
 
 
 def push_dataset(folder: str | PathLike, repo: str, private: bool = True) -> str:
@@ -62,11 +66,39 @@ def push_dataset(folder: str | PathLike, repo: str, private: bool = True) -> str
     Raises:
         HubError: as `check_push`, or if the folder is no dataset or the upload fails; then nothing is committed.
     """
-    folder = Path(folder)
-    files = {path.relative_to(folder).as_posix(): path for pattern in _FILES for path in sorted(folder.glob(pattern))}
+    files = _files(Path(folder), "dataset")
     if "README.md" not in files or not any(name.endswith(".parquet") for name in files):
         raise HubError(f"'{folder}' holds no README.md with data/*.parquet to push to '{repo}': run `ser-hf data`")
-    info = _open(repo, private)
+    return _commit(files, repo, private, "dataset")
+
+
+def push_model(folder: str | PathLike, repo: str, private: bool = True, allow_leaky: bool = False) -> str:
+    """Push a model with its card, pictures and `results.json` in one commit, if its evidence holds.
+
+    Args:
+        folder: that fine-tuning wrote; checkpoints, curves and answers in it stay local.
+        repo: `owner/name`, or a name under the account of the token; created where it does not exist.
+        private: refuse a repository that anyone can read.
+        allow_leaky: push figures of speakers who were heard in training, too; the card is stamped with that.
+
+    Returns:
+        The address of the commit; that of the last one where nothing has changed.
+
+    Raises:
+        UserError: for a folder that is no trained model, evidence of other weights, figures in the card that are not in
+            `results.json`, no speakers held out; or as `check_push`. Then nothing is committed.
+    """
+    provenance.check(Path(folder), allow_leaky)
+    return _commit(_files(Path(folder), "model") | provenance.public(Path(folder), repo), repo, private, "model")
+
+
+def _files(folder: Path, kind: str) -> dict[str, Path]:
+    found = [path for pattern in _FILES[kind] for path in sorted(folder.glob(pattern))]
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
+def _commit(files: dict[str, Path | bytes], repo: str, private: bool, kind: str) -> str:
+    info = _open(repo, private, kind)
     there = [sibling.rfilename for sibling in info.siblings or []]
     stale = [name for name in there if name not in files and _REMADE.fullmatch(name)]
     # upload_folder splits many files, or a commit that failed, into several commits: half a dataset could be left
@@ -77,19 +109,19 @@ def push_dataset(folder: str | PathLike, repo: str, private: bool = True) -> str
                 *(CommitOperationDelete(name, is_folder=False) for name in stale),
                 *(CommitOperationAdd(name, path) for name, path in files.items()),
             ],
-            commit_message="Upload dataset with ser_hf",
-            repo_type="dataset",
+            commit_message=f"Upload {kind} with ser_hf",
+            repo_type=kind,
             parent_commit=info.sha,  # the stale files are those of this commit
         )
     return commit.commit_url
 
 
-def _open(repo: str, private: bool) -> DatasetInfo:
+def _open(repo: str, private: bool, kind: str) -> DatasetInfo | ModelInfo:
     try:
         validate_repo_id(repo)
     except errors.HFValidationError:
         raise HubError(
-            f"'{repo}' is no name for a dataset on the Hub: take owner/name, of letters, digits, -, _, ."
+            f"'{repo}' is no name for a {kind} on the Hub: take owner/name, of letters, digits, -, _, ."
         ) from None
     api = HfApi()
     with _one_line(repo):
@@ -99,8 +131,8 @@ def _open(repo: str, private: bool) -> DatasetInfo:
         raise HubError(f"'{repo}': the token can only read; {_REMEDIES[403]}")
     name = repo if "/" in repo else f"{account['name']}/{repo}"
     with _one_line(name):
-        api.create_repo(name, repo_type="dataset", private=private, exist_ok=True)
-        info = api.dataset_info(name)
+        api.create_repo(name, repo_type=kind, private=private, exist_ok=True)
+        info = api.repo_info(name, repo_type=kind)
     if private and not info.private:
         raise HubError(f"'{name}' is public on the Hub: make it private in its settings there, or pass --public")
     return info

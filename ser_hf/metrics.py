@@ -1,12 +1,10 @@
-"""What a set of answers is worth: WA, UAR, F1, calibration error, and intervals over speakers."""
+"""Figures of a set of answers: WA, UAR and F1 from counts; calibration, Brier score and AUROC from probabilities."""
 
-import datasets
-import evaluate
 import numpy as np
+from sklearn.metrics import roc_auc_score
 
 from ser_hf.emotions import EMOTIONS
 
-MIN_SPEAKERS = 3
 NAMES = ("accuracy", "uar", "macro_f1", "weighted_f1")
 
 
@@ -68,41 +66,19 @@ def calibration_error(references: np.ndarray, probabilities: np.ndarray, bins: i
     return float(np.abs(gap).sum() / len(references))
 
 
-def intervals(
-    references: np.ndarray, predictions: np.ndarray, speakers: np.ndarray, resamples: int = 2000, seed: int = 0
-) -> tuple[dict[str, list[float]] | None, str]:
-    """95 % percentile bootstrap over speakers (clusters), not utterances (Field and Welsh 2007).
-
-    Returns:
-        For each figure its `[low, high]`, and a sentence that says how; None and the reason below three speakers.
-    """
-    names = np.unique(speakers)
-    if len(names) < MIN_SPEAKERS:
-        return None, f"no interval: {len(names)} test speaker(s), at least {MIN_SPEAKERS} are needed"
-    matrices = np.stack([confusion(references[speakers == name], predictions[speakers == name]) for name in names])
-    weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    drawn = scores(np.einsum("rs,sij->rij", weights, matrices))
-    bounds = {name: [float(x) for x in np.quantile(drawn[name], [0.025, 0.975])] for name in NAMES}
-    return bounds, f"95 % bootstrap over {len(names)} test speakers, {resamples} resamples"
+def brier(references: np.ndarray, probabilities: np.ndarray) -> float:
+    """Mean over clips of the squared distance to the right answer, 0 to 2 (Brier 1950)."""
+    right = np.eye(probabilities.shape[1])[np.asarray(references, dtype=int)]
+    return float(np.square(probabilities.astype(np.float64) - right).sum(axis=1).mean())
 
 
-class SpeechEmotion(evaluate.Metric):
-    """`accuracy`, `uar`, `macro_f1` and `weighted_f1` as an `evaluate.Metric` that downloads nothing.
-
-    >>> SpeechEmotion().compute(predictions=[0, 1, 1], references=[0, 1, 2])["accuracy"]
-    0.6666666666666666
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description="Figures of speech emotion recognition over the eight emotions of ser_hf.",
-            citation="",
-            features=datasets.Features({"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}),
-        )
-
-    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
-        figures = scores(confusion(np.array(references), np.array(predictions)))
-        return {name: float(value) for name, value in figures.items()}
+def auroc(references: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
+    """Area under the ROC curve of each emotion against the rest (Fawcett 2006); None where all or none are of it."""
+    found: dict[str, float | None] = {}
+    for index, emotion in enumerate(EMOTIONS):
+        is_it = np.asarray(references) == index
+        found[emotion] = float(roc_auc_score(is_it, probabilities[:, index])) if 0 < is_it.sum() < len(is_it) else None
+    return found
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

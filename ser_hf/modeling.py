@@ -1,5 +1,6 @@
 """Backbone + head as stock transformers classes: load, make, check, and keep padding out of the answer."""
 
+import hashlib
 import inspect
 import re
 from os import PathLike
@@ -186,6 +187,15 @@ def load_for_prediction(name: str | PathLike) -> tuple[PreTrainedModel, FeatureE
         raise ModelError(f"'{name}' is of the kind {model.config.problem_type}: give a single-label classifier")
     rule = ignore_padding(model)
     return model.eval(), extractor, rule
+
+
+def digest(model: PreTrainedModel) -> str:
+    """16 hexadecimal digits that tell a model's weights from all others, by their names and values."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().float().cpu().contiguous().numpy().data)
+    return found.hexdigest()[:16]
 
 
 def last_linear(model: PreTrainedModel) -> nn.Linear:

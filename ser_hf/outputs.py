@@ -1,5 +1,6 @@
 """Outputs appear when they are complete: never half of a dataset, a report or an evaluation under its name."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,3 +39,11 @@ def appearing(output: str | PathLike) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         partial.rename(output)
+
+
+def move_into(partial: Path, output: Path) -> None:
+    """Put all that is in one folder into another, over what has the same names; `results.json` last: it says done."""
+    for item in sorted(partial.iterdir(), key=lambda item: item.name == "results.json"):
+        target = output / item.name
+        shutil.rmtree(target) if target.is_dir() else None
+        item.rename(target)

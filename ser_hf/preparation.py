@@ -37,6 +37,7 @@ _RECIPE = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type"
 _RECIPE += ("weight_decay", "max_grad_norm", "label_smoothing_factor", "bf16", "fp16")
 _NOT_RECIPE = {"dataset", "protocol", "fold", "split_seed", "text_disjoint"}  # the protocol's hash tells
 _NOT_RECIPE |= {"seeds", "search", "threads", "cache_dir", "patience", "figures_only"}
+_NOT_RECIPE |= {"calibrate", "abstain_coverage", "abstain_error"}  # what comes after it
 
 
 @dataclass

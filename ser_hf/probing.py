@@ -8,6 +8,7 @@ With `mean` pooling and the `linear` head it is exactly what stock `…ForSequen
 import copy
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import datasets
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
-from ser_hf import audio, features, frozen, metrics, modeling, modes, objective, protocols
+from ser_hf import audio, calibration, features, frozen, metrics, modeling, modes, objective, protocols
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.emotions import EMOTIONS
 from ser_hf.trainer import TrainingError
@@ -66,6 +67,8 @@ class Probed:
     probabilities: np.ndarray
     """Of the test side, shape `(clips, labels)`."""
     seconds: dict[str, float]
+    calibration: dict | None
+    """What `calibration.fit` found on the validation side; it is folded into the head."""
 
 
 def check(config: FinetuneConfig, model: PreTrainedModel) -> None:
@@ -141,8 +144,17 @@ def probe(
     if config.balance != "none":
         balance = torch.from_numpy(objective.weights(rows.select(split.train), config.balance)).float()
     history = _fit(head, train, validation, config, args, balance)
+    found = None
+    if config.calibrate:
+        logits = np.log(np.maximum(_answers(head, validation, args.device), 1e-30))  # but for a constant
+        fit = partial(calibration.fit, logits, validation[2].numpy())
+        found = calibration.attempt(fit, config.abstain_coverage, config.abstain_error)
+    if found is not None:
+        with torch.no_grad():
+            for parameter in head.classifier.parameters():
+                parameter.div_(found["temperature"])
     seconds = {"embed": round(embedded, 3), "train": round(time.perf_counter() - started - embedded, 3)}
-    return Probed(head, history, _answers(head, test, args.device), seconds)
+    return Probed(head, history, _answers(head, test, args.device), seconds, found)
 
 
 def put_into(model: PreTrainedModel, head: Head) -> PreTrainedModel:

@@ -14,12 +14,13 @@ from transformers import TrainingArguments
 
 from ser_hf import dataset, evaluation, evidence, fingerprint, preparation, protocols, training
 from ser_hf.arguments import FinetuneConfig, parse_finetune
+from ser_hf.results import Results
 from ser_hf.trainer import RUN, TrainingError, surviving
 
 FIGURES = ("uar", "accuracy", "macro_f1")
 
 
-def run(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Results | None:
+def run(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     """One training, or all that `fold`, `seeds` and `search` ask for.
 
     Folds and seeds are trained in folders of their own below `args.output_dir` (`seed-42/fold-0`, and so on); those
@@ -37,7 +38,7 @@ def run(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Results |
     return _repeated(config, args)
 
 
-def _repeated(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Results | None:
+def _repeated(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     output = Path(args.output_dir)
     resumes = str(args.resume_from_checkpoint).lower() == "true"
     if (output / "repeats.json").exists() or (output.exists() and any(output.iterdir()) and not resumes):
@@ -78,6 +79,7 @@ def _repeated(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Res
     report = _report([results for results, _ in pooled], singles, args.seed)
     first, probabilities = pooled[0]
     first.notes.append(report["says"])
+    first.repeats = report
     evidence.write(first, output, probabilities, rows, splits)
     (output / "repeats.json").write_text(json.dumps(report, indent=2) + "\n")
     print(f"\n{report['says']}", flush=True)
@@ -86,9 +88,9 @@ def _repeated(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Res
 
 def _single(
     config: FinetuneConfig, args: TrainingArguments, folder: Path, seed: int, fold: int, resumes: bool
-) -> evaluation.Results | None:
+) -> Results | None:
     if (folder / "results.json").exists():
-        return evaluation.Results.load(folder / "results.json")
+        return Results.load(folder / "results.json")
     print(f"\n== {folder}", flush=True) if args.process_index == 0 else None
     own = copy.copy(args)
     own.output_dir, own.seed = str(folder), seed
@@ -99,10 +101,10 @@ def _single(
     return results
 
 
-def _report(pooled: list[evaluation.Results], singles: list[evaluation.Results], seed: int) -> dict:
+def _report(pooled: list[Results], singles: list[Results], seed: int) -> dict:
     """Figures of each run, pooled over folds for each seed, and their mean and standard deviation (n - 1)."""
 
-    def spread(runs: list[evaluation.Results]) -> dict:
+    def spread(runs: list[Results]) -> dict:
         values = {name: [getattr(one, name) for one in runs] for name in FIGURES}
         return {
             name: {"mean": statistics.fmean(found), "sd": statistics.stdev(found) if len(found) > 1 else None}

@@ -1,10 +1,10 @@
 """One linear fine-tuning: dataset -> split -> model -> Trainer -> model, evidence and card in one folder."""
 
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial as partial_of
 from pathlib import Path
 
 import datasets
@@ -14,13 +14,25 @@ import transformers
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_callback import TrainerState
 
-from ser_hf import cards, evaluation, evidence, features, modeling, modes, preparation, probing, protocols
+from ser_hf import (
+    calibration,
+    evaluation,
+    evidence,
+    features,
+    modeling,
+    modes,
+    outputs,
+    preparation,
+    probing,
+    protocols,
+)
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.predictor import Predictor
+from ser_hf.results import Results
 from ser_hf.trainer import RUN, TrainingError, by_epoch, checkpoints, complete, room_for, surviving
 
 
-def finetune(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Results | None:
+def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     """Fine-tune, choose the checkpoint by validation UAR, test once, and write it all into `args.output_dir`.
 
     The folder gets the model (safetensors, config, `preprocessor_config.json`), `results.json`, `predictions.csv`,
@@ -56,19 +68,27 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Resu
     model = made.trained.finished() if whole is None else _gathered(config, args, made.trained, whole)
     history = by_epoch(made.trainer.state.log_history)
 
-    def test(partial: Path) -> tuple[evaluation.Results, np.ndarray]:
+    def test(partial: Path) -> tuple[Results, np.ndarray]:
         model.save_pretrained(partial)
         made.extractor.save_pretrained(partial)
         (partial / "model_summary.txt").write_text(summarise(model, made.extractor))
-        return evaluation.evaluate(
-            Predictor(partial), rows, [split], config.dataset, str(args.output_dir), history, seconds
-        )
+        predictor = Predictor(partial)
+        found = None
+        if config.calibrate:
+            calibrate = partial_of(calibration.calibrate, predictor, rows, split.validation)
+            found = calibration.attempt(calibrate, config.abstain_coverage, config.abstain_error)
+        if found is not None:
+            predictor.model.save_pretrained(partial)
+        name = str(args.output_dir)
+        results, answers, _ = evaluation.evaluate(predictor, rows, [split], config.dataset, name, history, seconds)
+        results.calibration = found and results.calibration | found
+        return results, answers
 
     with room_for("the model is saved and tested (--resume_from_checkpoint true goes on from its last checkpoint)"):
         return _written(config, args, rows, split, model, made.padding, test)
 
 
-def _probe(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Results | None:
+def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     """A probe answers from its embeddings: where these are cached, the backbone is never called."""
     output = Path(args.output_dir)
     if (output / "results.json").exists():
@@ -84,12 +104,15 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Result
     preparation.remember(model, rows, split)
     with room_for("the backbone's embeddings are computed"):
         probed = probing.probe(config, args, rows, split, model, extractor)
+    if probed.calibration is not None:
+        calibration.note(model, probed.calibration, set())
 
-    def test(partial: Path) -> tuple[evaluation.Results, np.ndarray]:
+    def test(partial: Path) -> tuple[Results, np.ndarray]:
         if config.figures_only:
             probing.save_head(probed.head, str(partial / "head.safetensors"))
         else:
-            probing.put_into(model, probed.head).save_pretrained(partial)
+            put = probing.put_into(model, probed.head)
+            put.save_pretrained(partial)
             extractor.save_pretrained(partial)
         (partial / "history.json").write_text(json.dumps(probed.history, indent=1))
         device = str(args.device)
@@ -97,6 +120,11 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> evaluation.Result
         results = evaluation.judge(
             probed.probabilities, rows, [split], config.dataset, name, device, probed.history, probed.seconds
         )
+        results.weights = "" if config.figures_only else modeling.digest(put)
+        if probed.calibration is not None:
+            references = np.array(rows.select(split.test)["label"])
+            known = evaluation.calibrated(probed.probabilities, references, model.config.ser_hf)
+            results.calibration = known | probed.calibration
         return results, probed.probabilities
 
     with room_for("the probe is saved"):
@@ -123,8 +151,8 @@ def _written(
     split: protocols.Split,
     model: PreTrainedModel,
     padding: str,
-    test: Callable[[Path], tuple[evaluation.Results, np.ndarray]],
-) -> evaluation.Results:
+    test: Callable[[Path], tuple[Results, np.ndarray]],
+) -> Results:
     """Results, evidence and card beside what `test` saves into a folder and answers, moved into place all at once."""
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
@@ -132,18 +160,14 @@ def _written(
         partial = Path(temporary)
         results, answers = test(partial)
         results.environment["processes"] = args.world_size
-        summary = {
+        results.training = {
             "base_model": config.model,
-            "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+            "parameters": sum(p.numel() for p in model.parameters()),
             "padding": padding,
-            "training": _flags(config, args),
+            "settings": _flags(config, args),
         }
-        card = None if config.figures_only else cards.model_card(results, summary)
-        evidence.write(results, partial, answers, rows, [split], model_card=card)
-        for item in sorted(partial.iterdir(), key=lambda item: item.name == "results.json"):  # last: it says done
-            target = output / item.name
-            shutil.rmtree(target) if target.is_dir() else None
-            item.rename(target)
+        evidence.write(results, partial, answers, rows, [split], card=not config.figures_only)
+        outputs.move_into(partial, output)
     return results
 
 

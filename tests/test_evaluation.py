@@ -5,9 +5,9 @@ import pytest
 
 from ser_hf import evaluation, protocols
 from ser_hf.cli import main
-from ser_hf.evaluation import Results
 from ser_hf.predictor import Predictor
 from ser_hf.protocols import LeakError
+from ser_hf.results import Results, ResultsError
 
 
 @pytest.fixture
@@ -40,28 +40,28 @@ def test_a_model_is_not_tested_on_speakers_it_was_trained_on(tuned, built, fails
 
 
 def test_unseen_speakers_of_another_protocol_are_fine(tuned, rows):
-    results, _ = evaluation.evaluate(Predictor(tuned), rows, [protocols.split(rows, "tess-oaf-yaf")], "d")
+    results, *_ = evaluation.evaluate(Predictor(tuned), rows, [protocols.split(rows, "tess-oaf-yaf")], "d")
     assert set(results.per_speaker) == {"tess-yaf"}
     assert results.ci95 is None
     assert "1 test speaker(s)" in results.ci95_says
 
 
 def test_the_random_split_says_in_every_output_that_it_leaks(random_model, rows, tmp_path):
-    from ser_hf import cards, plots
+    from ser_hf import cards, result_plots
 
     predictor, split = random_model
-    results, _ = evaluation.evaluate(predictor, rows, [split], "d")
+    results, *_ = evaluation.evaluate(predictor, rows, [split], "d")
     warning = "leaks: 26 of 26 test speakers"
     assert any(warning in note for note in results.notes)
     assert warning in results.report()
-    summary = {"base_model": "tiny", "parameters": "1", "padding": "none", "training": {}}
-    assert warning in cards.model_card(results, summary)
-    assert "LEAKS" in plots.confusion_matrix(results).axes[0].get_title()
+    assert results.leaks
+    assert warning in cards.model_card(results, [])
+    assert "LEAKS" in result_plots.confusion_matrix(results).axes[0].get_title()
 
 
 def test_pooled_folds_test_every_clip_once(models, rows):
     splits = [protocols.split(rows, "emobox-ravdess", fold) for fold in range(6)]
-    results, _ = evaluation.evaluate(Predictor(models["bert"]), rows, splits, "d")
+    results, *_ = evaluation.evaluate(Predictor(models["bert"]), rows, splits, "d")
     assert results.fold == "all"
     assert results.n == 24 * 16
     assert len(results.per_speaker) == 24
@@ -81,9 +81,9 @@ def test_results_survive_json_and_hold_the_contract(tuned):
     contract = """protocol protocol_hash fold model dataset n accuracy uar macro_f1 weighted_f1 ece ci95 per_class
     per_corpus per_speaker per_sex confusion_matrix labels history environment seconds"""
     assert set(contract.split()) <= set(raw)
-    assert set(raw["ci95"]) == set(raw) & {"accuracy", "uar", "macro_f1", "weighted_f1"}
-    low, high = raw["ci95"]["uar"]
-    assert low <= raw["uar"] <= high
+    for figures in (raw, *raw["per_corpus"].values(), *raw["per_sex"].values()):
+        for name, (low, high) in (figures["ci95"] or {}).items():
+            assert low <= figures[name] <= high
     assert np.array(raw["confusion_matrix"]).sum() == raw["n"]
 
 
@@ -91,3 +91,24 @@ def test_the_report_is_scikit_learns(tuned):
     report = Results.load(tuned / "results.json").report()
     for word in ("precision", "recall", "f1-score", "support", "macro avg", "weighted avg", "surprised"):
         assert word in report
+
+
+def test_results_say_who_was_heard_and_what_the_data_are(tuned, rows):
+    results = Results.load(tuned / "results.json")
+    assert results.speakers == {"train": 17, "validation": 4, "test": 5}
+    assert results.held_apart == ["speakers", "samples", "near duplicates"]
+    assert not results.leaks
+    corpora = results.data["corpora"]
+    assert {name: row["clips"] for name, row in corpora.items()} == {"ravdess": 384, "tess": 28}
+    assert results.data["hours"] == pytest.approx(sum(rows["duration"]) / 3600, abs=0.005)
+    assert "CC BY-NC-SA 4.0" in corpora["ravdess"]["licence"]
+    assert results.chance == 1 / 8
+
+
+def test_a_file_that_is_no_results_is_said_in_one_line(tmp_path):
+    for text in ("{", "[]", '{"uar": 1}', '{"protocol": 1, "unknown": 2}'):
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(ResultsError, match=r"is no results\.json of ser_hf"):
+            Results.load(tmp_path / "results.json")
+    with pytest.raises(ResultsError, match="absent"):
+        Results.load(tmp_path / "absent.json")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from conftest import ROOT
 from hub import Hub, Repo
 
 from ser_hf import audio, hub
@@ -225,3 +227,44 @@ def test_a_folder_that_is_no_dataset_is_refused(missing, folder, tones):
     folder = folder / "nowhere" if not missing else (folder / missing).unlink() or folder
     with pytest.raises(hub.HubError, match=r"holds no README.md with data/\*.parquet"):
         hub.push_dataset(folder, NAME)
+
+
+def test_a_model_is_pushed_with_its_evidence_and_loads_for_strangers(tuned, tmp_path):
+    files = {"config.json", "preprocessor_config.json", "model.safetensors", "results.json", "README.md"}
+    ask = """
+import json, sys
+import numpy as np
+from transformers import pipeline
+samples = np.sin(np.arange(16_000) / 9).astype(np.float32)
+rows = pipeline("audio-classification", model=sys.argv[1], top_k=None)({"array": samples, "sampling_rate": 16_000})
+print(json.dumps({row["label"]: row["score"] for row in rows}))
+"""
+    with Hub() as remote:
+        environment = remote.environment(tmp_path / "home")
+
+        def run(*command):
+            return subprocess.run(
+                [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, cwd=ROOT
+            )
+
+        pushed = run("-m", "ser_hf.cli", "push", "--model", tuned, "--repo", "you/voices")
+        assert pushed.returncode == 0, pushed.stderr
+        repo = remote.repos["model"]["you/voices"]
+        assert repo.private
+        assert files <= set(repo.files)
+        assert "plots/confusion_matrix.png" in repo.files
+        assert not [name for name in repo.files if name.startswith(("checkpoint", "tensorboard", "predictions"))]
+        assert len(repo.commits) == 1
+        assert str(tuned).encode() not in repo.files["README.md"] + repo.files["results.json"]
+        assert b'model="you/voices"' in repo.files["README.md"]
+        assert json.loads(repo.files["results.json"])["model"] == "you/voices"
+        theirs, ours = (json.loads(run("-c", ask, place).stdout) for place in ("you/voices", tuned))
+        assert theirs == ours
+        results = json.loads((tuned / "results.json").read_text())
+        leaky = shutil.copytree(tuned, tmp_path / "leaky", ignore=shutil.ignore_patterns("checkpoint-*"))
+        results["held_apart"] = []
+        (leaky / "results.json").write_text(json.dumps(results))
+        refused = run("-m", "ser_hf.cli", "push", "--model", leaky, "--repo", "you/leaky")
+        assert refused.returncode == 2
+        assert "not tested on held-out speakers" in refused.stderr
+        assert "you/leaky" not in remote.repos["model"]

@@ -1,6 +1,14 @@
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, precision_recall_fscore_support, recall_score
+from sklearn.metrics import (
+    accuracy_score,
+    brier_score_loss,
+    confusion_matrix,
+    f1_score,
+    precision_recall_fscore_support,
+    recall_score,
+    roc_auc_score,
+)
 
 from ser_hf import metrics
 from ser_hf.emotions import EMOTIONS
@@ -47,27 +55,19 @@ def test_calibration_error_by_hand():
     assert metrics.calibration_error(references, probabilities) == pytest.approx(expected)
 
 
-def test_intervals_resample_speakers():
-    references = np.zeros(100, dtype=int)
-    predictions = np.r_[np.zeros(50, dtype=int), np.ones(50, dtype=int)]
-    speakers = np.repeat(["a", "b", "c", "d"], 25)  # two always right, two always wrong
-    bounds, says = metrics.intervals(references, predictions, speakers)
-    assert bounds["accuracy"] == [0.0, 1.0]  # by utterance it would be about 0.4 to 0.6
-    assert "4 test speakers" in says
-    even = np.tile(["a", "b", "c", "d"], 25)  # each half right
-    bounds, _ = metrics.intervals(references, predictions, even)
-    assert 0.3 < bounds["accuracy"][0] <= 0.5 <= bounds["accuracy"][1] < 0.7
+@pytest.mark.parametrize("seed", range(5))
+def test_brier_and_auroc_agree_with_scikit_learn(seed):
+    references, _ = draw(seed, classes=8 if seed else 7)
+    probabilities = np.random.default_rng(seed).dirichlet(np.ones(8), len(references))
+    expected = brier_score_loss(references, probabilities, labels=range(8), scale_by_half=False)
+    assert abs(metrics.brier(references, probabilities) - expected) < 1e-12
+    areas = metrics.auroc(references, probabilities)
+    for index, emotion in enumerate(EMOTIONS[: 8 if seed else 7]):
+        assert abs(areas[emotion] - roc_auc_score(references == index, probabilities[:, index])) < 1e-12
+    assert (areas["surprised"] is None) == (seed == 0)  # nobody was
 
 
-def test_no_interval_below_three_speakers():
-    references, predictions = draw(0)
-    bounds, says = metrics.intervals(references, predictions, np.repeat(["a", "b"], 200))
-    assert bounds is None
-    assert "2 test speaker(s), at least 3" in says
-
-
-def test_the_evaluate_metric_downloads_nothing_and_agrees():
-    references, predictions = draw(1)
-    result = metrics.SpeechEmotion().compute(predictions=predictions, references=references)
-    assert result["uar"] == metrics.scores(metrics.confusion(references, predictions))["uar"]
-    assert set(result) == set(metrics.NAMES)
+def test_brier_by_hand():
+    assert metrics.brier(np.array([0, 1]), np.array([[0.8, 0.2], [0.8, 0.2]])) == pytest.approx(
+        (0.04 + 0.04 + 0.64 + 0.64) / 2
+    )

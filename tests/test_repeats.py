@@ -9,7 +9,8 @@ import pytest
 from ser_hf import dataset, protocols
 from ser_hf.arguments import parse_finetune
 from ser_hf.cli import main
-from ser_hf.evaluation import Results, read_answers, tested
+from ser_hf.evaluation import read_answers, tested
+from ser_hf.results import Results
 
 STEPS = ["--max_steps", "2", "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps"]
 STEPS += ["--save_steps", "2", "--bf16", "false", "--logging_strategy", "steps", "--logging_steps", "1"]

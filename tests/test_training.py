@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from ser_hf import dataset, metrics, preparation, protocols
 from ser_hf.arguments import ArgumentError, parse_finetune
 from ser_hf.cli import main
-from ser_hf.evaluation import Results
 from ser_hf.predictor import Predictor
+from ser_hf.results import Results
 
 
 def test_the_folder_holds_the_model_and_its_evidence(tuned):
@@ -36,7 +36,9 @@ def test_the_folder_holds_the_model_and_its_evidence(tuned):
         "results.json",
         "tensorboard",
     }
-    assert {path.name for path in (tuned / "plots").iterdir()} == {"confusion_matrix.png", "history.png"}
+    assert {path.name for path in (tuned / "plots").iterdir()} == {
+        f"{name}.png" for name in ("confusion_matrix", "groups", "history", "reliability", "risk_coverage")
+    }
     assert "Wav2Vec2BertForSequenceClassification" in (tuned / "model_summary.txt").read_text()
 
 

@@ -1,0 +1,186 @@
+"""Confidence that means something: a temperature that is folded into the weights, and a score below which to abstain.
+
+Dividing all logits by one number changes how sure a model is and none of its answers (Guo et al. 2017). Folded into the
+last layer it needs no code of ours: stock `transformers.pipeline` is calibrated too.
+"""
+
+import math
+from collections.abc import Callable
+
+import datasets
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+from transformers import PreTrainedModel
+
+from ser_hf import audio, confidence, metrics, modeling
+from ser_hf.emotions import EMOTIONS
+from ser_hf.predictor import Predictor
+
+BOUNDS = (0.05, 20.0)
+"""Temperatures that are looked for, as far from 1 either way."""
+
+_CHUNK = 512  # clips decoded at a time
+
+
+class CalibrationError(confidence.ConfidenceError):
+    """Clips from which no temperature or threshold can be had, or a wish that they cannot fulfil."""
+
+
+def temperature(logits: np.ndarray, references: np.ndarray) -> float:
+    """The T that minimises the negative log likelihood of `softmax(logits / T)` (Guo et al. 2017, section 4.2).
+
+    Args:
+        logits: of clips that the model was not trained on, shape `(n, classes)`.
+        references: class indices, shape `(n,)`.
+
+    Returns:
+        T within `BOUNDS`; the upper bound where the answers are no better than chance.
+
+    Raises:
+        CalibrationError: without clips, and where all are answered rightly: the lower T then, the better.
+    """
+    logits, references = np.asarray(logits, dtype=np.float64), np.asarray(references, dtype=np.int64)
+    if len(logits) == 0:
+        raise CalibrationError("0 clips to calibrate on: give validation clips")
+    if (logits[np.arange(len(logits)), references] == logits.max(axis=1)).all():
+        raise CalibrationError(
+            f"no temperature fits: all {len(logits):,} clips are answered rightly, so that no doubt seems due; "
+            "calibrate on more clips, of speakers that the model was not trained on"
+        )
+    # convex in 1 / T, hence with one minimum in log T, where 0.5 and 2 are as far from 1
+    found = minimize_scalar(
+        lambda log_t: _nll(logits / math.exp(log_t), references),
+        bounds=[math.log(bound) for bound in BOUNDS],
+        method="bounded",
+        options={"xatol": 1e-8},
+    )
+    return math.exp(found.x)
+
+
+def fold(model: PreTrainedModel, temperature: float) -> None:
+    """Divide the weight and the bias of a model's last layer by a temperature, in place.
+
+    Raises:
+        CalibrationError: for a temperature that is not positive and finite.
+        ModelError: for a model that does not end in a linear layer.
+    """
+    if not 0 < temperature < math.inf:
+        raise CalibrationError(f"temperature {temperature} cannot be folded: give a positive number")
+    with torch.no_grad():
+        for parameter in modeling.last_linear(model).parameters():
+            parameter.div_(temperature)
+
+
+def undone(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities as they were before `temperature` was folded in, float64, `(n, classes)` as those given.
+
+    `softmax(T log p)`: the logarithm gives the divided logits back, but for a constant that softmax does not see. A
+    probability of 0 stays 0.
+    """
+    with np.errstate(divide="ignore"):
+        return softmax(temperature * np.log(np.asarray(probabilities, dtype=np.float64)), axis=1)
+
+
+def calibrate(
+    predictor: Predictor,
+    dataset: datasets.Dataset,
+    indices: list[int],
+    coverage: float | None = None,
+    error: float | None = None,
+) -> dict:
+    """Calibrate a loaded model in place, so that it can be saved; on an error it stays as it was.
+
+    The model's config gets `temperature`, the product of all that were ever folded in, and `abstain_below` where a
+    threshold is asked for; one of an earlier call is dropped, as its scores are no more. Speakers it is calibrated on
+    are added to those that the config says it was chosen on.
+
+    Args:
+        predictor: with the eight labels, in the order of `ser_hf.emotions.EMOTIONS`.
+        dataset: with the columns of `ser_hf.dataset.FEATURES`.
+        indices: of the validation clips; memory does not grow with them.
+        coverage: share of clips to be answered, see `confidence.threshold`; no threshold where neither is given.
+        error: share of wrong answers among those given.
+
+    Returns:
+        As `fit`.
+
+    Raises:
+        CalibrationError: for other labels, and as `temperature` and `confidence.threshold` do.
+        AudioError: for a clip that cannot be decoded.
+    """
+    if predictor.labels != list(EMOTIONS):
+        raise CalibrationError(f"'{predictor.name}' has the labels {predictor.labels}: they must be {list(EMOTIONS)}")
+    rows = dataset.select(indices)
+    found = fit(_logits(predictor, rows), np.array(rows["label"], dtype=np.int64), coverage, error)
+    speakers = set(rows["speaker"])
+    fold(predictor.model, found["temperature"])
+    note(predictor.model, found, speakers)
+    predictor.abstain_below = found["abstain"]["abstain_below"] if found["abstain"] else 0.0
+    return found
+
+
+def fit(logits: np.ndarray, references: np.ndarray, coverage: float | None = None, error: float | None = None) -> dict:
+    """A temperature, and a threshold where one is asked for, from a model's answers for validation clips.
+
+    Returns:
+        `temperature`, `validation` (`n`, `ece_before`, `ece`, `nll_before`, `nll`), and `abstain`: what `threshold`
+        gives and what was `asked`, or None. Fit for JSON.
+
+    Raises:
+        CalibrationError: as `temperature` and `confidence.threshold` do.
+    """
+    asked = {name: share for name, share in (("coverage", coverage), ("error", error)) if share is not None}
+    if asked:
+        confidence.check_wish(coverage, error)
+    logits = np.asarray(logits, dtype=np.float64)
+    degrees = temperature(logits, references)
+    after = logits / degrees
+    probabilities = softmax(after, axis=1)
+    return {
+        "temperature": degrees,
+        "validation": {
+            "n": len(references),
+            "ece_before": metrics.calibration_error(references, softmax(logits, axis=1)),
+            "ece": metrics.calibration_error(references, probabilities),
+            "nll_before": _nll(logits, references),
+            "nll": _nll(after, references),
+        },
+        "abstain": {**confidence.threshold(probabilities, references, **asked), "asked": asked} if asked else None,
+    }
+
+
+def _logits(predictor: Predictor, rows: datasets.Dataset) -> np.ndarray:
+    chunks = (rows[start : start + _CHUNK]["audio"] for start in range(0, len(rows), _CHUNK))
+    logits = [predictor.outputs([audio.load(one) for one in chunk])[0] for chunk in chunks]
+    return np.concatenate([np.zeros((0, len(predictor.labels))), *logits])  # float64
+
+
+def attempt(fitted: Callable[..., dict], coverage: float | None, error: float | None) -> dict | None:
+    """What `fitted(coverage=, error=)` gives; without the wish where that fails, None where nothing fits, as is said.
+
+    For the end of a training: better a model without a threshold than none after hours.
+    """
+    for wish in ({"coverage": coverage, "error": error}, {}):
+        try:
+            return fitted(**wish)
+        except confidence.ConfidenceError as problem:
+            print(f"WARNING: not calibrated as asked: {problem}", flush=True)
+    return None
+
+
+def note(model: PreTrainedModel, found: dict, speakers: set[str]) -> None:
+    """Write what `fit` found into a model's config, as a dict of its own: the one that is there may be shared."""
+    notes = dict(getattr(model.config, "ser_hf", None) or {})
+    notes["temperature"] = notes.get("temperature", 1.0) * found["temperature"]
+    notes.pop("abstain_below", None)
+    if found["abstain"]:
+        notes["abstain_below"] = found["abstain"]["abstain_below"]
+    if "speakers" in notes:  # without, nobody knows the others, and these alone would be taken for all
+        notes["speakers"] = sorted({*notes["speakers"], *speakers})
+    model.config.ser_hf = notes
+
+
+def _nll(logits: np.ndarray, references: np.ndarray) -> float:
+    return float(-log_softmax(logits, axis=1)[np.arange(len(logits)), references].mean())

@@ -1,0 +1,206 @@
+"""Whether one model is better than another: the same clips answered by both, and speakers as what varies."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ser_hf import intervals
+from ser_hf.emotions import LABEL2ID
+from ser_hf.errors import UserError
+from ser_hf.metrics import scores
+
+NAMES = ("uar", "accuracy", "macro_f1")
+EXACT = 14
+"""Speakers up to which all exchanges are counted."""
+RANDOM = 10_000
+"""Exchanges that are drawn above that, with the one that was seen."""
+ALPHA = 0.05
+
+_COLUMNS = ("file", "corpus", "speaker", "label", "predicted")
+
+
+class ComparisonError(UserError):
+    """Two folders that cannot be compared."""
+
+
+def compare(one: Path, other: Path) -> dict[str, Any]:
+    """Figures of two folders of evidence over the same clips, and how far their differences can be trusted.
+
+    Args:
+        one: folder A, with `results.json` and `predictions.csv`.
+        other: folder B.
+
+    Returns:
+        `a` and `b` (folder, model, figures), `protocol`, `protocol_hash`, `fold`, `n`, `speakers`; `differences`
+        {figure: {`difference` (B - A), `ci95`, `p`}}, where `ci95` or `p` may be None; `ci95_says`, `p_says`;
+        `smallest_p`, which so few speakers can give; `verdict`, a sentence. All of it can be written as JSON.
+
+    Raises:
+        ComparisonError: where files are missing or broken, or the protocols, the clips or their labels differ.
+    """
+    results = [_results(Path(folder)) for folder in (one, other)]
+    if results[0]["protocol_hash"] != results[1]["protocol_hash"]:
+        first, second = (f"'{r['protocol']}' fold {r['fold']} ({r['protocol_hash']})" for r in results)
+        raise ComparisonError(f"'{one}' was tested under {first}, '{other}' under {second}: test both under one")
+    answers = [_answers(Path(folder)) for folder in (one, other)]
+    _refuse_others(one, other, *answers)
+    references, speakers = (np.array([row[name] for row in answers[0]]) for name in ("label", "speaker"))
+    a, b = (intervals.counts(references, np.array([row["predicted"] for row in rows]), speakers)[1] for rows in answers)
+    report = {
+        **{
+            side: {"folder": str(folder), "model": result["model"], **_figures(matrices)}
+            for side, folder, result, matrices in zip("ab", (one, other), results, (a, b), strict=True)
+        },
+        **{name: results[0][name] for name in ("protocol", "protocol_hash", "fold")},
+        "n": len(references),
+        "speakers": len(a),
+        **differences(a, b),
+    }
+    return report | {"verdict": _verdict(report)}
+
+
+def differences(a: np.ndarray, b: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """Differences B - A of the figures, with intervals and p-values.
+
+    Intervals are those of `intervals.by_speaker`, without the logit: both models answer the same speakers drawn, and
+    bounds are cut to [-1, 1].
+
+    Args:
+        a: confusion matrices of model A, shape `(speakers, classes, classes)`.
+        b: of model B, over the same speakers and clips.
+        resamples: of the bootstrap.
+        seed: of the bootstrap and of the exchanges.
+
+    Returns:
+        `differences`, `ci95_says`, `p_says` and `smallest_p` as in `compare`.
+    """
+    number, reason = len(a), intervals.refusal(a)
+    first, second = _figures(a), _figures(b)
+    found: dict[str, dict] = {
+        name: {"difference": second[name] - first[name], "ci95": None, "p": None} for name in NAMES
+    }
+    if reason is None:
+        drawn, also = (intervals.draw(matrices, resamples, seed) for matrices in (a, b))
+        halves = intervals.half_widths(a, {name: also[name] - drawn[name] for name in NAMES})
+        for name, row in found.items():
+            row["ci95"] = [max(row["difference"] - halves[name], -1.0), min(row["difference"] + halves[name], 1.0)]
+    how = reason or f"95 % bootstrap over {number} test speakers ({resamples:,} resamples, t)"
+    if number < intervals.MIN_SPEAKERS:
+        few = f"no p: {number} test speaker(s), at least {intervals.MIN_SPEAKERS} are needed"
+        return {"differences": found, "ci95_says": how, "p_says": few, "smallest_p": None}
+    values, tried = exchanged(a, b, seed)
+    for name, row in found.items():
+        row["p"] = values[name]
+    which = f"all {tried:,}" if number <= EXACT else f"{tried:,} random"
+    says = f"two-sided, {which} exchanges of both models' answers to whole speakers"
+    return {"differences": found, "ci95_says": how, "p_says": says, "smallest_p": max(2 / 2**number, 1 / tried)}
+
+
+def exchanged(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[dict[str, float], int]:
+    """Two-sided p-values of a permutation test that exchanges the answers of A and B to whole speakers.
+
+    If the models do not differ, the answers to a speaker might as well have been those of the other one. p is the share
+    of exchanges with a difference at least as large as the one that was seen, itself among them (Ernst 2004; Winkler et
+    al. 2014). All exchanges are counted up to `EXACT` speakers, else `RANDOM` are drawn.
+
+    Args:
+        a: confusion matrices of model A, shape `(speakers, classes, classes)`.
+        b: of model B.
+        seed: of what is drawn.
+
+    Returns:
+        p of each figure, and the number of exchanges.
+    """
+    number = len(a)
+    if number <= EXACT:
+        swapped = np.arange(2**number)[:, None] >> np.arange(number) & 1  # row 0 exchanges none
+    else:
+        swapped = np.random.default_rng(seed).integers(0, 2, (RANDOM, number))
+        swapped[0] = 0
+    moved = np.tensordot(swapped.astype(np.float64), (b - a).astype(np.float64), axes=1)
+    first, second = scores(a.sum(0) + moved), scores(b.sum(0) - moved)
+    found = {}
+    for name in NAMES:
+        sizes = np.abs(second[name] - first[name])
+        found[name] = float(np.mean(sizes >= sizes[0] - 1e-12))  # equal ones may differ by rounding
+    return found, len(swapped)
+
+
+def table(report: dict[str, Any]) -> str:
+    """What the console prints of `compare`: figures of both, differences with interval and p, and the verdict."""
+    lines = [f"{side.upper()}  {report[side]['model']} ({report[side]['folder']})" for side in "ab"]
+    what = f"{report['protocol']} fold {report['fold']}"
+    lines.append(f"{what}: {report['n']:,} clips of {report['speakers']} speakers\n")
+    lines.append(f"{'':10}{'A':>8}{'B':>8}{'B - A':>9}   {'95 % interval':18}{'p':>8}")
+    for name, row in report["differences"].items():
+        interval = "[{:+.3f}, {:+.3f}]".format(*row["ci95"]) if row["ci95"] else "none"
+        p = "none" if row["p"] is None else f"{row['p']:.4f}"
+        figures = f"{report['a'][name]:8.3f}{report['b'][name]:8.3f}{row['difference']:+9.3f}"
+        lines.append(f"{name:10}{figures}   {interval:18}{p:>8}")
+    lines.append(f"\nIntervals: {report['ci95_says']}")
+    floor = report["smallest_p"]
+    few = f"; with {report['speakers']} speakers it cannot fall below {floor:.3g}" if floor else ""
+    lines.append(f"p: {report['p_says']}{few}")
+    return "\n".join([*lines, report["verdict"]])
+
+
+def _verdict(report: dict[str, Any]) -> str:
+    row, number = report["differences"]["uar"], report["speakers"]
+    if row["p"] is None:
+        return f"No verdict: {number} test speaker(s), at least {intervals.MIN_SPEAKERS} are needed."
+    interval = " [{:+.3f}, {:+.3f}]".format(*row["ci95"]) if row["ci95"] else ""
+    says = f"UAR differs by {row['difference']:+.3f}{interval}, p = {row['p']:.3g}"
+    if row["p"] <= ALPHA:
+        return f"{'B' if row['difference'] > 0 else 'A'} is better: {says} over {number} speakers."
+    few = f", and with so few p cannot fall below {report['smallest_p']:.3g}" if report["smallest_p"] > ALPHA else ""
+    return f"No difference that {number} speakers can tell: {says}{few}."
+
+
+def _figures(matrices: np.ndarray) -> dict[str, float]:
+    figures = scores(matrices.sum(0))
+    return {name: float(figures[name]) for name in NAMES}
+
+
+def _results(folder: Path) -> dict[str, Any]:
+    path = folder / "results.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {name: found[name] for name in ("protocol", "protocol_hash", "fold", "model")}
+    except FileNotFoundError:
+        raise ComparisonError(f"'{folder}' has no results.json: name one that `ser-hf evaluate` wrote") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ComparisonError(f"'{path}' is no results.json of ser_hf ({error}): run `ser-hf evaluate`") from error
+
+
+def _answers(folder: Path) -> list[dict[str, Any]]:
+    """Rows of `predictions.csv`, sorted by corpus and file, labels as class indices."""
+    path = folder / "predictions.csv"
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [{name: row[name] for name in _COLUMNS} for row in csv.DictReader(file)]
+        rows = [row | {name: LABEL2ID[row[name]] for name in ("label", "predicted")} for row in rows]
+    except FileNotFoundError:
+        raise ComparisonError(f"'{folder}' has no predictions.csv: name one that `ser-hf evaluate` wrote") from None
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise ComparisonError(f"'{path}' is no predictions.csv of ser_hf ({error}): run `ser-hf evaluate`") from error
+    if not rows:
+        raise ComparisonError(f"'{path}' holds no answers: run `ser-hf evaluate`")
+    return sorted(rows, key=lambda row: (row["corpus"], row["file"]))
+
+
+def _refuse_others(one: Path, other: Path, first: list[dict], second: list[dict]) -> None:
+    sides = [{(row["corpus"], row["file"]): row for row in rows} for rows in (first, second)]
+    for mine, yours, has, lacks in ((*sides, one, other), (*sides[::-1], other, one)):
+        if only := sorted(mine.keys() - yours.keys()):
+            raise ComparisonError(f"'{lacks}' has no answer to {only[0][1]}, '{has}' has: test both on the same clips")
+    if len(first) != len(second):
+        raise ComparisonError(f"'{one}' has {len(first)} answers, '{other}' {len(second)}: test both on the same clips")
+    for mine, yours in zip(first, second, strict=True):
+        for name in ("label", "speaker"):
+            if mine[name] != yours[name]:
+                raise ComparisonError(
+                    f"{mine['file']} has another {name} in '{one}' than in '{other}': test both on one dataset"
+                )

@@ -1,0 +1,117 @@
+"""The leakage dial: one recipe under splits from the most flattering to the least, in one picture."""
+
+import json
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from ser_hf import baselines, evidence, repeats
+from ser_hf.arguments import parse_finetune
+from ser_hf.errors import UserError
+from ser_hf.plots import STYLE, save
+from ser_hf.results import Results
+
+NEW = {
+    "random": "nothing is new",
+    "sentence": "the sentence is new",
+    "speaker": "the voice is new",
+    "ravdess-tess": "voice, words and room are new",
+    "tess-ravdess": "voice, words and room are new",
+}
+"""Protocols, and what the test has that training had not."""
+
+_COLOURS = {"ravdess": "#0072b2", "tess": "#e69f00"}
+_OWN = {"output_dir", "protocol", "fold", "dataset", "model"}
+
+
+class DialError(UserError):
+    """Flags that a dial sets itself."""
+
+
+def run(model: str, dataset: str, output: Path, flags: list[str]) -> dict:
+    """Train, or load where the folder holds it, the same recipe under every protocol of `NEW`.
+
+    Writes `dial.json` and `dial.png` beside a folder for each protocol. A training that was cut off goes on.
+
+    Args:
+        model: as `ser-hf finetune --model` takes it, or a name of `baselines.NAMES`.
+        dataset: folder or Hub id.
+        output: folder; what lies in it already is loaded.
+        flags: of fine-tuning, the same under every protocol; none for a baseline.
+
+    Returns:
+        `model`, and `rows`: for each protocol `protocol`, `new`, `n`, `uar`, `accuracy`, `ci95`, `chance`, `leaks` and
+        `per_corpus`.
+
+    Raises:
+        UserError: as fine-tuning does, and for a flag that the dial sets itself.
+    """
+    for flag in flags:
+        if flag.startswith("--") and flag[2:].split("=")[0] in _OWN:
+            raise DialError(f"{flag} is set by the dial, for each protocol: leave it out")
+    if model in baselines.NAMES and flags:
+        raise DialError(f"{flags[0]}: a baseline takes no flags of fine-tuning, leave it out")
+    rows = [_row(_results(model, dataset, output / protocol, protocol, flags), new) for protocol, new in NEW.items()]
+    report = {"model": model, "flags": flags, "rows": rows}
+    (output / "dial.json").write_text(json.dumps(report, indent=2) + "\n")
+    with mpl.rc_context(STYLE):
+        save({"dial.png": draw(report)}, output)
+    return report
+
+
+def draw(report: dict) -> Figure:
+    """UAR under each protocol, all clips with their interval and each corpus; chance below each."""
+    rows = report["rows"]
+    figure = Figure(figsize=(9.6, 1.9 + 0.75 * len(rows)))
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        axes.plot([row["chance"]] * 2, [place - 0.3, place + 0.3], ":", color="#7f7f7f", label=_once("chance", place))
+        if row["ci95"]:
+            axes.plot(row["ci95"]["uar"], [place] * 2, "-", color="black", linewidth=2, alpha=0.5)
+        axes.plot(row["uar"], place, "D", color="black", markersize=8, label=_once("all test clips", place))
+        for offset, (corpus, colour) in zip((-0.2, 0.2), _COLOURS.items(), strict=True):
+            its = row["per_corpus"].get(corpus)
+            if its and len(row["per_corpus"]) > 1:
+                if its.get("ci95"):
+                    axes.plot(its["ci95"]["uar"], [place + offset] * 2, "-", color=colour, linewidth=2, alpha=0.6)
+                axes.plot(its["uar"], place + offset, "o", color=colour, label=_once(corpus.upper(), place))
+        axes.annotate(f"{row['uar']:.2f}", (row["uar"], place - 0.22), ha="center", va="bottom", fontsize=11)
+    axes.set_yticks(range(len(rows)), [f"{row['protocol']}\n{row['new']}" for row in rows])
+    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.7), xlabel="UAR, with 95 % interval over test speakers")
+    axes.set_title(f"What each split makes of {Path(report['model']).name}")
+    axes.grid(axis="x", color="#eeeeee")
+    axes.set_axisbelow(True)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.75 / figure.get_size_inches()[1]), ncols=4)
+    return figure
+
+
+def table(report: dict) -> str:
+    """The rows as text."""
+    lines = [f"{'protocol':14} {'new in the test':30} {'clips':>6} {'UAR':>6}  {'95 % interval':14} {'accuracy':>8}"]
+    for row in report["rows"]:
+        interval = "{:.3f} to {:.3f}".format(*row["ci95"]["uar"]) if row["ci95"] else "none"
+        figures = f"{row['n']:6,} {row['uar']:6.3f}  {interval:14} {row['accuracy']:8.3f}"
+        lines.append(f"{row['protocol']:14} {row['new']:30} {figures}")
+    return "\n".join(lines)
+
+
+def _results(model: str, dataset: str, folder: Path, protocol: str, flags: list[str]) -> Results:
+    if (folder / "results.json").exists():
+        print(f"== {protocol}: reusing {folder}", flush=True)
+        return Results.load(folder / "results.json")
+    print(f"\n== {protocol}", flush=True)
+    if model in baselines.NAMES:
+        return evidence.baseline(model, dataset, protocol, "0", folder)
+    resume = ["--resume_from_checkpoint", "true"] if list(folder.glob("checkpoint-*")) else []
+    words = ["--model", model, "--dataset", dataset, "--protocol", protocol, "--output_dir", str(folder)]
+    return repeats.run(*parse_finetune([*words, *flags, *resume]))
+
+
+def _row(results: Results, new: str) -> dict:
+    kept = ("protocol", "n", "uar", "accuracy", "ci95", "chance", "leaks", "per_corpus")
+    return {"new": new, **{name: getattr(results, name) for name in kept}}
+
+
+def _once(label: str, place: int) -> str | None:
+    return label if place == 0 else None

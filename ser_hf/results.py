@@ -1,0 +1,128 @@
+"""`results.json`: the only source of every figure in a plot, a table, a report or a card."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import classification_report
+
+from ser_hf.emotions import EMOTIONS
+from ser_hf.errors import UserError
+from ser_hf.protocols import PROTOCOLS
+
+
+class ResultsError(UserError):
+    """A file that is no `results.json` of ours, or an older one that lacks what is asked of it."""
+
+
+@dataclass
+class Results:
+    """What a test came to, and all that a reader needs to trust it."""
+
+    protocol: str
+    protocol_hash: str
+    fold: int | str
+    model: str
+    dataset: str
+    n: int
+    accuracy: float
+    uar: float
+    macro_f1: float
+    weighted_f1: float
+    ece: float
+    ci95: dict[str, list[float]] | None
+    ci95_says: str
+    per_class: dict
+    per_corpus: dict
+    per_speaker: dict
+    per_sex: dict
+    confusion_matrix: list[list[int]]
+    labels: list[str]
+    history: list[dict]
+    environment: dict
+    seconds: dict[str, float]
+    split: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """What every output must say: that the protocol leaks, that the voices are synthetic."""
+    per_channel: dict = field(default_factory=dict)
+    per_intensity: dict = field(default_factory=dict)
+    brier: float | None = None
+    auroc: float | None = None
+    """Mean over the emotions that occur, one against the rest."""
+    reliability: list[dict] = field(default_factory=list)
+    risk_coverage: dict = field(default_factory=dict)
+    speakers: dict[str, int] = field(default_factory=dict)
+    """How many on each side."""
+    held_apart: list[str] = field(default_factory=list)
+    """What does not cross from training to test: speakers, samples, near duplicates, sentences."""
+    chance: float | None = None
+    """UAR of one answer to all."""
+    data: dict = field(default_factory=dict)
+    """What the dataset says of itself: corpora with clips, speakers and licence, hours, a notice."""
+    training: dict = field(default_factory=dict)
+    """Base model, parameters, padding rule, settings; empty for what was trained elsewhere."""
+    calibration: dict | None = None
+    shortcuts: dict | None = None
+    stress: dict | None = None
+    baselines: list[dict] | None = None
+    weights: str = ""
+    """Digest of the model that was tested (`modeling.digest`)."""
+    repeats: dict | None = None
+    """Of several folds or seeds: each run, mean and standard deviation."""
+
+    def __post_init__(self) -> None:
+        if self.chance is None:
+            self.chance = 1 / max(1, sum(row["support"] > 0 for row in self.per_class.values()))
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Results":
+        """Read what `save` wrote.
+
+        Raises:
+            ResultsError: for a file that is missing, cut off, or no `results.json`.
+        """
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise ResultsError(f"'{path}' is no results.json of ser_hf ({error}): run `ser-hf evaluate`") from error
+
+    @property
+    def leaks(self) -> bool:
+        """Whether it cannot be said that no test speaker was heard in training."""
+        return "speakers" not in self.held_apart
+
+    def headline(self) -> str:
+        """One line: the figures, the interval of UAR, the protocol."""
+        text = (
+            f"{self.under()}: UAR {self.uar:.3f}{_between(self.ci95)}, accuracy {self.accuracy:.3f}, "
+            f"macro-F1 {self.macro_f1:.3f} on {self.n:,} clips (chance UAR {self.chance:.3f})"
+        )
+        if self.ci95 is None:  # a corpus of many like speakers may have one where all together have not
+            parts = [(corpus, row) for corpus, row in self.per_corpus.items() if row.get("ci95")]
+            text += "".join(f"; {corpus} UAR {row['uar']:.3f}{_between(row['ci95'])}" for corpus, row in parts)
+        return text
+
+    def under(self) -> str:
+        """The protocol, with its fold where it has several."""
+        known = PROTOCOLS.get(self.protocol)  # not one of a file
+        return f"{self.protocol} fold {self.fold}" if known is None or known.folds > 1 else self.protocol
+
+    def report(self) -> str:
+        """The classification report as text, as scikit-learn lays it out, below the headline and the notes."""
+        matrix = np.array(self.confusion_matrix)
+        pairs = [(i, j) for i in range(len(matrix)) for j in range(len(matrix)) for _ in range(matrix[i, j])]
+        references, predictions = zip(*pairs, strict=True)
+        body = classification_report(
+            references, predictions, labels=range(len(EMOTIONS)), target_names=EMOTIONS, digits=3, zero_division=0
+        )
+        notes = "".join(f"NOTE: {note}\n" for note in self.notes)
+        return f"{self.headline()}\n{self.ci95_says}\n{notes}\n{body}"
+
+
+def _between(ci95: dict[str, list[float]] | None) -> str:
+    return " [{:.3f}, {:.3f}]".format(*ci95["uar"]) if ci95 else ""

@@ -1,0 +1,203 @@
+"""What damage does to a model's answers: the same clips again, fainter, noisier, cut, compressed or from a room.
+
+Each condition does one thing, at one strength. What it draws depends on the seed, its name and the clip's samples
+alone, so that a clip is damaged in the same way whatever else is tested.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import datasets
+import joblib
+import numpy as np
+import soundfile
+from scipy import fft
+from tqdm import tqdm
+
+from ser_hf import audio, augment, metrics, silence
+from ser_hf.predictor import Predictor
+
+_RATE = audio.SAMPLING_RATE
+_SHORTEST = round(audio.MIN_SECONDS * _RATE)
+_CHUNK = 256  # clips in memory at a time
+_LATE = round(0.3 * _RATE)
+_LOWEST = 50.0  # Hz: below that, pink noise is as strong as there; microphones and models hear little of it
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One kind of damage at one strength."""
+
+    name: str
+    kind: str  # what a table groups by
+    function: Callable[[np.ndarray, np.random.Generator], np.ndarray]
+
+    def __call__(self, samples: np.ndarray, seed: int = 0) -> np.ndarray:
+        """Damage a clip; the input is not changed.
+
+        Args:
+            samples: float32, 16 kHz, shape `(samples,)`.
+            seed: of what is drawn, together with the condition's name and the samples.
+
+        Returns:
+            Float32, shape `(samples,)`; shorter or longer where time was cut or stretched, but not below 0.1 s: a clip
+            that would be, and one of no samples, stays as it is.
+        """
+        if len(samples) == 0:
+            return samples
+        digest = hashlib.sha256(f"{seed} {self.name} ".encode() + samples.tobytes()).digest()
+        rng = np.random.default_rng(np.frombuffer(digest, dtype="<u4"))
+        damaged = self.function(samples, rng).astype(np.float32, copy=False)
+        return samples if len(damaged) < _SHORTEST else damaged
+
+
+def gain(samples: np.ndarray, rng: np.random.Generator, decibel: float) -> np.ndarray:
+    """Exactly `decibel` dB louder; not clipped, as models take floats. `rng` is not used, here and where so named."""
+    return samples * np.float32(10 ** (decibel / 20))
+
+
+def noise(samples: np.ndarray, rng: np.random.Generator, decibel: float, pink: bool = True) -> np.ndarray:
+    """Add Gaussian noise whose power lies `decibel` dB below that of the voiced part (`silence.voiced`).
+
+    White noise is flat up to 8 kHz; pink noise, closer to what rooms sound like, falls by 3 dB an octave from 50 Hz on.
+    """
+    length = fft.next_fast_len(len(samples), real=True)
+    added = rng.standard_normal(length)
+    if pink:
+        frequency = fft.rfftfreq(length, 1 / _RATE)
+        added = fft.irfft(fft.rfft(added) / np.sqrt(np.maximum(frequency, _LOWEST)), length)
+    return augment.noise(samples, rng, [added[: len(samples)]], decibel, decibel)
+
+
+def clipping(samples: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> np.ndarray:
+    """Cut peaks, as an overdriven microphone does: the `share` of the voiced samples that is loudest is cut.
+
+    The limit is the quantile `1 - share` of their magnitudes; the level is not made up for.
+    """
+    start, end = silence.voiced(samples)
+    limit = float(np.quantile(np.abs(samples[start:end]), 1 - share))
+    return np.clip(samples, -limit, limit) if limit else samples  # 0 where most of it is digital silence
+
+
+def trimmed(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Without the silence at the edges (`silence.voiced`)."""
+    start, end = silence.voiced(samples)
+    return samples[start:end]
+
+
+def late(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A recording that was started too late: all before 0.3 s into the voice (`silence.voiced`) is missing."""
+    return samples[silence.voiced(samples)[0] + _LATE :]
+
+
+def speed(samples: np.ndarray, rng: np.random.Generator, factor: float) -> np.ndarray:
+    """Play `factor` times as fast, the pitch along with it; the length becomes `ceil(samples / factor)`."""
+    return audio.resample(samples, round(_RATE * factor))
+
+
+def coded(samples: np.ndarray, rng: np.random.Generator, kilobits: float, form: str) -> np.ndarray:
+    """Encoded and decoded again by libsndfile, as float; same length, no delay.
+
+    Args:
+        samples: shape `(samples,)`, 16 kHz.
+        rng: not used.
+        kilobits: asked for, a second, on average.
+        form: `MP3` (LAME; 8 to 160 kbit/s at this rate) or `OPUS` (libopus; 6 to 256 kbit/s).
+    """
+    # libsndfile spreads its compression levels 0 to 1 evenly over the encoder's bitrates, from the highest down. MP3 of
+    # a constant bitrate would lack the header from which decoders know the delay.
+    if form == "MP3":
+        how = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "AVERAGE"}
+        lowest, highest = 8, 160
+    else:
+        how, lowest, highest = {"format": "OGG", "subtype": "OPUS"}, 6, 256
+    file = io.BytesIO()
+    soundfile.write(file, samples, _RATE, compression_level=(highest - kilobits) / (highest - lowest), **how)
+    file.seek(0)
+    decoded, _ = soundfile.read(file, dtype="float32")
+    return np.pad(decoded[: len(samples)], (0, max(0, len(samples) - len(decoded))))
+
+
+CONDITIONS: tuple[Condition, ...] = (
+    Condition("gain -20 dB", "gain", partial(gain, decibel=-20)),
+    Condition("gain -10 dB", "gain", partial(gain, decibel=-10)),
+    Condition("gain +10 dB", "gain", partial(gain, decibel=10)),
+    Condition("noise 20 dB", "noise", partial(noise, decibel=20)),
+    Condition("noise 10 dB", "noise", partial(noise, decibel=10)),
+    Condition("noise 5 dB", "noise", partial(noise, decibel=5)),
+    Condition("noise 0 dB", "noise", partial(noise, decibel=0)),
+    Condition("white noise 20 dB", "noise", partial(noise, decibel=20, pink=False)),
+    Condition("room 0.4 s", "room", partial(augment.reverberate, rt60=0.4)),
+    Condition("telephone", "codec", augment.codec),
+    Condition("mp3 24 kbit/s", "codec", partial(coded, kilobits=24, form="MP3")),
+    Condition("opus 16 kbit/s", "codec", partial(coded, kilobits=16, form="OPUS")),
+    Condition("clipped 10 %", "clipping", partial(clipping, share=0.1)),
+    Condition("edges trimmed", "trimming", trimmed),
+    Condition("starts 0.3 s late", "trimming", late),
+    Condition("speed -10 %", "speed", partial(speed, factor=0.9)),
+    Condition("speed +10 %", "speed", partial(speed, factor=1.1)),
+)
+"""`noise` is pink, and counted against the voiced part."""
+
+
+def run(
+    predictor: Predictor, dataset: datasets.Dataset, indices: list[int], probabilities: np.ndarray, seed: int = 0
+) -> dict:
+    """Ask a model again for clips that are damaged in each of `CONDITIONS`.
+
+    Args:
+        predictor: a model with the eight labels, in the order of `ser_hf.emotions.EMOTIONS`.
+        dataset: with `audio` and `label`; memory does not grow with its length.
+        indices: of the clips, such as those of a test side.
+        probabilities: the model's answers for them as they are, in their order, shape `(len(indices), 8)`.
+        seed: of the noises and rooms.
+
+    Returns:
+        `n`, `seed`, `clean` {`uar`, `accuracy`}, and `conditions`, a list of {`name`, `kind`, `uar`, `accuracy`,
+        `flips`}, where `flips` is the share of clips whose label is another than without the damage. Fit for JSON.
+
+    Raises:
+        ser_hf.audio.AudioError: for a clip that cannot be decoded.
+    """
+    rows = dataset.select(indices)
+    references, clean = np.array(rows["label"], dtype=np.int64), probabilities.argmax(axis=1)
+    answers = _answers(predictor, rows, seed)
+    return {
+        "n": len(rows),
+        "seed": seed,
+        "clean": _figures(references, clean),
+        "conditions": [
+            {
+                "name": condition.name,
+                "kind": condition.kind,
+                **_figures(references, row),
+                "flips": float(np.count_nonzero(row != clean) / max(len(rows), 1)),
+            }
+            for condition, row in zip(CONDITIONS, answers, strict=True)
+        ],
+    }
+
+
+def _answers(predictor: Predictor, rows: datasets.Dataset, seed: int) -> np.ndarray:
+    """Class indices of shape `(conditions, rows)`."""
+    answers = np.zeros((len(CONDITIONS), len(rows)), dtype=np.int64)
+    with (
+        tqdm(total=answers.size, desc="Damaging", unit=" clips", disable=None) as bar,
+        ThreadPoolExecutor(joblib.cpu_count()) as pool,
+    ):
+        for start in range(0, len(rows), _CHUNK):
+            clips = [audio.load(one) for one in rows[start : start + _CHUNK]["audio"]]
+            for condition, row in zip(CONDITIONS, answers, strict=True):
+                damaged = list(pool.map(partial(condition, seed=seed), clips))
+                row[start : start + len(clips)] = predictor.probabilities(damaged).argmax(axis=1)
+                bar.update(len(clips))
+    return answers
+
+
+def _figures(references: np.ndarray, answers: np.ndarray) -> dict[str, float]:
+    figures = metrics.scores(metrics.confusion(references, answers))
+    return {name: float(figures[name]) for name in ("uar", "accuracy")}
