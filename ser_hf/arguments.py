@@ -196,6 +196,7 @@ def parse_finetune(argv: list[str]) -> "tuple[FinetuneConfig, TrainingArguments]
 
     config, rest = parse(FinetuneConfig, {k: v for k, v in written.items() if k in names[FinetuneConfig]}, argv)
     _check(config)
+    _check_abstaining(config)
     if config.patience is None:
         config.patience = 20 if config.mode == "probe" else 5
     preset = {
@@ -237,6 +238,11 @@ def _check(config: FinetuneConfig) -> None:
         raise ArgumentError(
             "--frame_budget cannot be kept with --batching shuffled, --balance_by sampler or speed: leave it out"
         )
+    if config.search and (config.mode == "probe" or config.fold == "all" or config.seeds > 1):
+        raise ArgumentError("--search looks at one fold and one seed of a model that is trained: leave out the others")
+
+
+def _check_abstaining(config: FinetuneConfig) -> None:
     wishes = [name for name in ("abstain_coverage", "abstain_error") if getattr(config, name) is not None]
     if wishes and not config.calibrate:
         raise ArgumentError(f"--{wishes[0]} needs a model that is calibrated: leave out --calibrate false")
@@ -245,8 +251,6 @@ def _check(config: FinetuneConfig) -> None:
     for name in wishes:
         if not 0 < getattr(config, name) < 1:
             raise ArgumentError(f"--{name} is {getattr(config, name)}: a share between 0 and 1 is needed")
-    if config.search and (config.mode == "probe" or config.fold == "all" or config.seeds > 1):
-        raise ArgumentError("--search looks at one fold and one seed of a model that is trained: leave out the others")
 
 
 def _check_trainer(config: FinetuneConfig, args: "TrainingArguments") -> None:
@@ -255,6 +259,8 @@ def _check_trainer(config: FinetuneConfig, args: "TrainingArguments") -> None:
         raise ArgumentError("a probe trains whole epochs: give --num_train_epochs of at least 1 and no --max_steps")
     if args.save_only_model:
         raise ArgumentError("--save_only_model true leaves nothing that a run could go on from: leave it out")
+    if args.push_to_hub:
+        raise ArgumentError("--push_to_hub would push without a look at the evidence: run `ser-hf push` afterwards")
     if args.auto_find_batch_size:
         raise ArgumentError("--auto_find_batch_size cannot change the planned batches: use --frame_budget")
     if not args.average_tokens_across_devices:

@@ -304,6 +304,7 @@ def test_wrong_lines_of_a_file_are_named(tmp_path):
         ("--metric_for_best_model foo", "--metric_for_best_model is 'foo': choose one of loss"),
         ("--noise_dir d --augment gain:6", "but no noise is added"),
         ("--save_only_model true", "leaves nothing that a run could go on from"),
+        ("--push_to_hub true", "run `ser-hf push` afterwards"),
         ("--auto_find_batch_size true", "use --frame_budget"),
         ("--average_tokens_across_devices false", "would weigh clips unequally"),
     ],
