@@ -78,7 +78,7 @@ def draw(report: dict) -> Figure:
                 axes.plot(its["uar"], place + offset, "o", color=colour, label=_once(corpus.upper(), place))
         axes.annotate(f"{row['uar']:.2f}", (row["uar"], place - 0.22), ha="center", va="bottom", fontsize=11)
     axes.set_yticks(range(len(rows)), [f"{row['protocol']}\n{row['new']}" for row in rows])
-    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.7), xlabel="UAR, with 95 % interval over test speakers")
+    axes.set(xlim=(0, 1.02), ylim=(len(rows) - 0.4, -0.7), xlabel="UAR, with 95 % interval over test speakers")
     axes.set_title(f"What each split makes of {Path(report['model']).name}")
     axes.grid(axis="x", color="#eeeeee")
     axes.set_axisbelow(True)

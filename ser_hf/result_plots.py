@@ -220,7 +220,7 @@ def _points(axes: Axes, rows: list[dict], style: str, colour: str, label: str) -
 
 
 def _finish(axes: Axes, rows: int, title: str) -> None:
-    axes.set(xlabel="UAR, with 95 % interval over speakers where there are three", xlim=(0, 1), title=title)
+    axes.set(xlabel="UAR, with 95 % interval over speakers where there are three", xlim=(0, 1.02), title=title)
     axes.set_ylim(rows - 0.4, -0.6)
     axes.grid(axis="x", color="#eeeeee")
     axes.set_axisbelow(True)
