@@ -33,7 +33,7 @@ NAMES = ("egemaps-svm", "egemaps-logistic", "mfcc-cnn", "mfcc-mlp", "mfcc-svm")
 """Features and classifier."""
 
 EPOCHS, BATCH, FILTERS = 200, 16, (64, 64, 64)
-"""Of `mfcc-cnn`; a convolution for each number of filters."""
+"""Of `mfcc-cnn`; a convolution for each number of filters (chosen on `random`, see docs/evidence.md)."""
 
 _GRIDS = {
     # gamma in parts of 1 / width, which is scikit-learn's "scale" for standardised features
