@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from ser_hf import audio, corpora
+from ser_hf import audio, corpora, resampling
 
 RATES = {"ravdess": 48_000, "tess": 24_414}
 BATCH = 16
@@ -37,7 +37,7 @@ def rewrite(folders: dict[str, str], wavs: Path) -> None:
 
     def one(recording: corpora.Recording) -> None:
         rate = RATES[recording.corpus]
-        samples = audio.resample(audio.load(recording.file.source()), audio.SAMPLING_RATE, rate)
+        samples = resampling.resample(audio.load(recording.file.source()), audio.SAMPLING_RATE, rate)
         soundfile.write(partial / recording.corpus / f"{recording.key}.wav", samples, rate, subtype="PCM_16")
 
     for corpus, folder in folders.items():

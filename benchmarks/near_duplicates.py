@@ -17,7 +17,7 @@ import joblib
 import numpy as np
 import soundfile
 
-from ser_hf import audio, dataset, fingerprint
+from ser_hf import audio, dataset, fingerprint, resampling
 
 
 def transcoded(container: str, subtype: str, quality: float | None) -> Callable:
@@ -41,7 +41,7 @@ def gained(decibels: float) -> Callable:
 
 
 def resampled(rate: int) -> Callable:
-    return lambda samples, rng: audio.resample(audio.resample(samples, 16_000, rate), rate)
+    return lambda samples, rng: resampling.resample(resampling.resample(samples, 16_000, rate), rate)
 
 
 def noisy(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torchaudio
 
-from ser_hf import audio
+from ser_hf import resampling
 
 REPEATS = 5
 
@@ -20,7 +20,7 @@ def main() -> None:
         noise = np.random.default_rng(0).normal(size=2 * rate).astype(np.float32) * 0.1
         ratios, difference = [], 0.0
         for _ in range(REPEATS):
-            ours, mine = clock(lambda x=noise, r=rate: audio.resample(x, r))
+            ours, mine = clock(lambda x=noise, r=rate: resampling.resample(x, r))
             theirs, stock = clock(
                 lambda x=noise, r=rate: torchaudio.functional.resample(torch.from_numpy(x), r, 16_000).numpy()
             )

@@ -1,29 +1,22 @@
 """The one audio door: anything that holds a recording becomes float32 mono at 16 kHz, or an AudioError.
 
-libsndfile decodes, so no FFmpeg is needed. Resampling uses the filter of `torchaudio.functional.resample` with its
-defaults, which is what `transformers.pipeline` uses: both give the same answer for the same recording. torchaudio
-builds its kernel for every phase over every input sample, 390 MB and seconds a clip at the 24,414 Hz of TESS; here only
-the taps that are not zero are computed.
+libsndfile decodes, so no FFmpeg is needed.
 """
 
 import io
-import math
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from os import PathLike
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 import soundfile
 
 from ser_hf.errors import UserError
-
-if TYPE_CHECKING:
-    from scipy import sparse  # imported where it is used, which is rarely
+from ser_hf.resampling import resample_blocks
 
 SAMPLING_RATE = 16_000
 MIN_SECONDS = 0.1
@@ -43,10 +36,7 @@ SUFFIXES: tuple[str, ...] = (
 Source = str | PathLike | bytes | IO[bytes] | np.ndarray | dict[str, Any]
 """A path, the bytes of a file, an open file, an array, a dict with `array` and `sampling_rate`, `bytes` or `path`."""
 
-_ZEROS = 6  # zero crossings on each side of the filter, and its roll-off: the defaults of torchaudio
-_ROLLOFF = 0.99
 _BLOCK = 65_536  # frames decoded at a time
-_DENSE = 400_000  # elements of the largest filter matrix that is not kept sparse
 
 
 class AudioError(UserError):
@@ -96,7 +86,7 @@ def reading(source: Source, name: str | None = None) -> Iterator[Reader]:
     with _said(name):
         file = soundfile.SoundFile(opened)
     with file:
-        _check_rate(file.samplerate, name)
+        check_rate(file.samplerate, name)
         if file.channels > MAX_CHANNELS:
             raise AudioError(f"{name} claims {file.channels} channels: at most {MAX_CHANNELS} can be read")
         yield Reader(name, file.samplerate, file.channels, file.format, file.subtype, file)
@@ -121,6 +111,18 @@ def load(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None = 
     >>> load(np.zeros((48_000, 2), dtype=np.float32), sampling_rate=48_000).shape
     (16000,)
     """
+    return joined(stream(source, sampling_rate, name))
+
+
+def stream(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None = None) -> Iterator[np.ndarray]:
+    """Decode a recording, as `load` does, block by block, so that memory does not grow with its length.
+
+    Yields:
+        What joined is the array that `load` gives.
+
+    Raises:
+        AudioError: as `load`; only at the end for a recording that is too short.
+    """
     name = name or _name(source)
     if isinstance(source, dict) and source.get("array") is not None:
         samples, rate = np.asarray(source["array"]), source.get("sampling_rate", sampling_rate)
@@ -128,37 +130,47 @@ def load(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None = 
         samples, rate = source, sampling_rate
     else:
         with reading(source, name) as reader:
-            return to_mono_16k(reader.blocks(), reader.rate, name)
-    _check_rate(rate, name)
-    if np.issubdtype(samples.dtype, np.integer):  # int16 or int32 samples, as recorders hand them over
-        samples = samples / float(np.iinfo(samples.dtype).max + 1)
+            yield from mono_16k(reader.blocks(), reader.rate, name)
+        return
+    check_rate(rate, name)
+    yield from mono_16k([mono(samples, name)[:, None]], int(rate), name)
+
+
+def mono(samples: np.ndarray, name: str = "the recording") -> np.ndarray:
+    """Float32 samples of shape `(samples,)` of an array that may be of integers and of several channels.
+
+    Raises:
+        AudioError: for another shape, NaN or infinity.
+    """
     if samples.ndim not in (1, 2):
         raise AudioError(f"{name} has the shape {samples.shape}: (samples,) or (samples, channels) can be read")
+    if np.issubdtype(samples.dtype, np.integer):  # int16 or int32 samples, as recorders hand them over
+        samples = samples / float(np.iinfo(samples.dtype).max + 1)
     samples = samples.astype(np.float32, copy=False)
-    return to_mono_16k([samples[:, None] if samples.ndim == 1 else samples], int(rate), name)
+    if samples.ndim == 2:
+        samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{name} holds NaN or infinite samples: write it again as 16-bit WAV or FLAC")
+    return samples
 
 
-def to_mono_16k(blocks: Iterable[np.ndarray], rate: int, name: str = "the recording") -> np.ndarray:
-    """Average the channels of float32 blocks of shape `(frames, channels)` and resample: shape `(samples,)` at 16 kHz.
+def mono_16k(blocks: Iterable[np.ndarray], rate: int, name: str = "the recording") -> Iterator[np.ndarray]:
+    """Average the channels of float32 blocks of shape `(frames, channels)` and resample to `(samples,)` at 16 kHz.
 
     Raises:
         AudioError: if they are less than 0.1 s in all, or hold NaN or infinity.
     """
     frames = 0
 
-    def mono() -> Iterator[np.ndarray]:
+    def averaged() -> Iterator[np.ndarray]:
         nonlocal frames
         for block in blocks:
             frames += len(block)
-            averaged = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
-            if not np.isfinite(averaged).all():
-                raise AudioError(f"{name} holds NaN or infinite samples: write it again as 16-bit WAV or FLAC")
-            yield averaged
+            yield mono(block, name)
 
-    samples = _joined(resample_blocks(mono(), rate))
+    yield from resample_blocks(averaged(), rate)
     if frames < MIN_SECONDS * rate:
         raise AudioError(f"{name} is {frames / rate:.3f} s long: at least {MIN_SECONDS} s is needed")
-    return samples
 
 
 def duration(samples: np.ndarray) -> float:
@@ -178,90 +190,24 @@ def to_flac(pcm: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def resample(samples: np.ndarray, rate: int, new_rate: int = SAMPLING_RATE) -> np.ndarray:
-    """Windowed-sinc resampling of shape `(samples,)`, equal to `torchaudio.functional.resample` with its defaults.
+def at_most(seconds: float | None, blocks: Iterable[np.ndarray], name: str | None = None) -> Iterator[np.ndarray]:
+    """Pass blocks of 16 kHz samples through, and refuse a recording that is longer, where `seconds` is not None.
 
-    Smith, "Digital audio resampling", https://ccrma.stanford.edu/~jos/resample/; Hann window, 6 zero crossings,
-    roll-off 0.99. Output length is `ceil(samples * new_rate / rate)`.
+    Raises:
+        AudioError: as soon as it is.
     """
-    return _joined(resample_blocks([samples], rate, new_rate))
-
-
-def resample_blocks(blocks: Iterable[np.ndarray], rate: int, new_rate: int = SAMPLING_RATE) -> Iterator[np.ndarray]:
-    """`resample` for a recording that comes in parts: the outputs joined are those of the parts joined."""
-    if rate == new_rate:
-        yield from (block.astype(np.float32, copy=False) for block in blocks)
-        return
-    divisor = math.gcd(rate, new_rate)
-    old, new = rate // divisor, new_rate // divisor
-    taps = _filter_bank(old, new)[1].shape[1]
-    period = max(1, 64 // new) * new  # outputs a step; a multiple of new, so that every step starts at phase 0
-    waiting = np.zeros(taps, dtype=np.float32)  # silence before the recording
-    received = produced = 0
+    length = 0
     for block in blocks:
-        waiting = np.concatenate([waiting, block.astype(np.float32, copy=False)])
-        received += len(block)
-        steps = (len(waiting) - 2 * taps) * new // old // period
-        if steps > 0:
-            yield _filtered(waiting, old, new, steps * period)
-            waiting = waiting[steps * period // new * old :]
-            produced += steps * period
-    left = math.ceil(received * new_rate / rate) - produced
-    if left <= 0:  # nothing came
-        return
-    steps = math.ceil(left / period)
-    waiting = np.pad(waiting, (0, steps * period // new * old + 2 * taps))  # and after it
-    yield _filtered(waiting, old, new, steps * period)[:left]
+        length += len(block)
+        if seconds is not None and length > seconds * SAMPLING_RATE:
+            raise AudioError(f"{name or 'the recording'!r} is longer than {seconds:g} s: cut it into parts")
+        yield block
 
 
-def _joined(parts: Iterable[np.ndarray]) -> np.ndarray:
+def joined(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """One array of those of shape `(samples,)`."""
     parts = list(parts)
     return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, dtype=np.float32), *parts])
-
-
-def _filtered(padded: np.ndarray, old: int, new: int, length: int) -> np.ndarray:
-    """`length` outputs from phase 0 on, some multiple of a period; the input at that phase stands at `padded[taps]`."""
-    starts, taps = _filter_bank(old, new)
-    matrix = _filter_matrix(old, new)
-    inputs, outputs = matrix.shape
-    step, first = outputs // new * old, int(starts[0]) + taps.shape[1]
-    rows = np.lib.stride_tricks.sliding_window_view(padded, inputs)
-    return (rows[first : first + length // outputs * step : step] @ matrix).reshape(-1)
-
-
-@lru_cache(maxsize=8)
-def _filter_bank(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each of the `new` phases: where its taps start (relative to the block) and the taps, shape `(new, taps)`."""
-    base = min(old, new) * _ROLLOFF
-    width = math.ceil(_ZEROS * old / base)
-    position = np.arange(new) * old / new
-    starts = np.floor(position).astype(np.int64) - width
-    offsets = starts[:, None] + np.arange(2 * width + 2)
-    time = np.clip((offsets - position[:, None]) / old * base, -_ZEROS, _ZEROS)
-    taps = np.sinc(time) * np.cos(time * np.pi / _ZEROS / 2) ** 2 * base / old
-    return starts, taps.astype(np.float32)
-
-
-@lru_cache(maxsize=8)
-def _filter_matrix(old: int, new: int) -> "np.ndarray | sparse.csc_array":
-    """What a row of inputs is multiplied with to give one or several periods of outputs, shape `(inputs, outputs)`.
-
-    Each output has its taps in its column; where periods are long, as from 24,414 Hz, hardly anything else is in it.
-    """
-    starts, taps = _filter_bank(old, new)
-    outputs = max(1, 64 // new) * new
-    output = np.arange(outputs)
-    first = output // new * old + starts[output % new] - starts[0]
-    rows = first[:, None] + np.arange(taps.shape[1])
-    shape = (int(rows.max()) + 1, outputs)
-    if shape[0] * shape[1] > _DENSE:
-        from scipy import sparse
-
-        ends = np.arange(0, rows.size + 1, taps.shape[1])
-        return sparse.csc_array((taps[output % new].ravel(), rows.ravel(), ends), shape=shape)
-    matrix = np.zeros(shape, dtype=np.float32)
-    matrix[rows, output[:, None]] = taps[output % new]
-    return matrix
 
 
 def _name(source: Source) -> str:
@@ -297,6 +243,7 @@ def _said(name: str) -> Iterator[None]:
         raise AudioError(f"{name} is not audio that can be read ({reason}): convert it to WAV or FLAC") from None
 
 
-def _check_rate(rate: int, name: str) -> None:
+def check_rate(rate: int, name: str) -> None:
+    """Raise an AudioError for a rate in Hz that no recording has."""
     if not MIN_RATE <= rate <= MAX_RATE:
         raise AudioError(f"{name} claims {rate} samples a second: {MIN_RATE:,} to {MAX_RATE:,} can be read")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy import signal
 
-from ser_hf import audio, silence
+from ser_hf import audio, resampling, silence
 from ser_hf.errors import UserError
 
 _RATE = audio.SAMPLING_RATE
@@ -43,7 +43,7 @@ def speed(samples: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> 
     """
     steps = int(share / _GRID + 1e-9)  # 0.1 / 0.02 may be a little less than 5
     step = int(rng.integers(1, steps + 1)) * int(rng.choice([-1, 1]))
-    faster = audio.resample(samples, round(_RATE * (1 + step * _GRID)))
+    faster = resampling.resample(samples, round(_RATE * (1 + step * _GRID)))
     return samples if len(faster) < _SHORTEST <= len(samples) else faster
 
 
@@ -96,9 +96,9 @@ def codec(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     if not samples.any():
         return samples
-    narrow = audio.resample(_telephone(samples), _RATE, _RATE // 2)
+    narrow = resampling.resample(_telephone(samples), _RATE, _RATE // 2)
     peak = float(np.abs(narrow).max()) or 1.0
-    wide = audio.resample(_mu_law(narrow / peak) * peak, _RATE // 2)[: len(samples)]
+    wide = resampling.resample(_mu_law(narrow / peak) * peak, _RATE // 2)[: len(samples)]
     return _telephone(wide)  # as at both ends of a line: the resampler lets through some of what mirrors at 4 kHz
 
 

@@ -1,20 +1,20 @@
 """`ser-hf <command>`: a table of functions. Each parses its flags, calls one function of a room, and prints."""
 
 import errno
-import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 
 from ser_hf.data_cli import audit, data
 from ser_hf.errors import UserError
 from ser_hf.evidence_cli import baseline, calibrate, compare, evaluate, explain, push, report
-from ser_hf.flags import Parser, quiet
+from ser_hf.flags import quiet
+from ser_hf.predict_cli import predict
 from ser_hf.pretrain_cli import pretrain
+from ser_hf.serve_cli import app, export
 
 _PLACES = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EROFS, errno.ENOSPC}
 """What is wrong with a place that the user named, rather than with us."""
@@ -40,47 +40,6 @@ def finetune(argv: list[str]) -> None:
         print(f"\n{results.report()}\nresults.json, plots/ and what was trained: {results.model}")
 
 
-def predict(argv: list[str]) -> None:
-    """answer for recordings"""
-    parser = Parser("ser-hf predict", description="Answer for recordings, one JSON line each.")
-    parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--model", required=True, metavar="DIR|REPO")
-    parser.add_argument("--output", metavar="FILE.jsonl", help="write there instead of printing")
-    args = parser.parse_args(argv)
-    if args.output is not None and (Path(args.output).is_dir() or not Path(args.output).parent.is_dir()):
-        parser.error(f"--output is '{args.output}': name a file in a folder that exists")
-    from ser_hf import audio
-    from ser_hf.predictor import Predictor
-
-    quiet()
-    # decoded first, so that a bad file shows before the model is loaded
-    clips = [{"array": audio.load(file), "sampling_rate": audio.SAMPLING_RATE, "path": file} for file in args.files]
-    answers = Predictor(args.model).predict(clips)
-    lines = "".join(json.dumps(answer) + "\n" for answer in answers)
-    if args.output is None:
-        print(lines, end="")
-        return
-    partial = Path(f"{args.output}.partial")
-    partial.write_text(lines)
-    partial.rename(args.output)
-    print(f"{len(answers):,} answers: {args.output}")
-
-
-def app(argv: list[str]) -> None:
-    """serve the page"""
-    parser = Parser("ser-hf app", description="Serve the page, on this machine alone unless --host says otherwise.")
-    parser.add_argument("--model", required=True, metavar="DIR|REPO")
-    parser.add_argument("--port", type=int, default=7860)
-    parser.add_argument("--host", default="127.0.0.1")
-    args = parser.parse_args(argv)
-    if not 1 <= args.port <= 65535:
-        parser.error(f"--port is {args.port}: 1 to 65535 can be opened")
-    from ser_hf import demo
-
-    quiet()
-    demo.launch(args.model, host=args.host, port=args.port)
-
-
 COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "audit": audit,
     "data": data,
@@ -92,6 +51,7 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "compare": compare,
     "explain": explain,
     "report": report,
+    "export": export,
     "push": push,
     "predict": predict,
     "app": app,

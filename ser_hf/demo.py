@@ -1,119 +1,259 @@
-"""The page: upload or record, see eight labelled bars and the waveform. Nothing is loaded from elsewhere."""
+"""The page: Analyse, Live, Batch and Model, and the endpoints of its API. Nothing is loaded from elsewhere."""
 
+import json
 import os
-from html import escape
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it on import, and calls out otherwise
 
 import gradio as gr
 import numpy as np
+from gradio.utils import get_upload_folder
 
-from ser_hf import audio
-from ser_hf.emotions import COLOURS
+from ser_hf import audio, batch_tab, examples, model_tab, rendering, uploads
 from ser_hf.errors import UserError
+from ser_hf.limits import Limits
 from ser_hf.predictor import Predictor
 
-_FONTS = ["system-ui", "sans-serif"]  # names, not downloads
-_CSS = """
-.ser-bar {display: grid; grid-template-columns: 6.5rem 1fr 3.5rem; gap: .6rem; align-items: center; margin: .3rem 0}
-.ser-track {background: var(--background-fill-secondary); border-radius: 4px; height: 1.1rem; overflow: hidden}
-.ser-fill {height: 100%; border-radius: 4px}
-.ser-score {text-align: right; font-variant-numeric: tabular-nums}
-.ser-answer {font-size: 1.5rem; font-weight: 600; margin: .2rem 0}
-.ser-wave {width: 100%; height: 90px; color: var(--body-text-color)}
-.ser-error {border-left: 4px solid #d55e00; padding: .6rem .9rem}
-"""
+_PAGE = Path(__file__).parent / "page"
+LOOK: dict = {
+    "theme": gr.themes.Soft(
+        primary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["monospace"]
+    ).set(  # the theme's own teal is too light to be read on white, or under white
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
+        button_primary_text_color="white",
+        block_label_text_color="*primary_800",
+        block_title_text_color="*primary_800",
+        block_info_text_color="*neutral_600",
+    ),
+    "css": (_PAGE / "page.css").read_text(),
+    "head": f"<script>{(_PAGE / 'page.js').read_text()}</script>",
+}
+"""How the page looks and moves: what `launch` and `mount_gradio_app` take. Fonts are names, not downloads."""
+
+_AT_A_TIME = 8
+"""Requests that are read and decoded side by side; the model takes one a core."""
 
 
-class DemoError(UserError):
-    """A page that cannot be served."""
+def build(predictor: Predictor, limits: Limits | None = None, folder: Path | None = None) -> gr.Blocks:
+    """The page of a model as Gradio Blocks.
 
+    Its endpoints, each for programs and, over MCP, for language models: `/predict` takes a recording and gives the
+    prediction, `/predict_json` the same as text, `/timeline` its segments, `/batch` takes several.
 
-def build(predictor: Predictor) -> gr.Blocks:
-    """The page of a model as Gradio Blocks; its endpoint `/predict` takes a recording and gives the prediction."""
-
-    def analyse(path: str | None) -> tuple[str, dict | None]:
-        if path is None:
-            return _error("Upload a recording or speak first."), None
-        try:
-            samples = audio.load(path)
-        except UserError as error:
-            return _error(str(error).replace(repr(str(path)), "This file")), None
-        answer = predictor.predict({"array": samples, "sampling_rate": audio.SAMPLING_RATE, "path": path})
-        return render(answer, samples), answer
-
+    Args:
+        predictor: that answers.
+        limits: of a visitor.
+        folder: where the model's card, `results.json` and pictures lie, as far as they exist.
+    """
+    limits = limits or Limits()
     with gr.Blocks(title="Speech emotion recognition", analytics_enabled=False) as page:
-        gr.Markdown("# Speech emotion recognition\nA short recording in, how its emotion sounds to the model out.")
-        with gr.Row():
-            with gr.Column():
-                # no buttons: the share one would upload the voice to a hub
-                recording = gr.Audio(
-                    sources=["upload", "microphone"],
-                    type="filepath",
-                    label="Recording",
-                    buttons=[],
-                    elem_id="recording",
-                )
-                button = gr.Button("Analyse", variant="primary")
-            with gr.Column():
-                result = gr.HTML(label="Answer", elem_id="answer")
-                with gr.Accordion("As JSON", open=False):
-                    answer = gr.JSON(show_label=False)
-        gr.Markdown(
-            f"Model: `{Path(predictor.name).name}`. It was trained on acted speech: it hears how an emotion is "
-            "portrayed, not what a person feels. Recordings are analysed on the machine that serves this page."
+        gr.HTML(
+            "<h1>How does this voice sound?</h1><p>A recording in, the emotion that a model hears in it out.</p>",
+            elem_classes="ser-head",
         )
-        gr.on([button.click], analyse, recording, [result, answer], api_name="predict")
-        gr.on(
-            [recording.upload, recording.stop_recording], analyse, recording, [result, answer], api_visibility="private"
-        )
+        with gr.Tabs():
+            with gr.Tab("Analyse", id="analyse"):
+                _analyse(predictor, limits)
+            with gr.Tab("Live", id="live"):
+                _live(predictor, limits)
+            with gr.Tab("Batch", id="batch"):
+                batch_tab.build(predictor, limits)
+            with gr.Tab("Model", id="model"):
+                model_tab.build(predictor, folder)
+        gr.HTML(_closing(limits), elem_classes="ser-foot")
+        _endpoints(predictor, limits)
+    page.queue(max_size=limits.queue or None, default_concurrency_limit=_AT_A_TIME)
     return page
 
 
-def launch(model: str, host: str = "127.0.0.1", port: int = 7860) -> None:
-    """Serve the page until it is interrupted.
+def _closing(limits: Limits) -> str:
+    return (
+        "<p>The model learnt from actors: it hears how an emotion is portrayed, not what a person feels. Recordings "
+        f"are analysed on the machine that serves this page and deleted after {limits.keep / 60:g} minutes.</p>"
+    )
 
-    Raises:
-        ModelError: if the model cannot be loaded.
-        DemoError: if the port is taken.
-    """
-    page = build(Predictor(model))
+
+def _analyse(predictor: Predictor, limits: Limits) -> None:
+    def analyse(path: str | None) -> tuple[str, dict | None, dict]:
+        hidden = gr.update(visible=False)
+        if path is None:
+            return rendering.message("Upload a recording or speak first."), None, hidden
+        try:
+            answer = _predict(predictor, limits, path)
+        except gr.Error as error:
+            return rendering.message(error.message), None, hidden
+        samples = audio.load(uploads.recording(path))
+        saved = Path(path).parent / "prediction.json"
+        saved.write_text(json.dumps(answer) + "\n")
+        told = rendering.prediction(answer, samples, predictor.abstain_below)
+        return told, answer, gr.update(value=str(saved), visible=True)
+
+    with gr.Row():
+        with gr.Column(min_width=300) as left:
+            # no buttons: the share one would upload the voice to a hub
+            recording = gr.Audio(
+                sources=["upload", "microphone"],
+                type="filepath",
+                label="Recording",
+                buttons=[],
+                editable=False,
+                elem_id="recording",
+                waveform_options=gr.WaveformOptions(show_recording_waveform=False),
+            )
+            button = gr.Button("Analyse", variant="primary", elem_id="go")
+        with gr.Column(min_width=300):
+            result = gr.HTML(
+                rendering.message("The answer comes here.", "note"), elem_id="answer", label="Answer", padding=False
+            )
+            saved = gr.DownloadButton("Save as JSON", visible=False, size="sm", elem_id="save")
+            with gr.Accordion("As JSON", open=False):
+                shown = gr.JSON(show_label=False, elem_id="json")
+        with left:
+            files = examples.write(Path(get_upload_folder()) / examples.EXAMPLES)
+            gr.Examples(
+                [[str(file)] for file in files],
+                recording,
+                [result, shown, saved],
+                analyse,
+                example_labels=[file.stem for file in files],
+                label="Or take a synthetic voice",
+                run_on_click=True,
+                cache_examples=False,
+                api_visibility="private",
+            )
+    gr.on(
+        [button.click, recording.upload, recording.stop_recording],
+        analyse,
+        recording,
+        [result, shown, saved],
+        api_visibility="private",
+        show_progress="minimal",
+    )
+
+
+def _live(predictor: Predictor, limits: Limits) -> None:
+    def hear(chunk: str | None, state: dict | None) -> tuple[dict | None, str]:
+        if chunk is None:
+            return state, gr.skip()
+        try:
+            # not as an array, which gradio would have pydub decode
+            with audio.reading(chunk, "the stream") as reader:
+                rate, samples = reader.rate, list(reader.blocks())
+            state = state or {"stream": predictor.start_stream(rate)}
+            due = state["stream"].feed(np.concatenate(samples)) if samples else []
+        except UserError as error:
+            return None, rendering.message(str(error))
+        finally:
+            Path(chunk).unlink(missing_ok=True)
+        if not due:
+            return state, gr.skip()
+        if due[-1]["duration"] > limits.live_seconds:
+            return None, rendering.message(f"A live session lasts {limits.live_seconds:g} s: start again.", "note")
+        return state, rendering.running(due[-1])
+
+    gr.HTML(
+        f"<p>Answers come every second, of the last four. A session lasts up to {limits.live_seconds / 60:g} minutes, "
+        "and nothing of it is kept.</p>"
+    )
+    with gr.Row():
+        with gr.Column(min_width=300):
+            microphone = gr.Audio(
+                sources=["microphone"], streaming=True, type="filepath", label="Microphone", buttons=[], elem_id="live"
+            )
+        with gr.Column(min_width=300):
+            running = gr.HTML(rendering.message("Press Record and speak.", "note"), elem_id="running", padding=False)
+    state = gr.State(time_to_live=int(limits.live_seconds) + 60)
+    microphone.stream(
+        hear,
+        [microphone, state],
+        [state, running],
+        stream_every=0.5,
+        time_limit=int(limits.live_seconds),
+        api_visibility="private",
+        show_progress="hidden",
+        concurrency_limit=_AT_A_TIME,
+    )
+    microphone.start_recording(lambda: None, None, state, api_visibility="private")
+
+
+def _endpoints(predictor: Predictor, limits: Limits) -> None:
+    """The API; its components are there to check and describe what goes in and out, and are not shown."""
+
+    def predict(recording: str) -> dict:
+        """Hear the emotion in a recording.
+
+        Args:
+            recording: WAV, FLAC, Ogg, MP3 or another format that libsndfile reads, of any length within the limits.
+
+        Returns:
+            file, label, score, scores of all labels, abstained, duration in seconds, segments with start and end.
+        """
+        return _predict(predictor, limits, recording)
+
+    def predict_json(recording: str, name: str = "") -> str:
+        """Hear the emotion in a recording, as JSON text.
+
+        Args:
+            recording: as a data: URI, or a file that was uploaded; addresses are not fetched.
+            name: what the answer calls it as `file`, since a data: URI has no name.
+
+        Returns:
+            The JSON of file, label, score, scores, abstained, duration, segments.
+        """
+        return json.dumps(_predict(predictor, limits, recording, name))
+
+    def timeline(recording: str) -> dict:
+        """Which emotion is heard when in a long recording.
+
+        Args:
+            recording: as for predict.
+
+        Returns:
+            duration in seconds, and segments with start, end, label and score.
+        """
+        answer = _predict(predictor, limits, recording)
+        return {"duration": answer["duration"], "segments": answer["segments"]}
+
+    def batch(recordings: list[str]) -> list[dict]:
+        """Hear the emotions in several recordings, or in those of a zip.
+
+        Args:
+            recordings: files.
+
+        Returns:
+            A prediction for each, in order; `file` and `error` in the place of one that cannot be read.
+        """
+        return _spoken(lambda: list(batch_tab.answers(predictor, limits, recordings)))
+
+    with gr.Row(visible=False):
+        one = gr.Audio(type="filepath", label="recording")
+        many = gr.File(file_count="multiple", label="recordings")
+        name = gr.Textbox("", label="name")
+        found, text, press = gr.JSON(label="prediction"), gr.Textbox(label="prediction"), gr.Button()
+    for function, takes, gives in (
+        (predict, one, found),
+        (predict_json, [one, name], text),
+        (timeline, one, found),
+        (batch, many, found),
+    ):
+        press.click(function, takes, gives, api_name=function.__name__, concurrency_id="api")
+
+
+def _predict(predictor: Predictor, limits: Limits, path: str | None, name: str = "") -> dict:
+    if path is None:
+        raise gr.Error("There is no recording in the request.", print_exception=False)
+    source = uploads.recording(path, name)
+    return _spoken(lambda: predictor.predict(source, timeout=limits.timeout, longest=limits.seconds))
+
+
+def _spoken(function: Callable[[], object]) -> object:
+    """What the visitor can mend, in words, on the page and to programs alike."""
     try:
-        page.launch(
-            server_name=host, server_port=port, theme=gr.themes.Soft(font=_FONTS, font_mono=["monospace"]), css=_CSS
-        )
-    except OSError as error:
-        raise DemoError(f"port {port} on {host} cannot be opened ({error}): choose another --port") from error
-
-
-def render(answer: dict, samples: np.ndarray) -> str:
-    """A prediction as HTML: the answer, the waveform, a bar for each label in the order of the model."""
-    bars = "".join(
-        f'<div class="ser-bar"><span>{escape(label)}</span>'
-        f'<div class="ser-track" role="meter" aria-label="{escape(label)}" '
-        f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{score * 100:.0f}"><div class="ser-fill" '
-        f'style="width: {score * 100:.1f}%; background: {COLOURS.get(label, "#666666")}"></div></div>'
-        f'<span class="ser-score">{score:.1%}</span></div>'
-        for label, score in answer["scores"].items()
-    )
-    return (
-        f'<div aria-live="polite"><p class="ser-answer">{escape(answer["label"])}</p>'
-        f"<p>{answer['score']:.1%} sure, {answer['duration']:.1f} s of audio</p>{_waveform(samples)}{bars}</div>"
-    )
-
-
-def _waveform(samples: np.ndarray, columns: int = 300) -> str:
-    edges = np.linspace(0, len(samples), columns + 1).astype(int)
-    peaks = np.array([np.abs(samples[a:b]).max(initial=0) for a, b in pairwise(edges)])
-    peaks = peaks / max(peaks.max(), 1e-6) * 44
-    path = "".join(f"M{x} {45 - y:.1f}V{45 + y:.1f}" for x, y in enumerate(np.maximum(peaks, 0.5)))
-    return (
-        f'<svg class="ser-wave" viewBox="0 0 {columns} 90" preserveAspectRatio="none" role="img" aria-label="waveform">'
-        f'<path d="{path}" stroke="currentColor" stroke-width="0.7" opacity="0.7"/></svg>'
-    )
-
-
-def _error(message: str) -> str:
-    return f'<div class="ser-error" role="alert">{escape(message)}</div>'
+        return function()
+    except UserError as error:
+        raise gr.Error(str(error), print_exception=False, duration=None) from None

@@ -22,7 +22,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from ser_hf import audio
+from ser_hf import audio, resampling
 
 if TYPE_CHECKING:
     import datasets
@@ -74,7 +74,7 @@ class Pair:
 
 def fingerprint(samples: np.ndarray) -> Print:
     """The fingerprint of 16 kHz samples of shape `(samples,)`."""
-    low = audio.resample(samples, 3, 1)
+    low = resampling.resample(samples, 3, 1)
     low = np.pad(low, (0, max(0, _WINDOW + _HOP - len(low))))
     frames = np.lib.stride_tricks.sliding_window_view(low, _WINDOW)[::_HOP] * _HANN
     spectrum = np.fft.rfft(frames, axis=1)

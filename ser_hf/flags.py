@@ -20,6 +20,17 @@ def quiet() -> None:
     transformers.logging.disable_progress_bar()
 
 
+BACKENDS = ("torch", "torch-bf16", "onnx", "onnx-int8")
+"""On what a model runs; the default first."""
+
+
+def add_model(parser: Parser) -> None:
+    """`--model`, `--revision` and `--backend`, for asking a model."""
+    parser.add_argument("--model", required=True, metavar="DIR|REPO")
+    parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a model on the Hub")
+    parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="what it runs on (docs/serving.md)")
+
+
 def add_workers(parser: Parser) -> None:
     """`--num_proc`."""
     parser.add_argument("--num_proc", type=_positive, metavar="N", help="recordings read at a time (default: cores)")

@@ -1,31 +1,44 @@
 """Datasets and models -> repositories on the Hugging Face Hub that strangers load without this package."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors
-from huggingface_hub.hf_api import DatasetInfo, ModelInfo
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    errors,
+    snapshot_download,
+    try_to_load_from_cache,
+)
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo, SpaceInfo
 from huggingface_hub.utils import validate_repo_id
 
-from ser_hf import provenance
+from ser_hf import refusals
 from ser_hf.errors import UserError
+
+Kind = Literal["dataset", "model", "space"]
 
 _FILES = {
     "dataset": ("README.md", "audit.json", "data/*.parquet", "pictures/*.png"),
     "model": ("README.md", "*.json", "*.safetensors", "*.txt", "plots/*.png"),
 }
-_REMADE = re.compile(r"data/[^/]+\.parquet|pictures/[^/]+\.png|[^/]+\.safetensors|plots/[^/]+\.png")
-"""What each build or training writes anew: such a file on the Hub that the folder no longer has is deleted."""
-
-_REMEDIES = {
-    401: "run `hf auth login`, or set HF_TOKEN to a token that is valid",
-    403: "take a token that may write there, or a name under your own account",
-    404: "check the name, and that the token may see it",
-    429: "wait until the Hub allows more requests and push again",
+_REMADE = {
+    "dataset": re.compile(r"data/[^/]+\.parquet|pictures/[^/]+\.png"),
+    "model": re.compile(r"[^/]+\.safetensors(\.index\.json)?|plots/[^/]+\.png"),
+    "space": re.compile(r"ser_hf/.+"),
 }
+"""What each push of a kind writes anew: such a file on the Hub that is not among the new ones is deleted."""
+
+_LARGE = (".parquet", ".safetensors")
+_SMALL = ["README.md", "results.json", "config.json", "plots/*.png"]
+_BRANCH = re.compile(r"(?!refs/)(?!.*(?:\.\.|//))\w(?:[\w./-]*\w)?")
+_COMMIT = re.compile(r"(?=.*[a-f])[0-9a-f]{7,40}|[0-9]{40}")
 
 
 class HubError(UserError):
@@ -52,7 +65,33 @@ def check_push(repo: str, private: bool = True) -> str:
     return _open(repo, private, "dataset").id
 
 
-def push_dataset(folder: str | PathLike, repo: str, private: bool = True) -> str:
+def check_name(repo: str, kind: Kind) -> None:
+    """Complain of a name before anything is asked.
+
+    Raises:
+        HubError: if no repository can be called so.
+    """
+    try:
+        validate_repo_id(repo)
+    except errors.HFValidationError:
+        raise HubError(
+            f"'{repo}' is no name for a {kind} on the Hub: take owner/name, of letters, digits, -, _, ."
+        ) from None
+
+
+def full_name(repo: str) -> str:
+    """`owner/name`, with the account of the token where a name has no owner.
+
+    Raises:
+        HubError: if the token is missing or wrong, or the Hub cannot be reached.
+    """
+    if "/" in repo:
+        return repo
+    with _one_line(repo):
+        return f"{HfApi().whoami()['name']}/{repo}"
+
+
+def push_dataset(folder: str | PathLike, repo: str, private: bool = True) -> CommitInfo:
     """Push the card, the audit, the Parquet shards and the pictures of a built dataset in one commit.
 
     Args:
@@ -61,18 +100,20 @@ def push_dataset(folder: str | PathLike, repo: str, private: bool = True) -> str
         private: refuse a repository that anyone can read.
 
     Returns:
-        The address of the commit; that of the last one where nothing has changed.
+        As `commit`.
 
     Raises:
-        HubError: as `check_push`, or if the folder is no dataset or the upload fails; then nothing is committed.
+        HubError: as `commit`, or if the folder is no dataset; then nothing is committed.
     """
     files = _files(Path(folder), "dataset")
     if "README.md" not in files or not any(name.endswith(".parquet") for name in files):
         raise HubError(f"'{folder}' holds no README.md with data/*.parquet to push to '{repo}': run `ser-hf data`")
-    return _commit(files, repo, private, "dataset")
+    return commit(files, repo, private, "dataset")
 
 
-def push_model(folder: str | PathLike, repo: str, private: bool = True, allow_leaky: bool = False) -> str:
+def push_model(
+    folder: str | PathLike, repo: str, private: bool = True, allow_leaky: bool = False, revision: str | None = None
+) -> CommitInfo:
     """Push a model with its card, pictures and `results.json` in one commit, if its evidence holds.
 
     Args:
@@ -80,62 +121,154 @@ def push_model(folder: str | PathLike, repo: str, private: bool = True, allow_le
         repo: `owner/name`, or a name under the account of the token; created where it does not exist.
         private: refuse a repository that anyone can read.
         allow_leaky: push figures of speakers who were heard in training, too; the card is stamped with that.
+        revision: the branch, created from main where it does not exist; main if None.
 
     Returns:
-        The address of the commit; that of the last one where nothing has changed.
+        As `commit`.
 
     Raises:
         UserError: for a folder that is no trained model, evidence of other weights, figures in the card that are not in
-            `results.json`, no speakers held out; or as `check_push`. Then nothing is committed.
+            `results.json`, no speakers held out; or as `commit`. Then nothing is committed.
     """
+    if not Path(folder).is_dir():
+        raise HubError(f"'{folder}' is no folder: give the one that fine-tuning wrote, to push it to '{repo}'")
+    check_name(repo, "model")
+    _check_branch(revision, repo)
+    from ser_hf import provenance  # needs torch, which nothing else here does
+
     provenance.check(Path(folder), allow_leaky)
-    return _commit(_files(Path(folder), "model") | provenance.public(Path(folder), repo), repo, private, "model")
+    name = full_name(repo)
+    files = _files(Path(folder), "model") | provenance.public(Path(folder), name, revision)
+    return commit(files, name, private, "model", revision)
 
 
-def _files(folder: Path, kind: str) -> dict[str, Path]:
+def commit(
+    files: Mapping[str, Path | bytes], repo: str, private: bool, kind: Kind, revision: str | None = None
+) -> CommitInfo:
+    """Make a repository hold these files, in one commit; others in it stay, but for those of an earlier push.
+
+    Large files are sent one by one before the commit. The Hub keeps what it has of a push that broke off, so that the
+    next one sends the rest.
+
+    Args:
+        files: where each lies, or what is in it, by its name in the repository.
+        repo: `owner/name`, or a name under the account of the token; created where it does not exist.
+        private: refuse a repository that anyone can read.
+        kind: of repository.
+        revision: the branch, created from main where it does not exist; main if None.
+
+    Returns:
+        The address of the commit, with `oid` and `repo_url`; that of the last one where nothing has changed.
+
+    Raises:
+        HubError: as `check_push`; for a revision that is no branch; or if the upload fails. Then nothing is committed.
+    """
+    info = _open(repo, private, kind, revision)
+    there = [sibling.rfilename for sibling in info.siblings or []]
+    stale = [name for name in there if name not in files and _REMADE[kind].fullmatch(name)]
+    # upload_folder splits many files, or a commit that failed, into several commits: half a dataset could be left
+    api = HfApi()
+    with _one_line(info.id):
+        added = [CommitOperationAdd(name, path) for name, path in files.items()]
+        for one in added:
+            if one.path_in_repo.endswith(_LARGE):
+                api.preupload_lfs_files(info.id, [one], repo_type=kind, revision=revision, free_memory=False)
+        return api.create_commit(
+            info.id,
+            [*(CommitOperationDelete(name, is_folder=False) for name in stale), *added],
+            commit_message=f"Upload {kind} with ser_hf",
+            repo_type=kind,
+            revision=revision,
+            parent_commit=info.sha,  # the stale files are those of this commit
+        )
+
+
+def find_model(model: str, revision: str | None = None) -> ModelInfo:
+    """What the Hub says of a model: its full name, its commit, whether it is private or gated.
+
+    Args:
+        model: its id.
+        revision: a branch, tag or commit; main if None.
+
+    Raises:
+        HubError: if there is none, or the token may not see it.
+    """
+    check_name(model, "model")
+    with _one_line(f"{model}' at '{revision}" if revision else model):
+        return HfApi().model_info(model, revision=revision)
+
+
+def snapshot(model: str | PathLike, revision: str | None = None) -> tuple[Path, str | None]:
+    """What is known of a model: a folder with its card, `results.json` and pictures, as far as they exist.
+
+    Args:
+        model: a folder, which is given back as it is, or a Hub id, of which only these small files are fetched, and
+            those that the cache has where the Hub cannot be reached.
+        revision: a branch, tag or commit of a Hub id.
+
+    Returns:
+        The folder, and the commit of a Hub id.
+
+    Raises:
+        HubError: where the Hub has no such model or revision, or cannot be reached and the cache has nothing of it.
+    """
+    if Path(model).is_dir():
+        return Path(model), None
+    with _one_line(f"{model}' at '{revision}" if revision else str(model)):
+        try:
+            found = Path(snapshot_download(str(model), revision=revision, allow_patterns=_SMALL))
+        except errors.LocalEntryNotFoundError:
+            # some of these files may never have been fetched; the config was, to load the model
+            cached = try_to_load_from_cache(str(model), "config.json", revision=revision)
+            if not isinstance(cached, str):
+                raise
+            found = Path(cached).parent
+    return found, found.name
+
+
+def _files(folder: Path, kind: str) -> dict[str, Path | bytes]:
     found = [path for pattern in _FILES[kind] for path in sorted(folder.glob(pattern))]
     return {path.relative_to(folder).as_posix(): path for path in found}
 
 
-def _commit(files: dict[str, Path | bytes], repo: str, private: bool, kind: str) -> str:
-    info = _open(repo, private, kind)
-    there = [sibling.rfilename for sibling in info.siblings or []]
-    stale = [name for name in there if name not in files and _REMADE.fullmatch(name)]
-    # upload_folder splits many files, or a commit that failed, into several commits: half a dataset could be left
-    with _one_line(info.id):
-        commit = HfApi().create_commit(
-            info.id,
-            [
-                *(CommitOperationDelete(name, is_folder=False) for name in stale),
-                *(CommitOperationAdd(name, path) for name, path in files.items()),
-            ],
-            commit_message=f"Upload {kind} with ser_hf",
-            repo_type=kind,
-            parent_commit=info.sha,  # the stale files are those of this commit
-        )
-    return commit.commit_url
-
-
-def _open(repo: str, private: bool, kind: str) -> DatasetInfo | ModelInfo:
-    try:
-        validate_repo_id(repo)
-    except errors.HFValidationError:
-        raise HubError(
-            f"'{repo}' is no name for a {kind} on the Hub: take owner/name, of letters, digits, -, _, ."
-        ) from None
+def _open(repo: str, private: bool, kind: Kind, branch: str | None = None) -> DatasetInfo | ModelInfo | SpaceInfo:
+    check_name(repo, kind)
+    _check_branch(branch, repo)
     api = HfApi()
     with _one_line(repo):
         account = api.whoami()
     # An existing repository answers a token that can only read as if all were well, until the commit is refused.
     if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise HubError(f"'{repo}': the token can only read; {_REMEDIES[403]}")
+        raise HubError(f"'{repo}': the token can only read; {refusals.MAY_WRITE}")
     name = repo if "/" in repo else f"{account['name']}/{repo}"
     with _one_line(name):
-        api.create_repo(name, repo_type=kind, private=private, exist_ok=True)
+        sdk = "gradio" if kind == "space" else None
+        api.create_repo(name, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk)
         info = api.repo_info(name, repo_type=kind)
     if private and not info.private:
         raise HubError(f"'{name}' is public on the Hub: make it private in its settings there, or pass --public")
-    return info
+    return info if branch in (None, "main") else _branch(name, kind, branch)
+
+
+def _check_branch(branch: str | None, repo: str) -> None:
+    if branch is None:
+        return
+    if _COMMIT.fullmatch(branch):
+        raise HubError(f"'{branch}' is a commit, which a push to '{repo}' cannot change: give the name of a branch")
+    if not _BRANCH.fullmatch(branch):
+        raise HubError(f"'{branch}' is no name for a branch of '{repo}': take letters, digits, -, _, . and /")
+
+
+def _branch(name: str, kind: Kind, branch: str) -> DatasetInfo | ModelInfo | SpaceInfo:
+    """What the Hub says of a branch, created from main where there is none."""
+    api = HfApi()
+    with _one_line(name):
+        refs = api.list_repo_refs(name, repo_type=kind)
+    if branch in [tag.name for tag in refs.tags]:
+        raise HubError(f"'{branch}' is a tag, which a push to '{name}' cannot change: give the name of a branch")
+    with _one_line(name):
+        api.create_branch(name, repo_type=kind, branch=branch, exist_ok=True)
+        return api.repo_info(name, repo_type=kind, revision=branch)
 
 
 @contextmanager
@@ -148,25 +281,5 @@ def _one_line(repo: str) -> Iterator[None]:
     try:
         yield
     except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
-        raise HubError(f"'{repo}': {_explain(error)}") from error
-
-
-def _explain(error: Exception) -> str:
-    if isinstance(error, errors.LocalTokenNotFoundError):
-        return f"no token for the Hub was found: {_REMEDIES[401]}"
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return "offline mode keeps the Hub out of reach: unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE"
-    if isinstance(error, errors.HfHubHTTPError):
-        status = error.response.status_code
-        default = "the Hub is in trouble, push again later" if status >= 500 else "push again when that is mended"
-        said = f" ({_short(error.server_message)})" if error.server_message else ""
-        return f"the Hub answered {status}{said}: {_REMEDIES.get(status, default)}"
-    if isinstance(error, errors.HTTPError):
-        return f"the Hub cannot be reached ({_short(str(error))}): check the network and HF_ENDPOINT"
-    if isinstance(error, RuntimeError) and isinstance(error.__cause__, errors.HTTPError):  # of one file of many
-        return _explain(error.__cause__)
-    return f"not pushed ({_short(str(error))}): push again when that is mended"
-
-
-def _short(message: str) -> str:
-    return " ".join(message.split())[:160] or "no reason given"
+        reason, remedy = refusals.explain(error) or (refusals.short(str(error)), "try again when that is mended")
+        raise HubError(f"'{repo}': {reason}: {remedy}") from error

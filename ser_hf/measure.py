@@ -56,7 +56,7 @@ def measure(file: File) -> Measured:
         source = file.source()
         with audio.reading(source, repr(str(file))) as reader:
             faults = _Faults()
-            samples = audio.to_mono_16k(faults.watch(reader.blocks()), reader.rate, reader.name)
+            samples = audio.joined(audio.mono_16k(faults.watch(reader.blocks()), reader.rate, reader.name))
             header = (reader.rate, reader.channels, reader.container, reader.subtype)
     except (UserError, OSError) as error:
         return Measured(file, error=str(error))

@@ -11,14 +11,17 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional
 from transformers import (
+    AutoConfig,
     AutoFeatureExtractor,
     AutoModelForAudioClassification,
     FeatureExtractionMixin,
+    PreTrainedConfig,
     PreTrainedModel,
     SeamlessM4TFeatureExtractor,
     Wav2Vec2BertConfig,
 )
 
+from ser_hf import refusals
 from ser_hf.emotions import EMOTIONS, ID2LABEL, LABEL2ID
 from ser_hf.errors import UserError
 
@@ -120,7 +123,7 @@ def load_for_training(
         return AutoModelForAudioClassification.from_config(
             tiny_config(), attn_implementation=attention or "eager"
         ), extractor
-    _check_folder(name)
+    check_folder(name)
     try:
         extractor = AutoFeatureExtractor.from_pretrained(name)
         model = AutoModelForAudioClassification.from_pretrained(
@@ -163,30 +166,55 @@ def tiny_config() -> Wav2Vec2BertConfig:
     )
 
 
-def load_for_prediction(name: str | PathLike) -> tuple[PreTrainedModel, FeatureExtractionMixin, str]:
+def load_for_prediction(
+    name: str | PathLike, revision: str | None = None
+) -> tuple[PreTrainedModel, FeatureExtractionMixin, str]:
     """A fine-tuned model in evaluation mode, its feature extractor, and the padding rule that it was given.
 
+    Args:
+        name: a folder, or a Hub id.
+        revision: a branch, tag or commit of a Hub id.
+
     Raises:
-        ModelError: if it cannot be loaded, has a head without trained weights, or labels without a meaning.
+        ModelError: if it cannot be loaded, or the Hub does not show it; for a folder with a revision; for a head
+            without trained weights, or labels without a meaning.
     """
-    _check_folder(name)
+    check_folder(name, revision)
+    at = {"revision": revision or "main"}
     try:
-        extractor = AutoFeatureExtractor.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, **at)  # first: the others do not say why the Hub refuses
+        extractor = AutoFeatureExtractor.from_pretrained(name, **at)
         model, info = AutoModelForAudioClassification.from_pretrained(
-            name, output_loading_info=True, dtype=torch.float32
+            # no pickles, which run what they please
+            name,
+            config=config,
+            output_loading_info=True,
+            dtype=torch.float32,
+            use_safetensors=True,
+            **at,
         )
     except LOADING_ERRORS as error:
-        raise _cannot_load(name, error, "give the folder that fine-tuning wrote") from error
+        shown = f"{name}' at '{revision}" if revision else name
+        raise _cannot_load(shown, error, "give the folder that fine-tuning wrote") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])[0]
         raise ModelError(f"'{name}' has no trained weights for {missing}: fine-tune it first with `ser-hf finetune`")
-    labels = list(model.config.id2label.values())
-    if any(re.fullmatch(r"LABEL_\d+", str(label)) for label in labels):
-        raise ModelError(f"'{name}' has labels without a meaning ({labels[0]}, …): set id2label in its config.json")
-    if model.config.problem_type not in (None, "single_label_classification"):
-        raise ModelError(f"'{name}' is of the kind {model.config.problem_type}: give a single-label classifier")
+    check_labels(name, model.config)
     rule = ignore_padding(model)
     return model.eval(), extractor, rule
+
+
+def check_labels(name: str | PathLike, config: PreTrainedConfig) -> None:
+    """Refuse a classifier whose answers would mean nothing.
+
+    Raises:
+        ModelError: for labels `LABEL_n`, or another kind than one label of several.
+    """
+    labels = list(config.id2label.values())
+    if any(re.fullmatch(r"LABEL_\d+", str(label)) for label in labels):
+        raise ModelError(f"'{name}' has labels without a meaning ({labels[0]}, …): set id2label in its config.json")
+    if config.problem_type not in (None, "single_label_classification"):
+        raise ModelError(f"'{name}' is of the kind {config.problem_type}: give a single-label classifier")
 
 
 def digest(model: PreTrainedModel) -> str:
@@ -241,8 +269,15 @@ def _count_frames(model: nn.Module, args: tuple, kwargs: dict) -> None:
         norm.frames = None if lengths is None else ((lengths - norm.kernel) // norm.stride + 1).tolist()
 
 
-def _check_folder(name: str | PathLike) -> None:
+def check_folder(name: str | PathLike, revision: str | None = None) -> None:
+    """Say of a name that looks like a folder what it lacks to be one with a model in it.
+
+    Raises:
+        ModelError: for what can be neither a model's folder nor a Hub id.
+    """
     path = Path(name)
+    if revision and path.exists():
+        raise ModelError(f"'{name}' is a folder and has no revision '{revision}': leave out --revision")
     if not path.exists():
         if path.is_absolute() or str(name).startswith(".") or str(name).count("/") > 1:
             raise ModelError(f"'{name}' does not exist: check the path of the model folder")
@@ -254,5 +289,7 @@ def _check_folder(name: str | PathLike) -> None:
 
 
 def _cannot_load(name: str | PathLike, error: Exception, remedy: str) -> ModelError:
+    if refused := refusals.explain(error):
+        return ModelError(f"model '{name}' cannot be loaded ({refused[0]}): {refused[1]}, or {remedy}")
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]
     return ModelError(f"model '{name}' cannot be loaded ({reason}): {remedy}")

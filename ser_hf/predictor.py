@@ -1,71 +1,175 @@
-"""The one way to predict: the command line, the page and the evaluation all call it."""
+"""The one way to predict: the command line, the page, the API and the evaluation all call it."""
 
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from scipy.special import softmax
 
-from ser_hf import audio, features, modeling
+from ser_hf import answers, audio, backends, features, modeling, streaming, voice, windows
+from ser_hf.errors import UserError
+from ser_hf.workers import Workers
+
+_BATCH = 8  # windows of a long recording that share a batch, where that pays
+
+
+_Waiting = tuple[str | None, Callable[[], dict]]
+"""The name of a recording, and what waits for its answer and gives it."""
+
+
+class TimeoutExceeded(UserError):
+    """A recording that took longer than it was given."""
 
 
 class Predictor:
-    """A fine-tuned model that answers for recordings.
+    """A fine-tuned model that answers for recordings; any number of threads may ask it.
 
-    A clip's answer does not depend on what else is asked with it, and equals the one of stock
-    `transformers.pipeline("audio-classification")`.
+    A clip's answer does not depend on what else is asked, before, after or at the same time: on a CPU it is the same to
+    the last bit, since each clip is worked on alone, by one thread of a pool that has one for each core. It equals the
+    one of stock `transformers.pipeline("audio-classification")`.
     """
 
-    def __init__(self, model: str | PathLike, device: str | None = None, batch_size: int = 16) -> None:
+    def __init__(
+        self,
+        model: str | PathLike,
+        device: str | None = None,
+        batch_size: int = 16,
+        backend: str = "torch",
+        voice_kind: voice.Kind | None = None,
+        revision: str | None = None,
+    ) -> None:
         """Load a model.
 
         Args:
-            model: a folder that fine-tuning wrote, or a Hub id.
+            model: a folder that fine-tuning or `ser-hf export` wrote, or a Hub id.
             device: for torch; a GPU where there is one if None.
-            batch_size: clips at a time.
+            batch_size: clips at a time in `probabilities` and `outputs`, and clips of one length at a time on a GPU.
+            backend: `torch`, `torch-bf16`, `onnx` or `onnx-int8`; the ONNX ones run on the CPU.
+            voice_kind: how voice is found in long recordings, `silero` or `energy`; the better one there is if None.
+            revision: a branch, tag or commit of a Hub id.
 
         Raises:
-            ModelError: if it cannot be loaded or is not a trained classifier.
+            UserError: if it cannot be loaded or is not a trained classifier, or something it needs is not installed.
         """
-        self.name = str(model)
-        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        loaded, self.extractor, rule = modeling.load_for_prediction(model)
-        self.batch_size = 1 if rule == modeling.ALONE else batch_size
-        self.model = loaded.to(self.device)
-        self.labels: list[str] = [loaded.config.id2label[i] for i in range(loaded.config.num_labels)]
-        self.abstain_below: float = getattr(loaded.config, "ser_hf", {}).get("abstain_below") or 0.0
-        self._last = modeling.last_linear(loaded)
-        self._collate = features.Collator(self.extractor, rule)
+        self.name, self.revision, self.backend = str(model), revision, backend
+        self._backend = backends.load(model, backend, device, revision)
+        config = self._backend.config
+        self.extractor = self._backend.extractor
+        self.labels: list[str] = [config.id2label[i] for i in range(config.num_labels)]
+        self.trained_on: dict = getattr(config, "ser_hf", None) or {}
+        self.abstain_below: float = self.trained_on.get("abstain_below") or 0.0
+        self.voice = voice.Voice(voice_kind)
+        self._workers = Workers(self._backend)
+        if isinstance(self._backend, backends.TorchBackend):
+            self.model, self.device, rule = self._backend.model, self._backend.device, self._backend.rule
+            self.batch_size = 1 if rule == modeling.ALONE else batch_size
+            self._last = modeling.last_linear(self.model)
+            self._collate = features.Collator(self.extractor, rule)
+        else:
+            self.batch_size = batch_size
 
-    def predict(self, source: audio.Source | list[audio.Source]) -> dict | list[dict]:
-        """Answer for one recording, or for a list in its order.
+    @property
+    def public_name(self) -> str:
+        """The model as strangers may read it: the id on the Hub, or the name of its folder without where it lies."""
+        return Path(self.name).resolve().name if Path(self.name).exists() else self.name
+
+    def warm(self) -> "Predictor":
+        """Ask every worker once, so that the first answer does not wait for kernels and memory."""
+        clip = np.zeros(windows.WINDOW, dtype=np.float32)
+        for ready in [self._workers.ask([clip]) for _ in range(self._workers.count)]:
+            ready.result()
+        return self
+
+    def predict(
+        self, source: audio.Source | list[audio.Source], timeout: float | None = None, longest: float | None = None
+    ) -> dict | list[dict]:
+        """Answer for one recording of any length, or for a list in its order.
+
+        Up to 10 s are one utterance, asked whole. Longer ones are asked in windows of 4 s every 2 s that hold voice;
+        memory does not grow with their length.
 
         Args:
             source: whatever `ser_hf.audio.load` takes, or a list of such.
+            timeout: seconds after which a recording is given up, where not None.
+            longest: seconds of audio beyond which a recording is refused, where not None.
 
         Returns:
             `file`, `label`, `score`, `scores` (a probability for each label), `abstained` (whether the score is below
-            the threshold that the model was calibrated with), `duration` in seconds, and `segments` (`start`, `end`,
-            `label`, `score`); a list of these for a list.
+            the threshold that the model was calibrated with, or no voice was found), `duration` in seconds, and
+            `segments` (`start`, `end`, `label`, `score`), one for each stretch of a label; a list of these for a list.
 
         Raises:
-            AudioError: if a recording cannot be used; it is named.
+            AudioError: if a recording cannot be used or is too long; it is named.
+            TimeoutExceeded: for one that took too long.
         """
-        sources = source if isinstance(source, list) else [source]
-        clips = [audio.load(one) for one in sources]
-        answers = [
-            self._answer(_name(one), clip, row)
-            for one, clip, row in zip(sources, clips, self.probabilities(clips), strict=True)
-        ]
+        answers = list(self.each(source if isinstance(source, list) else [source], timeout, longest))
         return answers if isinstance(source, list) else answers[0]
+
+    def each(
+        self,
+        sources: Iterable[audio.Source],
+        timeout: float | None = None,
+        longest: float | None = None,
+        on_error: Literal["raise", "answer"] = "raise",
+    ) -> Iterator[dict]:
+        """Answer for any number of recordings, in their order; only a few are in memory.
+
+        Args:
+            sources: of `predict`.
+            timeout: of `predict`, for each recording.
+            longest: of `predict`.
+            on_error: `answer` puts `{"file", "error"}` in the place of a recording that cannot be used.
+
+        Raises:
+            AudioError, TimeoutExceeded: as `predict`, unless `on_error` is `answer`.
+        """
+        waiting: deque[_Waiting] = deque()
+        group = self.batch_size if self._workers.on_gpu and self._backend.together else 1
+        sources = iter(sources)
+        while batch := list(islice(sources, group)):
+            waiting.extend(self._begin(batch, timeout, longest))
+            while len(waiting) > max(2 * self._workers.count, group):
+                yield _finished(waiting.popleft(), on_error)
+        while waiting:
+            yield _finished(waiting.popleft(), on_error)
+
+    def stream(self, chunks: Iterable[np.ndarray], sampling_rate: int = audio.SAMPLING_RATE) -> Iterator[dict]:
+        """Running answers for a recording that is still going on, one for each second that has come.
+
+        Args:
+            chunks: arrays of shape `(samples,)` or `(samples, channels)`, float or integer, of any length.
+            sampling_rate: in Hz.
+
+        Yields:
+            Predictions as `predict` gives them, of the last seconds; see `ser_hf.streaming.Stream`.
+
+        Raises:
+            AudioError: for what is no audio.
+        """
+        running = self.start_stream(sampling_rate)
+        for chunk in chunks:
+            yield from running.feed(chunk)
+
+    def start_stream(self, sampling_rate: int = audio.SAMPLING_RATE) -> "streaming.Stream":
+        """The same for a caller to whom chunks are handed: `feed` takes one and gives the answers that are due."""
+        return streaming.Stream(self._workers, self.voice.listen(), self.labels, self.abstain_below, sampling_rate)
 
     def probabilities(self, clips: list[np.ndarray]) -> np.ndarray:
         """Probabilities of shape `(clips, labels)` for 16 kHz waveforms, in their order."""
+        if not isinstance(self._backend, backends.TorchBackend):
+            return np.concatenate([one.result() for one in [self._workers.ask([clip]) for clip in clips]])
         return softmax(self._logits(clips), axis=-1)
 
     def outputs(self, clips: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """What the model makes of 16 kHz waveforms, in their order; for one thread at a time.
+        """What the model makes of 16 kHz waveforms, in their order; for one thread at a time, and torch alone.
 
         Returns:
             Float32 logits of shape `(clips, labels)`, and the embeddings `(clips, width)` that its last layer, which is
@@ -94,21 +198,86 @@ class Predictor:
             result[batch] = logits.float().cpu().numpy()
         return result
 
-    def _answer(self, file: str | None, clip: np.ndarray, row: np.ndarray) -> dict:
-        label, score = self.labels[int(row.argmax())], float(row.max())
-        seconds = audio.duration(clip)
-        return {
-            "file": file,
-            "label": label,
-            "score": score,
-            "scores": {name: float(value) for name, value in zip(self.labels, row, strict=True)},
-            "abstained": score < self.abstain_below,
-            "duration": seconds,
-            "segments": [{"start": 0.0, "end": seconds, "label": label, "score": score}],
-        }
+    def _begin(self, sources: list[audio.Source], timeout: float | None, longest: float | None) -> list[_Waiting]:
+        """Read recordings and hand them to the workers."""
+        until = None if timeout is None else time.monotonic() + timeout
+        results: dict[int, Callable[[], dict]] = {}
+        lengths: dict[int, list[tuple[int, np.ndarray]]] = {}
+        files = [answers.name(source) for source in sources]
+        for place, source in enumerate(sources):
+            try:
+                heard = self._hear(source, until, longest)
+            except UserError as error:
+                results[place] = partial(_failed, error)
+                continue
+            if isinstance(heard, dict):
+                results[place] = partial(dict, heard)
+            else:
+                lengths.setdefault(len(heard), []).append((place, heard))
+        for length, clips in lengths.items():
+            asked = self._workers.ask([clip for _, clip in clips])
+            for row, (place, _) in enumerate(clips):
+                results[place] = partial(self._whole, files[place], length, asked, row, until)
+        return [(file, results[place]) for place, file in enumerate(files)]
+
+    def _hear(self, source: audio.Source, until: float | None, longest: float | None) -> np.ndarray | dict:
+        """The samples of a recording of up to `LONG`, or the answer for a longer one."""
+        file = answers.name(source)
+        blocks, head = audio.at_most(longest, audio.stream(source), file), []
+        for block in blocks:
+            head.append(block)
+            if sum(map(len, head)) > windows.LONG:
+                return self._long(file, chain(head, blocks), until)
+        return audio.joined(head)
+
+    def _whole(self, file: str | None, length: int, asked: Future[np.ndarray], row: int, until: float | None) -> dict:
+        try:
+            probabilities = asked.result(None if until is None else max(0.0, until - time.monotonic()))[row]
+        except TimeoutError:
+            asked.cancel()
+            raise _too_slow(file) from None
+        best = int(probabilities.argmax())
+        one = answers.segment(0, length, self.labels[best], probabilities[best])
+        return answers.answer(file, length, probabilities, [one], self.labels, self.abstain_below)
+
+    def _long(self, file: str | None, blocks: Iterable[np.ndarray], until: float | None) -> dict:
+        found = windows.Windows(blocks, self.voice.listen(), self._workers)
+        timeline = windows.Timeline(self.labels)
+        waiting: deque[tuple[list[int], Future[np.ndarray]]] = deque()
+        # A waveform's first convolution is the largest thing there is: a batch takes its memory and saves no time
+        together = self._backend.together and (self._workers.on_gpu or features.hop(self.extractor) > 1)
+
+        def take() -> None:
+            starts, asked = waiting.popleft()
+            for start, probabilities in zip(starts, asked.result(), strict=True):
+                timeline.add(start, probabilities)
+
+        windowed = iter(found)
+        while batch := list(islice(windowed, _BATCH if together else 1)):
+            if until is not None and time.monotonic() > until:
+                raise _too_slow(file)
+            waiting.append(([one.start for one in batch], self._workers.ask([one.samples for one in batch])))
+            if len(waiting) > 2 * self._workers.count:
+                take()
+        while waiting:
+            take()
+        whole, segments = timeline.read(found.voiced, found.length)
+        return answers.answer(file, found.length, whole, segments, self.labels, self.abstain_below)
 
 
-def _name(source: audio.Source) -> str | None:
-    if isinstance(source, dict):
-        source = source.get("path")
-    return Path(source).name if isinstance(source, str | PathLike) else None
+def _finished(waiting: _Waiting, on_error: str) -> dict:
+    file, result = waiting
+    try:
+        return result()
+    except UserError as error:
+        if on_error == "raise":
+            raise
+        return {"file": file, "error": str(error)}
+
+
+def _failed(error: UserError) -> dict:
+    raise error
+
+
+def _too_slow(file: str | None) -> TimeoutExceeded:
+    return TimeoutExceeded(f"{file!r} took longer than it was given: cut it into parts")

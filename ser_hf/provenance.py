@@ -1,7 +1,9 @@
 """Whether a model's folder may be shown to others: its evidence is of its weights, its card of its evidence."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from ser_hf import cards, modeling
 from ser_hf.errors import UserError
@@ -12,25 +14,45 @@ class ProvenanceError(UserError):
     """A model whose figures would mislead; the message says why and what mends it."""
 
 
-def public(folder: Path, repo: str) -> dict[str, bytes]:
+def public(folder: Path, repo: str, revision: str | None = None) -> dict[str, bytes]:
     """The card and `results.json` as strangers should read them: the model by its name on the Hub, no local paths.
 
     Args:
         folder: that `check` accepts.
         repo: the name of the model on the Hub.
+        revision: the branch on which it will lie, which the card's example has to name; main if None.
     """
     results = Results.load(folder / "results.json")
-    names = {results.model: repo}
-    for path in (results.dataset, results.training.get("base_model", "")):
-        if Path(path).exists() and path != results.model:
-            names[path] = Path(path).name
-    found = {}
-    for name in ("README.md", "results.json"):
-        text = (folder / name).read_text()
+    local = [path for path in (results.dataset, results.training.get("base_model", "")) if Path(path).exists()]
+    names = {path: Path(path).name for path in local} | {results.model: repo}
+    told = _renamed(json.loads((folder / "results.json").read_text()), names) | {"model": repo}
+    pictures = _pictures(folder)
+    ours, theirs = (cards.model_card(one, pictures).splitlines() for one in (results, Results(**told)))
+    lines = dict(zip(ours, theirs, strict=True)) if len(ours) == len(theirs) else {}
+    text = _without_branch((folder / "README.md").read_text(), results.model)
+    card = "\n".join(lines.get(line) or _renamed(line, names) for line in text.splitlines())
+    at = "" if revision in (None, "main") else f', revision="{revision}"'
+    card = card.replace(f'model="{results.model}",', f'model="{repo}",').replace(
+        f'model="{repo}"', f'model="{repo}"{at}'
+    )
+    return {"README.md": f"{card}\n".encode(), "results.json": f"{json.dumps(told, indent=2)}\n".encode()}
+
+
+def _renamed(value: object, names: dict[str, str]) -> Any:
+    """What JSON holds, with other names for paths; a path of one word, such as `model`, may mean anything and stays."""
+    if isinstance(value, dict):
+        return {key: _renamed(one, names) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_renamed(one, names) for one in value]
+    if isinstance(value, str):
         for path in sorted(names, key=len, reverse=True):  # one may begin as another does
-            text = re.sub(rf"(?<![\w./-]){re.escape(path)}(?![\w/-])", names[path], text)
-        found[name] = text.encode()
-    return found
+            if "/" in path:
+                value = re.sub(rf"(?<![\w./-]){re.escape(path)}(?![\w/-])", lambda _, name=names[path]: name, value)
+    return value
+
+
+def _pictures(folder: Path) -> list[str]:
+    return [path.name for path in (folder / "plots").glob("*.png")]
 
 
 def check(folder: Path, allow_leaky: bool = False) -> Results:
@@ -60,12 +82,16 @@ def check(folder: Path, allow_leaky: bool = False) -> Results:
     if results.leaks and not allow_leaky:
         why = results.notes[0] if results.notes else "its protocol holds no speakers out"
         raise ProvenanceError(f"'{folder}' was not tested on held-out speakers ({why}): {again}, or pass --allow_leaky")
-    text = card.read_text()
+    text = _without_branch(card.read_text(), results.model)
     if results.leaks and cards.STAMP not in text:
         raise ProvenanceError(f"the card of '{folder}' does not say that its figures leak: {again}")
-    pictures = [path.name for path in (folder / "plots").glob("*.png")]
-    written = set(cards.model_card(results, pictures).splitlines())
+    written = set(cards.model_card(results, _pictures(folder)).splitlines())
     added = "\n".join(line for line in text.splitlines() if line not in written)
     if wrong := cards.unfounded(added, results):
         raise ProvenanceError(f"the card of '{folder}' says {wrong[0]}, which is not in results.json: {again}")
     return results
+
+
+def _without_branch(card: str, model: str) -> str:
+    """A card whose example loads the model from main."""
+    return re.sub(rf'(?<=model="{re.escape(model)}"), revision="[^"]*"', "", card)

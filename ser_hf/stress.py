@@ -18,7 +18,7 @@ import soundfile
 from scipy import fft
 from tqdm import tqdm
 
-from ser_hf import audio, augment, metrics, silence
+from ser_hf import audio, augment, metrics, resampling, silence
 from ser_hf.predictor import Predictor
 
 _RATE = audio.SAMPLING_RATE
@@ -96,7 +96,7 @@ def late(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def speed(samples: np.ndarray, rng: np.random.Generator, factor: float) -> np.ndarray:
     """Play `factor` times as fast, the pitch along with it; the length becomes `ceil(samples / factor)`."""
-    return audio.resample(samples, round(_RATE * factor))
+    return resampling.resample(samples, round(_RATE * factor))
 
 
 def coded(samples: np.ndarray, rng: np.random.Generator, kilobits: float, form: str) -> np.ndarray:

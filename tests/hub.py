@@ -11,14 +11,12 @@ import json
 import os
 import re
 import threading
-from collections import namedtuple
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+from hub_repo import LFS, Commit, Repo, content_id, entries, front_matter
 
-LFS = (".arrow", ".bin", ".onnx", ".parquet", ".png", ".pt", ".safetensors")
 _REPO = r"(?:(?P<type>dataset|space)s/)?(?P<repo>[\w.-]+/[\w.-]+)"
 _API = r"/api/(?P<type>model|dataset|space)s/(?P<repo>[\w.-]+/[\w.-]+)"
 ROUTES = [  # method, operation (a method of Handler, a key of Hub.fail), page
@@ -29,32 +27,21 @@ ROUTES = [  # method, operation (a method of Handler, a key of Hub.fail), page
     ("POST", "commit", _API + r"/commit/(?P<revision>[^/]+)"),
     ("POST", "paths", _API + r"/paths-info/(?P<revision>[^/]+)"),
     ("GET", "tree", _API + r"/tree/(?P<revision>[^/]+)/?(?P<path>.*)"),
+    ("POST", "branch", _API + r"/branch/(?P<branch>[^/]+)"),
+    ("GET", "refs", _API + r"/refs"),
     ("GET", "info", _API + r"(?:/revision/(?P<revision>[^/]+))?"),
     ("POST", "lfs", f"/{_REPO}" + r"\.git/info/lfs/objects/batch"),
     ("PUT", "put", r"/lfs/(?P<oid>[0-9a-f]{64})"),
     ("GET", "resolve", f"/{_REPO}" + r"/resolve/(?P<revision>[^/]+)/(?P<path>.+)"),
 ]
-WRITES = ("create", "preupload", "commit", "lfs")
-
-
-Commit = namedtuple("Commit", "oid title files")
-
-
-@dataclass
-class Repo:
-    """`files` is the head of main; `commits` are what clients pushed, the last one newest."""
-
-    private: bool = False
-    files: dict[str, bytes] = field(default_factory=dict)
-    commits: list[Commit] = field(default_factory=list)
-
-    @property
-    def head(self):
-        return self.commits[-1].oid if self.commits else "0" * 40
+WRITES = ("create", "preupload", "commit", "lfs", "branch")
 
 
 class Hub:
-    """`fail` maps operations, as `ROUTES` names them, to the status they answer with; `requests` is what was asked."""
+    """`fail` maps operations, as `ROUTES` names them, to the status they answer with; `requests` is what was asked.
+
+    The status is a number, or an iterator that gives one for each request, None where all is well.
+    """
 
     def __init__(self, user="you", token="hf_you", role="write"):
         self.user, self.token, self.role = user, token, role
@@ -131,7 +118,8 @@ class Handler(BaseHTTPRequestHandler):
         raise Refused(404, f"no such page: {page}")
 
     def admit(self, operation):
-        if status := self.hub.fail.get(operation):
+        status = self.hub.fail.get(operation)
+        if status := status if status is None or isinstance(status, int) else next(status, None):
             raise Refused(status, f"{operation} was told to fail")
         sent = self.headers.get("Authorization")
         self.known = sent == f"Bearer {self.hub.token}"
@@ -150,11 +138,12 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(404, "Repository not found", "RepoNotFound")
         if operation in WRITES:
             self.may_write(name.split("/")[0])
-        revisions = {commit.oid: commit.files for commit in repo.commits} | {repo.head: repo.files}
-        self.oid = repo.head if revision == "main" else revision
-        if self.oid not in revisions:
+        if (head := repo.heads().get(revision)) is None:
             raise Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        self.kind, self.name, self.repo, self.files = kind, name, repo, revisions[self.oid]
+        if operation == "resolve" and repo.gated and not (self.known and name.startswith(f"{self.hub.user}/")):
+            raise Refused(403, f"Access to model {name} is restricted", "GatedRepo")
+        self.kind, self.name, self.repo, self.revision = kind, name, repo, revision
+        self.oid, self.files = head.oid, head.files
 
     def whoami(self):
         auth = {"type": "access_token", "accessToken": {"displayName": "test", "role": self.hub.role}}
@@ -202,14 +191,20 @@ class Handler(BaseHTTPRequestHandler):
     def commit(self):
         header, *changes = [json.loads(line) for line in self.data.splitlines()]
         with self.hub.lock:
-            if header["value"].get("parentCommit", self.repo.head) != self.repo.head:
+            self.open("commit", self.kind, self.name, self.revision)  # what lies there now
+            if self.revision not in ("main", *self.repo.branches):
+                raise Refused(400, f"{self.revision} is no branch")
+            if header["value"].get("parentCommit", self.oid) != self.oid:
                 raise Refused(412, "A commit has happened since")
-            files = dict(self.repo.files)
+            files = dict(self.files)
             for change in changes:
                 self.apply(files, change["key"], **change["value"])
-            oid = hashlib.sha1(self.repo.head.encode() + self.data).hexdigest()
-            self.repo.commits.append(Commit(oid, header["value"]["summary"], dict(files)))
-            self.repo.files = files
+            oid = hashlib.sha1(self.oid.encode() + self.data).hexdigest()
+            self.repo.branches.get(self.revision, self.repo.commits).append(
+                Commit(oid, header["value"]["summary"], dict(files))
+            )
+            if self.revision == "main":
+                self.repo.files = files
         url = f"{self.hub.address(self.kind, self.name)}/commit/{oid}"
         return {"success": True, "commitOid": oid, "commitUrl": url, "hookOutput": "", "pullRequestUrl": None}
 
@@ -228,10 +223,30 @@ class Handler(BaseHTTPRequestHandler):
             for name in gone:
                 del files[name]
 
+    def branch(self, branch):
+        if branch in self.repo.heads():
+            raise Refused(409, f"Reference {branch} exists already")
+        self.open("branch", self.kind, self.name, json.loads(self.data or "{}").get("startingPoint", "main"))
+        self.repo.branches[branch] = [Commit(self.oid, "", self.files)]
+        return {}
+
+    def refs(self):
+        heads, named = self.repo.heads(), {"branches": ["main", *self.repo.branches], "tags": [*self.repo.tags]}
+        return {"converts": []} | {
+            kind: [{"name": name, "ref": name, "targetCommit": heads[name].oid} for name in names]
+            for kind, names in named.items()
+        }
+
     def info(self):
         card = front_matter(self.files.get("README.md", b"").decode())
         told = {"cardData": card, "pipeline_tag": card.get("pipeline_tag"), "sdk": card.get("sdk"), "tags": []}
-        state = {"id": self.name, "sha": self.oid, "private": self.repo.private, "gated": False, "disabled": False}
+        state = {
+            "id": self.name,
+            "sha": self.oid,
+            "private": self.repo.private,
+            "gated": "manual" if self.repo.gated else False,
+            "disabled": False,
+        }
         return state | told | {"siblings": [{"rfilename": path} for path in sorted(self.files)]}
 
     def tree(self, path=""):
@@ -260,25 +275,3 @@ class Handler(BaseHTTPRequestHandler):
         if start >= stop:
             raise Refused(416, "the file has no such part")
         return data[start:stop], 206, headers | {"Content-Range": f"bytes {start}-{stop - 1}/{len(data)}"}
-
-
-def content_id(path, data):
-    """What clients compare their own file with: the SHA-256 of a large file, the git blob of another."""
-    made = hashlib.sha256(data) if path.endswith(LFS) else hashlib.sha1(b"blob %d\0" % len(data) + data)
-    return made.hexdigest()
-
-
-def entries(files):
-    """Every file and folder, as listings of the Hub describe them."""
-    folders = {path.rsplit("/", depth)[0] for path in files for depth in range(1, path.count("/") + 1)}
-    found = [{"type": "directory", "path": path, "size": 0, "oid": "0" * 40} for path in folders]
-    for path, data in files.items():
-        identity = content_id(path, data)
-        large = {"lfs": {"oid": identity, "size": len(data), "pointerSize": 134}} if path.endswith(LFS) else {}
-        found.append({"type": "file", "path": path, "size": len(data), "oid": identity[:40]} | large)
-    return sorted(found, key=lambda entry: entry["path"])
-
-
-def front_matter(card):
-    found = re.match(r"---\n(.*?)\n---", card, re.DOTALL)
-    return yaml.safe_load(found[1]) or {} if found else {}

@@ -6,7 +6,7 @@ import soundfile
 import torch
 import torchaudio
 
-from ser_hf import audio
+from ser_hf import audio, resampling
 from ser_hf.audio import AudioError
 
 
@@ -16,7 +16,7 @@ def tone(rate, seconds=0.5, hertz=440.0):
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 24_414, 44_100, 48_000, 96_000])
 def test_resampling_keeps_a_tone(rate):
-    output = audio.resample(tone(rate), rate)
+    output = resampling.resample(tone(rate), rate)
     assert len(output) == len(tone(16_000)) or abs(len(output) - 8_000) <= 1
     middle = slice(500, -500)
     np.testing.assert_allclose(output[middle], tone(16_000, 0.6)[: len(output)][middle], atol=5e-3)
@@ -27,7 +27,7 @@ def test_resampling_equals_torchaudio(rate):
     noise = np.random.default_rng(0).normal(size=rate).astype(np.float32) * 0.2
     stock = torchaudio.functional.resample(torch.from_numpy(noise), rate, 16_000).numpy()
     # torchaudio computes its taps in single precision
-    np.testing.assert_allclose(audio.resample(noise, rate), stock, atol=3e-5)
+    np.testing.assert_allclose(resampling.resample(noise, rate), stock, atol=3e-5)
 
 
 @pytest.mark.parametrize("rate", [8_000, 24_414, 44_100, 48_000])
@@ -35,7 +35,7 @@ def test_resampling_in_parts_equals_resampling_at_once(rate):
     noise = np.random.default_rng(0).normal(size=2 * rate + 17).astype(np.float32) * 0.2
     parts = np.split(noise, [1, 100, 5_000, 5_001, 14_000])
     np.testing.assert_allclose(
-        np.concatenate(list(audio.resample_blocks(parts, rate))), audio.resample(noise, rate), atol=1e-6
+        np.concatenate(list(resampling.resample_blocks(parts, rate))), resampling.resample(noise, rate), atol=1e-6
     )
 
 
@@ -104,7 +104,7 @@ def test_no_samples_are_no_recording(tmp_path, rate):
     soundfile.write(tmp_path / "none.wav", np.zeros(0), rate)
     with pytest.raises(AudioError, match=r"0\.000 s long"):
         audio.load(tmp_path / "none.wav")
-    assert audio.resample(np.zeros(0, dtype=np.float32), rate).shape == (0,)
+    assert resampling.resample(np.zeros(0, dtype=np.float32), rate).shape == (0,)
 
 
 def bad_sources(tmp_path):

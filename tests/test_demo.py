@@ -1,125 +1,274 @@
-"""The page, in a browser: upload a recording and read the answer."""
+"""The page, in a browser, as a visitor uses it."""
 
+import csv
+import json
 import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
+import soundfile
+from conftest import serving
 
-from ser_hf import demo
+from ser_hf import audio
 from ser_hf.emotions import EMOTIONS
 from ser_hf.predictor import Predictor
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-SCREENSHOT = os.environ.get("SER_HF_SCREENSHOT", "")
+SCREENSHOTS = os.environ.get("SER_HF_SCREENSHOT", "")  # a folder
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
-
-
-def test_bars_stand_in_the_order_of_the_labels_and_names_are_escaped():
-    scores = dict.fromkeys(EMOTIONS, 0.1) | {"sad": 0.3}
-    answer = {"label": "<b>sad", "score": 0.3, "scores": scores, "duration": 1.0}
-    html = demo.render(answer, np.sin(np.arange(16_000)).astype(np.float32))
-    assert re.findall(r'aria-label="(\w+)" aria-valuemin', html) == list(EMOTIONS)
-    assert re.findall(r'aria-valuenow="(\d+)"', html) == ["10", "10", "10", "30", "10", "10", "10", "10"]
-    assert "&lt;b&gt;sad" in html
-    assert "<b>sad" not in html
-    assert html.count("<svg") == 1
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+MICROPHONE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
 
 
 @pytest.fixture(scope="module")
-def url(tuned, tmp_path_factory):
-    """The app as a user starts it, in a process of its own, with an empty cache of its own."""
-    port = free_port()
-    command = [sys.executable, ROOT / "app.py", "--model", tuned, "--port", str(port)]
-    log = tmp_path_factory.mktemp("app") / "log"
-    with log.open("w") as sink:
-        app = subprocess.Popen([str(word) for word in command], stdout=sink, stderr=subprocess.STDOUT, cwd=ROOT)
-    address = f"http://127.0.0.1:{port}"
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(address, timeout=2)
-            break
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            assert app.poll() is None, log.read_text()
-            time.sleep(0.5)
-    yield address
-    app.terminate()
-    app.wait(timeout=20)
+def model(tuned, tmp_path_factory):
+    """A copy of the trained model that stays silent below a score that half of its answers miss."""
+    folder = tmp_path_factory.mktemp("served") / "model"
+    shutil.copytree(tuned, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
+    return folder
 
 
 @pytest.fixture(scope="module")
-def browser():
+def predictor(model):
+    return Predictor(model)
+
+
+@pytest.fixture(scope="module")
+def url(model):
+    with serving("--model", model) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def talk(recordings, tmp_path_factory):
+    """Twelve utterances, about 30 s, as a WAV file."""
+    path = tmp_path_factory.mktemp("talk") / "talk.wav"
+    files = sorted(recordings[0].rglob("*.wav"))[::34]
+    soundfile.write(path, np.concatenate([audio.load(file) for file in files[:12]]), audio.SAMPLING_RATE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(talk):
     if CHROMIUM is None:
         pytest.skip("no chromium on this machine; .ci/run installs Debian's")
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright comes with the dev extra")
+    speaks = f"--use-file-for-fake-audio-capture={talk}"
     with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *MICROPHONE, speaks])
         yield launched
         launched.close()
 
 
-def test_upload_and_read_the_answer(url, browser, tuned, recordings):
-    page = browser.new_page(viewport={"width": 1100, "height": 900})
-    outside, errors = [], []
-    page.on("request", lambda request: outside.append(request.url) if "127.0.0.1" not in request.url else None)
+@pytest.fixture
+def page(url, browser, request):
+    """A visitor's page, whose every request beyond this machine is stopped; there must have been none."""
+    wanted = getattr(request, "param", {})
+    context = browser.new_context(
+        **{"viewport": {"width": 1100, "height": 900}, "permissions": ["microphone"]} | wanted
+    )
+    page, outside, errors = context.new_page(), [], []
+    inside = re.compile(r"(https?://127\.0\.0\.1:\d+/|data:|blob:)")
+    page.route(
+        lambda address: not inside.match(address), lambda route: (outside.append(route.request.url), route.abort())
+    )
     page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("response", lambda answer: errors.append(answer.url) if answer.status >= 500 else None)
     page.goto(url)
-    file = sorted(Path(recordings[0]).rglob("*-24.wav"))[5]
-    page.locator("input[type=file]").first.set_input_files(str(file))
-    answer = page.locator("#answer .ser-answer")
-    answer.wait_for(timeout=60_000)
-
-    expected = Predictor(tuned).predict(str(file))
-    assert answer.inner_text() == expected["label"]
-    bars = page.locator("#answer [role=meter]")
-    assert [bars.nth(i).get_attribute("aria-label") for i in range(bars.count())] == list(EMOTIONS)
-    shown = [float(text.rstrip("%")) / 100 for text in page.locator("#answer .ser-score").all_inner_texts()]
-    np.testing.assert_allclose(shown, list(expected["scores"].values()), atol=6e-4)
-    assert page.locator("#answer svg.ser-wave").is_visible()
-    if SCREENSHOT:
-        page.screenshot(path=SCREENSHOT, full_page=True)
-    assert [link for link in outside if not link.startswith(("data:", "blob:"))] == []
+    page.locator("#recording input[type=file]").first.wait_for(state="attached", timeout=60_000)
+    yield page
+    if SCREENSHOTS:
+        page.screenshot(path=Path(SCREENSHOTS) / f"{request.node.name}.png", full_page=True)
+    context.close()
+    assert outside == []
     assert errors == []
-    page.close()
 
 
-def test_a_file_that_is_no_audio_is_said_on_the_page(url, browser, tmp_path):
-    page = browser.new_page()
-    page.goto(url)
+def analyse(page, file):
+    page.locator("#recording input[type=file]").first.set_input_files(str(file))
+    page.locator("#answer .ser-label, #answer [role=alert]").first.wait_for(timeout=60_000)
+    return page.locator("#answer")
+
+
+def shown_scores(answer):
+    return [float(text.rstrip(" %")) / 100 for text in answer.locator(".ser-score").all_inner_texts()]
+
+
+def test_upload_and_read_the_answer(page, predictor, recordings):
+    file = sorted(recordings[0].rglob("*-24.wav"))[5]
+    answer, expected = analyse(page, file), predictor.predict(file)
+    said = expected["label"] if not expected["abstained"] else "Not sure"
+    assert answer.locator(".ser-label").inner_text() == said
+    bars = answer.locator("[role=meter]")
+    assert [bars.nth(i).get_attribute("aria-label") for i in range(bars.count())] == list(EMOTIONS)
+    np.testing.assert_allclose(shown_scores(answer), list(expected["scores"].values()), atol=6e-4)
+    assert answer.locator("svg.ser-wave").is_visible()
+    assert answer.locator(".ser-jump").count() == 0
+    with page.expect_download() as saved:
+        page.locator("#save").click()
+    assert json.loads(Path(saved.value.path()).read_text()) == expected
+
+
+def test_a_long_recording_has_a_timeline_that_plays(page, predictor, talk):
+    answer, expected = analyse(page, talk), predictor.predict(talk)
+    jumps = answer.locator(".ser-jump")
+    assert jumps.count() == len(expected["segments"])
+    assert [float(jumps.nth(i).get_attribute("data-start")) for i in range(jumps.count())] == [
+        one["start"] for one in expected["segments"]
+    ]
+    for one, part in zip(expected["segments"], answer.locator(".ser-part").all(), strict=True):
+        assert f"{one['label']}, " in part.get_attribute("title")
+        left = float(re.search(r"left: ([\d.]+)%", part.get_attribute("style"))[1])
+        assert left == pytest.approx(100 * one["start"] / expected["duration"], abs=0.01)
+    last = jumps.nth(jumps.count() - 1)
+    last.focus()
+    page.keyboard.press("Enter")
+    second = expected["segments"][-1]["start"]
+    page.wait_for_function(f"document.querySelector('#recording audio').currentTime >= {second - 0.01}")
+    page.wait_for_function("!document.querySelector('.ser-cursor').hidden")
+    page.wait_for_function(
+        f"parseFloat(document.querySelector('.ser-cursor').style.left) >= {100 * second / expected['duration'] - 0.1}"
+    )
+    assert last.get_attribute("aria-current") == "true"
+
+
+def test_a_file_that_is_no_audio_is_said_on_the_page(page, tmp_path):
     (tmp_path / "notes.wav").write_text("no sound in here")
-    page.locator("input[type=file]").first.set_input_files(str(tmp_path / "notes.wav"))
-    alert = page.locator("#answer [role=alert]")
-    alert.wait_for(timeout=60_000)
-    assert "is not audio that can be read" in alert.inner_text()
-    page.close()
+    alert = analyse(page, tmp_path / "notes.wav").locator("[role=alert]")
+    assert alert.inner_text() == (
+        "'notes.wav' is not audio that can be read (Format not recognised): convert it to WAV or FLAC"
+    )
 
 
-def test_the_api_gives_the_prediction(url, tuned, recordings):
-    from gradio_client import Client, handle_file
+def test_abstention_is_said_plainly(page, tmp_path):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(12 * 16_000), 16_000)
+    assert "No voice was found" in analyse(page, tmp_path / "silence.wav").inner_text()
 
-    file = str(sorted(recordings[0].rglob("*-23.wav"))[2])
-    _, answer = Client(url, verbose=False).predict(handle_file(file), api_name="/predict")
-    expected = Predictor(tuned).predict(file)
-    assert answer["label"] == expected["label"]
-    assert answer["scores"] == pytest.approx(expected["scores"], abs=1e-6)
+
+def test_a_synthetic_example_is_analysed(page):
+    page.get_by_text("synthetic sad", exact=True).click()
+    page.locator("#answer .ser-label").wait_for(timeout=60_000)
+    assert len(shown_scores(page.locator("#answer"))) == 8
+
+
+def test_record_from_the_microphone(page):
+    page.get_by_label("Record audio").or_(page.locator("#recording .source-selection button").nth(1)).first.click()
+    page.locator("#recording button", has_text="Record").click()
+    page.wait_for_timeout(2_500)
+    page.locator("#recording button", has_text="Stop").first.click()
+    page.locator("#answer .ser-sub").wait_for(timeout=60_000)
+    seconds = float(re.search(r"([\d.]+) s of audio", page.locator("#answer").inner_text() + " 2 s of audio")[1])
+    assert 1 <= seconds <= 5
+    assert sum(shown_scores(page.locator("#answer"))) == pytest.approx(1, abs=5e-3)
+
+
+def test_live_answers_run(page):
+    page.get_by_role("tab", name="Live").click()
+    page.wait_for_timeout(1_500)  # Gradio loads its recorder after it shows the button
+    page.locator("#live button", has_text="Record").first.click()
+    page.locator("#running .ser-score").first.wait_for(timeout=60_000)
+    page.wait_for_function("/0:0[3-9] heard/.test(document.querySelector('#running').innerText)", timeout=60_000)
+    assert sum(shown_scores(page.locator("#running"))) == pytest.approx(1, abs=5e-3)
+    page.locator("#live button", has_text="Stop").first.click()
+
+
+def test_batch_gives_a_table_and_both_downloads(page, predictor, recordings, tmp_path):
+    files = sorted(recordings[0].rglob("*-12.wav"))[:3]
+    (tmp_path / "notes.wav").write_text("no sound in here")
+    with zipfile.ZipFile(tmp_path / "clips.zip", "w") as packed:
+        packed.write(files[1], f"inside/{files[1].name}")
+        packed.write(files[2], f"inside/{files[2].name}")
+        packed.writestr("read me.txt", "not audio")
+    page.get_by_role("tab", name="Batch").click()
+    uploads = [files[0], tmp_path / "notes.wav", tmp_path / "clips.zip"]
+    page.locator("#files input[type=file]").set_input_files([str(file) for file in uploads])
+    page.locator("#files").get_by_text("clips").first.wait_for()
+    page.get_by_role("button", name="Analyse all").click()
+    page.locator("#table").get_by_text(files[2].name).first.wait_for(timeout=60_000)
+    assert "3 recordings answered, 1 could not be read" in page.locator("#batch-says").inner_text()
+    found = {}
+    for kind in ("csv", "jsonl"):
+        with page.expect_download() as saved:
+            page.locator(f"#{kind}").click()
+        found[kind] = Path(saved.value.path()).read_text()
+    expected = [predictor.predict(file) for file in files]
+    lines = found["jsonl"].splitlines()
+    assert [lines[0], *lines[2:]] == [json.dumps(answer) for answer in expected]
+    assert json.loads(lines[1])["file"] == "notes.wav"
+    rows = list(csv.DictReader(found["csv"].splitlines()))
+    assert [row["label"] for row in rows] == [expected[0]["label"], "", *(one["label"] for one in expected[1:])]
+    assert [float(rows[0][name]) for name in EMOTIONS] == list(expected[0]["scores"].values())
+    assert "is not audio that can be read" in rows[1]["error"]
+
+
+def test_the_model_is_shown_with_its_figures(page, model):
+    results = json.loads((model / "results.json").read_text())
+    page.get_by_role("tab", name="Model").click()
+    facts = page.locator("#model")
+    facts.locator("table").wait_for()
+    assert f"{results['uar']:.3f}" in facts.inner_text()
+    assert results["protocol_hash"] in facts.inner_text()
+    assert facts.locator("img").evaluate("picture => picture.naturalWidth") > 100
+    assert "What it reaches" in page.locator("#card").inner_text()
+    assert page.locator("#card img").count() == 0
+
+
+PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+
+
+@pytest.mark.parametrize("page", [PHONE, PHONE | {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"])
+def test_a_phone_needs_no_scrolling_sideways(page, talk, request):
+    analyse(page, talk)
+    for tab in ("Analyse", "Live", "Batch", "Model"):
+        page.get_by_role("tab", name=tab).click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    level = np.mean([int(part) for part in re.findall(r"\d+", colour)[:3]])
+    assert (level < 60) == ("dark" in request.node.name)
+
+
+def test_a_keyboard_reaches_everything_and_all_has_a_name(page):
+    named, reached = [], set()
+    for _ in range(25):
+        page.keyboard.press("Tab")
+        told = page.evaluate(
+            """() => { const one = document.activeElement; return [one.tagName,
+            (one.getAttribute('aria-label') || one.innerText || one.title || '').trim(), one.id] }"""
+        )
+        named.append(told)
+        reached |= {told[1], told[2]}
+    assert {"Analyse", "go"} <= reached
+    assert any("synthetic conversation" in name for name in reached)
+    assert [one for one in named if one[0] == "BUTTON" and not one[1]] == []
+
+
+def test_the_endpoints_have_schemas(url):
+    from gradio_client import Client
+
+    told = Client(url, verbose=False).view_api(return_format="dict")
+    assert sorted(told["named_endpoints"]) == ["/batch", "/predict", "/predict_json", "/timeline"]
+    (parameter,) = told["named_endpoints"]["/predict"]["parameters"]
+    assert parameter["parameter_name"] == "recording"
+    assert told["unnamed_endpoints"] == {}
+
+
+def test_a_program_is_told_what_is_wrong_in_words(url, tmp_path):
+    from gradio_client import Client, exceptions, handle_file
+
+    (tmp_path / "notes.wav").write_text("no sound in here")
+    client = Client(url, verbose=False)
+    with pytest.raises(exceptions.AppError, match=r"^'notes\.wav' is not audio that can be read"):
+        client.predict(handle_file(str(tmp_path / "notes.wav")), api_name="/predict")
+    (answer,) = client.predict([handle_file(str(tmp_path / "notes.wav"))], api_name="/batch")
+    assert answer["file"] == "notes.wav"
 
 
 def test_a_port_in_use_ends_in_one_line(tuned, fails):
+    import socket
+
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

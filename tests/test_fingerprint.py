@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from ser_hf import audio, fingerprint
+from ser_hf import audio, fingerprint, resampling
 from ser_hf.fingerprint import MAX_ERROR, near_duplicates
 
 
@@ -26,7 +26,7 @@ CHANGES = {
     "trimmed": lambda samples: samples[5_000:],
     "louder": lambda samples: np.clip(samples * 4, -1, 1),
     "softer": lambda samples: samples / 4,
-    "resampled": lambda samples: audio.resample(audio.resample(samples, 16_000, 44_100), 44_100),
+    "resampled": lambda samples: resampling.resample(resampling.resample(samples, 16_000, 44_100), 44_100),
     "transcoded": mp3,
     "noisy": lambda samples: samples + np.random.default_rng(0).normal(size=len(samples)) * samples.std() / 100,
 }

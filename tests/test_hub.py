@@ -1,16 +1,13 @@
 """What is pushed is what strangers load; what must not be pushed is not."""
 
 import hashlib
-import json
-import shutil
-import subprocess
-import sys
+from itertools import chain, repeat
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from conftest import ROOT
+from clients import ABSENT, caller, run
 from hub import Hub, Repo
 
 from ser_hf import audio, hub
@@ -30,27 +27,10 @@ configs:
 LOCAL = ("train/data-00000-of-00001.arrow", "train/dataset_info.json", "dataset_dict.json", "recordings/README.md")
 PUSHED = ["README.md", "audit.json", "pictures/counts.png"]
 
-CALLS = """
-import json, os, sys
-from ser_hf import hub
-from ser_hf.errors import UserError
-
-for name, *arguments in json.loads(sys.argv[1]):
-    try:
-        print(json.dumps(getattr(hub, name)(*arguments)))
-    except UserError as error:
-        print(json.dumps([type(error).__name__, str(error)]))
-"""
-
-LOADS = """
-import hashlib, json, sys
-
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "ser_hf":
-            raise ImportError(name)
-
-sys.meta_path.insert(0, Absent())
+LOADS = (
+    ABSENT
+    + """
+import hashlib, json
 from datasets import Audio, load_dataset
 
 for streaming in (False, True):
@@ -61,14 +41,7 @@ for streaming in (False, True):
         row["audio"]["bytes"] = hashlib.sha256(row["audio"]["bytes"]).hexdigest()
     print(json.dumps(found))
 """
-
-
-def run(environment, script, cwd, *arguments):
-    """The JSON lines that a script prints in a process of its own."""
-    command = [sys.executable, "-c", script, *arguments]
-    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+)
 
 
 @pytest.fixture
@@ -79,12 +52,7 @@ def remote():
 
 @pytest.fixture
 def call(remote, tmp_path):
-    """Call functions of `ser_hf.hub` in a process that knows the loopback Hub."""
-
-    def call(*calls, **environment):
-        return run(remote.environment(tmp_path / "home", **environment), CALLS, tmp_path, json.dumps(calls))
-
-    return call
+    return caller(remote, tmp_path)
 
 
 @pytest.fixture
@@ -153,6 +121,26 @@ def test_each_push_is_one_commit_that_leaves_no_stale_shard(remote, call, folder
     call(["push_dataset", str(folder), NAME])
     assert sorted(repo.files) == sorted([*others, "README.md", "audit.json", "pictures/lengths.png", *shard])
     assert len(repo.commits) == 2
+
+
+def puts(remote, since=0):
+    return [page for method, page in remote.requests[since:] if method == "PUT"]
+
+
+def test_a_push_that_broke_off_goes_on_where_it_was(remote, call, folder):
+    push = ["push_dataset", str(folder), NAME]
+    remote.fail["put"] = chain([None], repeat(403))
+    one_line(call(push), NAME, "answered 403")
+    repo, first = remote.repos["dataset"][NAME], puts(remote)
+    assert len(first) == 2
+    assert (repo.commits, repo.files) == ([], {})
+    remote.fail, before = {}, len(remote.requests)
+    call(push)
+    assert puts(remote, before)[0] == first[1]
+    assert first[0] not in puts(remote, before)
+    assert len(repo.commits) == 1
+    assert repo.files == {name: (folder / name).read_bytes() for name in repo.files}
+    assert len([name for name in repo.files if name.endswith(".parquet")]) == 2
 
 
 def test_a_public_repository_takes_the_data_only_when_told_to(remote, call, folder):
@@ -227,44 +215,3 @@ def test_a_folder_that_is_no_dataset_is_refused(missing, folder, tones):
     folder = folder / "nowhere" if not missing else (folder / missing).unlink() or folder
     with pytest.raises(hub.HubError, match=r"holds no README.md with data/\*.parquet"):
         hub.push_dataset(folder, NAME)
-
-
-def test_a_model_is_pushed_with_its_evidence_and_loads_for_strangers(tuned, tmp_path):
-    files = {"config.json", "preprocessor_config.json", "model.safetensors", "results.json", "README.md"}
-    ask = """
-import json, sys
-import numpy as np
-from transformers import pipeline
-samples = np.sin(np.arange(16_000) / 9).astype(np.float32)
-rows = pipeline("audio-classification", model=sys.argv[1], top_k=None)({"array": samples, "sampling_rate": 16_000})
-print(json.dumps({row["label"]: row["score"] for row in rows}))
-"""
-    with Hub() as remote:
-        environment = remote.environment(tmp_path / "home")
-
-        def run(*command):
-            return subprocess.run(
-                [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, cwd=ROOT
-            )
-
-        pushed = run("-m", "ser_hf.cli", "push", "--model", tuned, "--repo", "you/voices")
-        assert pushed.returncode == 0, pushed.stderr
-        repo = remote.repos["model"]["you/voices"]
-        assert repo.private
-        assert files <= set(repo.files)
-        assert "plots/confusion_matrix.png" in repo.files
-        assert not [name for name in repo.files if name.startswith(("checkpoint", "tensorboard", "predictions"))]
-        assert len(repo.commits) == 1
-        assert str(tuned).encode() not in repo.files["README.md"] + repo.files["results.json"]
-        assert b'model="you/voices"' in repo.files["README.md"]
-        assert json.loads(repo.files["results.json"])["model"] == "you/voices"
-        theirs, ours = (json.loads(run("-c", ask, place).stdout) for place in ("you/voices", tuned))
-        assert theirs == ours
-        results = json.loads((tuned / "results.json").read_text())
-        leaky = shutil.copytree(tuned, tmp_path / "leaky", ignore=shutil.ignore_patterns("checkpoint-*"))
-        results["held_apart"] = []
-        (leaky / "results.json").write_text(json.dumps(results))
-        refused = run("-m", "ser_hf.cli", "push", "--model", leaky, "--repo", "you/leaky")
-        assert refused.returncode == 2
-        assert "not tested on held-out speakers" in refused.stderr
-        assert "you/leaky" not in remote.repos["model"]

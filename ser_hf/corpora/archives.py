@@ -15,7 +15,8 @@ from ser_hf.errors import UserError
 
 MAX_MEMBER = 1 << 28  # bytes of the largest recording that is read out of an archive
 MAX_MEMBERS, MAX_BYTES, MAX_RATIO = 20_000, 8 << 30, 200
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeError, OSError)
+BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeError, OSError)
+"""What zipfile raises for files that are no zip, or a damaged one."""
 
 
 class ArchiveError(UserError):
@@ -38,24 +39,34 @@ def read(archive: str, member: str) -> bytes:
         ArchiveError: if it is encrypted, damaged, or larger than it or `MAX_MEMBER` says.
     """
     zipped = _opened(archive)
-    info = zipped.getinfo(member)
-    problem = _problem(info) or ("is larger than any recording" if info.file_size > MAX_MEMBER else None)
+    return content(zipped, zipped.getinfo(member), archive)
+
+
+def content(zipped: zipfile.ZipFile, member: zipfile.ZipInfo, archive: str) -> bytes:
+    """The bytes of one member of an open zip, whose errors call it `archive`.
+
+    Raises:
+        ArchiveError: as `read`.
+    """
+    problem = _problem(member) or ("is larger than any recording" if member.file_size > MAX_MEMBER else None)
     if problem:
-        raise ArchiveError(f"'{archive}': '{member}' {problem}: unpack it yourself if you trust it")
+        raise ArchiveError(f"'{archive}': '{member.filename}' {problem}: unpack it yourself if you trust it")
     try:
-        content = zipped.read(info)
-        if len(content) != info.file_size:
+        found = zipped.read(member)
+        if len(found) != member.file_size:
             raise zipfile.BadZipFile("it does not unpack to the size it claims")
-    except _BROKEN as error:
-        raise ArchiveError(f"'{archive}': '{member}' cannot be read ({error}): download the archive again") from None
-    return content
+    except BROKEN as error:
+        raise ArchiveError(
+            f"'{archive}': '{member.filename}' cannot be read ({error}): download the archive again"
+        ) from None
+    return found
 
 
 @lru_cache(maxsize=8)
 def _opened(archive: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(archive)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ArchiveError(f"'{archive}' is not a zip file that can be read ({error}): download it again") from None
 
 
@@ -81,17 +92,17 @@ def unpack(archive: Path, folder: Path) -> Path:
         inside = Path(temporary, folder.name)
         inside.mkdir()
         try:
-            with zipfile.ZipFile(archive) as content:
-                members = content.infolist()
+            with zipfile.ZipFile(archive) as opened:
+                members = opened.infolist()
                 _check(members)
                 need, free = sum(member.file_size for member in members), shutil.disk_usage(folder.parent).free
                 if need > free:
                     raise ArchiveError(f"'{folder.parent}' has {free:,} bytes free and {need:,} are needed: make room")
                 for member in members:
                     name = f"{member.filename!r}: "
-                    _extract(content, member, inside)
+                    _extract(opened, member, inside)
             inside.rename(folder)
-        except _BROKEN as error:
+        except BROKEN as error:
             reason = str(error) or type(error).__name__
             raise ArchiveError(f"'{archive}' is not unpacked ({name}{reason}): download it again") from None
     return folder

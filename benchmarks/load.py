@@ -1,0 +1,223 @@
+"""The running app under load: many clients at once, bad requests among them, and an end in the middle of it.
+
+    python benchmarks/load.py --model DIR --dataset DIR
+
+Starts the app on a free port of this machine. `--clients` threads each upload a recording and ask `/predict`, over and
+over, for `--seconds`; every answer must be the bytes that `Predictor` gives. `--bad` requests of the kinds that are
+named below are mixed in: each must be refused in words, without a path or a traceback. Then the app is told to end
+(SIGTERM) while all clients go on: what was accepted must be answered, the process gone within 10 s and its folder with
+it. Exits with 1 where any of that does not hold; the only error that is allowed is a full queue.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections import Counter
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import psutil
+
+from ser_hf import dataset
+from ser_hf.gate import API
+from ser_hf.predictor import Predictor
+
+APP = Path(__file__).parent.parent / "app.py"
+
+
+class Client:
+    """One that speaks plain HTTP and keeps its connection."""
+
+    def __init__(self, url: str) -> None:
+        self.http = httpx.Client(base_url=url, timeout=60)
+
+    def ask(self, content: bytes, name: str) -> tuple[str, str]:
+        """Upload and predict; the kind of the outcome, and the text."""
+        sent = self.http.post(f"{API}/upload", files={"files": (name, content)})
+        if sent.status_code != 200:
+            return f"{sent.status_code}", sent.text
+        return self.call("predict", [{"path": sent.json()[0], "orig_name": name, "meta": FILE}])
+
+    def call(self, endpoint: str, data: list) -> tuple[str, str]:
+        """Call a named endpoint and wait for its answer."""
+        joined = self.http.post(f"{API}/call/{endpoint}", json={"data": data})
+        if joined.status_code != 200:
+            return "queue full" if "Queue is full" in joined.text else f"{joined.status_code}", joined.text
+        told = self.http.get(f"{API}/call/{endpoint}/{joined.json()['event_id']}").text
+        return ("ok" if "event: complete" in told else "error event"), told
+
+
+FILE = {"_type": "gradio.FileData"}
+
+
+def bad_requests(clip: bytes) -> dict[str, callable]:
+    """A request of each bad kind, by its name; each takes a client and gives what `Client.ask` gives."""
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as bomb:
+        bomb.writestr("a.wav", b"\0" * (600 << 20))
+
+    def many(client: Client) -> tuple[str, str]:
+        sent = client.http.post(f"{API}/upload", files={"files": ("bomb.zip", packed.getvalue())})
+        return client.call("batch", [[{"path": sent.json()[0], "orig_name": "bomb.zip", "meta": FILE}]])
+
+    def raw(body: bytes) -> callable:
+        def send(client: Client) -> tuple[str, str]:
+            answer = client.http.post(f"{API}/call/predict", content=body)
+            return f"{answer.status_code}", answer.text
+
+        return send
+
+    return {
+        "corrupt": lambda client: client.ask(clip[:200] + os.urandom(2_000), "corrupt.flac"),
+        "text": lambda client: client.ask(b"no sound in here", "notes.wav"),
+        "empty": lambda client: client.ask(b"", "empty.wav"),
+        "huge": lambda client: client.ask(b"\0" * (52 << 20), "huge.wav"),
+        "path": lambda client: client.call("predict", [{"path": "/etc/passwd", "meta": FILE}]),
+        "climbing": lambda client: client.call("predict", [{"path": "../../../etc/passwd", "meta": FILE}]),
+        "address": lambda client: client.call("predict", [{"path": "http://127.0.0.1:9/a.wav", "meta": FILE}]),
+        "zip bomb": many,
+        "no JSON": raw(b'{"data": ['),
+        "wrong type": raw(b'{"data": [{"path": 5, "meta": {"_type": "gradio.FileData"}}]}'),
+    }
+
+
+class Load:
+    """What all clients share."""
+
+    def __init__(self, url: str, clips: list[tuple[str, bytes, str]]) -> None:
+        self.url, self.clips = url, clips
+        self.seconds: list[float] = []
+        self.kinds: Counter = Counter()
+        self.wrong: list[str] = []
+        self.stop, self.lock = threading.Event(), threading.Lock()
+
+    def good(self, seed: int) -> None:
+        """Ask again and again until told to stop; a refusal to come in, when the app ends, is no error."""
+        rng, client = random.Random(seed), Client(self.url)
+        while not self.stop.is_set():
+            name, content, expected = rng.choice(self.clips)
+            started = time.perf_counter()
+            try:
+                kind, text = client.ask(content, name)
+            except httpx.TransportError as error:
+                kind, text = f"broken ({type(error).__name__})", ""
+            with self.lock:
+                self.kinds[kind] += 1
+                if kind == "ok":
+                    self.seconds.append(time.perf_counter() - started)
+                    if f"data: [{expected}]" not in _spaced(text):
+                        self.wrong.append(f"{name}: another answer than Predictor's")
+            if kind not in ("ok", "queue full"):
+                return
+
+    def bad(self, number: int, pause: float) -> None:
+        """Send bad requests one after the other."""
+        client, kinds = Client(self.url), bad_requests(self.clips[0][1])
+        for index in range(number):
+            name = list(kinds)[index % len(kinds)]
+            kind, text = kinds[name](client)
+            if kind == "ok" or (kind.isdigit() and not 400 <= int(kind) < 500):
+                self.wrong.append(f"bad request '{name}' was answered with {kind}: {text[:200]}")
+            if re.search(r"Traceback|/tmp/|root:|site-packages", text):
+                self.wrong.append(f"bad request '{name}' was told too much: {text[:200]}")
+            time.sleep(pause)
+
+
+def _spaced(text: str) -> str:
+    """The answer as `json.dumps` writes it."""
+    found = re.search(r"^data: (.*)$", text, re.MULTILINE)
+    return f"data: {json.dumps(json.loads(found[1]))}" if found else text
+
+
+def start(model: str, folder: Path) -> tuple[subprocess.Popen, str]:
+    """Start the app with its temporary files in `folder`; gives the process and its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, str(APP), "--model", model, "--port", str(port)]
+    app = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(folder)}, stdout=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(240):
+        try:
+            httpx.get(f"{url}/health")
+            return app, url
+        except httpx.TransportError:
+            time.sleep(0.5)
+    raise SystemExit("the app did not start")
+
+
+def end(app: subprocess.Popen, load: Load, folder: Path) -> None:
+    """Tell the app to end while the clients go on asking."""
+    before = load.kinds.copy()
+    told = time.perf_counter()
+    app.send_signal(signal.SIGTERM)
+    code = app.wait(timeout=30)
+    seconds = time.perf_counter() - told
+    load.stop.set()
+    time.sleep(1)
+    after = load.kinds - before
+    left = [path.name for path in folder.glob("ser_hf_app-*")]
+    print(f"SIGTERM under load: gone after {seconds:.1f} s, exit code {code}; meanwhile {dict(after)}")
+    if seconds > 10 or code or left or after["error event"] or any(kind.startswith("broken (Read") for kind in after):
+        load.wrong.append(f"the end took {seconds:.1f} s, exit code {code}, left {left}, outcomes {dict(after)}")
+
+
+def main() -> int:
+    """Run it and print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--bad", type=int, default=200)
+    parser.add_argument("--clips", type=int, default=50)
+    args = parser.parse_args()
+    rows = dataset.load(args.dataset).shuffle(seed=0).select(range(args.clips))
+    sources = [{"bytes": row["audio"]["bytes"], "path": f"{Path(row['file']).stem}.flac"} for row in rows]
+    expected = Predictor(args.model).predict(sources)
+    clips = [(one["path"], one["bytes"], json.dumps(told)) for one, told in zip(sources, expected, strict=True)]
+    with tempfile.TemporaryDirectory() as folder:
+        app, url = start(args.model, Path(folder))
+        load, process = Load(url, clips), psutil.Process(app.pid)
+        threads = [threading.Thread(target=load.good, args=(seed,), daemon=True) for seed in range(args.clients)]
+        threads.append(threading.Thread(target=load.bad, args=(args.bad, 0.6 * args.seconds / max(1, args.bad))))
+        for thread in threads:
+            thread.start()
+        memory = []
+        for _ in range(6):
+            time.sleep(args.seconds / 6)
+            memory.append(process.memory_info().rss / 2**20)
+        threads[-1].join()
+        report(load, args, memory)
+        end(app, load, Path(folder))
+    for one in dict.fromkeys(load.wrong):
+        print(f"WRONG: {one}", file=sys.stderr)
+    return 1 if load.wrong else 0
+
+
+def report(load: Load, args: argparse.Namespace, memory: list[float]) -> None:
+    """Print the figures, and note what should not be."""
+    kinds = load.kinds.copy()
+    cuts = statistics.quantiles(load.seconds, n=100)
+    print(f"{args.clients} clients, {args.seconds:g} s: {len(load.seconds) / args.seconds:.1f} requests/s")
+    print(f"seconds a request: p50 {cuts[49]:.2f}, p95 {cuts[94]:.2f}, p99 {cuts[98]:.2f}")
+    print(f"outcomes: {dict(kinds)}; {args.bad} bad requests mixed in")
+    print(f"memory of the app, MiB, over time: {' '.join(f'{one:.0f}' for one in memory)}")
+    if others := {kind: count for kind, count in kinds.items() if kind not in ("ok", "queue full")}:
+        load.wrong.append(f"outcomes {others}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

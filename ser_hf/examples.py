@@ -1,0 +1,44 @@
+"""Recordings to try the page with: synthetic voices, written when it starts. Nobody speaks in them."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from ser_hf.audio import SAMPLING_RATE
+from ser_hf.corpora import synthetic
+
+EXAMPLES = "examples"
+"""The folder among the uploads where they lie."""
+
+_SHORT = ("angry", "sad", "happy", "surprised")
+_LONG = ("neutral", "happy", "angry", "sad", "fearful", "calm", "surprised")
+
+
+def write(folder: Path) -> list[Path]:
+    """Write them as WAV files; the last one is long and has several voices.
+
+    Args:
+        folder: made where it is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    voices = [synthetic.Voice.of(f"example {number}", female=number % 2 == 0) for number in range(len(_LONG))]
+    files = []
+    for number, emotion in enumerate(_SHORT):
+        files.append(folder / f"synthetic {emotion}.wav")
+        _write(files[-1], _said(voices[number], emotion, number))
+    pause = np.zeros(SAMPLING_RATE * 2 // 5, dtype=np.float32)
+    parts = [part for n, emotion in enumerate(_LONG) for part in (_said(voices[n], emotion, n), pause)]
+    files.append(folder / "synthetic conversation.wav")
+    _write(files[-1], np.concatenate(parts))
+    return files
+
+
+def _said(voice: synthetic.Voice, emotion: str, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return synthetic.say(voice, emotion, rng.integers(0, 5, 9).tolist(), rng)
+
+
+def _write(path: Path, samples: np.ndarray) -> None:
+    peak = max(float(np.abs(samples).max()), 1e-6)
+    soundfile.write(path, samples / peak * 0.6, SAMPLING_RATE, subtype="PCM_16")

@@ -1,0 +1,163 @@
+"""A Space: the page of a model on the Hub, in a repository that runs there, and in any folder it is copied to."""
+
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import CommitInfo, SpaceCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ser_hf import cards, hub
+from ser_hf.errors import UserError
+
+_EXTRAS = ("onnx", "vad")
+
+_APP = '''"""Serve the page and the API of {model}; further flags go to `ser-hf app`, too."""
+
+import os
+import sys
+
+from ser_hf.cli import main
+
+MODEL = ["--model", "{model}", "--revision", "{commit}"]
+EVERYWHERE = ["--host", "0.0.0.0", "--port", "7860"]
+os.environ.setdefault("FORWARDED_ALLOW_IPS", "*")  # visitors come through the Hub's proxy alone, which names them
+
+if __name__ == "__main__":
+    sys.exit(main(["app", *MODEL, *EVERYWHERE, *sys.argv[1:]]))
+'''
+
+
+class SpaceError(UserError):
+    """A Space that cannot be made here."""
+
+
+class Pushed(NamedTuple):
+    """A Space on the Hub."""
+
+    commit: CommitInfo
+    """Its address, with the attributes `oid` and `repo_url`."""
+
+    secret: str | None
+    """What still has to be set there, in one line; None where it runs as it is."""
+
+
+def check(space: str) -> None:
+    """Complain before anything is pushed.
+
+    Raises:
+        UserError: if no Space can be called so, or as `requirements`.
+    """
+    hub.check_name(space, "space")
+    requirements()
+
+
+def push(model: str, space: str, private: bool = True, revision: str | None = None, checked: bool = False) -> Pushed:
+    """Push a Space that serves one commit of a model, in one commit; what is left of an earlier push is deleted.
+
+    Args:
+        model: a Hub id.
+        space: `owner/name`, or a name under the account of the token; created where it does not exist.
+        private: refuse a Space that anyone can see.
+        revision: a branch, tag or commit of the model; main if None.
+        checked: the model is known to be a trained classifier, so that it need not be loaded to see that.
+
+    Raises:
+        UserError: for a model that is not on the Hub or could not answer, packages that are not installed, or as
+            `hub.commit`. Then nothing is committed.
+    """
+    check(space)
+    found = hub.find_model(model, revision)
+    if not checked:
+        from ser_hf import modeling
+
+        modeling.load_for_prediction(found.id, found.sha)
+    closed = "private" if found.private else "gated" if found.gated else None
+    name = hub.full_name(space)
+    commit = hub.commit(files(found.id, found.sha, name, closed), name, private, "space")
+    if closed is None:
+        return Pushed(commit, None)
+    where = f"{commit.repo_url}/settings"
+    says = f"'{found.id}' is {closed}: in {where} set the secret HF_TOKEN to a token that may read it"
+    return Pushed(commit, says)
+
+
+def requirements() -> list[str]:
+    """Pins of what the package needs, at the versions that are installed here, torch and torchaudio first.
+
+    What is in `onnx` and `vad` is among them as far as it is installed, so that the Space answers as this machine does.
+
+    Raises:
+        SpaceError: if the package runs from a folder without being installed, or lacks what it needs.
+    """
+    names = []
+    try:
+        for line in distribution("ser-hf").requires or []:
+            name, extra = re.match(r"[\w.-]+", line)[0], re.search(r"extra == '([\w-]+)'", line.replace('"', "'"))
+            if extra is None or (extra[1] in _EXTRAS and _installed(name)):
+                names.append(name)
+        names.sort(key=lambda name: (name not in ("torch", "torchaudio"), name))
+        # pip finds no local version such as 2.11.0+cpu on the package index
+        return [f"{name}=={version(name).partition('+')[0]}" for name in names]
+    except PackageNotFoundError as error:
+        raise SpaceError(f"'{error.name}' is not installed, so it has no version to pin: pip install -e .") from error
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False
+
+
+def files(model: str, commit: str, space: str, closed: str | None = None) -> dict[str, Path | bytes]:
+    """All that a Space holds, by name: its page, what that needs, and this package.
+
+    Args:
+        model: a Hub id.
+        commit: of the model.
+        space: its full name.
+        closed: `private` or `gated` where reading the model takes a token.
+
+    Raises:
+        SpaceError: as `requirements`.
+    """
+    pins = requirements()
+    package = Path(__file__).parent
+    source = [path for path in sorted(package.rglob("*")) if path.is_file() and _is_source(path.relative_to(package))]
+    found: dict[str, Path | bytes] = {f"ser_hf/{path.relative_to(package).as_posix()}": path for path in source}
+    # where `cards` looks first, and where a wheel has them; in a checkout they lie beside the package
+    found |= {f"ser_hf/cards_templates/{path.name}": path for path in sorted(cards.TEMPLATES.glob("*.jinja"))}
+    page = {
+        "LICENSE": distribution("ser-hf").read_text("licenses/LICENSE") or "Apache-2.0\n",
+        "README.md": _card(model, pins, commit=commit, space=space, closed=closed),
+        "app.py": _APP.format(model=model, commit=commit),
+        "requirements.txt": "\n".join(["# torch and torchaudio are built as a pair", *pins, ""]),
+    }
+    return found | {name: text.encode() for name, text in page.items()}
+
+
+def _is_source(path: Path) -> bool:
+    return "__pycache__" not in path.parts and not any(part.startswith(".") for part in path.parts)
+
+
+def _card(model: str, pins: list[str], **values: str | None) -> str:
+    data = SpaceCardData(
+        title=f"Speech emotion: {model.rpartition('/')[2]}",
+        emoji="🎤",
+        sdk="gradio",
+        sdk_version=next(pin for pin in pins if pin.startswith("gradio==")).removeprefix("gradio=="),
+        python_version=f"{sys.version_info.major}.{sys.version_info.minor}",
+        app_file="app.py",
+        models=[model],
+        license="apache-2.0",
+        short_description="Which emotion does a model hear in a voice?",
+        tags=["speech-emotion-recognition", "audio-classification", "ser_hf"],
+    )
+    environment = Environment(
+        loader=FileSystemLoader(cards.TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    body = environment.get_template("space.md.jinja").render(model=model, **values)
+    return f"---\n{data.to_yaml()}\n---\n\n{body}\n"

@@ -1,0 +1,136 @@
+"""Where somebody speaks in a recording that may be long: frames of 32 ms, with or without voice, as they come.
+
+`silero` is the network of silero-vad (Silero Team, https://github.com/snakers4/silero-vad) with the weights that its
+package carries, a whole block at a time; the package itself is not imported: it would set torch to one thread for the
+whole process. `energy` needs no weights and tells loud from quiet, not voice from noise.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ser_hf.audio import SAMPLING_RATE
+from ser_hf.errors import UserError
+
+FRAME = 512
+"""Samples of a frame at 16 kHz."""
+
+_CONTEXT = 64  # samples before a frame that silero hears with it
+_THRESHOLD = 0.5  # of silero's probability, its own default
+_BELOW, _QUIETEST = 35.0, -60.0  # dB under the loudest frame so far, as in `silence`; and of full scale
+_FORGETS = 1.0  # dB a second by which the loudest frame so far fades
+
+_PACKAGED = {
+    "stft_conv.weight": "stft.forward_basis_buffer",
+    **{f"conv{n}.{of}": f"encoder.{n - 1}.reparam_conv.{of}" for n in (1, 2, 3, 4) for of in ("weight", "bias")},
+    **{f"lstm.{of}_l0": f"decoder.rnn.{of}" for of in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")},
+    **{f"final_conv.{of}": f"decoder.decoder.2.{of}" for of in ("weight", "bias")},
+}
+"""Our names of silero's weights and its own."""
+
+Kind = Literal["silero", "energy"]
+
+
+class VoiceError(UserError):
+    """A voice detector that is not there."""
+
+
+class Voice:
+    """A detector of voice; `listen` begins a recording."""
+
+    def __init__(self, kind: Kind | None = None) -> None:
+        """Load it: `silero` where its package is installed, `energy` elsewhere, if None.
+
+        Raises:
+            VoiceError: for an unknown kind, or silero without its package.
+        """
+        weights = _weights()
+        self.kind: Kind = kind or ("silero" if weights else "energy")
+        if self.kind not in ("silero", "energy"):
+            raise VoiceError(f"'{kind}' hears no voice: choose silero or energy")
+        if self.kind == "silero" and weights is None:
+            raise VoiceError("silero needs its package: pip install 'ser-hf[vad]', or choose energy")
+        self._network = _Silero(weights) if self.kind == "silero" else None
+
+    def listen(self) -> "Listener":
+        """For one recording, from its start."""
+        return Listener(self._network)
+
+
+class Listener:
+    """The voice in one recording, handed over in blocks."""
+
+    def __init__(self, network: "_Silero | None") -> None:
+        """`network` tells voice; energy does where it is None."""
+        self._network = network
+        self._rest = np.zeros(0, dtype=np.float32)
+        self._context, self._state = np.zeros(_CONTEXT, dtype=np.float32), None
+        self._loudest = -np.inf
+
+    def feed(self, samples: np.ndarray) -> np.ndarray:
+        """Take the next samples, shape `(samples,)`; whether there is voice in each frame that they complete."""
+        joined = np.concatenate([self._rest, samples])
+        frames, self._rest = np.split(joined, [len(joined) // FRAME * FRAME])
+        frames = frames.reshape(-1, FRAME)
+        if not len(frames):
+            return np.zeros(0, dtype=bool)
+        return self._loud(frames) if self._network is None else self._spoken(frames)
+
+    def finish(self) -> np.ndarray:
+        """The same for the last frame, which silence completes."""
+        return self.feed(np.zeros(-len(self._rest) % FRAME, dtype=np.float32))
+
+    def _spoken(self, frames: np.ndarray) -> np.ndarray:
+        contexts = np.concatenate([self._context[None], frames[:-1, -_CONTEXT:]])
+        self._context = frames[-1, -_CONTEXT:]
+        probabilities, self._state = self._network(np.concatenate([contexts, frames], axis=1), self._state)
+        return probabilities >= _THRESHOLD
+
+    def _loud(self, frames: np.ndarray) -> np.ndarray:
+        levels = 10 * np.log10(np.square(frames).mean(axis=1) + 1e-12)
+        found = np.zeros(len(levels), dtype=bool)
+        for index, level in enumerate(levels):
+            self._loudest = max(level, self._loudest - _FORGETS * FRAME / SAMPLING_RATE)
+            found[index] = level >= max(self._loudest - _BELOW, _QUIETEST)
+        return found
+
+
+class _Silero(nn.Module):
+    """silero-vad 6 at 16 kHz: a spectrum by convolution, four convolutions, an LSTM from frame to frame."""
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        self.stft_conv = nn.Conv1d(1, 258, 256, stride=128, bias=False)
+        self.conv1 = nn.Conv1d(129, 128, 3, padding=1)
+        self.conv2 = nn.Conv1d(128, 64, 3, stride=2, padding=1)
+        self.conv3 = nn.Conv1d(64, 64, 3, stride=2, padding=1)
+        self.conv4 = nn.Conv1d(64, 128, 3, padding=1)
+        self.lstm = nn.LSTM(128, 128)
+        self.final_conv = nn.Conv1d(128, 1, 1)
+        packaged = torch.jit.load(weights, map_location="cpu").state_dict()
+        self.load_state_dict({mine: packaged[f"_model.{theirs}"] for mine, theirs in _PACKAGED.items()})
+        self.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def forward(
+        self, frames: np.ndarray, state: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> tuple[np.ndarray, tuple[torch.Tensor, torch.Tensor]]:
+        """Probability of voice in each of `(frames, 64 + 512)` samples that follow each other, and the new state."""
+        hidden = functional.pad(torch.from_numpy(frames)[:, None], (0, 64), mode="reflect")
+        hidden = self.stft_conv(hidden)
+        hidden = (hidden[:, :129].square() + hidden[:, 129:].square()).sqrt()
+        for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
+            hidden = layer(hidden).relu()
+        hidden, state = self.lstm(hidden.transpose(1, 2), state)
+        return self.final_conv(hidden.relu().transpose(1, 2)).sigmoid().flatten().numpy(), state
+
+
+def _weights() -> Path | None:
+    spec = find_spec("silero_vad")
+    path = Path(spec.submodule_search_locations[0]) / "data" / "silero_vad.jit" if spec else None
+    return path if path and path.is_file() else None

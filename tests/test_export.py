@@ -1,0 +1,225 @@
+import json
+import logging
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from scipy.special import softmax
+from transformers import AutoModelForAudioClassification, HubertConfig, Wav2Vec2FeatureExtractor, WavLMConfig
+
+from ser_hf import audio, backends, export, features, modeling, onnx_backend
+from ser_hf.emotions import ID2LABEL, LABEL2ID
+from ser_hf.errors import UserError
+from ser_hf.predictor import Predictor
+
+SECONDS = (0.1, 0.13, 0.5, 1.0, 1.37, 2.0, 3.3, 6.0)
+
+
+@pytest.fixture
+def home(monkeypatch, tmp_path):
+    """An empty cache of graphs."""
+    monkeypatch.setattr(backends, "HF_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "ser_hf"
+
+
+@pytest.fixture(scope="module")
+def clips(recordings):
+    """Some recordings of either corpus, 16 kHz."""
+    paths = [path for folder in recordings for path in sorted(folder.rglob("*.wav"))[::12]]
+    return [audio.load(path) for path in paths]
+
+
+@pytest.fixture(scope="module")
+def int8(tuned, tmp_path_factory):
+    """The folder of the tuned model, exported with int8."""
+    folder = tmp_path_factory.mktemp("exported") / "int8"
+    export.export(tuned, folder, int8=True)
+    return folder
+
+
+def loaded(kind, models):
+    """A small model, its extractor and its rule; of the kinds of `models`, `tiny`, or another architecture."""
+    if kind in models:
+        return modeling.load_for_prediction(models[kind])
+    torch.manual_seed(0)
+    if kind == "tiny":
+        model, extractor = modeling.load_for_training("tiny")
+    else:
+        config = {"hubert": HubertConfig, "wavlm": WavLMConfig}[kind](
+            **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
+            **{"conv_dim": (16, 16, 16), "conv_kernel": (10, 8, 8), "conv_stride": (10, 8, 4)},
+            **{"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 16},
+            **{"id2label": ID2LABEL, "label2id": LABEL2ID},
+        )
+        model, extractor = AutoModelForAudioClassification.from_config(config), Wav2Vec2FeatureExtractor()
+        model.classifier.weight.data *= 50
+    rule = modeling.ignore_padding(model)
+    return model.eval(), extractor, rule
+
+
+def asked(session, made):
+    return session.run(["logits"], {session.get_inputs()[0].name: made})[0]
+
+
+@pytest.mark.parametrize("kind", ["bert", "group", "layer", "tiny", "hubert", "wavlm"])
+def test_a_graph_answers_as_torch_for_any_number_of_clips_of_any_length(kind, models, tmp_path):
+    model, extractor, rule = loaded(kind, models)
+    export.write_onnx(model, extractor, rule, tmp_path / "model.onnx")
+    assert not model.training
+    session, rng = onnx_backend.session(tmp_path / "model.onnx"), np.random.default_rng(0)
+    for seconds in SECONDS:
+        noise = rng.normal(scale=0.1, size=(3, int(seconds * audio.SAMPLING_RATE))).astype(np.float32)
+        made = np.stack([features.extract(extractor, clip) for clip in noise])
+        with torch.inference_mode():
+            wanted = softmax(model(torch.from_numpy(made)).logits.numpy(), axis=-1)
+        np.testing.assert_allclose(softmax(asked(session, made), axis=-1), wanted, atol=1e-5)
+        np.testing.assert_allclose(softmax(asked(session, made[:1]), axis=-1), wanted[:1], atol=1e-5)
+
+
+def test_the_mask_of_another_batch_is_not_baked_in(models, tmp_path):
+    model, extractor, rule = loaded("group", models)
+    samples = torch.randn(2, 8000)
+    with torch.inference_mode():
+        wanted = model(samples).logits
+        model(samples, attention_mask=torch.tensor([[1] * 8000, [1] * 4000 + [0] * 4000]))
+    export.write_onnx(model, extractor, rule, tmp_path / "model.onnx")
+    np.testing.assert_allclose(asked(onnx_backend.session(tmp_path / "model.onnx"), samples.numpy()), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "group"])
+def test_int8_quantises_no_convolution_and_logs_nothing(kind, models, tmp_path, caplog):
+    export.write_onnx(*loaded(kind, models), tmp_path / "model.onnx", int8=True)
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    kinds = {node.op_type for node in graph.node}
+    assert {"MatMulInteger", "Conv"} <= kinds
+    assert not kinds & {"ConvInteger", "QLinearConv"}
+    inputs = {name for node in graph.node if node.op_type == "Conv" for name in node.input}
+    stored = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    assert {stored[name] for name in inputs & stored.keys()} == {onnx.TensorProto.FLOAT}
+    assert not [record for record in caplog.records if record.name == "root"]
+
+
+def test_int8_leaves_logging_as_it_was(models, tmp_path, monkeypatch):
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    filters = list(root.filters)
+    export.write_onnx(*loaded("layer", models), tmp_path / "model.onnx", int8=True)
+    assert root.handlers == []
+    assert root.filters == filters
+
+
+def test_int8_keeps_the_labels_of_a_trained_model(tuned, int8, clips):
+    torchs, graphs = Predictor(tuned).probabilities(clips), Predictor(int8, backend="onnx-int8").probabilities(clips)
+    assert 0 < np.abs(torchs - graphs).max() < 0.05
+    assert (torchs.argmax(-1) == graphs.argmax(-1)).mean() > 0.95
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_an_exported_folder_needs_no_safetensors(quantised, tuned, clips, tmp_path, monkeypatch):
+    folder, backend = tmp_path / "exported", "onnx-int8" if quantised else "onnx"
+    found = export.export(tuned, folder, quantised, clips[:4])
+    files = {"config.json", "preprocessor_config.json", "export.json", "model_int8.onnx" if quantised else "model.onnx"}
+    assert {path.name for path in folder.iterdir()} == files
+    assert json.loads((folder / "export.json").read_text()) == found
+    assert (found["model"], found["backend"]) == (tuned.name, backend)
+    assert found["digest"] == modeling.digest(modeling.load_for_prediction(tuned)[0])
+    assert found["gate"]["clips"] == 4
+    assert found["gate"]["max_difference"] < (0.1 if quantised else 1e-4)
+    monkeypatch.delattr(modeling, "load_for_prediction")
+    predictor = Predictor(folder, backend=backend)
+    assert predictor.trained_on["protocol"] == "speaker"
+    answer = predictor.predict({"array": clips[0], "sampling_rate": 16_000})
+    assert set(answer["scores"]) == set(LABEL2ID)
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_the_gate_refuses_other_answers_and_leaves_nothing(quantised, home, models, tmp_path, monkeypatch):
+    original = export.write_onnx
+
+    def tampered(model, extractor, rule, path, int8=False):
+        original(model, extractor, rule, path, int8)
+        graph = onnx.load(path)
+        bias = next(tensor for tensor in graph.graph.initializer if tensor.name.endswith("classifier.bias"))
+        values = onnx.numpy_helper.to_array(bias).copy()
+        values[0] += 3
+        bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+        onnx.save(graph, path)
+
+    monkeypatch.setattr(export, "write_onnx", tampered)
+    backend = "onnx-int8" if quantised else "onnx"
+    with pytest.raises(UserError, match=rf"^{backend} moves a probability by 0\.\d+ .* and changes .* use .* instead$"):
+        export.export(models["layer"], tmp_path / "exported", quantised)
+    with pytest.raises(UserError, match=f"^{backend} moves"):
+        backends.load(models["layer"], backend)
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
+    assert not list(home.iterdir())
+
+
+@pytest.mark.parametrize(("lead", "changed"), [(0.04, 0), (0.06, 1)])
+def test_labels_that_hang_by_a_hair_may_change(lead, changed, models, monkeypatch):
+    _, extractor, _ = modeling.load_for_prediction(models["layer"])
+    torchs, graphs = np.log([[0.5 + lead / 2, 0.5 - lead / 2]]), np.log([[0.49, 0.51]])
+    fake = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="x")], run=lambda names, made: [graphs])
+    monkeypatch.setattr(export, "session", lambda path: fake)
+    model = lambda made: SimpleNamespace(logits=torch.from_numpy(torchs))  # noqa: E731
+    figures = export.compare(model, extractor, None, [np.zeros(4000, dtype=np.float32)])
+    assert figures == {
+        "clips": 1,
+        "max_difference": pytest.approx(0.01 + lead / 2),
+        "same_labels": 0,
+        "changed": changed,
+    }
+
+
+def test_the_gate_lets_near_answers_pass():
+    figures = {"clips": 10, "max_difference": 0.03, "same_labels": 0.9, "changed": 0}
+    export._judge(figures, "onnx-int8")
+    for bad in ({"max_difference": 0.2}, {"max_difference": float("nan")}, {"changed": 1}):
+        with pytest.raises(onnx_backend.OnnxError):
+            export._judge(figures | bad, "onnx-int8")
+
+
+def test_what_cannot_be_exported_ends_in_one_line(models, tmp_path, monkeypatch):
+    def refuses(*args, **kwargs):
+        raise torch.onnx.errors.UnsupportedOperatorError("aten::fft_rfft", 17, None)
+
+    output = tmp_path / "exported"
+    monkeypatch.setattr(torch.onnx, "export", refuses)
+    with pytest.raises(UserError, match=r"^a wav2vec2 cannot be exported \(.*fft_rfft.*\): use --backend torch$"):
+        export.export(models["layer"], output)
+    monkeypatch.setattr(export, "LARGEST", 100)
+    with pytest.raises(UserError, match=r"^0.0 GiB of weights do not fit an ONNX file"):
+        export.export(models["layer"], output)
+    assert not list(tmp_path.iterdir())
+    output.mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        export.export(models["layer"], output)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_a_missing_package_is_named_with_the_line_that_installs_it(package, home, models, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    for attempt in (
+        lambda: backends.load(models["layer"], "onnx"),
+        lambda: export.export(models["layer"], tmp_path / "exported"),
+    ):
+        with pytest.raises(UserError, match=rf"^ONNX needs the package {package}: pip install .*\[onnx\]'$"):
+            attempt()
+
+
+def test_the_gate_hears_clips_of_many_lengths_and_the_same_each_time():
+    voices = list(export.voices())
+    lengths = [len(voice) / audio.SAMPLING_RATE for voice in voices]
+    assert min(lengths) == 0.1
+    assert max(lengths) > 3
+    assert all(np.array_equal(one, other) for one, other in zip(voices, export.voices(), strict=True))
+
+
+def test_clips_of_a_dataset_are_drawn(built, rows):
+    drawn = export.clips_of(built, count=5)
+    assert len(drawn) == 5
+    assert any(np.array_equal(drawn[0], audio.load(row["audio"])) for row in rows)
+    assert all(np.array_equal(one, other) for one, other in zip(drawn, export.clips_of(built, 5), strict=True))

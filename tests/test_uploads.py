@@ -1,0 +1,85 @@
+"""What visitors hand over."""
+
+import zipfile
+
+import pytest
+
+from ser_hf import uploads
+from ser_hf.limits import Limits
+from ser_hf.uploads import UploadError
+
+LIMITS = Limits(files=4, zip_mb=1)
+
+
+def packed(path, kind=zipfile.ZIP_DEFLATED, **members):
+    with zipfile.ZipFile(path, "w", kind) as opened:
+        for name, content in members.items():
+            opened.writestr(name, content)
+    return path
+
+
+def read(paths, limits=LIMITS):
+    return list(uploads.recordings(paths, limits))
+
+
+def test_zips_are_opened_and_what_is_no_recording_is_passed_over(tmp_path):
+    (tmp_path / "one.wav").write_bytes(b"1")
+    inside = {"b/two.FLAC": b"2", "a/three.ogg": b"3", "read.me": b"x", "__MACOSX/a/._three.ogg": b"x", ".h/x.wav": b""}
+    packed(tmp_path / "more.zip", **inside)
+    found = read([tmp_path / "one.wav", tmp_path / "more.zip"])
+    assert [one.name for one in found] == ["one.wav", "a/three.ogg", "b/two.FLAC"]
+    assert [one.source["bytes"] for one in found] == [b"1", b"3", b"2"]
+    assert [one.source["path"] for one in found] == ["one.wav", "a/three.ogg", "b/two.FLAC"]
+    assert uploads.count([tmp_path / "one.wav", tmp_path / "more.zip"], LIMITS) == 3
+
+
+def test_a_name_in_a_zip_is_never_a_path(tmp_path):
+    packed(tmp_path / "evil.zip", **{"../../evil.wav": b"1", "/etc/evil.wav": b"2"})
+    before = sorted(tmp_path.rglob("*"))
+    assert {one.name for one in read([tmp_path / "evil.zip"])} == {"../../evil.wav", "/etc/evil.wav"}
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_limits_hold_for_all_together_before_anything_is_read(tmp_path):
+    many = packed(tmp_path / "many.zip", **{f"{n}.wav": b"x" for n in range(4)})
+    (tmp_path / "one.wav").write_bytes(b"1")
+    assert len(read([many])) == 4
+    with pytest.raises(UploadError, match="5 recordings are more than 4: send them in parts"):
+        uploads.recordings([many, tmp_path / "one.wav"], LIMITS)
+    large = packed(tmp_path / "large.zip", **{"a.wav": b"\0" * (2 << 20)})
+    with pytest.raises(UploadError, match="2 MB are in the zip, more than 1"):
+        uploads.recordings([large], LIMITS)
+    none = packed(tmp_path / "none.zip", **{"read.me": b"x"})
+    for paths in ([none], []):
+        with pytest.raises(UploadError, match="there is no recording in it"):
+            uploads.recordings(paths, LIMITS)
+
+
+def test_a_member_that_lies_about_its_size_is_an_error_of_that_member(tmp_path):
+    path = packed(tmp_path / "lie.zip", **{"a.wav": b"\0" * 5000, "b.wav": b"2"})
+    content = bytearray(path.read_bytes())
+    at = content.index(b"PK\x01\x02")  # the first entry of the directory: its size before packing
+    content[at + 24 : at + 28] = (100).to_bytes(4, "little")
+    path.write_bytes(content)
+    first, second = read([path])
+    assert first.source is None
+    assert "'lie.zip': 'a.wav' cannot be read" in first.error
+    assert second.source["bytes"] == b"2"
+
+
+def test_encrypted_members_and_bombs_are_errors_of_theirs(tmp_path):
+    path = packed(tmp_path / "odd.zip", **{"a.wav": b"\0" * (2 << 20), "b.wav": b"2"})
+    first, second = read([path], Limits())
+    assert "unpacks to too much" in first.error
+    assert second.error is None
+    content = bytearray(packed(tmp_path / "secret.zip", **{"a.wav": b"1"}).read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "secret.zip").write_bytes(content)
+    (only,) = read([tmp_path / "secret.zip"])
+    assert "is encrypted" in only.error
+
+
+def test_a_recording_knows_its_name_and_not_its_place(tmp_path):
+    (tmp_path / "one.wav").write_bytes(b"1")
+    assert uploads.recording(tmp_path / "one.wav") == {"bytes": b"1", "path": "one.wav"}
+    assert uploads.recording(tmp_path / "one.wav", "../../my call.wav")["path"] == "my call.wav"

@@ -1,0 +1,81 @@
+"""Where voice is found."""
+
+import numpy as np
+import pytest
+import torch
+
+from ser_hf import audio, voice
+
+
+def spoken(recordings, count=3):
+    """Synthetic utterances with 2 s of silence after each."""
+    files = sorted(recordings[0].rglob("*-05-*.wav"))[:count]
+    gap = np.zeros(2 * audio.SAMPLING_RATE, dtype=np.float32)
+    return np.concatenate([part for file in files for part in (audio.load(file), gap)])
+
+
+@pytest.mark.parametrize("kind", ["silero", "energy"])
+def test_voice_is_found_in_utterances_and_not_in_silence(kind, recordings):
+    clip = audio.load(next(recordings[0].rglob("*-05-*.wav")))
+    listener = voice.Voice(kind).listen()
+    silence = np.zeros(4 * audio.SAMPLING_RATE, dtype=np.float32)
+    assert not listener.feed(silence).any()
+    assert listener.feed(clip).mean() > 0.5
+    after = np.concatenate([listener.feed(silence), listener.finish()])
+    assert not after[16:].any()  # half a second later
+
+
+@pytest.mark.parametrize("kind", ["silero", "energy"])
+def test_how_a_recording_is_cut_into_blocks_changes_nothing(kind, recordings):
+    samples = spoken(recordings)
+    whole = voice.Voice(kind).listen()
+    expected = np.concatenate([whole.feed(samples), whole.finish()])
+    assert len(expected) == -(-len(samples) // voice.FRAME)
+    parts = voice.Voice(kind).listen()
+    cuts = np.sort(np.random.default_rng(0).integers(0, len(samples), 40))
+    found = [parts.feed(part) for part in np.split(samples, cuts)]
+    np.testing.assert_array_equal(np.concatenate([*found, parts.finish()]), expected)
+
+
+def test_silero_says_what_its_package_says(recordings):
+    """`load_silero_vad` sets torch to one thread for the whole process when it is imported."""
+    threads = torch.get_num_threads()
+    from silero_vad import load_silero_vad
+
+    torch.set_num_threads(threads)
+    samples = spoken(recordings)
+    samples = samples[: len(samples) // voice.FRAME * voice.FRAME]
+    package = load_silero_vad()
+    frames = torch.from_numpy(samples).split(voice.FRAME)
+    theirs = np.array([package(frame, audio.SAMPLING_RATE).item() for frame in frames])
+    network = voice.Voice("silero")._network
+    padded = np.pad(samples, (64, 0))
+    ours, _ = network(np.lib.stride_tricks.sliding_window_view(padded, 576)[:: voice.FRAME].copy(), None)
+    np.testing.assert_allclose(ours, theirs, atol=2e-4)
+
+
+def test_loading_silero_leaves_the_threads_of_torch_alone():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    voice.Voice("silero")
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
+
+
+def test_energy_hears_loud_above_quiet_whatever_the_level():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=32_000).astype(np.float32)
+    for level in (0.3, 0.01):
+        quiet = noise * level * 10 ** (-50 / 20)
+        listener = voice.Voice("energy").listen()
+        assert listener.feed(noise * level).all()
+        assert not listener.feed(quiet)[2:].any()
+
+
+def test_without_its_package_energy_is_taken_and_silero_refused(monkeypatch):
+    monkeypatch.setattr(voice, "find_spec", lambda name: None)
+    assert voice.Voice().kind == "energy"
+    with pytest.raises(voice.VoiceError, match="'ser-hf\\[vad\\]'"):
+        voice.Voice("silero")
+    with pytest.raises(voice.VoiceError, match="'ears' hears no voice"):
+        voice.Voice("ears")
