@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ser_hf.limits import Limits
@@ -127,9 +128,7 @@ class Gate:
 
     async def _work(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == f"{API}/upload":
-            most = int(self.limits.file_mb * 2**20) + _MESSAGE  # one recording, and what a form adds
-            says = f"An upload may have {self.limits.file_mb:g} MB: cut the recording, or send it as FLAC or MP3."
-            return await self._limited(most, says, scope, receive, send)
+            return await self._upload(scope, receive, send)
         most = int(self.limits.file_mb * 2**20 * 4 / 3) + _MESSAGE  # a recording may be in it as base64
         says = f"A request may have {most // 2**20} MB: upload the recording instead."
         body = await _body(scope, receive, most)
@@ -142,35 +141,42 @@ class Gate:
             return await _answer(send, 400, fault)
         await self.app(scope, _replayed(body, receive), send)
 
-    async def _limited(self, most: int, says: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a body on while it is read, and refuse it as soon as it is too large."""
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass files on while they are read, and refuse them as soon as they are too large: one, or all together."""
+        says = f"One recording may have {self.limits.file_mb:g} MB, all together {self.limits.zip_mb:g}: send less."
+        most = int(max(self.limits.file_mb, self.limits.zip_mb) * 2**20) + _MESSAGE
         if _declared(scope) > most:
             await _discard(receive)
             return await _answer(send, 413, says, {"connection": "close"})
-        seen, refused, started = 0, False, False
+        seen, complete, refused = 0, False, False
 
         async def counted() -> Message:
-            nonlocal seen, refused
+            nonlocal seen, complete
             message = await receive()
             seen += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
             if seen <= most:
                 return message
-            if not refused and not started:
-                refused = True
-                await _discard(receive)
-                await _answer(send, 413, says, {"connection": "close"})
+            await refuse()
             return {"type": "http.disconnect"}
 
-        async def unless_refused(message: Message) -> None:
-            nonlocal started
+        async def refuse() -> None:
+            nonlocal refused
             if not refused:
-                started = True
+                refused = True
+                await (asyncio.sleep(0) if complete else _discard(receive))
+                await _answer(send, 413, says, {"connection": "close"})
+
+        async def passed(message: Message) -> None:
+            if message.get("status") == 413:  # Gradio's, of one file
+                await refuse()
+            elif not refused:
                 await send(message)
 
         try:
-            await self.app(scope, counted, unless_refused)
-        except Exception:
-            if not refused:  # what Gradio makes of a body that breaks off is no news
+            await self.app(scope, counted, passed)
+        except ClientDisconnect:  # Gradio's word for a body that we broke off
+            if not refused:
                 raise
 
 

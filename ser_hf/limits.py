@@ -8,7 +8,7 @@ class Limits:
     """Sane for a small public machine; every refusal names the limit and what mends it."""
 
     file_mb: float = 50.0
-    """Megabytes of one upload."""
+    """Megabytes of one recording."""
 
     seconds: float = 3600.0
     """Duration of one recording."""
@@ -17,7 +17,7 @@ class Limits:
     """Recordings in one batch, those in a zip included."""
 
     zip_mb: float = 500.0
-    """Megabytes that a zip may hold when it is unpacked."""
+    """Megabytes of all recordings that are uploaded together, zips unpacked."""
 
     queue: int = 64
     """Requests that may wait; the next one is told that the queue is full."""
