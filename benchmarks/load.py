@@ -141,12 +141,12 @@ def _spaced(text: str) -> str:
     return f"data: {json.dumps(json.loads(found[1]))}" if found else text
 
 
-def start(model: str, folder: Path) -> tuple[subprocess.Popen, str]:
+def start(model: str, folder: Path, *flags: str) -> tuple[subprocess.Popen, str]:
     """Start the app with its temporary files in `folder`; gives the process and its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, str(APP), "--model", model, "--port", str(port)]
+    command = [sys.executable, str(APP), "--model", model, "--port", str(port), *flags]
     app = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(folder)}, stdout=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     for _ in range(240):
