@@ -52,8 +52,8 @@ def export(
         clips: waveforms of shape `(samples,)` at 16 kHz, to compare it with torch on; synthetic voices where None.
 
     Returns:
-        What `export.json` holds: `model`, `digest` of its weights, `backend`, `gate` (of
-        `compare`), and the versions of what wrote it.
+        What `export.json` holds: `model`, `digest` of its weights, `backend`, `gate` (of `compare`), and the versions
+        of what wrote it.
 
     Raises:
         OnnxError: where it cannot be exported, or answers otherwise; nothing is written then.
@@ -70,9 +70,8 @@ def export(
         gate = write_checked(loaded, extractor, rule, folder / FILES[backend], int8, clips)
         loaded.config.save_pretrained(folder)
         extractor.save_pretrained(folder)
-        name = (
-            Path(model).resolve().name if Path(model).exists() else str(model)
-        )  # not where it lies: this may be pushed
+        # not where it lies on this machine: the folder may be pushed
+        name = Path(model).resolve().name if Path(model).exists() else str(model)
         found = {"model": name, "digest": modeling.digest(loaded), "backend": backend, "gate": gate}
         found |= {"opset": OPSET, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
         (folder / "export.json").write_text(json.dumps(found, indent=2) + "\n")
