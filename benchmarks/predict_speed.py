@@ -238,9 +238,8 @@ def compare_long(processes: dict[str, Process], args: argparse.Namespace, record
     asked = {f"{STOCK[1]}, windows": (processes[STOCK[1]], "windows")}
     asked |= {name: (process, "whole") for name, process in processes.items() if name not in STOCK}
     replies = rounds(asked, [recording] * args.long_rounds)
-    print(
-        f"\none recording of {args.minutes:g} minutes\n| | seconds | times real time | peak MiB |\n| --- | ---: | ---: | ---: |"
-    )
+    print(f"\none recording of {args.minutes:g} minutes")
+    print("| | seconds | times real time | peak MiB |\n| --- | ---: | ---: | ---: |")
     for name, runs in replies.items():
         took = [run["seconds"] for run in runs]
         real = args.minutes * 60 / statistics.median(took)
