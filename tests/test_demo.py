@@ -93,6 +93,15 @@ def analyse(page, file):
     return page.locator("#answer")
 
 
+def open_tab(page, name):
+    """Where a phone has no room for all tabs, Gradio puts the last ones behind a button."""
+    tab = page.get_by_role("tab", name=name)
+    if not tab.count():
+        page.locator(".overflow-menu > button").click()
+        tab = page.locator(".overflow-dropdown button", has_text=name)
+    tab.click()
+
+
 def shown_scores(answer):
     return [float(text.rstrip(" %")) / 100 for text in answer.locator(".ser-score").all_inner_texts()]
 
@@ -223,7 +232,7 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touc
 def test_a_phone_needs_no_scrolling_sideways(page, talk, request):
     analyse(page, talk)
     for tab in ("Analyse", "Live", "Batch", "Model"):
-        page.get_by_role("tab", name=tab).click()
+        open_tab(page, tab)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     level = np.mean([int(part) for part in re.findall(r"\d+", colour)[:3]])
