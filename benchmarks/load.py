@@ -24,6 +24,7 @@ import threading
 import time
 import zipfile
 from collections import Counter
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
@@ -59,10 +60,13 @@ class Client:
         return ("ok" if "event: complete" in told else "error event"), told
 
 
+BAD = 4
+"""Clients that send bad requests."""
+
 FILE = {"_type": "gradio.FileData"}
 
 
-def bad_requests(clip: bytes) -> dict[str, callable]:
+def bad_requests(clip: bytes) -> dict[str, Callable]:
     """A request of each bad kind, by its name; each takes a client and gives what `Client.ask` gives."""
     packed = BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as bomb:
@@ -72,7 +76,7 @@ def bad_requests(clip: bytes) -> dict[str, callable]:
         sent = client.http.post(f"{API}/upload", files={"files": ("bomb.zip", packed.getvalue())})
         return client.call("batch", [[{"path": sent.json()[0], "orig_name": "bomb.zip", "meta": FILE}]])
 
-    def raw(body: bytes) -> callable:
+    def raw(body: bytes) -> Callable:
         def send(client: Client) -> tuple[str, str]:
             answer = client.http.post(f"{API}/call/predict", content=body)
             return f"{answer.status_code}", answer.text
@@ -122,17 +126,16 @@ class Load:
             if kind not in ("ok", "queue full"):
                 return
 
-    def bad(self, number: int, pause: float) -> None:
+    def bad(self, kinds: dict[str, Callable], number: int, first: int) -> None:
         """Send bad requests one after the other."""
-        client, kinds = Client(self.url), bad_requests(self.clips[0][1])
-        for index in range(number):
+        client = Client(self.url)
+        for index in range(first, first + number):
             name = list(kinds)[index % len(kinds)]
             kind, text = kinds[name](client)
             if kind == "ok" or (kind.isdigit() and not 400 <= int(kind) < 500):
                 self.wrong.append(f"bad request '{name}' was answered with {kind}: {text[:200]}")
             if re.search(r"Traceback|/tmp/|root:|site-packages", text):
                 self.wrong.append(f"bad request '{name}' was told too much: {text[:200]}")
-            time.sleep(pause)
 
 
 def _spaced(text: str) -> str:
@@ -192,14 +195,18 @@ def main() -> int:
         app, url = start(args.model, Path(folder))
         load, process = Load(url, clips), psutil.Process(app.pid)
         threads = [threading.Thread(target=load.good, args=(seed,), daemon=True) for seed in range(args.clients)]
-        threads.append(threading.Thread(target=load.bad, args=(args.bad, 0.6 * args.seconds / max(1, args.bad))))
+        kinds = bad_requests(clips[0][1])
+        shares = [args.bad // BAD + (place < args.bad % BAD) for place in range(BAD)]
+        bad = [threading.Thread(target=load.bad, args=(kinds, share, place)) for place, share in enumerate(shares)]
+        threads += bad
         for thread in threads:
             thread.start()
         memory = []
         for _ in range(6):
             time.sleep(args.seconds / 6)
             memory.append(process.memory_info().rss / 2**20)
-        threads[-1].join()
+        for thread in bad:
+            thread.join()
         report(load, args, memory)
         end(app, load, Path(folder))
     for one in dict.fromkeys(load.wrong):

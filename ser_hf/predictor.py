@@ -163,7 +163,10 @@ class Predictor:
         return streaming.Stream(self._workers, self.voice.listen(), self.labels, self.abstain_below, sampling_rate)
 
     def probabilities(self, clips: list[np.ndarray]) -> np.ndarray:
-        """Probabilities of shape `(clips, labels)` for 16 kHz waveforms, in their order."""
+        """Probabilities of shape `(clips, labels)` for 16 kHz waveforms, in their order.
+
+        In padded batches, for evaluation: while it runs, the same predictor must not be asked anything else.
+        """
         if not isinstance(self._backend, backends.TorchBackend):
             return np.concatenate([one.result() for one in [self._workers.ask([clip]) for clip in clips]])
         return softmax(self._logits(clips), axis=-1)
