@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,8 +60,8 @@ def build(predictor: Predictor, limits: Limits | None = None, folder: Path | Non
         with gr.Tabs():
             with gr.Tab("Analyse", id="analyse"):
                 _analyse(predictor, limits)
-            with gr.Tab("Live", id="live"):
-                _live(predictor, limits)
+            with gr.Tab("Live", id="live") as live:
+                _live(predictor, limits, live)
             with gr.Tab("Batch", id="batch"):
                 batch_tab.build(predictor, limits)
             with gr.Tab("Model", id="model"):
@@ -88,7 +89,8 @@ def _analyse(predictor: Predictor, limits: Limits) -> None:
         except gr.Error as error:
             return rendering.message(error.message), None, hidden
         samples = audio.load(uploads.recording(path))
-        saved = Path(path).parent / "prediction.json"
+        # in a folder of its own: equal uploads of two visitors share one, and what they called them is theirs
+        saved = Path(tempfile.mkdtemp(dir=get_upload_folder())) / "prediction.json"
         saved.write_text(json.dumps(answer) + "\n")
         told = rendering.prediction(answer, samples, predictor.abstain_below)
         return told, answer, gr.update(value=str(saved), visible=True)
@@ -136,7 +138,7 @@ def _analyse(predictor: Predictor, limits: Limits) -> None:
     )
 
 
-def _live(predictor: Predictor, limits: Limits) -> None:
+def _live(predictor: Predictor, limits: Limits, tab: gr.Tab) -> None:
     def hear(chunk: str | None, state: dict | None) -> tuple[dict | None, str]:
         if chunk is None:
             return state, gr.skip()
@@ -172,12 +174,13 @@ def _live(predictor: Predictor, limits: Limits) -> None:
         hear,
         [microphone, state],
         [state, running],
-        stream_every=0.5,
         time_limit=int(limits.live_seconds),
         api_visibility="private",
         show_progress="hidden",
         concurrency_limit=_AT_A_TIME,
     )
+    # Gradio's microphone does not read `stream_every` of its event: it sends ten chunks a second unless told so
+    tab.select(None, None, microphone, js="() => ({__type__: 'update', stream_every: 1})")
     microphone.start_recording(lambda: None, None, state, api_visibility="private")
 
 
