@@ -35,6 +35,8 @@ _ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*:/?/", re.IGNORECASE)
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),
+    # a model's card may name pictures that lie elsewhere, and asking for them would tell who reads it
+    (b"content-security-policy", b"img-src 'self' data: blob:; media-src 'self' data: blob:; object-src 'none'"),
     (b"permissions-policy", b"microphone=(self), camera=(), geolocation=()"),
     (b"cross-origin-opener-policy", b"same-origin-allow-popups"),
 ]

@@ -25,9 +25,11 @@ MICROPHONE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-str
 
 @pytest.fixture(scope="module")
 def model(tuned, tmp_path_factory):
-    """A copy of the trained model that stays silent below a score that half of its answers miss."""
+    """A copy of the trained model whose card wants a picture from elsewhere."""
     folder = tmp_path_factory.mktemp("served") / "model"
     shutil.copytree(tuned, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
+    with (folder / "README.md").open("a") as card:  # the fixture `page` sees whether it is asked for
+        card.write('\n<img src="https://elsewhere.example/seen.png">\n')
     return folder
 
 
@@ -237,7 +239,8 @@ def test_the_model_is_shown_with_its_figures(page, model):
     assert results["protocol_hash"] in facts.inner_text()
     assert facts.locator("img").evaluate("picture => picture.naturalWidth") > 100
     assert "What it reaches" in page.locator("#card").inner_text()
-    assert page.locator("#card img").count() == 0
+    # its own pictures are left out, and the planted one stays empty
+    assert page.locator("#card img").evaluate_all("all => all.map(one => one.naturalWidth)") == [0]
 
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
