@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -42,6 +43,9 @@ class FinetuneConfig:
     split_seed: int = field(default=42, metadata={"help": "of what a protocol draws at random"})
     text_disjoint: bool = field(
         default=False, metadata={"help": "refuse a split that tests sentences heard in training"}
+    )
+    more_voices: bool = field(
+        default=False, metadata={"help": "train on the whole dataset but the voices of validation and test"}
     )
     mode: Literal["full", "partial", "lora", "probe"] = field(
         default="full", metadata={"help": "full, partial (the top layers), lora (adapters, merged), probe (the head)"}
@@ -106,6 +110,9 @@ class FinetuneConfig:
     abstain_error: float | None = field(
         default=None, metadata={"help": "share of wrong answers to keep to, on validation, by abstaining"}
     )
+    average: float = field(
+        default=0.0, metadata={"help": "decay of a running average of the weights, as 0.995, that is kept; 0: none"}
+    )
     layer_decay: float = field(
         default=1.0, metadata={"help": "factor of the learning rate from a layer to the next below"}
     )
@@ -114,11 +121,21 @@ class FinetuneConfig:
 _ONLY = {"head": ("probe",), "pooling": ("probe",), "figures_only": ("probe",)}
 """The modes in which a flag does something; in others it is refused."""
 _ONLY |= {"lora_rank": ("lora",), "layers": ("partial",), "freeze_feature_encoder": ("full",)}
-_TRAINED = ("augment", "mixup", "noise_dir", "layer_decay", "frame_budget", "cache_frozen", "attention", "batching")
+_TRAINED = (
+    "augment",
+    "mixup",
+    "noise_dir",
+    "average",
+    "layer_decay",
+    "frame_budget",
+    "cache_frozen",
+    "attention",
+    "batching",
+)
 _TRAINED += ("augment_probability", "mask_time_prob", "mask_feature_prob", "fast_dropout")
 _ONLY |= dict.fromkeys(_TRAINED, ("full", "partial", "lora"))
 _LEAST = {"split_seed": 0, "patience": 0, "threads": 1, "seeds": 1, "search": 0, "layers": 1, "lora_rank": 1}
-_LEAST |= {"mixup": 0, "focal_gamma": 0, "mask_time_prob": 0, "mask_feature_prob": 0}
+_LEAST |= {"average": 0, "mixup": 0, "focal_gamma": 0, "mask_time_prob": 0, "mask_feature_prob": 0}
 
 
 def defaults(model: str, mode: str = "full") -> dict:
@@ -221,6 +238,10 @@ def _check(config: FinetuneConfig) -> None:
     for name in ("augment_probability", "layer_decay"):
         if not 0 < getattr(config, name) <= 1:
             raise ArgumentError(f"--{name} is {getattr(config, name)}: above 0 and at most 1 is needed")
+    if config.average >= 1:
+        raise ArgumentError(f"--average is {config.average}: below 1 is needed, or nothing is learnt")
+    if config.average and os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
+        raise ArgumentError("--average cannot follow weights that FSDP shares out: leave it out")
     if config.frame_budget is not None and config.frame_budget <= 0:
         raise ArgumentError(f"--frame_budget is {config.frame_budget}: more than 0 seconds are needed")
     for name, modes in _ONLY.items():

@@ -128,7 +128,7 @@ def judge(
     """
     rows = dataset.select(tested(splits)).select_columns(["label", *scorecard.GROUPS])
     columns = {name: np.array(rows[name]) for name in scorecard.GROUPS}
-    notes = list(dict.fromkeys(split.warning for split in splits if split.warning))
+    notes = list(dict.fromkeys(says for split in splits for says in (split.warning, split.note) if says))
     if dataset.info.description:
         notes.append(dataset.info.description)
     first = splits[0]

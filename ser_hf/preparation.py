@@ -35,7 +35,7 @@ from ser_hf.trainer import Recipe, SerTrainer, TrainingError, Watch
 _RECIPE = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim")
 """What of `TrainingArguments` a resumed run must agree on; of ours it is everything but the following."""
 _RECIPE += ("weight_decay", "max_grad_norm", "label_smoothing_factor", "bf16", "fp16")
-_NOT_RECIPE = {"dataset", "protocol", "fold", "split_seed", "text_disjoint"}  # the protocol's hash tells
+_NOT_RECIPE = {"dataset", "protocol", "fold", "split_seed", "text_disjoint", "more_voices"}  # the protocol's hash tells
 _NOT_RECIPE |= {"seeds", "search", "threads", "cache_dir", "patience", "figures_only"}
 _NOT_RECIPE |= {"calibrate", "abstain_coverage", "abstain_error"}  # what comes after it
 
@@ -64,10 +64,8 @@ def data(config: Any) -> tuple[datasets.Dataset, protocols.Split]:
     """
     rows = dataset.load(config.dataset)
     near = fingerprint.in_dataset(rows)
-    split = protocols.split(
-        rows, config.protocol, int(config.fold), config.split_seed, near=near, text_disjoint=config.text_disjoint
-    )
-    return rows, split
+    how = {"near": near, "text_disjoint": config.text_disjoint, "more_voices": getattr(config, "more_voices", False)}
+    return rows, protocols.split(rows, config.protocol, int(config.fold), config.split_seed, **how)
 
 
 def prepare(
@@ -110,7 +108,9 @@ def prepare(
     run = {"model_type": model.config.model_type, "protocol_hash": split.hash, "mode": config.mode}
     run |= {"seed": args.seed, **recipe_of(config, args), "steps_an_epoch": sampler.steps}
     focus = config.focal_gamma if config.loss == "focal" else 0.0
-    recipe = Recipe(sampler, objective.Objective(args.label_smoothing_factor, focus), config.layer_decay, run)
+    recipe = Recipe(
+        sampler, objective.Objective(args.label_smoothing_factor, focus), config.layer_decay, config.average, run
+    )
     collator = features.Collator(extractor, padding)
     trainer, watch = _trainer(args, trained.trainable, (train, validation), collator, recipe, config.patience, padding)
     return Prepared(rows, split, trained, extractor, trainer, watch, padding)

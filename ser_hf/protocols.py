@@ -51,6 +51,8 @@ class Split:
     """What was checked and holds, of: speakers, samples, near duplicates, sentences."""
     crosses: tuple[str, ...] = ()
     """What was checked and does not hold, a line each."""
+    note: str | None = None
+    """What every output must say of training data beyond the protocol's."""
 
 
 def split(
@@ -61,6 +63,7 @@ def split(
     *,
     near: list[list[int]] | None = None,
     text_disjoint: bool = False,
+    more_voices: bool = False,
 ) -> Split:
     """Split a dataset by a protocol and refuse what leaks.
 
@@ -71,13 +74,16 @@ def split(
         seed: of what is drawn at random (`random`, and the validation words of the TESS protocols).
         near: groups of rows that hold the same recording, trimmed, scaled or transcoded.
         text_disjoint: refuse sentences in the test that are in training or validation too.
+        more_voices: also train on what the protocol leaves out, where its voices and recordings are not in the test,
+            nor in a validation that has voices of its own. Validation and test stay the protocol's; the hash does not.
 
     Raises:
         ProtocolError: for an unknown name or fold, or where the dataset lacks a corpus or leaves a side empty.
         LeakError: where a speaker, samples, near duplicates or, on request, sentences stand on two sides.
     """
     name, protocol = _find(name)
-    return _split(columns_of(dataset), name, protocol, protocol.number(name, fold), seed, near, text_disjoint)
+    number = protocol.number(name, fold)
+    return _split(columns_of(dataset), name, protocol, number, seed, near, text_disjoint, more_voices)
 
 
 def folds(
@@ -88,12 +94,13 @@ def folds(
     *,
     near: list[list[int]] | None = None,
     text_disjoint: bool = False,
+    more_voices: bool = False,
 ) -> list[Split]:
     """One fold of a protocol by its number, or `all` of them; the rest as for `split`."""
     name, protocol = _find(name)
     numbers = range(protocol.folds) if fold == "all" else [protocol.number(name, fold)]
     columns = columns_of(dataset)
-    return [_split(columns, name, protocol, number, seed, near, text_disjoint) for number in numbers]
+    return [_split(columns, name, protocol, number, seed, near, text_disjoint, more_voices) for number in numbers]
 
 
 def describe(dataset: datasets.Dataset, split: Split) -> str:
@@ -104,7 +111,8 @@ def describe(dataset: datasets.Dataset, split: Split) -> str:
     lines += [f"held apart: {', '.join(split.held_apart) or 'nothing'}", *split.crosses]
     if shared := crossing(columns, "speaker", sides["train"], sides["validation"]):
         lines.append(f"training and validation share {_some(shared)}")
-    return "\n".join(lines + ([f"WARNING: {split.warning}"] if split.warning else []))
+    lines += [f"NOTE: {split.note}"] * bool(split.note) + [f"WARNING: {split.warning}"] * bool(split.warning)
+    return "\n".join(lines)
 
 
 def crossing(columns: Columns, key: str, one: np.ndarray, other: np.ndarray) -> list[str]:
@@ -123,7 +131,14 @@ def _find(name: str) -> tuple[str, Protocol]:
 
 
 def _split(
-    columns: Columns, name: str, protocol: Protocol, fold: int, seed: int, near: list[list[int]] | None, new_text: bool
+    columns: Columns,
+    name: str,
+    protocol: Protocol,
+    fold: int,
+    seed: int,
+    near: list[list[int]] | None,
+    new_text: bool,
+    more_voices: bool,
 ) -> Split:
     for corpus in protocol.corpora:
         if corpus not in columns["corpus"]:
@@ -133,6 +148,8 @@ def _split(
     for side, rows in sides.items():
         if len(rows) == 0:
             raise ProtocolError(f"protocol '{name}' fold {fold} leaves {side} empty: the dataset lacks its recordings")
+    added = _others(columns, sides, near) if more_voices else np.array([], dtype=int)
+    sides["train"] = np.sort(np.concatenate([sides["train"], added]))
     found = _crossings(columns, sides, protocol, near)
     for kind, leak in found.items():
         if leak and (new_text if kind == "sentences" else kind not in protocol.leaks):
@@ -148,7 +165,30 @@ def _split(
         crosses=tuple(
             f"{kind} {'may ' * leak.startswith(_UNKNOWN)}cross: {leak}" for kind, leak in found.items() if leak
         ),
+        note=_beyond(columns, added) if len(added) else None,
     )
+
+
+def _others(columns: Columns, sides: dict[str, np.ndarray], near: list[list[int]] | None) -> np.ndarray:
+    """Rows on no side whose voice is on none of those that it must be new to, nor a copy of the recording."""
+    free = np.ones(len(columns["speaker"]), dtype=bool)
+    free[np.concatenate(list(sides.values()))] = False
+    apart = [sides["test"]]
+    if not crossing(columns, "speaker", sides["train"], sides["validation"]):
+        apart.append(sides["validation"])
+    judged = np.concatenate(apart)
+    for key in ("speaker", "sha256"):
+        free &= ~np.isin(columns[key], columns[key][judged])
+    held = set(np.concatenate([sides["validation"], sides["test"]]).tolist())
+    for group in near or []:
+        if held & set(group):
+            free[group] = False
+    return np.flatnonzero(free)
+
+
+def _beyond(columns: Columns, added: np.ndarray) -> str:
+    corpora = ", ".join(sorted(set(columns["corpus"][added].tolist())))
+    return f"trained on {len(added):,} recordings ({corpora}) beyond the protocol's, of voices that it does not test."
 
 
 def _crossings(

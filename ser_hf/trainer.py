@@ -4,7 +4,7 @@ import errno
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerState
+from transformers.trainer_utils import TrainOutput
 
 from ser_hf import modes
+from ser_hf.averaging import Average
 from ser_hf.batches import FrameBudget
 from ser_hf.errors import UserError
 from ser_hf.objective import Objective
@@ -35,6 +37,8 @@ class Recipe:
     sampler: FrameBudget
     objective: Objective = field(default_factory=Objective)
     layer_decay: float = 1.0
+    average: float = 0.0
+    """Decay of the running average of the weights, which is validated and saved; 0: none."""
     run: dict = field(default_factory=dict)
     """What a resumed run must agree on; kept in each checkpoint."""
 
@@ -50,6 +54,9 @@ class SerTrainer(Trainer):
         # Naming a loss makes the Trainer count the clips of a whole step and leave the division to us.
         super().__init__(*args, compute_loss_func=recipe.objective, **kwargs)
         self.recipe = recipe
+        self.average = Average(self.model, recipe.average) if recipe.average else None
+        if self.average:
+            self.add_callback(self.average)
         self.hits: torch.Tensor | None = None  # right answers and clips since the last log
         self.running = ""  # the batch in work, for a message
         self._finite: torch.Tensor | None = None
@@ -138,6 +145,29 @@ class SerTrainer(Trainer):
             self.hits = None
         super().log(logs, *args, **kwargs)
 
+    def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
+        """The Trainer's own, of the averaged weights where there are any."""
+        with self.average.in_place() if self.average else nullcontext():
+            return super().evaluate(*args, **kwargs)
+
+    def train(self, *args: object, **kwargs: object) -> TrainOutput:
+        """The Trainer's own; ends with the averaged weights where there are any."""
+        told = super().train(*args, **kwargs)
+        if self.average:
+            self.average.put()  # of the last step, or of the best checkpoint, which has been loaded
+        return told
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.average:
+            self.average.load(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.average:
+            self.average.load(Path(self.state.best_model_checkpoint))
+            self.average.put()
+
     def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
         self._refuse_nan()
         if not all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad):
@@ -149,7 +179,10 @@ class SerTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            Path(output_dir or self.args.output_dir, RUN).write_text(json.dumps(self.recipe.run))
+            folder = Path(output_dir or self.args.output_dir)
+            (folder / RUN).write_text(json.dumps(self.recipe.run))
+            if self.average:
+                self.average.save(folder)
 
     def _refuse_nan(self) -> None:
         if self._finite is not None and not bool(self._finite):
@@ -201,7 +234,7 @@ def complete(checkpoint: Path) -> bool:
         json.loads((checkpoint / STATE).read_text())  # the last that is written
     except (OSError, json.JSONDecodeError):
         return False
-    weights = [*checkpoint.glob("*.safetensors"), *checkpoint.glob("pytorch_model_fsdp*")]
+    weights = [*checkpoint.glob("*model*.safetensors"), *checkpoint.glob("pytorch_model_fsdp*")]
     return bool(weights) and all(any(checkpoint.glob(name)) for name in ("optimizer*", "scheduler.pt", "rng_state*"))
 
 

@@ -247,7 +247,8 @@ def _opening(config: FinetuneConfig, args: TrainingArguments, made: preparation.
         f"{args.world_size} process(es) on {args.device.type}, {sampler.steps:,} steps an epoch of {clips:.1f} clips "
         f"({seconds:.0f} s) in {micro} batch(es), {'bf16' if args.bf16 else 'fp16' if args.fp16 else 'fp32'}",
     ]
-    return "\n".join(lines + ([f"WARNING: {split.warning}"] if split.warning else []))
+    lines += [f"NOTE: {split.note}"] * bool(split.note) + [f"WARNING: {split.warning}"] * bool(split.warning)
+    return "\n".join(lines)
 
 
 def _flags(config: FinetuneConfig, args: TrainingArguments) -> dict:
@@ -257,7 +258,7 @@ def _flags(config: FinetuneConfig, args: TrainingArguments) -> dict:
     flags["lr_scheduler_type"] = str(flags["lr_scheduler_type"].value)
     ours = {
         name: getattr(config, name)
-        for name in ("mode", "silence", "augment", "mixup", "balance", "loss", "layer_decay")
+        for name in ("mode", "silence", "augment", "mixup", "balance", "loss", "layer_decay", "average")
     }
     if config.mode == "probe":  # what it does not use would be no news of it
         ours = {name: ours[name] for name in ("mode", "balance", "loss")}

@@ -46,6 +46,31 @@ def test_random_is_a_third_seeded_and_says_that_it_leaks(rows):
     assert "leaks: 26 of 26 test speakers" in split.warning
 
 
+def test_more_voices_are_those_that_neither_test_nor_validation_hears(rows):
+    for name, fold in (("emobox-ravdess", 2), ("tess-oaf-yaf", 0)):
+        narrow, wide = protocols.split(rows, name, fold), protocols.split(rows, name, fold, more_voices=True)
+        assert (wide.validation, wide.test) == (narrow.validation, narrow.test)
+        assert wide.hash != narrow.hash
+        assert set(narrow.train) < set(wide.train)
+        assert not speakers(rows, wide.train) & speakers(rows, wide.test)
+        assert f"trained on {len(wide.train) - len(narrow.train):,} recordings" in wide.note
+    folds = actors(*range(1, 25)) - actors(*EMOBOX_FOLDS[2], *EMOBOX_FOLDS[3])
+    wide = protocols.split(rows, "emobox-ravdess", 2, more_voices=True)
+    assert speakers(rows, wide.train) == folds | {"tess-oaf", "tess-yaf"}
+    whole = protocols.split(rows, "speaker", more_voices=True)
+    assert (whole.hash, whole.note) == (protocols.split(rows, "speaker").hash, None)  # it leaves out nothing
+
+
+def test_more_voices_bring_no_copy_of_what_is_tested(rows):
+    narrow = protocols.split(rows, "tess-oaf-yaf")
+    extra = next(i for i in protocols.split(rows, "tess-oaf-yaf", more_voices=True).train if i not in narrow.train)
+    sounds = rows["sha256"][:]
+    copied = changed(rows, "sha256", rows["file"][extra], sounds[narrow.test[0]])
+    assert extra not in protocols.split(copied, "tess-oaf-yaf", more_voices=True).train
+    near = [[extra, narrow.validation[0]]]
+    assert extra not in protocols.split(rows, "tess-oaf-yaf", near=near, more_voices=True).train
+
+
 def test_hashes_name_the_split(rows):
     hashes = {protocols.split(rows, name, fold).hash for name, p in PROTOCOLS.items() for fold in range(p.folds)}
     assert len(hashes) == sum(p.folds for p in PROTOCOLS.values())

@@ -65,6 +65,8 @@ def test_killed_at_any_step_it_ends_with_the_same_weights(built, noisy, tmp_path
         "0.1",
         "--layer_decay",
         "0.8",
+        "--average",
+        "0.9",
     ]
     assert main(words(built, noisy, tmp_path / "whole", *drawn)) == 0
     broken = words(built, noisy, tmp_path / "broken", *drawn)

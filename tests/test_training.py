@@ -14,8 +14,9 @@ import yaml
 from conftest import FAST, ROOT
 from safetensors.torch import load_file
 
-from ser_hf import dataset, metrics, preparation, protocols
+from ser_hf import audio, dataset, metrics, preparation, protocols
 from ser_hf.arguments import ArgumentError, parse_finetune
+from ser_hf.averaging import Average
 from ser_hf.cli import main
 from ser_hf.predictor import Predictor
 from ser_hf.results import Results
@@ -186,6 +187,35 @@ def test_a_broken_run_goes_on_to_the_same_end(built, models, tmp_path):
     one, other = (load_file(Path(folder) / "model.safetensors") for folder in (whole, broken))
     for name in one:
         torch.testing.assert_close(one[name], other[name], atol=1e-6, rtol=0)
+
+
+def test_what_is_saved_and_validated_is_the_average_of_the_weights(built, models, tmp_path, monkeypatch):
+    seen = []
+
+    def watched(self, args, state, control, **kwargs):
+        update(self, args, state, control, **kwargs)
+        seen.append({name: one.detach().clone() for name, one in self._trained.items()})
+
+    update = Average.on_step_end
+    monkeypatch.setattr(Average, "on_step_end", watched)
+    base = ["finetune", "--dataset", str(built), "--model", str(models["bert"]), "--output_dir", str(tmp_path / "run")]
+    torch.manual_seed(0)
+    flags = ["--average", "0.5", "--max_steps", "3", "--eval_strategy", "steps", "--eval_steps", "3", *FAST]
+    assert main([*base, *flags, "--save_strategy", "steps", "--save_steps", "3", "--calibrate", "false"]) == 0
+    saved = load_file(tmp_path / "run" / "model.safetensors")
+    begun = preparation.modeling.load_for_training(models["bert"], 42)[0].state_dict()
+    for name in ("classifier.weight", "projector.bias"):
+        wanted = begun[name]
+        for step, one in enumerate(seen, 1):
+            decay = min(0.5, (1 + step) / (10 + step))
+            wanted = decay * wanted + (1 - decay) * one[name]
+        assert torch.allclose(saved[name], wanted, atol=1e-7)
+        assert not torch.equal(saved[name], seen[-1][name])
+    row = json.loads((tmp_path / "run" / "history.json").read_text())[-1]
+    rows, split = dataset.load(built), protocols.split(dataset.load(built))
+    chances = Predictor(tmp_path / "run").probabilities([audio.load(rows[i]["audio"]) for i in split.validation])
+    right = chances[np.arange(len(chances)), rows.select(split.validation)["label"]]
+    assert row["eval_loss"] == pytest.approx(-np.log(right).mean(), abs=0.02)  # validation is in bf16
 
 
 def test_a_folder_with_an_earlier_run_is_not_mixed(tuned, built, models, fails, tmp_path):
