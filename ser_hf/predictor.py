@@ -4,8 +4,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
+from copy import copy
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Literal
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from ser_hf import answers, audio, backends, features, modeling, streaming, voice, windows
+from ser_hf import adaptation, answers, audio, backends, features, modeling, streaming, voice, windows
 from ser_hf.errors import UserError
 from ser_hf.workers import Workers
 
@@ -67,6 +68,7 @@ class Predictor:
         self.trained_on: dict = getattr(config, "ser_hf", None) or {}
         self.abstain_below: float = self.trained_on.get("abstain_below") or 0.0
         self.voice = voice.Voice(voice_kind)
+        self.adaptation: adaptation.Adaptation | None = None
         self._workers = Workers(self._backend)
         if isinstance(self._backend, backends.TorchBackend):
             self.model, self.device, rule = self._backend.model, self._backend.device, self._backend.rule
@@ -75,6 +77,57 @@ class Predictor:
             self._collate = features.Collator(self.extractor, rule)
         else:
             self.batch_size = batch_size
+
+    def adapt(self, clips: list[audio.Source] | str | PathLike | adaptation.Adaptation) -> "Predictor":
+        """A predictor of one voice, which shares the model with this one; torch alone.
+
+        A few clips without labels are enough; they should hold several emotions. Its confidence was not calibrated.
+
+        Args:
+            clips: recordings of the voice, of any length; or an `Adaptation`, or the file that its `save` wrote.
+
+        Returns:
+            A predictor like this one, with the voice as its `adaptation`.
+
+        Raises:
+            AdaptationError: where there is no clip or the model does not fit.
+            AudioError: for a clip that cannot be used.
+        """
+        if self.backend != "torch" or self.adaptation is not None:
+            wrong = f"the backend {self.backend} cannot" if self.adaptation is None else "an adapted predictor cannot"
+            raise adaptation.AdaptationError(f"{wrong} be adapted: load the model anew, with the backend torch")
+        if isinstance(clips, str | PathLike):
+            clips = adaptation.Adaptation.load(clips)
+        if not isinstance(clips, adaptation.Adaptation):
+            clips = adaptation.fit(self.model, self._embeddings(clips))
+        other = copy(self)
+        other.adaptation = clips
+        other._backend = copy(self._backend)
+        other.model = other._backend.model = adaptation.adapted(self.model, clips)
+        other._last = modeling.last_linear(other.model)
+        other._workers = self._workers.of(other._backend)
+        return other
+
+    def _embeddings(self, clips: list[audio.Source]) -> np.ndarray:
+        """Embeddings `(parts, width)` of recordings, of long ones in windows with voice; any thread may ask."""
+        headless = copy(self._backend)
+        headless.model = adaptation.headless(self.model)
+        heard: list[np.ndarray] = []
+        for clip in clips:
+            for part in self._parts(clip):
+                made = features.extract(self.extractor, part)[None]
+                heard.append(self._workers.run(headless.logits, made).result())
+        if not heard:
+            raise adaptation.AdaptationError("there is no voice to adapt to: give at least one clip of it")
+        return np.concatenate(heard)
+
+    def _parts(self, source: audio.Source) -> Iterator[np.ndarray]:
+        """A recording of up to `LONG`, or the windows of a longer one."""
+        whole, blocks = windows.opened(audio.stream(source))
+        if whole is None:
+            yield from (one.samples for one in windows.Windows(blocks, self.voice.listen(), self._workers))
+        else:
+            yield whole
 
     @property
     def public_name(self) -> str:
@@ -226,12 +279,8 @@ class Predictor:
     def _hear(self, source: audio.Source, until: float | None, longest: float | None) -> np.ndarray | dict:
         """The samples of a recording of up to `LONG`, or the answer for a longer one."""
         file = answers.name(source)
-        blocks, head = audio.at_most(longest, audio.stream(source), file), []
-        for block in blocks:
-            head.append(block)
-            if sum(map(len, head)) > windows.LONG:
-                return self._long(file, chain(head, blocks), until)
-        return audio.joined(head)
+        whole, blocks = windows.opened(audio.at_most(longest, audio.stream(source), file))
+        return self._long(file, blocks, until) if whole is None else whole
 
     def _whole(self, file: str | None, length: int, asked: Future[np.ndarray], row: int, until: float | None) -> dict:
         try:

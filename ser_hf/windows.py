@@ -7,12 +7,13 @@ would take memory by its length. Nothing here grows with a recording but a few n
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from ser_hf import voice
 from ser_hf.answers import segment
-from ser_hf.audio import SAMPLING_RATE
+from ser_hf.audio import SAMPLING_RATE, joined
 from ser_hf.workers import Workers
 
 LONG = 10 * SAMPLING_RATE
@@ -22,6 +23,17 @@ WINDOW, HOP = 4 * SAMPLING_RATE, 2 * SAMPLING_RATE
 MIN_VOICE = SAMPLING_RATE // 4
 """Samples with voice below which a window is not asked."""
 _PIECE = 8 * SAMPLING_RATE  # listened to at a time
+
+
+def opened(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
+    """A recording of up to `LONG`, whole; or None, and the blocks of a longer one, of which the first are in memory."""
+    blocks, head, length = iter(blocks), [], 0
+    for block in blocks:
+        head.append(block)
+        length += len(block)
+        if length > LONG:
+            return None, chain(head, blocks)
+    return joined(head), iter(())
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 
 import numpy as np
 import torch
@@ -27,6 +28,12 @@ class Workers:
         # of torch's, and of the calling thread alone, which is one of the pool
         begin = None if self.on_gpu else lambda: torch.set_num_threads(1)
         self._pool = ThreadPoolExecutor(self.count, "predictor", begin)
+
+    def of(self, backend: Backend) -> "Workers":
+        """The same threads, of another backend on the same device."""
+        other = copy(self)
+        other.backend = backend
+        return other
 
     def ask(self, clips: list[np.ndarray]) -> Future[np.ndarray]:
         """Probabilities `(clips, labels)` of clips of one length, 16 kHz; of several only where `backend.together`."""

@@ -46,7 +46,7 @@ def run(place, kind, text):
 
 
 def test_every_block_is_tested():
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
 
 
 def test_stock_pipeline(place, tuned):
@@ -60,6 +60,13 @@ def test_predictor(place, tuned):
     first, *others = run(place, *block("predictor.each(")).splitlines()
     assert first == json.dumps(expected)
     assert others == [f"clip.wav {expected['label']}"] * 2
+
+
+def test_one_voice(place, tuned):
+    voice = Predictor(tuned).adapt([place / "clip.wav"] * 2)
+    label = voice.predict(place / "clip.wav")["label"]
+    assert run(place, *block("predictor.adapt(")).splitlines() == [label, label]
+    assert (place / "anna.safetensors").is_file()
 
 
 def test_running_answers(place):
