@@ -5,7 +5,7 @@ a silent clip, returns the input itself. Peaks are not clipped, since models tak
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from scipy import signal
 
-from ser_hf import audio, resampling, silence
+from ser_hf import audio, resampling, silence, spectral
 from ser_hf.errors import UserError
 
 _RATE = audio.SAMPLING_RATE
@@ -28,7 +28,9 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "room": (_SHORTEST_RT60, 5.0, "0.1 to 5 seconds, such as room:0.4"),
     "noise": (-20.0, 60.0, "two numbers of dB, from -20 to 60, the lower first, such as noise:10-30"),
     "gain": (0.1, 40.0, "0.1 to 40 dB, such as gain:6"),
+    **spectral.RANGES,
 }
+_PAIRS = ("noise", "hiss")  # take two numbers
 
 
 class AugmentError(UserError):
@@ -115,6 +117,7 @@ def mixup(samples: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
 
 # the speaker and where they stand, what else is heard there, then the line and its level
 _STEPS: dict[str, Callable[..., np.ndarray]] = {f.__name__: f for f in (speed, room, noise, codec, gain)}
+_ALL = _STEPS | spectral.STEPS
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,18 +129,31 @@ class Augmentation:
     probability: float
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Apply each with the probability; float32, at least 400 samples where the clip had as many."""
+        """Apply each that changes waveforms with the probability; float32, at least 400 samples if it had as many."""
         samples = samples.astype(np.float32, copy=False)
-        for name, strength in self.strengths.items():
-            if rng.random() < self.probability:
-                samples = _STEPS[name](samples, rng, *([self.noises] if name == "noise" else []), *strength)
+        for name in self._drawn(_STEPS, rng):
+            samples = _STEPS[name](samples, rng, *([self.noises] if name == "noise" else []), *self.strengths[name])
         return samples
+
+    def of_frames(self, mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Apply each that changes log mel frames `(frames, bins)` with the probability."""
+        for name in self._drawn(spectral.STEPS, rng):
+            mel = spectral.STEPS[name](mel, rng, *self.strengths[name])
+        return mel
+
+    def names(self, of_frames: bool) -> list[str]:
+        """Those that change log mel frames, or waveforms."""
+        return [name for name in self.strengths if (name in spectral.STEPS) == of_frames]
+
+    def _drawn(self, steps: Iterable[str], rng: np.random.Generator) -> Iterator[str]:
+        return (name for name in self.strengths if name in steps and rng.random() < self.probability)
 
 
 def parse(text: str, noises: Sequence[np.ndarray] = (), probability: float = 0.5) -> Augmentation:
     """Augmentations from a flag's text, such as `speed:0.1,gain:6,noise:10-30,room:0.4,codec`.
 
-    A strength may be left out. They are applied in the order speed, room, noise, codec, gain, however they are written.
+    A strength may be left out. They are applied in the order speed, room, noise, codec, gain, and on log mel frames
+    (`ser_hf.spectral`) tempo, tract, hiss, bands, gaps, however they are written.
 
     Args:
         text: names, each with `:strength` where it takes one, with commas between them.
@@ -194,12 +210,12 @@ def _strengths(text: str) -> dict[str, tuple[float, ...]]:
     written = {}
     for part in text.split(","):
         name, colon, strength = (piece.strip() for piece in part.partition(":"))
-        if name not in _STEPS:
-            raise AugmentError(f"'{name}' is no augmentation: choose from {', '.join(_STEPS)}")
+        if name not in _ALL:
+            raise AugmentError(f"'{name}' is no augmentation: choose from {', '.join(_ALL)}")
         if name in written:
             raise AugmentError(f"'{name}' stands twice in '{text}': name it once")
         written[name] = _numbers(name, strength) if colon else ()
-    return {name: written[name] for name in _STEPS if name in written}
+    return {name: written[name] for name in _ALL if name in written}
 
 
 def _numbers(name: str, strength: str) -> tuple[float, ...]:
@@ -208,7 +224,7 @@ def _numbers(name: str, strength: str) -> tuple[float, ...]:
         raise AugmentError(f"'{name}:{strength}' has a strength, and {name} takes none: write {name}")
     lowest, highest, expected = _RANGES[name]
     number = r"(-?\d+(?:\.\d+)?|-?\.\d+)"
-    match = re.fullmatch(rf"{number}-{number}" if name == "noise" else number, strength, re.ASCII)
+    match = re.fullmatch(rf"{number}-{number}" if name in _PAIRS else number, strength, re.ASCII)
     numbers = tuple(float(group) for group in match.groups()) if match else ()
     if not numbers or list(numbers) != sorted(numbers) or numbers[0] < lowest or numbers[-1] > highest:
         raise AugmentError(f"'{name}:{strength}' is no strength of {name}: expected {expected}")

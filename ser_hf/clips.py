@@ -13,7 +13,7 @@ import numpy as np
 from torch.utils.data import Dataset
 from transformers import FeatureExtractionMixin
 
-from ser_hf import audio, augment, features, silence
+from ser_hf import audio, augment, features, silence, spectral
 from ser_hf.frozen import Store
 
 KEPT_BYTES = 3 * 2**30
@@ -27,12 +27,12 @@ class Variation:
     silence: bool = False
     """Cut the silence at both edges to random shares of itself."""
     augmentation: augment.Augmentation | None = None
-    """Of the waveform."""
+    """Of the waveform, or of its log mel frames."""
     mixup: float = 0.0
     """Parameter of the beta distribution of two clips' shares; 0: none."""
     seed: int = 0
 
-    def of_waveform(self) -> bool:
+    def of_sound(self) -> bool:
         """Whether features must be made anew each epoch."""
         return self.augmentation is not None or self.mixup > 0
 
@@ -106,10 +106,17 @@ class Clips(Dataset):
         if self.variation.mixup:
             other, share = int(rng.integers(len(self))), float(rng.beta(self.variation.mixup, self.variation.mixup))
             share = max(share, 1 - share)  # the clip itself stays the louder one
-            prepared = augment.mixup(prepared, self._cut(other, rng), share)
+            mixup = augment.mixup if self._hop == 1 else spectral.mixup
+            prepared = mixup(prepared, self._cut(other, rng), share)
             example |= {"other": int(self.labels[other]), "share": share}
         if self.variation.augmentation is not None:
-            prepared = self.variation.augmentation(prepared, rng)
+            augmentation = self.variation.augmentation
+            if self._whole_waveform():
+                prepared = augmentation(prepared, rng)
+            if augmentation.names(of_frames=True):
+                mel = features.prepare(self.extractor, prepared) if self._hop == 1 else prepared
+                mel = augmentation.of_frames(mel, rng)
+                return {"features": features.finish(self.extractor, mel), **example}
         return {"features": self._finished(prepared), **example}
 
     def _cut(self, index: int, rng: np.random.Generator) -> np.ndarray:
@@ -146,7 +153,12 @@ class Clips(Dataset):
         return kept, (start // self._hop, min(len(kept), -(-end // self._hop)))
 
     def _whole_waveform(self) -> bool:
-        return self.variation is not None and self.variation.of_waveform()
+        """Whether the waveform is kept, to be changed, and not what becomes of it."""
+        if self.variation is None:
+            return False
+        augmentation = self.variation.augmentation
+        changed = augmentation is not None and augmentation.names(of_frames=False)
+        return bool(changed or (self.variation.mixup and features.hop(self.extractor) == 1))
 
     def _rng(self, epoch: int, index: int) -> np.random.Generator:
         return np.random.default_rng([self.variation.seed, epoch, index])

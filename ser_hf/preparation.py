@@ -85,12 +85,13 @@ def prepare(
     freeze = config.model != modeling.TINY if config.freeze_feature_encoder is None else config.freeze_feature_encoder
     trained = modes.prepare(model, config.mode, freeze, config.layers)
     _freeze_unused(model)
-    variation = _variation(config, args, rows, split)
+    variation = _variation(config, args, rows, split, extractor)
     store = _store(config, args, rows, split, trained, extractor, variation)
     weights = None if config.balance == "none" else objective.weights(rows.select(split.train), config.balance)
     by_loss = weights if config.balance_by == "loss" else None
     train = Clips(rows, split.train, extractor, variation, store, by_loss).decode()
-    shortest = train.shortest() / (1.5 if config.augment else 1.0)  # sped up at the most
+    fastest = (1.5 if config.augment else 1.0) * (np.exp(0.5) if "tempo" in config.augment else 1.0)
+    shortest = train.shortest() / fastest
     shortest = features.extract(extractor, np.zeros(int(shortest * audio.SAMPLING_RATE), dtype=np.float32))
     modeling.fit_masking(model, modeling.frames_of(model, len(shortest)))
     remember(model, rows, split)
@@ -165,7 +166,11 @@ def _freeze_unused(model: PreTrainedModel) -> None:
 
 
 def _variation(
-    config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, split: protocols.Split
+    config: FinetuneConfig,
+    args: TrainingArguments,
+    rows: datasets.Dataset,
+    split: protocols.Split,
+    extractor: transformers.FeatureExtractionMixin,
 ) -> Variation:
     augmentation = None
     if config.augment:
@@ -174,6 +179,11 @@ def _variation(
             own = (audio.load(row["audio"]) for row in rows.select(split.train).select_columns("audio"))
             noises = augment.from_folder(config.noise_dir) if config.noise_dir else augment.silences(own)
         augmentation = augment.parse(config.augment, noises, config.augment_probability)
+        of_frames = augmentation.names(of_frames=True)
+        if of_frames and features.hop(extractor) == 1:
+            raise TrainingError(
+                f"--augment {of_frames[0]} is of mel frames, and the model hears waveforms: leave it out"
+            )
     return Variation(config.silence == "vary", augmentation, config.mixup, args.seed)
 
 
@@ -188,7 +198,7 @@ def _store(
 ) -> frozen.Store | None:
     """Outputs of the frozen front, where there is one, the waveform stays as it is, and nobody said no."""
     sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"  # its state dict would lack the front
-    unfit = trained.front is None or variation.of_waveform() or sharded
+    unfit = trained.front is None or variation.of_sound() or sharded
     if unfit or config.cache_frozen is False:
         if config.cache_frozen:
             raise TrainingError("--cache_frozen true: there is no frozen front that stays the same, leave it out")

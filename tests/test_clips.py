@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-from ser_hf import audio, augment, clips, features, frozen, silence
+from ser_hf import audio, augment, clips, features, frozen, silence, spectral
 from ser_hf.clips import Clips, Variation
 
 INDICES = [5, 9, 40, 200, 390, 405]
@@ -146,6 +146,39 @@ def test_mixup_mixes_waveforms_and_says_with_what(rows, extractors):
     batch = features.Collator(extractors["group"], "attention mask")([mixed[0, place] for place in range(3)])
     torch.testing.assert_close(batch["share"].double(), torch.tensor(shares[:3]).double())
     assert batch["other"].dtype == torch.int64
+
+
+def test_mixup_of_mel_frames_adds_powers_at_one_level(rows, extractors):
+    made = Clips(rows, INDICES, extractors["bert"], Variation(mixup=0.4, seed=3)).decode()
+    example = made[1, 0]
+    rng = np.random.default_rng([3, 1, 0])
+    other, share = int(rng.integers(len(INDICES))), float(rng.beta(0.4, 0.4))
+    share = max(share, 1 - share)
+    one, two = (features.prepare(extractors["bert"], audio.load(rows[INDICES[i]]["audio"])) for i in (0, other))
+    two = two[: len(one)] + np.quantile(one.mean(axis=1), 0.95) - np.quantile(two.mean(axis=1), 0.95)
+    power = share * np.exp(one.astype(np.float64))
+    power[: len(two)] += (1 - share) * np.exp(two.astype(np.float64))
+    expected = features.finish(extractors["bert"], np.log(power).astype(np.float32))
+    np.testing.assert_allclose(example["features"], expected, atol=2e-3)
+    assert example["other"] == rows[INDICES[other]]["label"]
+    assert example["share"] == share
+
+
+def test_mel_frames_are_augmented_after_the_waveform(rows, extractors):
+    both = augment.parse("gain:6,bands:10", (), 1.0)
+    example = Clips(rows, INDICES, extractors["bert"], Variation(augmentation=both, seed=3)).decode()[0, 2]
+    rng = np.random.default_rng([3, 0, 2])
+    louder = augment.gain(audio.load(rows[INDICES[2]]["audio"]), rng_after(rng), 6)
+    mel = features.prepare(extractors["bert"], louder)
+    rng.random()  # whether
+    expected = features.finish(extractors["bert"], spectral.bands(mel, rng, 10))
+    np.testing.assert_array_equal(example["features"], expected)
+
+
+def rng_after(rng):
+    """The generator after it was asked whether to apply a step."""
+    rng.random()
+    return rng
 
 
 def test_weights_come_with_the_examples(rows, extractors):

@@ -257,6 +257,12 @@ def test_what_a_base_model_heard_counts_as_seen(built, tuned, fails, tmp_path):
     assert {"tess-oaf", "ravdess-01", "ravdess-20"} <= set(heard)
 
 
+def test_augmentation_of_mel_frames_is_refused_where_there_are_none(built, models, fails, tmp_path):
+    base = ["finetune", "--dataset", built, "--model", models["group"], "--output_dir", tmp_path / "run"]
+    assert "--augment tempo is of mel frames" in fails(*base, "--augment", "gain,tempo", *FAST)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_loss_that_is_no_number_ends_in_one_line(built, models, fails, tmp_path):
     base = ("finetune", "--dataset", built, "--model", models["bert"], "--output_dir", tmp_path / "m")
     line = fails(*base, "--learning_rate", "1e30", "--max_grad_norm", "0", "--num_train_epochs", "2", "--bf16", "false")
