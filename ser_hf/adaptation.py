@@ -93,8 +93,8 @@ def typical(embeddings: np.ndarray, speakers: Sequence[str]) -> dict[str, list[f
     return {"mean": [float(f"{one:.5g}") for one in mean], "sd": [float(f"{one:.5g}") for one in sd]}
 
 
-def fit(model: PreTrainedModel, embeddings: np.ndarray) -> Adaptation:
-    """A voice from embeddings `(clips, width)` of at least one of its clips.
+def fit(model: PreTrainedModel, embeddings: np.ndarray, digest: str) -> Adaptation:
+    """A voice from embeddings `(clips, width)` of at least one of its clips; `digest` is the model's.
 
     With n clips and `PRIOR` k, the mean is `(n m + k M) / (n + k)` and the variance `((n - 1) v + k V) / (n - 1 + k)`;
     m and v are the clips' (v unbiased), M and V those of the typical speaker.
@@ -107,16 +107,16 @@ def fit(model: PreTrainedModel, embeddings: np.ndarray) -> Adaptation:
     spread = (clips - 1) * embeddings.var(axis=0, ddof=1) if clips > 1 else 0.0
     mean = (clips * embeddings.mean(axis=0) + PRIOR * usual_mean) / (clips + PRIOR)
     variance = (spread + PRIOR * usual_sd**2) / (clips - 1 + PRIOR)
-    return Adaptation(np.float32(mean), np.float32(np.sqrt(variance)), clips, modeling.digest(model))
+    return Adaptation(np.float32(mean), np.float32(np.sqrt(variance)), clips, digest)
 
 
-def adapted(model: PreTrainedModel, voice: Adaptation) -> PreTrainedModel:
-    """The model as it answers for a voice; it shares all but its last layer with `model`, which stays as it is.
+def adapted(model: PreTrainedModel, voice: Adaptation, digest: str) -> PreTrainedModel:
+    """The model as it answers for a voice; it shares all but its last layer with `model`, whose `digest` is given.
 
     Raises:
         AdaptationError: for a voice that another model heard.
     """
-    if voice.model != modeling.digest(model):
+    if voice.model != digest:
         raise AdaptationError("the voice was heard by a model of other weights: adapt this one on the clips again")
     usual_mean, usual_sd = _typical_of(model)
     scale = torch.from_numpy(np.float32(usual_sd / np.maximum(voice.sd, _FLOOR)))

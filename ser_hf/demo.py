@@ -12,7 +12,8 @@ import gradio as gr
 import numpy as np
 from gradio.utils import get_upload_folder
 
-from ser_hf import audio, batch_tab, examples, model_tab, rendering, uploads
+from ser_hf import audio, batch_tab, examples, model_tab, rendering, uploads, voice_tab
+from ser_hf.adaptation import Adaptation
 from ser_hf.errors import UserError
 from ser_hf.limits import Limits
 from ser_hf.predictor import Predictor
@@ -80,12 +81,12 @@ def _closing(limits: Limits) -> str:
 
 
 def _analyse(predictor: Predictor, limits: Limits) -> None:
-    def analyse(path: str | None) -> tuple[str, dict | None, dict]:
+    def analyse(path: str | None, voice: Adaptation | None) -> tuple[str, dict | None, dict]:
         hidden = gr.update(visible=False)
         if path is None:
             return rendering.message("Upload a recording or speak first."), None, hidden
         try:
-            answer = _predict(predictor, limits, path)
+            answer = _predict(predictor.adapt(voice) if voice else predictor, limits, path)
         except gr.Error as error:
             return rendering.message(error.message), None, hidden
         samples = audio.load(uploads.recording(path))
@@ -108,6 +109,7 @@ def _analyse(predictor: Predictor, limits: Limits) -> None:
                 waveform_options=gr.WaveformOptions(show_recording_waveform=False),
             )
             button = gr.Button("Analyse", variant="primary", elem_id="go")
+            voice = voice_tab.build(predictor, limits) if predictor.adaptable else gr.State()
         with gr.Column(min_width=300):
             result = gr.HTML(
                 rendering.message("The answer comes here.", "note"), elem_id="answer", label="Answer", padding=False
@@ -121,7 +123,7 @@ def _analyse(predictor: Predictor, limits: Limits) -> None:
                 [[str(file)] for file in files],
                 recording,
                 [result, shown, saved],
-                analyse,
+                lambda path: analyse(path, None),  # other voices than the visitor's
                 example_labels=[file.stem for file in files],
                 label="Or take a synthetic voice",
                 run_on_click=True,
@@ -131,7 +133,7 @@ def _analyse(predictor: Predictor, limits: Limits) -> None:
     gr.on(
         [button.click, recording.upload, recording.stop_recording],
         analyse,
-        recording,
+        [recording, voice],
         [result, shown, saved],
         api_visibility="private",
         show_progress="minimal",

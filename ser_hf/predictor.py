@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from copy import copy
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -78,13 +78,25 @@ class Predictor:
         else:
             self.batch_size = batch_size
 
-    def adapt(self, clips: list[audio.Source] | str | PathLike | adaptation.Adaptation) -> "Predictor":
+    @property
+    def adaptable(self) -> bool:
+        """Whether `adapt` can be had of this model and backend."""
+        return self.backend == "torch" and "typical_speaker" in self.trained_on
+
+    @cached_property
+    def _digest(self) -> str:
+        return modeling.digest(self.model)
+
+    def adapt(
+        self, clips: list[audio.Source] | str | PathLike | adaptation.Adaptation, longest: float | None = None
+    ) -> "Predictor":
         """A predictor of one voice, which shares the model with this one; torch alone.
 
         A few clips without labels are enough; they should hold several emotions. Its confidence was not calibrated.
 
         Args:
             clips: recordings of the voice, of any length; or an `Adaptation`, or the file that its `save` wrote.
+            longest: of `predict`.
 
         Returns:
             A predictor like this one, with the voice as its `adaptation`.
@@ -99,31 +111,31 @@ class Predictor:
         if isinstance(clips, str | PathLike):
             clips = adaptation.Adaptation.load(clips)
         if not isinstance(clips, adaptation.Adaptation):
-            clips = adaptation.fit(self.model, self._embeddings(clips))
+            clips = adaptation.fit(self.model, self._embeddings(clips, longest), self._digest)
         other = copy(self)
         other.adaptation = clips
         other._backend = copy(self._backend)
-        other.model = other._backend.model = adaptation.adapted(self.model, clips)
+        other.model = other._backend.model = adaptation.adapted(self.model, clips, self._digest)
         other._last = modeling.last_linear(other.model)
         other._workers = self._workers.of(other._backend)
         return other
 
-    def _embeddings(self, clips: list[audio.Source]) -> np.ndarray:
+    def _embeddings(self, clips: list[audio.Source], longest: float | None) -> np.ndarray:
         """Embeddings `(parts, width)` of recordings, of long ones in windows with voice; any thread may ask."""
         headless = copy(self._backend)
         headless.model = adaptation.headless(self.model)
         heard: list[np.ndarray] = []
         for clip in clips:
-            for part in self._parts(clip):
+            for part in self._parts(clip, longest):
                 made = features.extract(self.extractor, part)[None]
                 heard.append(self._workers.run(headless.logits, made).result())
         if not heard:
             raise adaptation.AdaptationError("there is no voice to adapt to: give at least one clip of it")
         return np.concatenate(heard)
 
-    def _parts(self, source: audio.Source) -> Iterator[np.ndarray]:
+    def _parts(self, source: audio.Source, longest: float | None) -> Iterator[np.ndarray]:
         """A recording of up to `LONG`, or the windows of a longer one."""
-        whole, blocks = windows.opened(audio.stream(source))
+        whole, blocks = windows.opened(audio.at_most(longest, audio.stream(source), answers.name(source)))
         if whole is None:
             yield from (one.samples for one in windows.Windows(blocks, self.voice.listen(), self._workers))
         else:

@@ -30,6 +30,10 @@ def model(tuned, tmp_path_factory):
     shutil.copytree(tuned, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
     with (folder / "README.md").open("a") as card:  # the fixture `page` sees whether it is asked for
         card.write('\n<img src="https://elsewhere.example/seen.png">\n')
+    config = json.loads((folder / "config.json").read_text())
+    mean = config["ser_hf"]["typical_speaker"]["mean"]
+    mean[::2] = [one + 3 for one in mean[::2]]  # so far from any voice that an adaptation can be seen
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -121,6 +125,35 @@ def test_upload_and_read_the_answer(page, predictor, recordings):
     with page.expect_download() as saved:
         page.locator("#save").click()
     assert json.loads(Path(saved.value.path()).read_text()) == expected
+
+
+def test_answers_for_a_voice_that_the_page_was_adapted_to(page, predictor, recordings):
+    clips = [str(path) for path in sorted(recordings[0].rglob("*-24.wav"))[:6]]
+    page.get_by_text("Adapt to it").click()
+    page.locator("#voice-files input[type=file]").set_input_files(clips)
+    page.locator("#adapt").click()
+    page.locator("#voice-says").get_by_text("6 clips").wait_for(timeout=60_000)
+    answer = analyse(page, clips[5])
+    adapted = list(predictor.adapt(clips).predict(clips[5])["scores"].values())
+    plain = list(predictor.predict(clips[5])["scores"].values())
+    assert not np.allclose(adapted, plain, atol=0.02)
+    np.testing.assert_allclose(shown_scores(answer), adapted, atol=6e-4)
+    page.locator("#forget").click()
+    page.locator("#forget").wait_for(state="hidden")
+    page.locator("#go").click()
+    page.wait_for_function(
+        "wanted => Math.abs(parseFloat(document.querySelector('#answer .ser-score').innerText) - wanted) < 0.06",
+        arg=100 * plain[0],
+    )
+    np.testing.assert_allclose(shown_scores(answer), plain, atol=6e-4)
+
+
+def test_a_voice_without_clips_is_said_on_the_page(page):
+    page.get_by_text("Adapt to it").click()
+    page.locator("#adapt").click()
+    alert = page.locator("#voice-says [role=alert]")
+    alert.wait_for(timeout=60_000)
+    assert "there is no recording in it" in alert.inner_text()
 
 
 def test_a_long_recording_has_a_timeline_that_plays(page, predictor, talk):

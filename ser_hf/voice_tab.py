@@ -1,0 +1,50 @@
+"""On the page: a few clips of one voice, from which later answers for it are better."""
+
+from pathlib import Path
+
+import gradio as gr
+
+from ser_hf import rendering, uploads
+from ser_hf.adaptation import Adaptation
+from ser_hf.errors import UserError
+from ser_hf.limits import Limits
+from ser_hf.predictor import Predictor
+
+
+def build(predictor: Predictor, limits: Limits) -> gr.State:
+    """Add the section to the page that is being built.
+
+    Returns:
+        The visitor's voice, an `Adaptation` or None; forgotten with the visitor's recordings.
+    """
+
+    def adapt(paths: list[str] | None) -> tuple[Adaptation | None, str, dict]:
+        try:
+            found = list(uploads.recordings([Path(path) for path in paths or []], limits))
+            if unread := [one for one in found if one.source is None]:
+                raise uploads.UploadError(f"{unread[0].name}: {unread[0].error}")
+            voice = predictor.adapt([one.source for one in found], longest=limits.seconds).adaptation
+        except UserError as error:
+            return None, rendering.message(str(error)), gr.update(visible=False)
+        of = f"{voice.clips:,} clip{'s' * (voice.clips != 1)}"
+        return voice, rendering.message(f"Answers are now for the voice of {of}.", "note"), gr.update(visible=True)
+
+    def forget() -> tuple[None, str, dict]:
+        return None, "", gr.update(visible=False)
+
+    voice = gr.State(time_to_live=int(limits.keep))
+    with gr.Accordion("Always the same voice? Adapt to it", open=False, elem_id="voice"):
+        gr.HTML(
+            "<p>A few recordings of the speaker, in several moods, tell the model what is usual for this voice. "
+            "Nobody needs to say which mood is which.</p>",
+            padding=False,
+        )
+        clips = gr.File(file_count="multiple", label="Recordings of one voice", elem_id="voice-files")
+        with gr.Row():
+            button = gr.Button("Adapt to this voice", elem_id="adapt")
+            drop = gr.Button("Forget it", visible=False, elem_id="forget")
+        says = gr.HTML(elem_id="voice-says", padding=False)
+    gives = [voice, says, drop]
+    button.click(adapt, clips, gives, api_visibility="private", concurrency_limit=2)
+    drop.click(forget, None, gives, api_visibility="private")
+    return voice
