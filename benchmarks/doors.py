@@ -49,7 +49,7 @@ def page(url: str, files: list[Path]) -> list[str]:
     for number, file in enumerate(files):
         (path,) = httpx.post(f"{url}{API}/upload", files={"files": (file.name, file.read_bytes())}).json()
         session = f"doors{number:05d}"
-        data = [{"path": path, "orig_name": file.name, "meta": FILE}]
+        data = [{"path": path, "orig_name": file.name, "meta": FILE}, None]  # and no voice that it was adapted to
         httpx.post(f"{url}{API}/queue/join", json={"data": data, "fn_index": button, "session_hash": session})
         with httpx.stream("GET", f"{url}{API}/queue/data", params={"session_hash": session}) as events:
             (line,) = [line for line in events.iter_lines() if '"process_completed"' in line]

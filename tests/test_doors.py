@@ -83,7 +83,7 @@ def _names(page, targets):
 def _press(url, function, file):
     (place,) = httpx.post(f"{url}{API}/upload", files={"files": (Path(file).name, Path(file).read_bytes())}).json()
     data = {"path": place, "orig_name": Path(file).name, "meta": {"_type": "gradio.FileData"}}
-    body = {"data": [data], "fn_index": function, "session_hash": "pressed123"}
+    body = {"data": [data, None], "fn_index": function, "session_hash": "pressed123"}
     assert httpx.post(f"{url}{API}/queue/join", json=body).status_code == 200
     with httpx.stream("GET", f"{url}{API}/queue/data", params={"session_hash": "pressed123"}) as events:
         (line,) = [line for line in events.iter_lines() if '"process_completed"' in line]
