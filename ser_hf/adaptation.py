@@ -50,15 +50,15 @@ class Adaptation:
         Raises:
             AdaptationError: for a name without `.safetensors`, or a folder that does not exist.
         """
+        check_name(path)
         path = Path(path)
-        if path.suffix != SUFFIX or not path.parent.is_dir():
-            raise AdaptationError(
-                f"'{path}' cannot be written: give a name that ends in {SUFFIX}, in a folder there is"
-            )
         partial = path.with_name(f".{path.name}.partial")
         says = {"kind": "ser_hf voice", "clips": str(self.clips), "model": self.model}
-        save_file({"mean": self.mean, "sd": self.sd}, partial, metadata=says)
-        partial.rename(path)
+        try:
+            save_file({"mean": self.mean, "sd": self.sd}, partial, metadata=says)
+            partial.rename(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | PathLike) -> "Adaptation":
@@ -75,6 +75,17 @@ class Adaptation:
         except (OSError, SafetensorError) as error:
             raise AdaptationError(f"'{path}' cannot be read ({error}): give what --save_voice wrote") from error
         raise AdaptationError(f"'{path}' holds no voice: give what --save_voice wrote")
+
+
+def check_name(path: str | PathLike) -> None:
+    """Complain of where a voice is to be kept, before any is heard.
+
+    Raises:
+        AdaptationError: for a name without `.safetensors`, or a folder that does not exist.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX or path.is_dir() or not path.parent.is_dir():
+        raise AdaptationError(f"'{path}' cannot be written: name a {SUFFIX} file in a folder that exists")
 
 
 def typical(embeddings: np.ndarray, speakers: Sequence[str]) -> dict[str, list[float]]:

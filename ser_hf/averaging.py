@@ -19,11 +19,21 @@ class Average(TrainerCallback):
     The decay grows with the steps, `min(decay, (1 + step) / (10 + step))`: the first weights are soon forgotten.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        """Begin with the model's weights; `decay` is below 1."""
+    def __init__(self, decay: float) -> None:
+        """`decay` is below 1; `begin` comes before all else."""
         self.decay = decay
+        self.resumed: Path | None = None
+        """The checkpoint from whose average the next training goes on."""
+        self._trained: dict[str, nn.Parameter] = {}
+        self._mean: dict[str, torch.Tensor] = {}
+
+    def begin(self, model: nn.Module) -> None:
+        """Start from the weights of a model that is about to be trained, or from the checkpoint to resume."""
         self._trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
         self._mean = {name: one.detach().float().clone() for name, one in self._trained.items()}
+        if self.resumed is not None:
+            self.load(self.resumed)
+            self.resumed = None
 
     @torch.no_grad()
     def on_step_end(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003

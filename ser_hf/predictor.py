@@ -88,7 +88,10 @@ class Predictor:
         return modeling.digest(self.model)
 
     def adapt(
-        self, clips: list[audio.Source] | str | PathLike | adaptation.Adaptation, longest: float | None = None
+        self,
+        clips: Iterable[audio.Source] | str | PathLike | adaptation.Adaptation,
+        timeout: float | None = None,
+        longest: float | None = None,
     ) -> "Predictor":
         """A predictor of one voice, which shares the model with this one; torch alone.
 
@@ -96,6 +99,7 @@ class Predictor:
 
         Args:
             clips: recordings of the voice, of any length; or an `Adaptation`, or the file that its `save` wrote.
+            timeout: of `predict`, for each recording.
             longest: of `predict`.
 
         Returns:
@@ -103,7 +107,7 @@ class Predictor:
 
         Raises:
             AdaptationError: where there is no clip or the model does not fit.
-            AudioError: for a clip that cannot be used.
+            AudioError, TimeoutExceeded: for a clip that cannot be used, as `predict`.
         """
         if self.backend != "torch" or self.adaptation is not None:
             wrong = f"the backend {self.backend} cannot" if self.adaptation is None else "an adapted predictor cannot"
@@ -111,7 +115,7 @@ class Predictor:
         if isinstance(clips, str | PathLike):
             clips = adaptation.Adaptation.load(clips)
         if not isinstance(clips, adaptation.Adaptation):
-            clips = adaptation.fit(self.model, self._embeddings(clips, longest), self._digest)
+            clips = adaptation.fit(self.model, self._embeddings(clips, timeout, longest), self._digest)
         other = copy(self)
         other.adaptation = clips
         other._backend = copy(self._backend)
@@ -120,15 +124,16 @@ class Predictor:
         other._workers = self._workers.of(other._backend)
         return other
 
-    def _embeddings(self, clips: list[audio.Source], longest: float | None) -> np.ndarray:
+    def _embeddings(self, clips: Iterable[audio.Source], timeout: float | None, longest: float | None) -> np.ndarray:
         """Embeddings `(parts, width)` of recordings, of long ones in windows with voice; any thread may ask."""
         headless = copy(self._backend)
         headless.model = adaptation.headless(self.model)
         heard: list[np.ndarray] = []
         for clip in clips:
+            until = None if timeout is None else time.monotonic() + timeout
             for part in self._parts(clip, longest):
-                made = features.extract(self.extractor, part)[None]
-                heard.append(self._workers.run(headless.logits, made).result())
+                asked = self._workers.run(headless.logits, features.extract(self.extractor, part)[None])
+                heard.append(_in_time(asked, until, answers.name(clip)))
         if not heard:
             raise adaptation.AdaptationError("there is no voice to adapt to: give at least one clip of it")
         return np.concatenate(heard)
@@ -295,11 +300,7 @@ class Predictor:
         return self._long(file, blocks, until) if whole is None else whole
 
     def _whole(self, file: str | None, length: int, asked: Future[np.ndarray], row: int, until: float | None) -> dict:
-        try:
-            probabilities = asked.result(None if until is None else max(0.0, until - time.monotonic()))[row]
-        except TimeoutError:
-            asked.cancel()
-            raise _too_slow(file) from None
+        probabilities = _in_time(asked, until, file)[row]
         best = int(probabilities.argmax())
         one = answers.segment(0, length, self.labels[best], probabilities[best])
         return answers.answer(file, length, probabilities, [one], self.labels, self.abstain_below)
@@ -337,6 +338,14 @@ def _finished(waiting: _Waiting, on_error: str) -> dict:
         if on_error == "raise":
             raise
         return {"file": file, "error": str(error)}
+
+
+def _in_time(asked: Future[np.ndarray], until: float | None, file: str | None) -> np.ndarray:
+    try:
+        return asked.result(None if until is None else max(0.0, until - time.monotonic()))
+    except TimeoutError:
+        asked.cancel()
+        raise _too_slow(file) from None
 
 
 def _failed(error: UserError) -> dict:

@@ -171,15 +171,13 @@ def _split(
 
 def _others(columns: Columns, sides: dict[str, np.ndarray], near: list[list[int]] | None) -> np.ndarray:
     """Rows on no side whose voice is on none of those that it must be new to, nor a copy of the recording."""
-    free = np.ones(len(columns["speaker"]), dtype=bool)
+    free = columns["speaker"] != ""  # a voice that nobody knows may be one of those
     free[np.concatenate(list(sides.values()))] = False
-    apart = [sides["test"]]
-    if not crossing(columns, "speaker", sides["train"], sides["validation"]):
-        apart.append(sides["validation"])
-    judged = np.concatenate(apart)
-    for key in ("speaker", "sha256"):
-        free &= ~np.isin(columns[key], columns[key][judged])
-    held = set(np.concatenate([sides["validation"], sides["test"]]).tolist())
+    judged = np.concatenate([sides["validation"], sides["test"]])
+    shares = crossing(columns, "speaker", sides["train"], sides["validation"])
+    free &= ~np.isin(columns["speaker"], columns["speaker"][sides["test"] if shares else judged])
+    free &= ~np.isin(columns["sha256"], columns["sha256"][judged])
+    held = set(judged.tolist())
     for group in near or []:
         if held & set(group):
             free[group] = False

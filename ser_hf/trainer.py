@@ -17,6 +17,7 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from ser_hf import modes
+from ser_hf.averaging import FILE as AVERAGE
 from ser_hf.averaging import Average
 from ser_hf.batches import FrameBudget
 from ser_hf.errors import UserError
@@ -54,7 +55,7 @@ class SerTrainer(Trainer):
         # Naming a loss makes the Trainer count the clips of a whole step and leave the division to us.
         super().__init__(*args, compute_loss_func=recipe.objective, **kwargs)
         self.recipe = recipe
-        self.average = Average(self.model, recipe.average) if recipe.average else None
+        self.average = Average(recipe.average) if recipe.average else None
         if self.average:
             self.add_callback(self.average)
         self.hits: torch.Tensor | None = None  # right answers and clips since the last log
@@ -75,6 +76,8 @@ class SerTrainer(Trainer):
         )
 
     def _prepare_for_training(self, *args: object, **kwargs: object) -> tuple:
+        if self.average:
+            self.average.begin(self.model)  # here, since each trial of a search has a model of its own
         if not self.is_fsdp_enabled:
             return super()._prepare_for_training(*args, **kwargs)
         # accelerate's FSDP2 looks for the parts of a language model: speech models raise when asked for embeddings,
@@ -160,12 +163,13 @@ class SerTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.average:
-            self.average.load(Path(resume_from_checkpoint))
+            self.average.resumed = Path(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
         if self.average:
-            self.average.load(Path(self.state.best_model_checkpoint))
+            self.average.resumed = Path(self.state.best_model_checkpoint)
+            self.average.begin(self.model)
             self.average.put()
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
@@ -232,10 +236,12 @@ def complete(checkpoint: Path) -> bool:
     """Whether a checkpoint was written to its end, and none of it was being deleted when a run was killed."""
     try:
         json.loads((checkpoint / STATE).read_text())  # the last that is written
+        averages = (checkpoint / RUN).is_file() and json.loads((checkpoint / RUN).read_text()).get("average")
     except (OSError, json.JSONDecodeError):
         return False
     weights = [*checkpoint.glob("*model*.safetensors"), *checkpoint.glob("pytorch_model_fsdp*")]
-    return bool(weights) and all(any(checkpoint.glob(name)) for name in ("optimizer*", "scheduler.pt", "rng_state*"))
+    needed = ["optimizer*", "scheduler.pt", "rng_state*", *([AVERAGE] if averages else [])]
+    return bool(weights) and all(any(checkpoint.glob(name)) for name in needed)
 
 
 def checkpoints(output: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""On the page: a few clips of one voice, from which later answers for it are better."""
+"""On the page: a few clips of one voice, to which later answers are adapted."""
 
 from pathlib import Path
 
@@ -15,15 +15,13 @@ def build(predictor: Predictor, limits: Limits) -> gr.State:
     """Add the section to the page that is being built.
 
     Returns:
-        The visitor's voice, an `Adaptation` or None; forgotten with the visitor's recordings.
+        The visitor's voice, an `Adaptation` or None: no sound, and forgotten after the page is closed.
     """
 
     def adapt(paths: list[str] | None) -> tuple[Adaptation | None, str, dict]:
         try:
-            found = list(uploads.recordings([Path(path) for path in paths or []], limits))
-            if unread := [one for one in found if one.source is None]:
-                raise uploads.UploadError(f"{unread[0].name}: {unread[0].error}")
-            voice = predictor.adapt([one.source for one in found], longest=limits.seconds).adaptation
+            clips = map(_source, uploads.recordings([Path(path) for path in paths or []], limits))
+            voice = predictor.adapt(clips, limits.timeout, limits.seconds).adaptation
         except UserError as error:
             return None, rendering.message(str(error)), gr.update(visible=False)
         of = f"{voice.clips:,} clip{'s' * (voice.clips != 1)}"
@@ -32,7 +30,7 @@ def build(predictor: Predictor, limits: Limits) -> gr.State:
     def forget() -> tuple[None, str, dict]:
         return None, "", gr.update(visible=False)
 
-    voice = gr.State(time_to_live=int(limits.keep))
+    voice = gr.State()
     with gr.Accordion("Always the same voice? Adapt to it", open=False, elem_id="voice"):
         gr.HTML(
             "<p>A few recordings of the speaker, in several moods, tell the model what is usual for this voice. "
@@ -48,3 +46,9 @@ def build(predictor: Predictor, limits: Limits) -> gr.State:
     button.click(adapt, clips, gives, api_visibility="private", concurrency_limit=2)
     drop.click(forget, None, gives, api_visibility="private")
     return voice
+
+
+def _source(upload: uploads.Upload) -> dict:
+    if upload.source is None:
+        raise uploads.UploadError(f"{upload.name}: {upload.error}")
+    return upload.source

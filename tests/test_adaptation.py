@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from ser_hf import adaptation, audio, dataset, modeling, protocols
 from ser_hf.adaptation import PRIOR, Adaptation, AdaptationError
 from ser_hf.cli import main
-from ser_hf.predictor import Predictor
+from ser_hf.predictor import Predictor, TimeoutExceeded
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,10 @@ def test_a_long_recording_is_adapted_to_in_windows(predictor, clips):
 def test_what_cannot_be_adapted_is_said(predictor, clips, tuned, models, tmp_path):
     with pytest.raises(AdaptationError, match="at least one clip"):
         predictor.adapt([])
+    with pytest.raises(TimeoutExceeded, match=r"-21\.wav' took longer"):
+        predictor.adapt(clips, timeout=0.0)
+    with pytest.raises(audio.AudioError, match="longer than"):
+        predictor.adapt(clips, longest=0.5)
     with pytest.raises(AdaptationError, match="an adapted predictor cannot be adapted"):
         predictor.adapt(clips).adapt(clips)
     with pytest.raises(AdaptationError, match="torch-bf16 cannot be adapted"):
@@ -132,6 +136,9 @@ def test_the_command_adapts_saves_and_uses_a_voice(predictor, clips, tuned, tmp_
     assert main([*base, "--adapt", str(file)]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == first
     assert "--save_voice needs --adapt FILE…" in fails(*base, "--save_voice", str(file))
+    assert "cannot be written" in fails(
+        "predict", clips[0], "--model", "none", "--adapt", clips[0], "--save_voice", "v.bin"
+    )
     assert "is not a file" in fails(*base, "--adapt", str(tmp_path / "none.wav"))
 
 

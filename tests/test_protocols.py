@@ -67,6 +67,10 @@ def test_more_voices_bring_no_copy_of_what_is_tested(rows):
     sounds = rows["sha256"][:]
     copied = changed(rows, "sha256", rows["file"][extra], sounds[narrow.test[0]])
     assert extra not in protocols.split(copied, "tess-oaf-yaf", more_voices=True).train
+    copied = changed(rows, "sha256", rows["file"][extra], sounds[narrow.validation[0]])
+    assert extra not in protocols.split(copied, "tess-oaf-yaf", more_voices=True).train
+    unknown = changed(rows, "speaker", rows["file"][extra], "")
+    assert extra not in protocols.split(unknown, "tess-oaf-yaf", more_voices=True).train
     near = [[extra, narrow.validation[0]]]
     assert extra not in protocols.split(rows, "tess-oaf-yaf", near=near, more_voices=True).train
 

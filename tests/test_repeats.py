@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from ser_hf import dataset, protocols
 from ser_hf.arguments import parse_finetune
+from ser_hf.averaging import Average
 from ser_hf.cli import main
 from ser_hf.evaluation import read_answers, tested
 from ser_hf.results import Results
@@ -63,6 +66,22 @@ def test_seeds_are_averaged_and_finished_ones_kept(built, models, tmp_path, fail
     assert (tmp_path / "m" / "seed-5" / "results.json").stat().st_mtime_ns == before
     assert (tmp_path / "m" / "seed-6" / "model.safetensors").read_bytes() == second
     assert json.loads((tmp_path / "m" / "repeats.json").read_text())["pooled"] == report["pooled"]
+
+
+def test_each_trial_of_a_search_averages_the_weights_of_its_own_model(built, models, tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    seen = []
+
+    def watched(self, args, state, control, **kwargs):
+        update(self, args, state, control, **kwargs)
+        seen.append(self._trained["classifier.weight"].detach().clone())
+
+    update = Average.on_step_end
+    monkeypatch.setattr(Average, "on_step_end", watched)
+    pace = ["--average", "0.9", "--search", "2"]
+    assert main(words(built, models["bert"], tmp_path / "m", *STEPS, *pace)) == 0
+    assert len(seen) == 4
+    assert all(not torch.equal(one, other) for one, other in pairwise(seen))  # one that nobody trains stays as it is
 
 
 def test_a_search_finds_settings_and_leaves_the_test_alone(built, models, tmp_path):

@@ -28,7 +28,6 @@ def test_tempo_changes_the_length_and_not_the_spectrum():
     rising = np.linspace(0, 1, FRAMES, dtype=np.float32)[:, None] * np.ones(BINS, dtype=np.float32)
     made = spectral.tempo(rising, seeded(), 0.1)
     np.testing.assert_allclose(made[:, 0], np.linspace(0, 1, len(made)), atol=1e-6)
-    assert spectral.tempo(mel[:12], seeded(1), 0.5) is not None
     assert all(len(spectral.tempo(mel[:12], seeded(seed), 0.5)) >= 12 for seed in range(20))
 
 
@@ -62,7 +61,7 @@ def test_masks_become_zeros_in_what_the_model_hears():
     for seed in range(300):
         made = spectral.bands(mel, seeded(seed), 10)
         changed = np.flatnonzero((made != mel).any(axis=0))
-        assert np.array_equal(changed, np.arange(changed[0], changed[-1] + 1)) if len(changed) else True
+        assert not len(changed) or np.array_equal(changed, np.arange(changed[0], changed[-1] + 1))
         assert np.allclose(made[:, changed], mel.mean(axis=0)[changed])
         widths.append(len(changed))
         made = spectral.gaps(mel, seeded(seed), 0.3)

@@ -188,6 +188,13 @@ def test_weights_that_are_no_numbers_are_never_saved(built, models, tmp_path, fa
     assert all(bool(torch.isfinite(tensor).all()) for tensor in weights.values())
 
 
+def test_a_checkpoint_without_its_average_is_not_complete(built, noisy, tmp_path):
+    assert main(words(built, noisy, tmp_path / "run", "--average", "0.9", steps=2)) == 0
+    (saved,) = checkpoints(tmp_path / "run")
+    (saved / "average.safetensors").unlink()
+    assert checkpoints(tmp_path / "run") == []
+
+
 def test_half_a_checkpoint_is_not_resumed_from(built, noisy, tmp_path):
     assert main(words(built, noisy, tmp_path / "m", "--save_total_limit", "9", steps=2)) == 0
     (whole,) = checkpoints(tmp_path / "m")
