@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_hf import adaptation, audio, dataset, metrics, protocols
+from ser_hf import adaptation, dataset, evaluation, metrics, protocols
 from ser_hf.flags import quiet
 from ser_hf.predictor import Predictor
 
@@ -40,7 +40,7 @@ def main() -> None:
         tested = rows.select(protocols.split(rows, args.protocol, trained["fold"]).test)
         if seen := set(tested["speaker"]) & set(trained["speakers"]):
             parser.error(f"'{model}' heard {sorted(seen)[0]} in training: an adaptation to it shows nothing")
-        embeddings = predictor.outputs([audio.load(one) for one in tested["audio"]])[1]
+        logits = evaluation.outputs(predictor, tested)[0]
         labels, speakers = np.array(tested["label"]), np.array(tested["speaker"])
         for speaker in sorted(set(speakers)):
             own = np.flatnonzero(speakers == speaker)
@@ -48,7 +48,7 @@ def main() -> None:
             for draw in range(args.draws):
                 rng = np.random.default_rng([draw, len(references)])
                 for count in COUNTS:
-                    answers[count][draw].append(adapted_answers(predictor, embeddings[own], count, rng))
+                    answers[count][draw].append(adapted_answers(logits[own], count, rng))
     print(f"{args.protocol}, {Path(args.dataset).name}, {sum(map(len, references)):,} clips, {args.draws} draws\n")
     print("| clips | UAR | sd over draws |\n| ---: | ---: | ---: |")
     truth = np.concatenate(references)
@@ -58,21 +58,14 @@ def main() -> None:
         print(f"| {'all' if count is None else count} | {statistics.fmean(found):.3f} | {spread:.3f} |")
 
 
-def adapted_answers(
-    predictor: Predictor, embeddings: np.ndarray, count: int | None, rng: np.random.Generator
-) -> np.ndarray:
-    """Answers for one speaker's clips `(clips, width)`, none adapted on a clip of its own part."""
-    last = predictor._last
-    found = np.zeros(len(embeddings), dtype=int)
-    for part in np.array_split(rng.permutation(len(embeddings)), PARTS):
-        others = np.setdiff1d(np.arange(len(embeddings)), part)
+def adapted_answers(logits: np.ndarray, count: int | None, rng: np.random.Generator) -> np.ndarray:
+    """Answers for one speaker's clips `(clips, labels)`, none adapted on a clip of its own part."""
+    found = np.zeros(len(logits), dtype=int)
+    for part in np.array_split(rng.permutation(len(logits)), PARTS):
+        others = np.setdiff1d(np.arange(len(logits)), part)
         drawn = rng.permutation(others)[: len(others) if count is None else count]
-        layer = last
-        if len(drawn):
-            voice = adaptation.fit(predictor.model, embeddings[drawn], predictor._digest)
-            layer = predictor.adapt(voice)._last
-        weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
-        found[part] = (embeddings[part] @ weight.T + bias).argmax(axis=1)
+        offset = adaptation.fit(logits[drawn], "").offset if len(drawn) else 0.0
+        found[part] = (logits[part] + offset).argmax(axis=1)
     return found
 
 

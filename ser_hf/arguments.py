@@ -15,9 +15,16 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 
+BUILT_IN = ("tiny", "tiny-50")
+"""Models that start from nothing: w2v-BERT on 25 and on 50 mel frames a second (`ser_hf.modeling`)."""
+
 SCRATCH = {"learning_rate": 6e-4, "num_train_epochs": 12, "label_smoothing_factor": 0.1, "weight_decay": 0.05}
 PRETRAINED = {"learning_rate": 5e-5, "num_train_epochs": 12, "label_smoothing_factor": 0.0, "weight_decay": 0.01}
 PROBE = {"learning_rate": 3e-3, "num_train_epochs": 60, "label_smoothing_factor": 0.0, "weight_decay": 0.01}
+
+
+UNJUDGED = {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
+"""Where there is nothing to validate on."""
 
 
 class ArgumentError(UserError):
@@ -31,7 +38,7 @@ class FinetuneConfig:
     dataset: str = field(metadata={"help": "folder that `ser-hf data` wrote, or a Hub id"})
     model: str = field(
         default="facebook/wav2vec2-base",
-        metadata={"help": "Hub id or folder of a backbone, or `tiny` (small, from scratch, no download)"},
+        metadata={"help": "Hub id or folder of a backbone, or `tiny` or `tiny-50` (small, from scratch, no download)"},
     )
     protocol: str = field(
         default="speaker",
@@ -46,6 +53,9 @@ class FinetuneConfig:
     )
     more_voices: bool = field(
         default=False, metadata={"help": "train on the whole dataset but the voices of validation and test"}
+    )
+    refit: bool = field(
+        default=False, metadata={"help": "train on the validation side, too: all epochs, and nothing is chosen"}
     )
     mode: Literal["full", "partial", "lora", "probe"] = field(
         default="full", metadata={"help": "full, partial (the top layers), lora (adapters, merged), probe (the head)"}
@@ -80,8 +90,9 @@ class FinetuneConfig:
     cache_dir: str | None = field(default=None, metadata={"help": "of frozen outputs; ser_hf beside the Hub's cache"})
     attention: Literal["auto", "eager", "sdpa"] = field(default="auto", metadata={"help": "how attention is computed"})
     fast_dropout: bool | None = field(default=None, metadata={"help": "a random byte a value; on a CPU unless told"})
-    silence: Literal["keep", "vary"] = field(
-        default="vary", metadata={"help": "vary: in training the silence at the edges is cut at random"}
+    silence: Literal["keep", "vary", "either"] = field(
+        default="vary",
+        metadata={"help": "vary: in training the silence at the edges is cut at random; either: all of it or none"},
     )
     augment: str = field(
         default="", metadata={"help": "the waveform, such as speed:0.1,gain:6,noise:10-30,room:0.4,codec"}
@@ -95,14 +106,17 @@ class FinetuneConfig:
     mask_feature_prob: float | None = field(
         default=None, metadata={"help": "SpecAugment over features; the model's own if unset"}
     )
-    balance: Literal["none", "label", "corpus", "both"] = field(
-        default="none", metadata={"help": "make labels, corpora, or labels of corpora weigh the same"}
+    balance: Literal["none", "label", "corpus", "both", "speaker"] = field(
+        default="none", metadata={"help": "make labels, corpora, both, or speakers (by a square root) weigh alike"}
     )
     balance_by: Literal["loss", "sampler"] = field(default="loss", metadata={"help": "by weights or by drawing"})
     loss: Literal["cross_entropy", "focal"] = field(default="cross_entropy", metadata={"help": "what is minimised"})
     focal_gamma: float = field(default=2.0, metadata={"help": "γ of the focal loss"})
     calibrate: bool = field(
         default=True, metadata={"help": "fold the temperature that validation asks for into the last layer"}
+    )
+    temperature: float | None = field(
+        default=None, metadata={"help": "fold this one, found elsewhere, in, as after --refit there is no validation"}
     )
     abstain_coverage: float | None = field(
         default=None, metadata={"help": "share of validation clips to answer; below their confidence it abstains"}
@@ -112,6 +126,9 @@ class FinetuneConfig:
     )
     average: float = field(
         default=0.0, metadata={"help": "decay of a running average of the weights, as 0.995, that is kept; 0: none"}
+    )
+    sharpness: float = field(
+        default=0.0, metadata={"help": "radius of sharpness-aware minimisation, as 0.1: two gradients a step; 0: none"}
     )
     layer_decay: float = field(
         default=1.0, metadata={"help": "factor of the learning rate from a layer to the next below"}
@@ -126,6 +143,7 @@ _TRAINED = (
     "mixup",
     "noise_dir",
     "average",
+    "sharpness",
     "layer_decay",
     "frame_budget",
     "cache_frozen",
@@ -135,16 +153,16 @@ _TRAINED = (
 _TRAINED += ("augment_probability", "mask_time_prob", "mask_feature_prob", "fast_dropout")
 _ONLY |= dict.fromkeys(_TRAINED, ("full", "partial", "lora"))
 _LEAST = {"split_seed": 0, "patience": 0, "threads": 1, "seeds": 1, "search": 0, "layers": 1, "lora_rank": 1}
-_LEAST |= {"average": 0, "mixup": 0, "focal_gamma": 0, "mask_time_prob": 0, "mask_feature_prob": 0}
+_LEAST |= {"average": 0, "sharpness": 0, "mixup": 0, "focal_gamma": 0, "mask_time_prob": 0, "mask_feature_prob": 0}
 
 
 def defaults(model: str, mode: str = "full") -> dict:
-    """Our defaults for `TrainingArguments`: from scratch for `tiny`, gentler for pretrained weights, by mode."""
+    """Our defaults for `TrainingArguments`, by mode: for what starts from nothing, gentler for pretrained weights."""
     import torch
 
     return {
         **of_machine(),
-        **(PROBE if mode == "probe" else SCRATCH if model == "tiny" else PRETRAINED),
+        **(PROBE if mode == "probe" else SCRATCH if model in BUILT_IN else PRETRAINED),
         **({"learning_rate": 5e-4} if mode == "lora" else {}),  # what adapters take, Hu et al. 2022
         "per_device_train_batch_size": 128 if mode == "probe" else 16,
         "per_device_eval_batch_size": 32,
@@ -219,6 +237,7 @@ def parse_finetune(argv: list[str]) -> "tuple[FinetuneConfig, TrainingArguments]
     preset = {
         **defaults(config.model, config.mode),
         "output_dir": f"runs/{Path(config.model).name}-{Path(config.protocol).stem}",
+        **(UNJUDGED if config.refit else {}),
         **{key: value for key, value in written.items() if key in names[TrainingArguments]},
     }
     args, rest = parse(TrainingArguments, preset, rest)
@@ -264,9 +283,13 @@ def _check(config: FinetuneConfig) -> None:
 
 
 def _check_abstaining(config: FinetuneConfig) -> None:
+    if config.refit and (config.mode == "probe" or config.search):
+        raise ArgumentError("--refit chooses nothing, which a probe and a search do by validation: leave it out")
+    if config.temperature is not None and not (config.refit and 0 < config.temperature < 100):
+        raise ArgumentError(f"--temperature {config.temperature} needs --refit true, and a positive number")
     wishes = [name for name in ("abstain_coverage", "abstain_error") if getattr(config, name) is not None]
-    if wishes and not config.calibrate:
-        raise ArgumentError(f"--{wishes[0]} needs a model that is calibrated: leave out --calibrate false")
+    if wishes and (not config.calibrate or config.refit):
+        raise ArgumentError(f"--{wishes[0]} needs validation clips: leave out --calibrate false and --refit")
     if len(wishes) == 2:
         raise ArgumentError("--abstain_coverage and --abstain_error each set the threshold: give one of them")
     for name in wishes:
@@ -276,6 +299,12 @@ def _check_abstaining(config: FinetuneConfig) -> None:
 
 def _check_trainer(config: FinetuneConfig, args: "TrainingArguments") -> None:
     """Refuse what `TrainingArguments` knows and a run of ours could not keep."""
+    if config.refit and args.eval_strategy != "no":
+        raise ArgumentError(f"--eval_strategy {args.eval_strategy.value} has no validation after --refit: leave it out")
+    if config.sharpness and (args.gradient_accumulation_steps > 1 or args.fp16):
+        raise ArgumentError("--sharpness needs a step's whole gradient, as it is: leave out accumulation and --fp16")
+    if config.sharpness and os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
+        raise ArgumentError("--sharpness cannot move weights that FSDP shares out: leave it out")
     if config.mode == "probe" and (args.max_steps > 0 or args.num_train_epochs < 1):
         raise ArgumentError("a probe trains whole epochs: give --num_train_epochs of at least 1 and no --max_steps")
     if args.save_only_model:

@@ -6,7 +6,7 @@ a silent clip, returns the input itself. Peaks are not clipped, since models tak
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 
@@ -127,6 +127,8 @@ class Augmentation:
     strengths: dict[str, tuple[float, ...]]  # by name; empty where the function's own are meant
     noises: tuple[np.ndarray, ...]
     probability: float
+    own: dict[str, float] = field(default_factory=dict)
+    """Probabilities of those that have one of their own."""
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Apply each that changes waveforms with the probability; float32, at least 400 samples if it had as many."""
@@ -146,14 +148,16 @@ class Augmentation:
         return [name for name in self.strengths if (name in spectral.STEPS) == of_frames]
 
     def _drawn(self, steps: Iterable[str], rng: np.random.Generator) -> Iterator[str]:
-        return (name for name in self.strengths if name in steps and rng.random() < self.probability)
+        likely = {name: self.own.get(name, self.probability) for name in self.strengths if name in steps}
+        return (name for name, chance in likely.items() if rng.random() < chance)
 
 
 def parse(text: str, noises: Sequence[np.ndarray] = (), probability: float = 0.5) -> Augmentation:
     """Augmentations from a flag's text, such as `speed:0.1,gain:6,noise:10-30,room:0.4,codec`.
 
-    A strength may be left out. They are applied in the order speed, room, noise, codec, gain, and on log mel frames
-    (`ser_hf.spectral`) tempo, tract, hiss, bands, gaps, however they are written.
+    A strength may be left out; a number after an `@` is the augmentation's own probability, as `hiss:10-40@0.2`. They
+    are applied in the order speed, room, noise, codec, gain, and on log mel frames (`ser_hf.spectral`) tempo, tract,
+    hiss, bands, gaps, however they are written.
 
     Args:
         text: names, each with `:strength` where it takes one, with commas between them.
@@ -163,17 +167,17 @@ def parse(text: str, noises: Sequence[np.ndarray] = (), probability: float = 0.5
     Raises:
         AugmentError: for a name unknown or twice, a strength or probability out of range, `noise` without noises.
     """
-    strengths = _strengths(text)
+    strengths, own = _written(text)
     if not 0 < probability <= 1:
         raise AugmentError(f"the probability of augmentation is {probability}: expected more than 0 and at most 1")
     if "noise" in strengths and not any(len(one) for one in noises):
         raise AugmentError(f"'noise' in '{text}' has no noises to add: name a folder of noises, or leave it out")
-    return Augmentation(strengths, tuple(one for one in noises if len(one)), probability)
+    return Augmentation(strengths, tuple(one for one in noises if len(one)), probability, own)
 
 
 def needs_noise(text: str) -> bool:
     """Whether `parse` would need noises for this text. Raises `AugmentError` as `parse` does for what is written."""
-    return "noise" in _strengths(text)
+    return "noise" in _written(text)[0]
 
 
 def silences(clips: Iterable[np.ndarray], seconds: float = 60.0) -> list[np.ndarray]:
@@ -205,17 +209,28 @@ def from_folder(folder: str | PathLike) -> list[np.ndarray]:
     return [audio.load(path) for path in files]
 
 
-def _strengths(text: str) -> dict[str, tuple[float, ...]]:
-    """What is written, in the order in which it is applied."""
-    written = {}
+def _written(text: str) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
+    """Strengths and own probabilities as they are written, in the order in which they are applied."""
+    written, own = {}, {}
     for part in text.split(","):
+        part, at, chance = (piece.strip() for piece in part.partition("@"))
         name, colon, strength = (piece.strip() for piece in part.partition(":"))
         if name not in _ALL:
             raise AugmentError(f"'{name}' is no augmentation: choose from {', '.join(_ALL)}")
         if name in written:
             raise AugmentError(f"'{name}' stands twice in '{text}': name it once")
         written[name] = _numbers(name, strength) if colon else ()
-    return {name: written[name] for name in _ALL if name in written}
+        if at:
+            own[name] = _chance(part, chance)
+    return {name: written[name] for name in _ALL if name in written}, own
+
+
+def _chance(part: str, chance: str) -> float:
+    """The probability that is written after an `@`."""
+    number = float(chance) if re.fullmatch(r"\d*\.?\d+", chance, re.ASCII) else 0.0
+    if not 0 < number <= 1:
+        raise AugmentError(f"'{part}@{chance}' has no probability: expected more than 0 and at most 1 after the @")
+    return number
 
 
 def _numbers(name: str, strength: str) -> tuple[float, ...]:

@@ -38,6 +38,8 @@ class Backend(Protocol):
     device: str
     together: bool
     """Whether clips of one length may share a batch: no answer changes by more than rounding then."""
+    digest: str
+    """Tells what answers from all others: by its weights, or its graph."""
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Float32 `(clips, labels)` for unpadded float32 features, `(clips, samples)` or `(clips, frames, dims)`."""
@@ -63,6 +65,11 @@ class TorchBackend:
         self.model.to(self.device)
         if half:
             _halve(self.model, torch.device(self.device).type)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of `Backend`."""
+        return modeling.digest(self.model)
 
     @torch.inference_mode()
     def logits(self, features: np.ndarray) -> np.ndarray:

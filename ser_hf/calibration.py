@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from transformers import PreTrainedModel
 
-from ser_hf import adaptation, audio, confidence, metrics, modeling
+from ser_hf import audio, confidence, metrics, modeling
 from ser_hf.emotions import EMOTIONS
 from ser_hf.predictor import Predictor
 
@@ -73,6 +73,12 @@ def fold(model: PreTrainedModel, temperature: float) -> None:
             parameter.div_(temperature)
 
 
+def give(model: PreTrainedModel, temperature: float) -> None:
+    """Fold a temperature that was found with other models of the recipe into this one, and note it in its config."""
+    fold(model, temperature)
+    note(model, {"temperature": temperature, "abstain": None}, set())
+
+
 def undone(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities as they were before `temperature` was folded in, float64, `(n, classes)` as those given.
 
@@ -92,9 +98,9 @@ def calibrate(
 ) -> dict:
     """Calibrate a loaded model in place, so that it can be saved; on an error it stays as it was.
 
-    The model's config gets `typical_speaker` (`ser_hf.adaptation.typical`), `temperature`, the product of all that were
-    ever folded in, and `abstain_below` where a threshold is asked for; one of an earlier call is dropped, as its scores
-    are no more. Speakers it is calibrated on are added to those that the config says it was chosen on.
+    The model's config gets `temperature`, the product of all that were ever folded in, and `abstain_below` where a
+    threshold is asked for; one of an earlier call is dropped, as its scores are no more. Speakers it is calibrated on
+    are added to those that the config says it was chosen on.
 
     Args:
         predictor: with the eight labels, in the order of `ser_hf.emotions.EMOTIONS`.
@@ -113,12 +119,10 @@ def calibrate(
     if predictor.labels != list(EMOTIONS):
         raise CalibrationError(f"'{predictor.name}' has the labels {predictor.labels}: they must be {list(EMOTIONS)}")
     rows = dataset.select(indices)
-    logits, embeddings = _outputs(predictor, rows)
-    found = fit(logits, np.array(rows["label"], dtype=np.int64), coverage, error)
+    found = fit(_logits(predictor, rows), np.array(rows["label"], dtype=np.int64), coverage, error)
     speakers = set(rows["speaker"])
     fold(predictor.model, found["temperature"])
     note(predictor.model, found, speakers)
-    predictor.model.config.ser_hf["typical_speaker"] = adaptation.typical(embeddings, rows["speaker"][:])
     predictor.abstain_below = found["abstain"]["abstain_below"] if found["abstain"] else 0.0
     return found
 
@@ -153,14 +157,11 @@ def fit(logits: np.ndarray, references: np.ndarray, coverage: float | None = Non
     }
 
 
-def _outputs(predictor: Predictor, rows: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Float64 logits `(clips, labels)`, and embeddings `(clips, width)`."""
+def _logits(predictor: Predictor, rows: datasets.Dataset) -> np.ndarray:
+    """Float64 `(clips, labels)`."""
     chunks = (rows[start : start + _CHUNK]["audio"] for start in range(0, len(rows), _CHUNK))
-    made = [predictor.outputs([audio.load(one) for one in chunk]) for chunk in chunks]
-    if not made:
-        return np.zeros((0, len(predictor.labels))), np.zeros((0, 0))
-    logits, embeddings = (np.concatenate(one).astype(np.float64) for one in zip(*made, strict=True))
-    return logits, embeddings
+    made = [predictor.outputs([audio.load(one) for one in chunk])[0] for chunk in chunks]
+    return np.concatenate(made).astype(np.float64) if made else np.zeros((0, len(predictor.labels)))
 
 
 def attempt(fitted: Callable[..., dict], coverage: float | None, error: float | None) -> dict | None:

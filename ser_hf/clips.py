@@ -6,6 +6,7 @@ an unbroken run and a resumed one, and any number of loading workers see the sam
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import datasets
 import joblib
@@ -24,8 +25,8 @@ KEPT_BYTES = 3 * 2**30
 class Variation:
     """What changes a training clip from one epoch to the next."""
 
-    silence: bool = False
-    """Cut the silence at both edges to random shares of itself."""
+    silence: Literal["keep", "vary", "either"] = "keep"
+    """What becomes of the silence at both edges (`ser_hf.silence`)."""
     augmentation: augment.Augmentation | None = None
     """Of the waveform, or of its log mel frames."""
     mixup: float = 0.0
@@ -78,18 +79,18 @@ class Clips(Dataset):
 
     def lengths(self, epoch: int) -> np.ndarray:
         """Seconds of each clip in an epoch, its silence varied; before any change of speed. Shape `(clips,)`."""
-        if self.variation is None or not self.variation.silence:
+        if self.variation is None or self.variation.silence == "keep":
             return self.durations
         seconds = self.durations.copy()
         for index in self._kept if self.store is None else range(len(self)):
             length, bounds = self._extent(index)
-            start, end = silence.vary(length, bounds, self._rng(epoch, index))
+            start, end = self._span(index, length, bounds, self._rng(epoch, index))
             seconds[index] *= (end - start) / length
         return seconds
 
     def shortest(self) -> float:
         """Seconds to which the shortest clip may shrink."""
-        if self.variation is None or not self.variation.silence:
+        if self.variation is None or self.variation.silence == "keep":
             return float(self.durations.min())
         shares = [(end - start) / length for length, (start, end) in map(self._extent, range(len(self)))]
         return float((self.durations * shares).min())
@@ -121,10 +122,16 @@ class Clips(Dataset):
 
     def _cut(self, index: int, rng: np.random.Generator) -> np.ndarray:
         prepared, bounds = self._prepared(index)
-        if not self.variation.silence:
-            return prepared
-        start, end = silence.vary(len(prepared), bounds, rng)
+        start, end = self._span(index, len(prepared), bounds, rng)
         return prepared[start:end]
+
+    def _span(self, index: int, length: int, bounds: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+        """What is left of a clip; `length` and `bounds` are in the steps in which it is kept."""
+        if self.variation.silence == "vary":
+            return silence.vary(length, bounds, rng)
+        if self.variation.silence == "either":
+            return silence.either(length, bounds, rng, round(silence.MARGIN / self.durations[index] * length))
+        return 0, length
 
     def _finished(self, prepared: np.ndarray) -> np.ndarray:
         if self.store is not None:

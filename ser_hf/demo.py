@@ -109,7 +109,7 @@ def _analyse(predictor: Predictor, limits: Limits) -> None:
                 waveform_options=gr.WaveformOptions(show_recording_waveform=False),
             )
             button = gr.Button("Analyse", variant="primary", elem_id="go")
-            voice = voice_tab.build(predictor, limits) if predictor.adaptable else gr.State()
+            voice = voice_tab.build(predictor, limits)
         with gr.Column(min_width=300):
             result = gr.HTML(
                 rendering.message("The answer comes here.", "note"), elem_id="answer", label="Answer", padding=False

@@ -22,10 +22,11 @@ from transformers import (
 )
 
 from ser_hf import refusals
+from ser_hf.arguments import BUILT_IN
 from ser_hf.emotions import EMOTIONS, ID2LABEL, LABEL2ID
 from ser_hf.errors import UserError
 
-TINY = "tiny"
+TINY, TINY_50 = BUILT_IN
 ALONE = "one clip at a time"
 MASKABLE = frozenset({"wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert"})
 """Architectures in which masked frames change nothing."""
@@ -109,7 +110,7 @@ def load_for_training(
     """A model with a head for the eight emotions, and its feature extractor.
 
     Args:
-        name: a Hub id or folder of any `AutoModelForAudioClassification` backbone, or `tiny`.
+        name: a Hub id or folder of any `AutoModelForAudioClassification` backbone, or one of `BUILT_IN`.
         seed: of the weights that are new.
         attention: `eager` or `sdpa`; the model's own choice where None.
 
@@ -117,11 +118,12 @@ def load_for_training(
         ModelError: if it cannot be loaded, with what to do instead.
     """
     torch.manual_seed(seed)
-    if str(name) == TINY:
-        extractor = SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, sampling_rate=16_000, stride=4)
+    if str(name) in BUILT_IN:
+        stride = 4 if str(name) == TINY else 2
+        extractor = SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, sampling_rate=16_000, stride=stride)
         # At this size the fused kernel's bf16 backward is slower on a CPU than plain attention.
         return AutoModelForAudioClassification.from_config(
-            tiny_config(), attn_implementation=attention or "eager"
+            tiny_config(stride), attn_implementation=attention or "eager"
         ), extractor
     check_folder(name)
     try:
@@ -141,8 +143,8 @@ def load_for_training(
     return model, extractor
 
 
-def tiny_config() -> Wav2Vec2BertConfig:
-    """A small w2v-BERT 2.0 (2.7 M parameters) on stacked mel frames, 25 a second.
+def tiny_config(stride: int = 4) -> Wav2Vec2BertConfig:
+    """A small w2v-BERT 2.0 (2.7 M parameters) on mel frames that are stacked `stride` at a time, 25 a second for 4.
 
     It learns from nothing in minutes, where the raw-waveform members of the family do not. No dropout: drawing its
     masks took a fifth of a training step on a CPU; SpecAugment regularises.
@@ -154,7 +156,7 @@ def tiny_config() -> Wav2Vec2BertConfig:
         intermediate_size=512,
         conv_depthwise_kernel_size=15,
         position_embeddings_type=None,
-        feature_projection_input_dim=320,
+        feature_projection_input_dim=80 * stride,
         classifier_proj_size=192,
         attention_dropout=0.0,
         conformer_conv_dropout=0.0,

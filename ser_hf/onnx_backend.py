@@ -1,7 +1,10 @@
 """ONNX graphs of models in ONNX Runtime, on the processor."""
 
+import hashlib
 import importlib.util
+from functools import cached_property
 from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,12 +37,19 @@ class OnnxBackend:
             OnnxError: for a file that cannot be read, or a graph with other inputs.
         """
         self.config, self.extractor, self.together = config, extractor, together
+        self._graph = Path(graph)
         self._session, self._input = session(graph), extractor.model_input_names[0]
         taken = [one.name for one in self._session.get_inputs()]
         if taken != [self._input] or [one.name for one in self._session.get_outputs()] != ["logits"]:
             raise OnnxError(
                 f"'{graph}' takes {', '.join(taken)}, not {self._input} alone: write it with `ser-hf export`"
             )
+
+    @cached_property
+    def digest(self) -> str:
+        """Of `backends.Backend`."""
+        with self._graph.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Float32 `(clips, labels)` for unpadded float32 features, `(clips, samples)` or `(clips, frames, dims)`."""

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from copy import copy
-from functools import cached_property, partial
+from functools import partial
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -70,7 +70,8 @@ class Predictor:
         self.voice = voice.Voice(voice_kind)
         self.adaptation: adaptation.Adaptation | None = None
         self._workers = Workers(self._backend)
-        if isinstance(self._backend, backends.TorchBackend):
+        self._in_torch = isinstance(self._backend, backends.TorchBackend)
+        if self._in_torch:
             self.model, self.device, rule = self._backend.model, self._backend.device, self._backend.rule
             self.batch_size = 1 if rule == modeling.ALONE else batch_size
             self._last = modeling.last_linear(self.model)
@@ -78,24 +79,16 @@ class Predictor:
         else:
             self.batch_size = batch_size
 
-    @property
-    def adaptable(self) -> bool:
-        """Whether `adapt` can be had of this model and backend."""
-        return self.backend == "torch" and "typical_speaker" in self.trained_on
-
-    @cached_property
-    def _digest(self) -> str:
-        return modeling.digest(self.model)
-
     def adapt(
         self,
         clips: Iterable[audio.Source] | str | PathLike | adaptation.Adaptation,
         timeout: float | None = None,
         longest: float | None = None,
     ) -> "Predictor":
-        """A predictor of one voice, which shares the model with this one; torch alone.
+        """A predictor of one voice, which shares the model with this one (`ser_hf.adaptation`).
 
-        A few clips without labels are enough; they should hold several emotions. Its confidence was not calibrated.
+        A few clips without labels are enough; they should hold several emotions, and count as if they held all of them
+        about as often. Its confidence was not calibrated.
 
         Args:
             clips: recordings of the voice, of any length; or an `Adaptation`, or the file that its `save` wrote.
@@ -109,30 +102,25 @@ class Predictor:
             AdaptationError: where there is no clip or the model does not fit.
             AudioError, TimeoutExceeded: for a clip that cannot be used, as `predict`.
         """
-        if self.backend != "torch" or self.adaptation is not None:
-            wrong = f"the backend {self.backend} cannot" if self.adaptation is None else "an adapted predictor cannot"
-            raise adaptation.AdaptationError(f"{wrong} be adapted: load the model anew, with the backend torch")
+        if self.adaptation is not None:
+            raise adaptation.AdaptationError("an adapted predictor cannot be adapted: load the model anew")
         if isinstance(clips, str | PathLike):
             clips = adaptation.Adaptation.load(clips)
         if not isinstance(clips, adaptation.Adaptation):
-            clips = adaptation.fit(self.model, self._embeddings(clips, timeout, longest), self._digest)
+            clips = adaptation.fit(self._heard(clips, timeout, longest), self._backend.digest)
         other = copy(self)
         other.adaptation = clips
-        other._backend = copy(self._backend)
-        other.model = other._backend.model = adaptation.adapted(self.model, clips, self._digest)
-        other._last = modeling.last_linear(other.model)
+        other._backend = adaptation.AdaptedBackend(self._backend, clips)
         other._workers = self._workers.of(other._backend)
         return other
 
-    def _embeddings(self, clips: Iterable[audio.Source], timeout: float | None, longest: float | None) -> np.ndarray:
-        """Embeddings `(parts, width)` of recordings, of long ones in windows with voice; any thread may ask."""
-        headless = copy(self._backend)
-        headless.model = adaptation.headless(self.model)
+    def _heard(self, clips: Iterable[audio.Source], timeout: float | None, longest: float | None) -> np.ndarray:
+        """Logits `(parts, labels)` of recordings, of long ones in windows with voice; any thread may ask."""
         heard: list[np.ndarray] = []
         for clip in clips:
             until = None if timeout is None else time.monotonic() + timeout
             for part in self._parts(clip, longest):
-                asked = self._workers.run(headless.logits, features.extract(self.extractor, part)[None])
+                asked = self._workers.run(self._backend.logits, features.extract(self.extractor, part)[None])
                 heard.append(_in_time(asked, until, answers.name(clip)))
         if not heard:
             raise adaptation.AdaptationError("there is no voice to adapt to: give at least one clip of it")
@@ -237,7 +225,7 @@ class Predictor:
 
         In padded batches, for evaluation: while it runs, the same predictor must not be asked anything else.
         """
-        if not isinstance(self._backend, backends.TorchBackend):
+        if not self._in_torch:
             return np.concatenate([one.result() for one in [self._workers.ask([clip]) for clip in clips]])
         return softmax(self._logits(clips), axis=-1)
 
@@ -246,7 +234,7 @@ class Predictor:
 
         Returns:
             Float32 logits of shape `(clips, labels)`, and the embeddings `(clips, width)` that its last layer, which is
-            linear, made them of.
+            linear, made them of (before the offset of a voice).
         """
         heard: list[np.ndarray] = []
         hook = self._last.register_forward_pre_hook(lambda _, args: heard.append(args[0].float().cpu().numpy()))
@@ -269,7 +257,7 @@ class Predictor:
             inputs = self._collate([{"features": features.extract(self.extractor, clips[i])} for i in batch])
             logits = self.model(**{name: tensor.to(self.device) for name, tensor in inputs.items()}).logits
             result[batch] = logits.float().cpu().numpy()
-        return result
+        return result if self.adaptation is None else result + self.adaptation.offset
 
     def _begin(self, sources: list[audio.Source], timeout: float | None, longest: float | None) -> list[_Waiting]:
         """Read recordings and hand them to the workers."""

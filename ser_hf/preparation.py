@@ -35,9 +35,17 @@ from ser_hf.trainer import Recipe, SerTrainer, TrainingError, Watch
 _RECIPE = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim")
 """What of `TrainingArguments` a resumed run must agree on; of ours it is everything but the following."""
 _RECIPE += ("weight_decay", "max_grad_norm", "label_smoothing_factor", "bf16", "fp16")
-_NOT_RECIPE = {"dataset", "protocol", "fold", "split_seed", "text_disjoint", "more_voices"}  # the protocol's hash tells
+_NOT_RECIPE = {
+    "dataset",
+    "protocol",
+    "fold",
+    "split_seed",
+    "text_disjoint",
+    "more_voices",
+    "refit",
+}  # the protocol's hash tells
 _NOT_RECIPE |= {"seeds", "search", "threads", "cache_dir", "patience", "figures_only"}
-_NOT_RECIPE |= {"calibrate", "abstain_coverage", "abstain_error"}  # what comes after it
+_NOT_RECIPE |= {"calibrate", "temperature", "abstain_coverage", "abstain_error"}  # what comes after it
 
 
 @dataclass
@@ -65,6 +73,7 @@ def data(config: Any) -> tuple[datasets.Dataset, protocols.Split]:
     rows = dataset.load(config.dataset)
     near = fingerprint.in_dataset(rows)
     how = {"near": near, "text_disjoint": config.text_disjoint, "more_voices": getattr(config, "more_voices", False)}
+    how["refit"] = getattr(config, "refit", False)
     return rows, protocols.split(rows, config.protocol, int(config.fold), config.split_seed, **how)
 
 
@@ -82,7 +91,11 @@ def prepare(
     evaluation.refuse_seen(model.config, config.model, rows, split)
     padding = modeling.ignore_padding(model)
     _set_masking(model, config)
-    freeze = config.model != modeling.TINY if config.freeze_feature_encoder is None else config.freeze_feature_encoder
+    freeze = (
+        config.model not in modeling.BUILT_IN
+        if config.freeze_feature_encoder is None
+        else config.freeze_feature_encoder
+    )
     trained = modes.prepare(model, config.mode, freeze, config.layers)
     _freeze_unused(model)
     variation = _variation(config, args, rows, split, extractor)
@@ -105,13 +118,13 @@ def prepare(
         dropout.quicken(trained.trainable)
     sampler = _sampler(config, args, train, weights if config.balance_by == "sampler" else None)
     seconds = np.array(rows.select_columns("duration")["duration"])
-    validation = Clips(rows, sorted(split.validation, key=seconds.__getitem__), extractor, store=store).decode()
+    validation = sorted(split.validation, key=seconds.__getitem__)
+    validation = Clips(rows, validation, extractor, store=store).decode() if validation else None
     run = {"model_type": model.config.model_type, "protocol_hash": split.hash, "mode": config.mode}
     run |= {"seed": args.seed, **recipe_of(config, args), "steps_an_epoch": sampler.steps}
     focus = config.focal_gamma if config.loss == "focal" else 0.0
-    recipe = Recipe(
-        sampler, objective.Objective(args.label_smoothing_factor, focus), config.layer_decay, config.average, run
-    )
+    minimised = objective.Objective(args.label_smoothing_factor, focus)
+    recipe = Recipe(sampler, minimised, config.layer_decay, config.average, config.sharpness, run)
     collator = features.Collator(extractor, padding)
     trainer, watch = _trainer(args, trained.trainable, (train, validation), collator, recipe, config.patience, padding)
     return Prepared(rows, split, trained, extractor, trainer, watch, padding)
@@ -184,7 +197,7 @@ def _variation(
             raise TrainingError(
                 f"--augment {of_frames[0]} is of mel frames, and the model hears waveforms: leave it out"
             )
-    return Variation(config.silence == "vary", augmentation, config.mixup, args.seed)
+    return Variation(config.silence, augmentation, config.mixup, args.seed)
 
 
 def _store(
@@ -237,7 +250,7 @@ def _sampler(
 def _trainer(
     args: TrainingArguments,
     model: torch.nn.Module,
-    clips: tuple[Clips, Clips],
+    clips: tuple[Clips, Clips | None],
     collator: features.Collator,
     recipe: Recipe,
     patience: int,

@@ -24,7 +24,7 @@ from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2Ber
 from ser_hf import modeling
 
 SMALL = "small"
-SCRATCH = (modeling.TINY, SMALL)
+SCRATCH = (modeling.TINY, modeling.TINY_50, SMALL)
 _DROPOUTS = ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout")
 _DROPOUTS += ("layerdrop", "feat_quantizer_dropout")
 _FRESH = ("quantizer.", "project_hid.", "project_q.")
@@ -150,7 +150,7 @@ def load(name: str | PathLike, seed: int) -> tuple[PreTrainedModel, FeatureExtra
     """A model with its codebook, its feature extractor, and the settings of its config that `save` puts back.
 
     Args:
-        name: a Hub id or folder of wav2vec2 or wav2vec2-bert, or `tiny` or `small` to start from nothing.
+        name: a Hub id or folder of wav2vec2 or wav2vec2-bert, or one of `SCRATCH` to start from nothing.
         seed: of the weights that are new; those are the codebook's where a checkpoint has none.
 
     Raises:
@@ -158,7 +158,8 @@ def load(name: str | PathLike, seed: int) -> tuple[PreTrainedModel, FeatureExtra
     """
     torch.manual_seed(seed)
     if name in SCRATCH:
-        model, extractor = _new(modeling.tiny_config() if name == modeling.TINY else small_config())
+        strides = {modeling.TINY: 4, modeling.TINY_50: 2}
+        model, extractor = _new(modeling.tiny_config(strides[name]) if name in strides else small_config())
         kept = {}
     else:
         model, extractor, kept = _pretrained(name)

@@ -21,7 +21,12 @@ EMOBOX_FOLDS = ((1, 11, 20, 21), (4, 10, 12, 14), (8, 9, 19, 23), (3, 5, 7, 24),
 LUNA_FOLDS = ((2, 5, 14, 15, 16), (3, 6, 7, 13, 18), (10, 11, 12, 19, 20), (8, 17, 21, 23, 24), (1, 4, 9, 22))
 """Test actors of the five subject-wise RAVDESS folds of Luna-Jiménez et al. (2022, Applied Sciences 12(1):327)."""
 
+ALL = "all"
+"""The protocol that trains on everybody and tests nobody."""
+
 _PAIRS = (("train", "test"), ("validation", "test"), ("train", "validation"))
+_REFIT = "Trained on the validation side, too, for epochs that were fixed before; nothing was chosen."
+_NOBODY = np.array([], dtype=int)
 _UNKNOWN = "the statement of"
 _REMEDIES = {
     "speakers": "put each speaker on one side, or write `leaks: true` into a YAML protocol of your own",
@@ -64,18 +69,20 @@ def split(
     near: list[list[int]] | None = None,
     text_disjoint: bool = False,
     more_voices: bool = False,
+    refit: bool = False,
 ) -> Split:
     """Split a dataset by a protocol and refuse what leaks.
 
     Args:
         dataset: with the columns of `ser_hf.dataset.FEATURES`.
-        name: a key of `PROTOCOLS`, or the path of a `.yaml`, `.json` or `.csv` file.
+        name: a key of `PROTOCOLS`, the path of a `.yaml`, `.json` or `.csv` file, or `all`, which needs `refit`.
         fold: from 0, below the number of folds of the protocol.
         seed: of what is drawn at random (`random`, and the validation words of the TESS protocols).
         near: groups of rows that hold the same recording, trimmed, scaled or transcoded.
         text_disjoint: refuse sentences in the test that are in training or validation too.
         more_voices: also train on what the protocol leaves out, where its voices and recordings are not in the test,
             nor in a validation that has voices of its own. Validation and test stay the protocol's; the hash does not.
+        refit: train on the validation side, too, which is empty then; nothing can be chosen by it.
 
     Raises:
         ProtocolError: for an unknown name or fold, or where the dataset lacks a corpus or leaves a side empty.
@@ -83,7 +90,7 @@ def split(
     """
     name, protocol = _find(name)
     number = protocol.number(name, fold)
-    return _split(columns_of(dataset), name, protocol, number, seed, near, text_disjoint, more_voices)
+    return _split(columns_of(dataset), name, protocol, number, seed, near, text_disjoint, more_voices, refit)
 
 
 def folds(
@@ -95,12 +102,15 @@ def folds(
     near: list[list[int]] | None = None,
     text_disjoint: bool = False,
     more_voices: bool = False,
+    refit: bool = False,
 ) -> list[Split]:
     """One fold of a protocol by its number, or `all` of them; the rest as for `split`."""
     name, protocol = _find(name)
     numbers = range(protocol.folds) if fold == "all" else [protocol.number(name, fold)]
     columns = columns_of(dataset)
-    return [_split(columns, name, protocol, number, seed, near, text_disjoint, more_voices) for number in numbers]
+    return [
+        _split(columns, name, protocol, number, seed, near, text_disjoint, more_voices, refit) for number in numbers
+    ]
 
 
 def describe(dataset: datasets.Dataset, split: Split) -> str:
@@ -121,6 +131,8 @@ def crossing(columns: Columns, key: str, one: np.ndarray, other: np.ndarray) -> 
 
 
 def _find(name: str) -> tuple[str, Protocol]:
+    if name == ALL:
+        return name, Protocol(_all, (), 1)
     if name in PROTOCOLS:
         return name, PROTOCOLS[name]
     if custom_protocols.is_file(name):
@@ -139,16 +151,21 @@ def _split(
     near: list[list[int]] | None,
     new_text: bool,
     more_voices: bool,
+    refit: bool,
 ) -> Split:
     for corpus in protocol.corpora:
         if corpus not in columns["corpus"]:
             present = ", ".join(sorted(set(columns["corpus"].tolist()))) or "nothing"
             raise ProtocolError(f"protocol '{name}' needs {corpus}, the dataset holds {present}: {_usable(columns)}")
+    if name == ALL and not refit:
+        raise ProtocolError(f"'{ALL}' holds out nobody, for a recipe's last training: use another, or --refit true")
     sides = dict(zip(SIDES, protocol.split(columns, fold, seed), strict=True))
     for side, rows in sides.items():
-        if len(rows) == 0:
+        if len(rows) == 0 and name != ALL:
             raise ProtocolError(f"protocol '{name}' fold {fold} leaves {side} empty: the dataset lacks its recordings")
-    added = _others(columns, sides, near) if more_voices else np.array([], dtype=int)
+    if refit:
+        sides = {**sides, "train": np.concatenate([sides["train"], sides["validation"]]), "validation": _NOBODY}
+    added = _others(columns, sides, near) if more_voices else _NOBODY
     sides["train"] = np.sort(np.concatenate([sides["train"], added]))
     found = _crossings(columns, sides, protocol, near)
     for kind, leak in found.items():
@@ -165,7 +182,7 @@ def _split(
         crosses=tuple(
             f"{kind} {'may ' * leak.startswith(_UNKNOWN)}cross: {leak}" for kind, leak in found.items() if leak
         ),
-        note=_beyond(columns, added) if len(added) else None,
+        note=" ".join([_REFIT] * refit + [_beyond(columns, added)] * (len(added) > 0)) or None,
     )
 
 
@@ -186,7 +203,7 @@ def _others(columns: Columns, sides: dict[str, np.ndarray], near: list[list[int]
 
 def _beyond(columns: Columns, added: np.ndarray) -> str:
     corpora = ", ".join(sorted(set(columns["corpus"][added].tolist())))
-    return f"trained on {len(added):,} recordings ({corpora}) beyond the protocol's, of voices that it does not test."
+    return f"Trained on {len(added):,} recordings ({corpora}) beyond the protocol's, of voices that it does not test."
 
 
 def _crossings(
@@ -318,6 +335,10 @@ def _other_corpus(columns: Columns, fold: int, seed: int, train: str) -> IndexAr
     own, test = (ravdess, tess) if train == "ravdess" else (tess, ravdess)
     validation = own & (_actors(columns, *_VALIDATION) | (columns["speaker"] == "tess-yaf"))
     return _rows(shared & own & ~validation, shared & validation, shared & test)
+
+
+def _all(columns: Columns, fold: int, seed: int) -> IndexArrays:
+    return np.arange(len(columns["speaker"])), _NOBODY, _NOBODY
 
 
 _BOTH = ("ravdess", "tess")

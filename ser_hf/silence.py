@@ -12,6 +12,8 @@ from ser_hf import audio
 _FRAME, _HOP = audio.SAMPLING_RATE // 40, audio.SAMPLING_RATE // 100  # 25 ms every 10 ms
 _MARGIN = audio.SAMPLING_RATE // 20  # 50 ms: soft onsets and fading ends lie below the threshold
 _STRETCH = audio.SAMPLING_RATE // 5  # 0.2 s: shorter edges say little about a room
+MARGIN = 0.2
+"""Seconds beside the voice that a clip without its silence may keep in training."""
 _ZEROS = audio.SAMPLING_RATE // 100  # 10 ms of exact zeros in a row were never recorded
 
 
@@ -58,6 +60,19 @@ def vary(length: int, bounds: tuple[int, int], rng: np.random.Generator) -> tupl
     start, end = bounds
     before, after = (rng.random(2) ** 2).tolist()
     return start - round(before * start), end + round(after * (length - end))
+
+
+def either(length: int, bounds: tuple[int, int], rng: np.random.Generator, margin: int) -> tuple[int, int]:
+    """New start and end for a clip: half of the clips stay whole, on each side of the others at most `margin` is left.
+
+    A model that normalises over the clip hears a voice otherwise where silence surrounds it: it should learn both.
+    Arguments and draws as for `vary`; but three numbers are drawn, and `margin` is in the same unit.
+    """
+    start, end = bounds
+    whole, before, after = rng.random(3).tolist()
+    if whole < 0.5:
+        return 0, length
+    return max(0, start - round(before * margin)), min(length, end + round(after * margin))
 
 
 def edges(samples: np.ndarray) -> Iterator[np.ndarray]:

@@ -22,6 +22,7 @@ from ser_hf.averaging import Average
 from ser_hf.batches import FrameBudget
 from ser_hf.errors import UserError
 from ser_hf.objective import Objective
+from ser_hf.sharpness import ascended
 
 RUN, STATE = "ser_hf.json", "trainer_state.json"
 _LOOK_EVERY = 20  # steps between looks at the loss on a GPU, where a look waits for it
@@ -40,6 +41,8 @@ class Recipe:
     layer_decay: float = 1.0
     average: float = 0.0
     """Decay of the running average of the weights, which is validated and saved; 0: none."""
+    sharpness: float = 0.0
+    """Radius of sharpness-aware minimisation; 0: none."""
     run: dict = field(default_factory=dict)
     """What a resumed run must agree on; kept in each checkpoint."""
 
@@ -133,11 +136,27 @@ class SerTrainer(Trainer):
         self.running = (
             f"{features.shape[0]} clips of {features.shape[1]:,} {'samples' if features.ndim == 2 else 'frames'}"
         )
-        loss = super().training_step(model, inputs, num_items_in_batch)
+        loss = (
+            self._both_gradients(model, inputs)
+            if self.recipe.sharpness
+            else super().training_step(model, inputs, num_items_in_batch)
+        )
         finite = torch.isfinite(loss)
         self._finite = finite if self._finite is None else self._finite & finite
         if loss.device.type == "cpu" or self.state.global_step % _LOOK_EVERY == 0:
             self._refuse_nan()
+        return loss
+
+    def _both_gradients(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Up along the gradient of every second clip, and from there the gradient of all; the loss of the former."""
+        few = {name: one[::2] for name, one in inputs.items()}
+        clips = [torch.tensor(len(one["labels"]), device=self.args.device) for one in (few, inputs)]
+        total = [self.accelerator.reduce(one, "sum") for one in clips]
+        loss = super().training_step(model, few, total[0])
+        hits = self.hits
+        with ascended(model, self.recipe.sharpness):
+            super().training_step(model, inputs, total[1])
+        self.hits = hits  # those of the weights as they are
         return loss
 
     def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:

@@ -74,18 +74,38 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
         (partial / "model_summary.txt").write_text(summarise(model, made.extractor))
         predictor = Predictor(partial)
         found = None
-        if config.calibrate:
+        if config.temperature is not None:
+            calibration.give(predictor.model, config.temperature)
+            predictor.model.save_pretrained(partial)
+        elif config.calibrate and split.validation:
             calibrate = partial_of(calibration.calibrate, predictor, rows, split.validation)
             found = calibration.attempt(calibrate, config.abstain_coverage, config.abstain_error)
         if found is not None:
             predictor.model.save_pretrained(partial)
         name = str(args.output_dir)
         results, answers, _ = evaluation.evaluate(predictor, rows, [split], config.dataset, name, history, seconds)
-        results.calibration = found and results.calibration | found
+        if config.temperature is None:
+            results.calibration = found and results.calibration | found
         return results, answers
 
+    if not split.test:
+        return _untested(config, args, model, made)
     with room_for("the model is saved and tested (--resume_from_checkpoint true goes on from its last checkpoint)"):
         return _written(config, args, rows, split, model, made.padding, test)
+
+
+def _untested(
+    config: FinetuneConfig, args: TrainingArguments, model: PreTrainedModel, made: preparation.Prepared
+) -> None:
+    """Write a model that was trained on everybody, of whom nobody is left to test it on: no figures, no card."""
+    output = Path(args.output_dir)
+    if config.temperature is not None:
+        calibration.give(model, config.temperature)
+    with room_for("the model is saved"), tempfile.TemporaryDirectory(prefix=".partial-", dir=output) as temporary:
+        model.save_pretrained(temporary)
+        made.extractor.save_pretrained(temporary)
+        outputs.move_into(Path(temporary), output)
+    print(f"trained on everybody, tested on nobody: {output}", flush=True)
 
 
 def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
@@ -258,7 +278,7 @@ def _flags(config: FinetuneConfig, args: TrainingArguments) -> dict:
     flags["lr_scheduler_type"] = str(flags["lr_scheduler_type"].value)
     ours = {
         name: getattr(config, name)
-        for name in ("mode", "silence", "augment", "mixup", "balance", "loss", "layer_decay", "average")
+        for name in ("mode", "silence", "augment", "mixup", "balance", "loss", "layer_decay", "average", "sharpness")
     }
     if config.mode == "probe":  # what it does not use would be no news of it
         ours = {name: ours[name] for name in ("mode", "balance", "loss")}

@@ -247,6 +247,22 @@ def test_each_is_applied_with_the_probability(probability):
     assert changed == pytest.approx(probability, abs=0.05)
 
 
+def test_one_may_have_a_probability_of_its_own():
+    augmentation = augment.parse("gain:6@1,codec@0.25", probability=0.5)
+    assert augmentation.strengths == {"gain": (6.0,), "codec": ()}
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(2_000):
+        drawn += list(augmentation._drawn(augment._STEPS, rng))
+    assert drawn.count("gain") == 2_000
+    assert drawn.count("codec") == pytest.approx(500, abs=60)
+
+
+@pytest.mark.parametrize("text", ["gain:6@0", "gain@1.1", "gain:6@", "gain@x", "gain@-1"])
+def test_a_probability_that_is_none_is_named(text):
+    with pytest.raises(augment.AugmentError, match="no probability"):
+        augment.parse(text)
+
+
 def test_a_clip_never_falls_below_a_frame():
     augmentation = augment.parse("speed:0.5", probability=1)
     lengths = [len(augmentation(white(410), seeded(seed))) for seed in range(30)]

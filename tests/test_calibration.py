@@ -165,7 +165,7 @@ def test_a_model_from_elsewhere_gets_no_speakers(sure, rows):
     predictor, indices, _, _ = sure
     del predictor.model.config.ser_hf
     found = calibration.calibrate(predictor, rows, indices)
-    assert set(predictor.model.config.ser_hf) == {"temperature", "typical_speaker"}
+    assert set(predictor.model.config.ser_hf) == {"temperature"}
     assert predictor.model.config.ser_hf["temperature"] == found["temperature"]
 
 

@@ -40,7 +40,11 @@ def test_without_variation_a_clip_is_what_the_extractor_makes_of_it(rows, extrac
 @pytest.mark.parametrize("kind", ["bert", "group"])
 @pytest.mark.parametrize(
     "how",
-    [{"silence": True}, {"silence": True, "mixup": 0.4}, {"augmentation": augment.parse("speed:0.1,gain:6", (), 1.0)}],
+    [
+        {"silence": "vary"},
+        {"silence": "vary", "mixup": 0.4},
+        {"augmentation": augment.parse("speed:0.1,gain:6", (), 1.0)},
+    ],
     ids=["silence", "mixup", "augmentation"],
 )
 def test_an_example_depends_on_seed_epoch_and_place_alone(rows, extractors, kind, how):
@@ -56,7 +60,7 @@ def test_an_example_depends_on_seed_epoch_and_place_alone(rows, extractors, kind
 
 
 def test_silence_is_cut_at_the_edges_alone(rows, extractors):
-    varied = Clips(rows, INDICES, extractors["group"], Variation(silence=True))
+    varied = Clips(rows, INDICES, extractors["group"], Variation(silence="vary"))
     shortened = 0
     for place, index in enumerate(INDICES):
         samples = audio.load(rows[index]["audio"])
@@ -68,6 +72,21 @@ def test_silence_is_cut_at_the_edges_alone(rows, extractors):
         np.testing.assert_array_equal(got, features.extract(extractors["group"], samples[begin:stop]))
         shortened += len(samples) - len(got)
     assert shortened > 0
+
+
+def test_all_or_a_margin_of_the_silence_is_left(rows, extractors):
+    varied = Clips(rows, INDICES, extractors["group"], Variation(silence="either"))
+    lengths = set()
+    for epoch in range(4):
+        for place, index in enumerate(INDICES):
+            samples = audio.load(rows[index]["audio"])
+            rng = np.random.default_rng([0, epoch, place])
+            begin, stop = silence.either(len(samples), silence.voiced(samples), rng, 3_200)
+            got = varied[epoch, place]["features"]
+            assert abs(len(got) - (stop - begin)) <= 2  # durations are rounded
+            lengths.add(len(got) - len(samples))
+    assert 0 in lengths
+    assert len(lengths) > 5
 
 
 @pytest.mark.parametrize(("start", "frames"), [(0, 150), (31, 120), (60, 61)])
@@ -82,7 +101,7 @@ def test_cut_log_mel_frames_are_those_of_the_cut_waveform(extractors, start, fra
 
 @pytest.mark.parametrize(("kind", "unit"), [("bert", 0.01), ("group", 1 / 16_000)])
 def test_lengths_are_those_of_the_examples(rows, extractors, kind, unit):
-    varied = Clips(rows, INDICES, extractors[kind], Variation(silence=True)).decode()
+    varied = Clips(rows, INDICES, extractors[kind], Variation(silence="vary")).decode()
     step = unit if kind == "group" else 4 * unit  # four frames are stacked
     for epoch in (0, 4):
         real = np.array([len(varied[epoch, place]["features"]) for place in range(len(INDICES))]) * step
@@ -109,7 +128,7 @@ def test_a_corrupt_recording_is_named(rows, extractors):
 
 @pytest.mark.parametrize("kind", ["bert", "group"])
 def test_what_memory_does_not_hold_is_decoded_again(rows, extractors, kind, monkeypatch):
-    variation = Variation(silence=True)
+    variation = Variation(silence="vary")
     whole = Clips(rows, INDICES, extractors[kind], variation).decode()
     seconds = [rows[index]["duration"] for index in INDICES]
     monkeypatch.setattr(clips, "KEPT_BYTES", int(sum(seconds[:2]) * 64_000) + 64)
@@ -191,7 +210,7 @@ def test_examples_from_frozen_outputs(rows, models, extractors, tmp_path):
     used = rows.select(INDICES)
     store, _ = frozen.store(used, "front", model, extractors["layer"], frozen.Front(model).outputs, tmp_path)
     stored = Clips(rows, INDICES, extractors["layer"], store=store).decode()
-    varied = Clips(rows, INDICES, extractors["layer"], Variation(silence=True), store).decode()
+    varied = Clips(rows, INDICES, extractors["layer"], Variation(silence="vary"), store).decode()
     cut = 0
     for place, index in enumerate(INDICES):
         whole, (start, end) = store[rows[index]["sha256"]]

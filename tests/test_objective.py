@@ -74,6 +74,14 @@ def test_balanced_groups_weigh_the_same(balance, keys):
     assert list(sums.values()) == pytest.approx([40 / len(sums)] * len(sums))
 
 
+def test_speakers_weigh_as_the_root_of_their_clips():
+    rows = datasets.Dataset.from_dict({"speaker": ["a"] * 16 + ["b"] * 4 + ["c"]})
+    given = weights(rows, "speaker")
+    sums = [given[:16].sum(), given[16:20].sum(), given[20]]
+    np.testing.assert_allclose(np.array(sums) / sums[2], [4, 2, 1])
+    assert given.mean() == pytest.approx(1)
+
+
 def test_balance_by_label_on_an_example():
     # 22 of one label, 18 of the other
     np.testing.assert_allclose(np.unique(weights(GROUPED, "label")), [20 / 22, 20 / 18])

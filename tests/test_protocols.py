@@ -53,7 +53,7 @@ def test_more_voices_are_those_that_neither_test_nor_validation_hears(rows):
         assert wide.hash != narrow.hash
         assert set(narrow.train) < set(wide.train)
         assert not speakers(rows, wide.train) & speakers(rows, wide.test)
-        assert f"trained on {len(wide.train) - len(narrow.train):,} recordings" in wide.note
+        assert f"Trained on {len(wide.train) - len(narrow.train):,} recordings" in wide.note
     folds = actors(*range(1, 25)) - actors(*EMOBOX_FOLDS[2], *EMOBOX_FOLDS[3])
     wide = protocols.split(rows, "emobox-ravdess", 2, more_voices=True)
     assert speakers(rows, wide.train) == folds | {"tess-oaf", "tess-yaf"}
@@ -73,6 +73,25 @@ def test_more_voices_bring_no_copy_of_what_is_tested(rows):
     assert extra not in protocols.split(unknown, "tess-oaf-yaf", more_voices=True).train
     near = [[extra, narrow.validation[0]]]
     assert extra not in protocols.split(rows, "tess-oaf-yaf", near=near, more_voices=True).train
+
+
+def test_a_refit_trains_on_the_validation_side_and_on_nobody_who_is_tested(rows):
+    for name, fold in (("emobox-ravdess", 2), ("speaker", 0), ("tess-oaf-yaf", 0)):
+        usual, again = protocols.split(rows, name, fold), protocols.split(rows, name, fold, refit=True)
+        assert (again.test, again.validation) == (usual.test, [])
+        assert again.train == sorted(usual.train + usual.validation)
+        assert again.hash != usual.hash
+        assert "validation side" in again.note
+    wide = protocols.split(rows, "emobox-ravdess", 2, refit=True, more_voices=True)
+    assert speakers(rows, wide.train) == actors(*range(1, 25)) - actors(*EMOBOX_FOLDS[2]) | {"tess-oaf", "tess-yaf"}
+    assert wide.held_apart == ("speakers", "samples")
+
+
+def test_all_trains_on_everybody_and_is_for_a_refit_alone(rows):
+    whole = protocols.split(rows, "all", refit=True)
+    assert (whole.train, whole.validation, whole.test) == (list(range(len(rows))), [], [])
+    with pytest.raises(ProtocolError, match="holds out nobody"):
+        protocols.split(rows, "all")
 
 
 def test_hashes_name_the_split(rows):

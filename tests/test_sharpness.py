@@ -1,0 +1,130 @@
+"""Sharpness-aware steps, a refit, and a model of which nobody is left to test it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAST
+from safetensors.torch import load_file
+from torch import nn
+
+from ser_hf import dataset, modeling, preparation, protocols
+from ser_hf.arguments import ArgumentError, parse_finetune
+from ser_hf.cli import main
+from ser_hf.predictor import Predictor
+from ser_hf.results import Results
+from ser_hf.sharpness import ascended
+
+
+def test_weights_climb_a_radius_along_the_gradient_and_come_back():
+    model = nn.Linear(3, 2, bias=False)
+    still = nn.Parameter(torch.ones(4))
+    model.register_parameter("still", still)
+    before = model.weight.detach().clone()
+    model.weight.grad = torch.tensor([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
+    with ascended(model, 0.5):
+        moved = model.weight.detach() - before
+        assert torch.allclose(moved, torch.tensor([[0.3, 0.0, 0.0], [0.0, 0.4, 0.0]]))
+        assert model.weight.grad is None
+        model.weight.grad = torch.ones(2, 3)
+    assert torch.equal(model.weight, before)
+    assert torch.equal(model.weight.grad, torch.ones(2, 3))
+    assert torch.equal(still, torch.ones(4))
+
+
+def test_a_step_descends_along_the_gradient_found_uphill(built, models, rows, tmp_path):
+    words = ["--dataset", built, "--model", models["bert"], "--output_dir", tmp_path / "m", "--bf16", "false"]
+    words += ["--report_to", "none", "--sharpness", "0.2", "--mask_time_prob", "0", "--label_smoothing_factor", "0.1"]
+    made = preparation.prepare(*parse_finetune(list(map(str, words))), rows, protocols.split(rows))
+    trainer, model = made.trainer, made.trained.trainable
+    trainer.create_optimizer_and_scheduler(10)
+    batch = next(iter(trainer.get_train_dataloader()))
+    weights = {name: one.detach().clone() for name, one in model.named_parameters()}
+    trainer.training_step(model, dict(batch), torch.tensor(len(batch["labels"])))
+    found = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+    assert all(torch.equal(one, weights[name]) for name, one in model.named_parameters())
+    assert trainer.hits.tolist()[1] == len(batch["labels"][::2])
+
+    def gradient(part):
+        model.zero_grad()
+        values = {name: one for name, one in part.items() if name != "labels"}
+        loss = nn.functional.cross_entropy(model(**values).logits, part["labels"], label_smoothing=0.1)
+        loss.backward()
+        return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+
+    up = gradient({name: one[::2] for name, one in batch.items()})
+    length = torch.sqrt(sum((one**2).sum() for one in up.values()))
+    with torch.no_grad():
+        for name, one in model.named_parameters():
+            one += 0.2 * up[name] / length if name in up else 0
+    wanted = gradient(batch)
+    for name, one in wanted.items():
+        torch.testing.assert_close(found[name], one, atol=1e-6, rtol=1e-3)
+    assert any(not torch.allclose(found[name], one, atol=1e-6) for name, one in up.items())
+
+
+def test_a_refit_hears_the_validation_side_and_takes_a_temperature(built, models, rows, tmp_path):
+    base = ["finetune", "--dataset", str(built), "--model", str(models["bert"]), *FAST, "--max_steps", "2"]
+    for name, flags in (("plain", []), ("warm", ["--temperature", "2"])):
+        assert main([*base, "--refit", "true", "--output_dir", str(tmp_path / name), *flags]) == 0
+    plain, warm = (Results.load(tmp_path / name / "results.json") for name in ("plain", "warm"))
+    split = protocols.split(rows, refit=True)
+    assert plain.protocol_hash == warm.protocol_hash == split.hash
+    assert (plain.split["train"], plain.split["validation"]) == (len(split.train), 0)
+    assert any("validation side" in note for note in plain.notes)
+    assert plain.calibration is None
+    assert warm.calibration["temperature"] == 2
+    assert warm.calibration["ece_before"] == pytest.approx(plain.ece, abs=1e-6)
+    assert warm.uar == plain.uar
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("plain", "warm"))
+    torch.testing.assert_close(one["classifier.weight"], 2 * other["classifier.weight"])
+    config = json.loads((tmp_path / "plain" / "config.json").read_text())
+    assert set(config["ser_hf"]["speakers"]) == set(rows.select(split.train)["speaker"])
+
+
+def test_a_model_of_everybody_has_weights_and_no_figures(built, models, rows, tmp_path, fails):
+    folder = tmp_path / "everybody"
+    base = ["finetune", "--dataset", str(built), "--model", str(models["bert"]), *FAST, "--protocol", "all"]
+    words = [*base, "--max_steps", "2", "--refit", "true", "--temperature", "1.5", "--output_dir", str(folder)]
+    assert main(words) == 0
+    names = {path.name for path in folder.iterdir()} - {"tensorboard"}
+    assert {name for name in names if not name.startswith("checkpoint-")} == {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    }
+    predictor = Predictor(folder)
+    assert predictor.trained_on["temperature"] == 1.5
+    assert set(predictor.trained_on["speakers"]) == set(dataset.load(built)["speaker"])
+    assert np.isfinite(predictor.probabilities([np.zeros(16_000, dtype=np.float32)])).all()
+    assert "holds out nobody" in fails(*base, "--output_dir", tmp_path / "no")
+    assert "holds an earlier run" in fails(*words)
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ("--refit true --eval_strategy epoch", "has no validation after --refit"),
+        ("--refit true --mode probe", "by validation"),
+        ("--refit true --abstain_error 0.1", "needs validation clips"),
+        ("--temperature 2", "needs --refit true"),
+        ("--refit true --temperature 0", "a positive number"),
+        ("--sharpness 0.1 --gradient_accumulation_steps 2", "a step's whole gradient"),
+        ("--sharpness -1", "at least 0 is needed"),
+    ],
+)
+def test_what_does_not_fit_is_refused(flags, says):
+    with pytest.raises(ArgumentError, match=says):
+        parse_finetune(["--dataset", "d", "--model", "tiny", *flags.split()])
+
+
+def test_the_model_of_50_frames_a_second_is_tiny_but_for_its_stride():
+    fine, extractor = modeling.load_for_training("tiny-50")
+    coarse, _ = modeling.load_for_training("tiny")
+    assert (extractor.stride, fine.config.feature_projection_input_dim) == (2, 160)
+    few = {name: tuple(one.shape) for name, one in coarse.named_parameters()}
+    differ = [name for name, one in fine.named_parameters() if tuple(one.shape) != few[name]]
+    assert all("feature_projection" in name for name in differ)
+    assert len(differ) == 3
+    assert parse_finetune(["--dataset", "d", "--model", "tiny-50"])[1].learning_rate == 6e-4
