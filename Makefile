@@ -2,11 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test clean
+.PHONY: quickstart test model clean
 
 # RAVDESS=DIR TESS=DIR: on real recordings instead of the synthetic voices
 quickstart: .venv/ready
 	$(BIN)/python scripts/quickstart.py $(if $(RAVDESS),--ravdess "$(RAVDESS)") $(if $(TESS),--tess "$(TESS)")
+
+# RAVDESS=DIR TESS=DIR: cross-validates and trains the model in the box again; goes on where it was cut off
+model: .venv/ready
+	$(BIN)/python scripts/make_model.py --ravdess "$(RAVDESS)" --tess "$(TESS)" $(if $(SEEDS),--seeds $(SEEDS))
 
 test: .venv/ready
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ the clips given, its answers are spread evenly over the labels. The clips should
 all of them about as often, or one of them is taken for the voice.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -22,6 +23,9 @@ PRIOR = 4.0
 """Clips that are counted beside those of the voice, and of which nothing is known: few clips move an answer little."""
 
 _ROUNDS, _FLOOR = 40, 1e-3  # a share of answers below the floor counts as it: a label may be missing among the clips
+
+
+_PARTS = 10  # of a speaker's clips, where what adapting is worth is tested
 
 
 class AdaptationError(UserError):
@@ -117,3 +121,29 @@ class AdaptedBackend:
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Of `ser_hf.backends.Backend`."""
         return self._backend.logits(features) + self._offset
+
+
+def crossed(
+    logits: np.ndarray, speakers: Sequence[str], rng: np.random.Generator, clips: int | None = None
+) -> np.ndarray:
+    """Logits of test clips, each adapted on other clips of its speaker: what adapting is worth.
+
+    A speaker's clips are cut into ten parts at random; those of a part are adapted on clips drawn from the other nine.
+
+    Args:
+        logits: calibrated ones, shape `(n, labels)`.
+        speakers: of each clip.
+        rng: of the parts and of the clips drawn.
+        clips: how many are adapted to; all of the other parts if None, none for 0.
+
+    Returns:
+        Shape `(n, labels)`, float64.
+    """
+    names, moved = np.asarray(speakers), np.array(logits, dtype=np.float64)
+    for speaker in np.unique(names):
+        own = rng.permutation(np.flatnonzero(names == speaker))
+        for part in np.array_split(own, min(_PARTS, len(own))):
+            others = rng.permutation(np.setdiff1d(own, part))[:clips]
+            if len(others):
+                moved[part] += fit(logits[others], "").offset
+    return moved

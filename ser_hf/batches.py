@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 from torch.utils.data import Sampler
 
 POOL = 8
@@ -138,3 +139,25 @@ def _fill(seconds: np.ndarray, budget: float, least: int) -> list[int]:
             starts.append(place)
             start = place
     return starts
+
+
+def by_length(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """The shorter and the longer half of a padded batch, with as much padding as each needs.
+
+    Args:
+        batch: tensors whose first dimension is the clips; those of the second dimension of `attention_mask` are cut.
+            Without a mask, or of one clip, the batch stays whole.
+    """
+    mask = batch.get("attention_mask")
+    if mask is None or len(mask) < 2:
+        return [batch]
+    lengths = mask.sum(dim=1)
+    halves = torch.argsort(lengths, stable=True).tensor_split(2)
+    steps = mask.shape[1]
+    return [
+        {
+            name: one[half][:, : int(lengths[half].max())] if one.ndim > 1 and one.shape[1] == steps else one[half]
+            for name, one in batch.items()
+        }
+        for half in halves
+    ]

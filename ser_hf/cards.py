@@ -62,7 +62,7 @@ def model_card(results: "Results", pictures: list[str]) -> str:
         ],
     )
     name = Path(results.model).name
-    card = _rendered("model.md.jinja", data, r=results, name=name, official=official, pictures=pictures, stamp=STAMP)
+    card = rendered("model.md.jinja", data, r=results, name=name, official=official, pictures=pictures, stamp=STAMP)
     if wrong := unfounded(card, results):
         raise CardError(f"figures without a source in the card of '{results.model}': {', '.join(wrong)}")
     return card
@@ -127,7 +127,7 @@ def dataset_card(report: dict, features: datasets.Features, shards: list[Path]) 
         dataset_info=info._to_yaml_dict(),
     )
     official = {"ravdess": ravdess.LICENCE, "tess": tess.LICENCE}
-    return _rendered(
+    return rendered(
         "dataset.md.jinja",
         data,
         r=report,
@@ -179,7 +179,7 @@ def _size_category(recordings: int) -> str:
     return next((name for limit, name in steps if recordings < limit), "n>1M")
 
 
-def _rendered(template: str, data: ModelCardData | DatasetCardData, **values: object) -> str:
+def rendered(template: str, data: ModelCardData | DatasetCardData, **values: object) -> str:
     return f"---\n{data.to_yaml()}\n---\n\n{_templates().get_template(template).render(**values)}\n"
 
 

@@ -1,6 +1,7 @@
 """What several commands share: flags, the parser that ends in one line, silence."""
 
 import argparse
+from pathlib import Path
 
 from ser_hf.errors import UserError
 
@@ -19,6 +20,9 @@ def quiet() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
 
+
+IN_THE_BOX = Path(__file__).parent / "model_in_the_box"
+"""The model that comes with the package."""
 
 BACKENDS = ("torch", "torch-bf16", "onnx", "onnx-int8")
 """On what a model runs; the default first."""

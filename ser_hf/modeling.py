@@ -119,11 +119,11 @@ def load_for_training(
     """
     torch.manual_seed(seed)
     if str(name) in BUILT_IN:
-        stride = 4 if str(name) == TINY else 2
+        stride, layers = (4, 4) if str(name) == TINY else (2, 2)
         extractor = SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, sampling_rate=16_000, stride=stride)
         # At this size the fused kernel's bf16 backward is slower on a CPU than plain attention.
         return AutoModelForAudioClassification.from_config(
-            tiny_config(stride), attn_implementation=attention or "eager"
+            tiny_config(stride, layers), attn_implementation=attention or "eager"
         ), extractor
     check_folder(name)
     try:
@@ -143,15 +143,15 @@ def load_for_training(
     return model, extractor
 
 
-def tiny_config(stride: int = 4) -> Wav2Vec2BertConfig:
-    """A small w2v-BERT 2.0 (2.7 M parameters) on mel frames that are stacked `stride` at a time, 25 a second for 4.
+def tiny_config(stride: int = 4, layers: int = 4) -> Wav2Vec2BertConfig:
+    """A small w2v-BERT 2.0 (2.7 M parameters with 4 layers) on stacked mel frames, 25 a second where 4 are stacked.
 
     It learns from nothing in minutes, where the raw-waveform members of the family do not. No dropout: drawing its
     masks took a fifth of a training step on a CPU; SpecAugment regularises.
     """
     return Wav2Vec2BertConfig(
         hidden_size=192,
-        num_hidden_layers=4,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         intermediate_size=512,
         conv_depthwise_kernel_size=15,

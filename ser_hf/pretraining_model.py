@@ -158,8 +158,8 @@ def load(name: str | PathLike, seed: int) -> tuple[PreTrainedModel, FeatureExtra
     """
     torch.manual_seed(seed)
     if name in SCRATCH:
-        strides = {modeling.TINY: 4, modeling.TINY_50: 2}
-        model, extractor = _new(modeling.tiny_config(strides[name]) if name in strides else small_config())
+        sizes = {modeling.TINY: (4, 4), modeling.TINY_50: (2, 2)}
+        model, extractor = _new(modeling.tiny_config(*sizes[name]) if name in sizes else small_config())
         kept = {}
     else:
         model, extractor, kept = _pretrained(name)

@@ -19,7 +19,7 @@ from transformers.trainer_utils import TrainOutput
 from ser_hf import modes
 from ser_hf.averaging import FILE as AVERAGE
 from ser_hf.averaging import Average
-from ser_hf.batches import FrameBudget
+from ser_hf.batches import FrameBudget, by_length
 from ser_hf.errors import UserError
 from ser_hf.objective import Objective
 from ser_hf.sharpness import ascended
@@ -155,7 +155,8 @@ class SerTrainer(Trainer):
         loss = super().training_step(model, few, total[0])
         hits = self.hits
         with ascended(model, self.recipe.sharpness):
-            super().training_step(model, inputs, total[1])
+            for half in by_length(inputs):
+                super().training_step(model, half, total[1])
         self.hits = hits  # those of the weights as they are
         return loss
 

@@ -8,10 +8,14 @@ import sys
 
 import pytest
 import torch
+import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 from conftest import ROOT
 from transformers import AutoConfig, AutoModelForAudioClassification
+
+from ser_hf.arguments import parse_finetune
+from ser_hf.protocols import PROTOCOLS
 
 FOLDER, PAGE = ROOT / "configs" / "accelerate", ROOT / "docs" / "scaling.md"
 FIELDS = {
@@ -100,3 +104,14 @@ def test_command_lines_name_files_that_exist():
 
 def test_the_table_names_the_files_that_there_are():
     assert set(re.findall(r"^\| `(\w+)\.yaml`", PAGE.read_text(), re.MULTILINE)) == set(FIELDS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_is_one_but_for_its_protocol(path):
+    config, args = parse_finetune([str(path), "--dataset", "d"])
+    assert config.protocol == path.stem
+    assert config.protocol in {*PROTOCOLS, "all"}
+    assert config.refit
+    assert str(args.eval_strategy.value) == "no"
+    given, other = (yaml.safe_load(one.read_text()) for one in (path, ROOT / "configs" / "all.yaml"))
+    assert {name for name in given if given[name] != other.get(name)} <= {"protocol", "fold", "more_voices", "augment"}

@@ -11,6 +11,7 @@ from torch import nn
 
 from ser_hf import dataset, modeling, preparation, protocols
 from ser_hf.arguments import ArgumentError, parse_finetune
+from ser_hf.batches import by_length
 from ser_hf.cli import main
 from ser_hf.predictor import Predictor
 from ser_hf.results import Results
@@ -119,12 +120,25 @@ def test_what_does_not_fit_is_refused(flags, says):
         parse_finetune(["--dataset", "d", "--model", "tiny", *flags.split()])
 
 
-def test_the_model_of_50_frames_a_second_is_tiny_but_for_its_stride():
+def test_the_model_of_50_frames_a_second_has_half_the_layers_of_tiny():
     fine, extractor = modeling.load_for_training("tiny-50")
     coarse, _ = modeling.load_for_training("tiny")
     assert (extractor.stride, fine.config.feature_projection_input_dim) == (2, 160)
-    few = {name: tuple(one.shape) for name, one in coarse.named_parameters()}
-    differ = [name for name, one in fine.named_parameters() if tuple(one.shape) != few[name]]
-    assert all("feature_projection" in name for name in differ)
-    assert len(differ) == 3
+    assert (fine.config.num_hidden_layers, coarse.config.num_hidden_layers) == (2, 4)
+    assert 1.3e6 < sum(one.numel() for one in fine.parameters()) < 1.5e6
     assert parse_finetune(["--dataset", "d", "--model", "tiny-50"])[1].learning_rate == 6e-4
+
+
+def test_a_batch_is_halved_by_length_and_loses_its_padding():
+    lengths = torch.tensor([5, 2, 7, 3, 7])
+    mask = (torch.arange(8) < lengths[:, None]).long()
+    features = torch.randn(5, 8, 3) * mask[..., None]
+    batch = {"input_features": features, "attention_mask": mask, "labels": lengths, "share": lengths / 10}
+    short, long = by_length(batch)
+    assert short["labels"].tolist() == [2, 3, 5]
+    assert long["labels"].tolist() == [7, 7]
+    assert short["input_features"].shape == (*short["attention_mask"].shape, 3) == (3, 5, 3)
+    assert long["input_features"].shape == (2, 7, 3)
+    assert torch.equal(short["input_features"][0, :2], features[1, :2])
+    assert short["share"].tolist() == pytest.approx([0.2, 0.3, 0.5])
+    assert by_length({"input_values": features}) == [{"input_values": features}]

@@ -1,0 +1,117 @@
+"""The model in the box: cross-validate its recipe under every protocol, train it on everybody, put it into the package.
+
+    make model RAVDESS=DIR TESS=DIR [SEEDS=3]
+
+Every run is a config file of configs/ and lies in a folder of its own; what is finished is not run again, and what was
+cut off goes on. Without all protocols (--only) the table has fewer rows, and no model is put into the package.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.pop(0)  # this folder: its evaluate.py would hide the package of that name
+
+from ser_hf import cross_validation, in_the_box
+from ser_hf.protocols import EMOBOX_FOLDS
+from ser_hf.results import Results
+
+EMOBOX, ALL = "emobox-ravdess", "all"
+PROTOCOLS = (EMOBOX, "speaker", "tess-oaf-yaf", "tess-yaf-oaf", "random")
+FIRST = 42
+
+
+def main() -> None:
+    """Run what is missing, print the table, write the model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ravdess", required=True, metavar="DIR")
+    parser.add_argument("--tess", required=True, metavar="DIR")
+    parser.add_argument("--output", type=Path, default=Path("runs/box"), metavar="DIR")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time, of one thread each")
+    parser.add_argument("--only", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, metavar="PROTOCOL")
+    args = parser.parse_args()
+    if not (args.output / "dataset").exists():
+        sources = ["--ravdess", args.ravdess, "--tess", args.tess]
+        ser_hf(args.output / "dataset.log", "data", *sources, "--output", args.output / "dataset")
+    seeds = range(FIRST, FIRST + args.seeds)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for wait in [pool.submit(train, args.output, name, seed) for seed in seeds for name in expanded(args.only)]:
+            wait.result()
+    for seed in seeds if EMOBOX in args.only else []:
+        train(args.output, EMOBOX, seed)  # pools the folds
+    rows = [row for protocol in args.only for row in figures(args.output, protocol, seeds)]
+    print(in_the_box.table(rows))
+    if set(args.only) == set(PROTOCOLS):
+        folds = [cross_validation.read(fold) for fold in folders(args.output, EMOBOX, FIRST)]
+        train(args.output, ALL, FIRST, ["--temperature", f"{cross_validation.temperature(folds):.4f}"])
+        in_the_box.put(args.output / ALL / f"seed-{FIRST}", args.output / EMOBOX / f"seed-{FIRST}", rows)
+
+
+def expanded(protocols: list[str]) -> list[str]:
+    """The folds of EmoBox one by one, so that they can share the cores."""
+    folds = [f"{EMOBOX}/{number}" for number in range(len(EMOBOX_FOLDS))]
+    return [name for protocol in protocols for name in (folds if protocol == EMOBOX else [protocol])]
+
+
+def train(output: Path, name: str, seed: int, more: list[str] = ()) -> None:
+    """One run, or what is left of it; its output goes into a log beside its folder."""
+    protocol, _, fold = name.partition("/")
+    folder = output / protocol / f"seed-{seed}"
+    whole = not fold and protocol == EMOBOX
+    folder = folder / f"fold-{fold}" if fold else folder
+    if (folder / ("model.safetensors" if protocol == ALL else "repeats.json" if whole else "results.json")).exists():
+        return
+    given = ["--dataset", output / "dataset", "--output_dir", folder, "--seed", seed, "--threads", 1, *more]
+    given += ["--fold", fold] if fold else []
+    given += ["--resume_from_checkpoint", "true"] if whole or list(folder.glob("checkpoint-*")) else []
+    log = folder.parent / f"{folder.name}.log"
+    ser_hf(log, "finetune", Path(__file__).parent.parent / "configs" / f"{protocol}.yaml", *given)
+
+
+def ser_hf(log: Path, *words: object) -> None:
+    """A command of ours, by one thread; ends with what it said where it fails."""
+    line = [str(word) for word in words]
+    print(f"$ ser-hf {' '.join(line)}", file=sys.stderr, flush=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        command = [sys.executable, "-m", "ser_hf.cli", *line]
+        run = subprocess.run(command, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    if run.returncode:
+        sys.exit(f"{log}: " + log.read_text().strip().splitlines()[-1])
+
+
+def folders(output: Path, protocol: str, seed: int) -> list[Path]:
+    """Of the runs whose answers are pooled."""
+    folder = output / protocol / f"seed-{seed}"
+    return [folder / f"fold-{number}" for number in range(len(EMOBOX_FOLDS))] if protocol == EMOBOX else [folder]
+
+
+def figures(output: Path, protocol: str, seeds: range) -> list[dict]:
+    """A row of the table: means and standard deviations over seeds, and the interval of the first seed."""
+    found = []
+    for seed in seeds:
+        folds = [cross_validation.read(fold) for fold in folders(output, protocol, seed)]
+        if protocol == EMOBOX:
+            degrees = cross_validation.temperatures(folds)
+        else:
+            others = [cross_validation.read(fold) for fold in folders(output, EMOBOX, seed)]
+            degrees = [cross_validation.temperature(others)]
+        found.append(cross_validation.figures(folds, degrees))
+    first = Results.load(output / protocol / f"seed-{FIRST}" / "results.json")
+    spread = {
+        name: {
+            "mean": statistics.fmean([one[name] for one in found]),
+            "sd": statistics.stdev([one[name] for one in found]) if len(found) > 1 else None,
+        }
+        for name in found[0]
+    }
+    return [{"protocol": protocol, "n": first.n, "seeds": len(found), "ci95": first.ci95, "figures": spread}]
+
+
+if __name__ == "__main__":
+    main()

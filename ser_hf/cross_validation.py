@@ -1,0 +1,85 @@
+"""Figures of a recipe from the answers of its runs: calibrated on other folds, adapted on other clips."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.special import softmax
+
+from ser_hf import adaptation, calibration, evaluation, metrics
+from ser_hf.emotions import LABEL2ID
+
+_DRAWS = 10  # of the clips that are adapted to
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a run answered for its test clips."""
+
+    logits: np.ndarray
+    """Float64 `(clips, labels)`, up to a constant of each clip."""
+    labels: np.ndarray
+    speakers: np.ndarray
+    corpora: np.ndarray
+
+
+def read(run: Path) -> Answers:
+    """The answers that fine-tuning wrote into a run's folder, of a model to which no temperature was given."""
+    file = run / "predictions.csv"
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    columns = (np.array([row[name] for row in rows]) for name in ("label", "speaker", "corpus"))
+    labels, speakers, corpora = columns
+    with np.errstate(divide="ignore"):
+        logits = np.maximum(np.log(evaluation.read_answers(file).astype(np.float64)), -50.0)
+    return Answers(logits, np.array([LABEL2ID[label] for label in labels]), speakers, corpora)
+
+
+def temperature(runs: Sequence[Answers]) -> float:
+    """The one that the answers of several runs ask for together (`calibration.temperature`)."""
+    logits, labels = (np.concatenate([getattr(one, name) for one in runs]) for name in ("logits", "labels"))
+    return calibration.temperature(logits, labels)
+
+
+def temperatures(folds: Sequence[Answers]) -> list[float]:
+    """Of each fold, from the others' test clips, which its model was trained on and never tested on."""
+    return [temperature([*folds[:place], *folds[place + 1 :]]) for place in range(len(folds))]
+
+
+def adapted(folds: Sequence[Answers], degrees: Sequence[float], clips: int | None = None) -> list[float]:
+    """UAR of all folds together after adapting to each speaker, one for each draw of what is adapted to.
+
+    Args:
+        folds: of one seed.
+        degrees: a temperature for each.
+        clips: of the speaker that are adapted to (`adaptation.crossed`).
+    """
+    truth, found = np.concatenate([one.labels for one in folds]), []
+    for draw in range(_DRAWS):
+        moved = [
+            adaptation.crossed(one.logits / t, one.speakers, np.random.default_rng([draw, place]), clips)
+            for place, (one, t) in enumerate(zip(folds, degrees, strict=True))
+        ]
+        found.append(_uar(truth, np.concatenate(moved)))
+    return found
+
+
+def figures(folds: Sequence[Answers], degrees: Sequence[float]) -> dict[str, float]:
+    """Accuracy, UAR (of each corpus, too), UAR adapted on all other clips, ECE before and after the temperatures."""
+    truth, raw = (np.concatenate([getattr(one, name) for one in folds]) for name in ("labels", "logits"))
+    warm = np.concatenate([one.logits / t for one, t in zip(folds, degrees, strict=True)])
+    corpora = np.concatenate([one.corpora for one in folds])
+    return {
+        "accuracy": float((raw.argmax(axis=1) == truth).mean()),
+        "uar": _uar(truth, raw),
+        **{f"uar {name}": _uar(truth[corpora == name], raw[corpora == name]) for name in sorted(set(corpora))},
+        "adapted uar": float(np.mean(adapted(folds, degrees))),
+        "ece before": metrics.calibration_error(truth, softmax(raw, axis=1)),
+        "ece": metrics.calibration_error(truth, softmax(warm, axis=1)),
+    }
+
+
+def _uar(truth: np.ndarray, logits: np.ndarray) -> float:
+    return float(metrics.scores(metrics.confusion(truth, logits.argmax(axis=1)))["uar"])

@@ -1,0 +1,137 @@
+"""How a model gets into the box, and the figures of its cross-validation."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from conftest import FAST
+from safetensors.torch import load_file, save_file
+from scipy.special import softmax
+from transformers import pipeline
+
+from ser_hf import adaptation, audio, calibration, cross_validation, in_the_box, metrics
+from ser_hf.cards import CardError
+from ser_hf.cli import main
+from ser_hf.emotions import EMOTIONS
+from ser_hf.predictor import Predictor
+from ser_hf.results import Results
+
+FIGURE = {"mean": 0.61234, "sd": 0.01}
+NAMES = ("accuracy", "uar", "adapted uar", "ece before", "ece")
+
+
+def row(protocol, **more):
+    figures = dict.fromkeys((*NAMES, *more), FIGURE)
+    return {"protocol": protocol, "n": 1_440, "seeds": 3, "ci95": {"uar": [0.55, 0.67]}, "figures": figures | more}
+
+
+@pytest.fixture(scope="module")
+def everybody(built, models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("all") / "model"
+    base = ["finetune", "--dataset", str(built), "--model", str(models["bert"]), *FAST, "--output_dir", str(folder)]
+    assert main([*base, "--protocol", "all", "--refit", "true", "--temperature", "1.3", "--max_steps", "3"]) == 0
+    return folder
+
+
+@pytest.fixture
+def boxed(everybody, tuned, tmp_path):
+    folder = tmp_path / "box"
+    in_the_box.put(everybody, tuned, [row("speaker")], folder)
+    return folder
+
+
+def test_stock_transformers_answers_as_the_predictor_does(boxed, everybody, recordings):
+    weights, before = (load_file(folder / "model.safetensors") for folder in (boxed, everybody))
+    assert {str(one.dtype) for one in weights.values()} == {"torch.float16"}
+    assert all(np.allclose(weights[name].float(), one, atol=2e-3) for name, one in before.items())
+    clip = audio.load(next(recordings[0].rglob("*.wav")))
+    classify = pipeline("audio-classification", model=str(boxed), top_k=None)
+    assert str(classify.model.dtype) == "torch.float32"
+    told = {one["label"]: one["score"] for one in classify({"array": clip, "sampling_rate": 16_000})}
+    assert told == pytest.approx(Predictor(boxed).predict(clip)["scores"], abs=2e-6)
+    assert told == pytest.approx(Predictor(everybody).predict(clip)["scores"], abs=5e-3)
+
+
+def test_what_lies_beside_the_weights_says_whose_figures_these_are(boxed, tuned):
+    names = {path.name for path in boxed.iterdir()}
+    assert names == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "results.json"}
+    results = Results.load(boxed / "results.json")
+    assert results.uar == Results.load(tuned / "results.json").uar
+    assert "tested on voices that it had not heard" in results.notes[0]
+    card = (boxed / "README.md").read_text()
+    assert "license: cc-by-nc-sa-4.0" in card
+    assert "value: 0.6123" in card
+    assert (
+        "| `speaker` | 1,440 | 3 | 0.612 ± 0.010 | 0.612 ± 0.010 | 0.550 to 0.670 | 0.612 ± 0.010 | 0.612 | 0.612 |"
+        in card
+    )
+    assert json.loads((boxed / "config.json").read_text())["ser_hf"]["temperature"] == 1.3
+
+
+def test_a_model_that_is_too_large_or_breaks_in_fp16_is_refused(everybody, tuned, tmp_path, monkeypatch):
+    monkeypatch.setattr(in_the_box, "LARGEST", 1_000)
+    with pytest.raises(CardError, match="do not fit"):
+        in_the_box.put(everybody, tuned, [row("speaker")], tmp_path / "box")
+    monkeypatch.undo()
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in everybody.glob("*.json"):
+        (broken / path.name).write_bytes(path.read_bytes())
+    weights = load_file(everybody / "model.safetensors")
+    weights["classifier.bias"][0] = 1e6
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CardError, match="fp16"):
+        in_the_box.put(broken, tuned, [row("speaker")], tmp_path / "box")
+    assert not (tmp_path / "box").exists()
+
+
+def test_the_table_has_a_line_a_corpus_where_there_are_two():
+    lines = in_the_box.table([row("speaker", **{"uar ravdess": FIGURE, "uar tess": FIGURE})]).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["`speaker`", "… RAVDESS", "… TESS"]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+@pytest.fixture
+def folds(tmp_path):
+    """Two runs whose answers are too sure, and lopsided by speaker."""
+    rng, written = np.random.default_rng(0), []
+    for fold in range(2):
+        truth = rng.integers(8, size=160)
+        speakers = np.array([f"ravdess-{fold}{one}" for one in rng.integers(2, size=160)])
+        lean = {name: rng.normal(size=8) * 2 for name in sorted(set(speakers))}
+        logits = 2 * np.eye(8)[truth] + rng.normal(size=(160, 8)) * 1.5 + np.array([lean[one] for one in speakers])
+        folder = tmp_path / f"fold-{fold}"
+        folder.mkdir()
+        with (folder / "predictions.csv").open("w", newline="") as file:
+            lines = csv.writer(file)
+            lines.writerow(["file", "corpus", "speaker", "label", "predicted", *EMOTIONS])
+            for one, who, chances in zip(truth, speakers, softmax(3 * logits, axis=1), strict=True):
+                lines.writerow(["f", "ravdess", who, EMOTIONS[one], EMOTIONS[chances.argmax()], *chances])
+        written.append((folder, 3 * logits, truth, speakers))
+    return written
+
+
+def test_figures_are_calibrated_on_other_folds_and_adapted_on_other_clips(folds):
+    runs = [cross_validation.read(folder) for folder, *_ in folds]
+    degrees = cross_validation.temperatures(runs)
+    for place, other in ((0, 1), (1, 0)):
+        assert degrees[place] == pytest.approx(calibration.temperature(folds[other][1], folds[other][2]), rel=1e-3)
+    found = cross_validation.figures(runs, degrees)
+    truth = np.concatenate([one[2] for one in folds])
+    logits = np.concatenate([one[1] for one in folds])
+    assert found["accuracy"] == pytest.approx((logits.argmax(axis=1) == truth).mean())
+    assert found["uar"] == found["uar ravdess"]
+    warm = np.concatenate([one[1] / t for one, t in zip(folds, degrees, strict=True)])
+    assert found["ece"] == pytest.approx(metrics.calibration_error(truth, softmax(warm, axis=1)), abs=1e-4)
+    assert found["ece"] < found["ece before"] - 0.05
+    assert found["adapted uar"] > found["uar"] + 0.05
+    assert cross_validation.adapted(runs, degrees, 0) == [found["uar"]] * 10
+
+
+def test_no_clip_is_adapted_on_itself():
+    logits = np.eye(8)[[0, 1, 2, 3]] * 5
+    moved = adaptation.crossed(logits, ["a", "a", "a", "b"], np.random.default_rng(0))
+    for place, others in ((0, [1, 2]), (1, [0, 2]), (2, [0, 1])):
+        assert np.allclose(moved[place], logits[place] + adaptation.fit(logits[others], "").offset)
+    assert np.array_equal(moved[3], logits[3])  # its speaker has no other clip
