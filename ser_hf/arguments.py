@@ -128,7 +128,8 @@ class FinetuneConfig:
         default=0.0, metadata={"help": "decay of a running average of the weights, as 0.995, that is kept; 0: none"}
     )
     sharpness: float = field(
-        default=0.0, metadata={"help": "radius of sharpness-aware minimisation, as 0.1: two gradients a step; 0: none"}
+        default=0.0,
+        metadata={"help": "radius of sharpness-aware minimisation, as 0.1, in the last half of the steps; 0: none"},
     )
     layer_decay: float = field(
         default=1.0, metadata={"help": "factor of the learning rate from a layer to the next below"}

@@ -158,8 +158,7 @@ def load(name: str | PathLike, seed: int) -> tuple[PreTrainedModel, FeatureExtra
     """
     torch.manual_seed(seed)
     if name in SCRATCH:
-        sizes = {modeling.TINY: (4, 4), modeling.TINY_50: (2, 2)}
-        model, extractor = _new(modeling.tiny_config(*sizes[name]) if name in sizes else small_config())
+        model, extractor = _new(small_config() if name == SMALL else modeling.tiny_config(name))
         kept = {}
     else:
         model, extractor, kept = _pretrained(name)

@@ -1,7 +1,8 @@
 """Sharpness-aware minimisation: descend from where the loss is worst nearby, towards flat ground.
 
 Foret, Kleiner, Mobahi and Neyshabur, "Sharpness-aware minimization for efficiently improving generalization" (ICLR
-2021), algorithm 1. It takes two gradients a step. On unseen speakers flat minima answer better.
+2021), algorithm 1. On unseen speakers flat minima answer better. It is enough to do it late in a training (Zhou, Wang,
+Mao, Li and Yan, "Sharpness-aware minimization efficiently selects flatter minima late in training", ICLR 2025).
 """
 
 from collections.abc import Iterator

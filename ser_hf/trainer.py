@@ -136,29 +136,34 @@ class SerTrainer(Trainer):
         self.running = (
             f"{features.shape[0]} clips of {features.shape[1]:,} {'samples' if features.ndim == 2 else 'frames'}"
         )
-        loss = (
-            self._both_gradients(model, inputs)
-            if self.recipe.sharpness
-            else super().training_step(model, inputs, num_items_in_batch)
-        )
+        late = self.state.global_step >= self.state.max_steps / 2
+        if self.recipe.sharpness:
+            loss = self._by_halves(model, inputs, self.recipe.sharpness if late else 0.0)
+        else:
+            loss = super().training_step(model, inputs, num_items_in_batch)
         finite = torch.isfinite(loss)
         self._finite = finite if self._finite is None else self._finite & finite
         if loss.device.type == "cpu" or self.state.global_step % _LOOK_EVERY == 0:
             self._refuse_nan()
         return loss
 
-    def _both_gradients(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Up along the gradient of every second clip, and from there the gradient of all; the loss of the former."""
-        few = {name: one[::2] for name, one in inputs.items()}
-        clips = [torch.tensor(len(one["labels"]), device=self.args.device) for one in (few, inputs)]
-        total = [self.accelerator.reduce(one, "sum") for one in clips]
-        loss = super().training_step(model, few, total[0])
+    def _by_halves(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], radius: float) -> torch.Tensor:
+        """The gradient of all clips, found uphill along that of every second one where there is a `radius`."""
+        halves = by_length(inputs)
+        if not radius:
+            return self._sum_of(model, halves)
+        loss = self._sum_of(model, [{name: one[::2] for name, one in half.items()} for half in halves])
         hits = self.hits
-        with ascended(model, self.recipe.sharpness):
-            for half in by_length(inputs):
-                super().training_step(model, half, total[1])
+        with ascended(model, radius):
+            self._sum_of(model, halves)
         self.hits = hits  # those of the weights as they are
         return loss
+
+    def _sum_of(self, model: torch.nn.Module, parts: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+        """The gradient of a batch that is cut into parts; its loss."""
+        clips = torch.tensor(sum(len(part["labels"]) for part in parts), device=self.args.device)
+        total = self.accelerator.reduce(clips, "sum")
+        return sum(super(SerTrainer, self).training_step(model, part, total) for part in parts)
 
     def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
         """Add the training accuracy to the Trainer's loss."""
