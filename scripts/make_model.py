@@ -17,8 +17,8 @@ from pathlib import Path
 sys.path.pop(0)  # this folder: its evaluate.py would hide the package of that name
 
 from ser_hf import cross_validation, in_the_box
-from ser_hf.protocols import EMOBOX_FOLDS
 from ser_hf.results import Results
+from ser_hf.splits import EMOBOX_FOLDS
 
 EMOBOX, ALL = "emobox-ravdess", "all"
 PROTOCOLS = (EMOBOX, "speaker", "tess-oaf-yaf", "tess-yaf-oaf", "random")

@@ -16,7 +16,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from ser_hf import arguments, evaluation, outputs, preparation, pretraining_model, protocols, training
 from ser_hf.errors import UserError
 from ser_hf.pretraining_data import Masking, Order, Recordings
-from ser_hf.trainer import RUN, by_epoch, checkpoints, room_for, surviving
+from ser_hf.trainer import RUN, checkpoints, room_for, surviving
+from ser_hf.watch import by_epoch
 
 DIVERSITY = 0.1
 """The weight of the share of codewords that lie idle, in wav2vec 2.0's loss."""

@@ -4,25 +4,15 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 
 import datasets
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from ser_hf import custom_protocols
-from ser_hf.custom_protocols import SIDES, Columns, IndexArrays, Protocol, ProtocolError, columns_of
+from ser_hf.custom_protocols import SIDES, Columns, Protocol, ProtocolError, columns_of
 from ser_hf.emotions import EMOTIONS
 from ser_hf.errors import UserError
-
-EMOBOX_FOLDS = ((1, 11, 20, 21), (4, 10, 12, 14), (8, 9, 19, 23), (3, 5, 7, 24), (2, 15, 16, 18), (6, 13, 17, 22))
-"""Test actors of the six RAVDESS folds of EmoBox (Ma et al. 2024, arXiv:2406.07162)."""
-
-LUNA_FOLDS = ((2, 5, 14, 15, 16), (3, 6, 7, 13, 18), (10, 11, 12, 19, 20), (8, 17, 21, 23, 24), (1, 4, 9, 22))
-"""Test actors of the five subject-wise RAVDESS folds of Luna-Jiménez et al. (2022, Applied Sciences 12(1):327)."""
-
-ALL = "all"
-"""The protocol that trains on everybody and tests nobody."""
+from ser_hf.splits import ALL, EVERYBODY, PROTOCOLS
 
 _PAIRS = (("train", "test"), ("validation", "test"), ("train", "validation"))
 _REFIT = "Trained on the validation side, too, for epochs that were fixed before; nothing was chosen."
@@ -132,7 +122,7 @@ def crossing(columns: Columns, key: str, one: np.ndarray, other: np.ndarray) -> 
 
 def _find(name: str) -> tuple[str, Protocol]:
     if name == ALL:
-        return name, Protocol(_all, (), 1)
+        return name, EVERYBODY
     if name in PROTOCOLS:
         return name, PROTOCOLS[name]
     if custom_protocols.is_file(name):
@@ -280,81 +270,3 @@ def _tables(columns: Columns, sides: dict[str, np.ndarray]) -> Iterator[str]:
 
 def _some(values: list[str]) -> str:
     return ", ".join(values[:5]) + (" …" if len(values) > 5 else "")
-
-
-def _actors(columns: Columns, *actors: int) -> np.ndarray:
-    return np.isin(columns["speaker"], [f"ravdess-{actor:02d}" for actor in actors])
-
-
-def _rows(*masks: np.ndarray) -> IndexArrays:
-    return tuple(np.flatnonzero(mask) for mask in masks)
-
-
-def _speaker(columns: Columns, fold: int, seed: int) -> IndexArrays:
-    test = _actors(columns, 21, 22, 23, 24) | (columns["speaker"] == "tess-yaf")
-    validation = _actors(columns, *_VALIDATION)
-    return _rows(~test & ~validation, validation, test)
-
-
-def _random(columns: Columns, fold: int, seed: int) -> IndexArrays:
-    if len(columns["speaker"]) < 4:
-        raise ProtocolError(f"'random' needs at least 4 recordings: the dataset holds {len(columns['speaker'])}")
-    rest, test = train_test_split(np.arange(len(columns["speaker"])), test_size=0.33, random_state=seed)
-    train, validation = train_test_split(rest, test_size=0.1, random_state=seed)
-    return np.sort(train), np.sort(validation), np.sort(test)
-
-
-def _ravdess_folds(
-    columns: Columns, fold: int, seed: int, folds: tuple[tuple[int, ...], ...], validation_folds: int = 1
-) -> IndexArrays:
-    speech = (columns["corpus"] == "ravdess") & (columns["channel"] == "speech")
-    after = [folds[(fold + step) % len(folds)] for step in range(1, validation_folds + 1)]
-    test, validation = (speech & _actors(columns, *actors) for actors in (folds[fold], np.concatenate(after)))
-    return _rows(speech & ~test & ~validation, validation, test)
-
-
-def _tess(columns: Columns, fold: int, seed: int, train: str, test: str) -> IndexArrays:
-    own = columns["speaker"] == train
-    words = np.unique(columns["statement"][own])
-    if "" in words:  # copies under other names have lost theirs
-        raise ProtocolError(f"some words of {train} are unknown, so that none can be kept apart: use 'speaker'")
-    held = np.random.default_rng(seed).permutation(words)[: max(1, len(words) // 5)]
-    validation = own & np.isin(columns["statement"], held)
-    return _rows(own & ~validation, validation, columns["speaker"] == test)
-
-
-def _sentence(columns: Columns, fold: int, seed: int) -> IndexArrays:
-    first, second = ((columns["corpus"] == "ravdess") & (columns["statement"] == one) for one in "12")
-    validation = first & _actors(columns, *_VALIDATION)
-    return _rows(first & ~validation, validation, second)
-
-
-def _other_corpus(columns: Columns, fold: int, seed: int, train: str) -> IndexArrays:
-    ravdess, tess = (columns["corpus"] == corpus for corpus in _BOTH)
-    shared = np.isin(columns["label"], np.intersect1d(columns["label"][ravdess], columns["label"][tess]))
-    own, test = (ravdess, tess) if train == "ravdess" else (tess, ravdess)
-    validation = own & (_actors(columns, *_VALIDATION) | (columns["speaker"] == "tess-yaf"))
-    return _rows(shared & own & ~validation, shared & validation, shared & test)
-
-
-def _all(columns: Columns, fold: int, seed: int) -> IndexArrays:
-    return np.arange(len(columns["speaker"])), _NOBODY, _NOBODY
-
-
-_BOTH = ("ravdess", "tess")
-_VALIDATION = (17, 18, 19, 20)
-_ONE_BY_ONE = tuple((actor,) for actor in range(1, 25))
-_SAME_VOICES = "were heard in training or validation; only the sentence is new, the voices are not."
-PROTOCOLS: dict[str, Protocol] = {
-    "speaker": Protocol(_speaker, _BOTH, 1),
-    "random": Protocol(_random, (), 1, leaks=("speakers", "samples", "near duplicates")),
-    "emobox-ravdess": Protocol(partial(_ravdess_folds, folds=EMOBOX_FOLDS), ("ravdess",), 6),
-    "luna-ravdess": Protocol(partial(_ravdess_folds, folds=LUNA_FOLDS), ("ravdess",), 5),
-    "loso-ravdess": Protocol(partial(_ravdess_folds, folds=_ONE_BY_ONE, validation_folds=2), ("ravdess",), 24),
-    "tess-oaf-yaf": Protocol(partial(_tess, train="tess-oaf", test="tess-yaf"), ("tess",), 1, True),
-    "tess-yaf-oaf": Protocol(partial(_tess, train="tess-yaf", test="tess-oaf"), ("tess",), 1, True),
-    "sentence": Protocol(_sentence, ("ravdess",), 1, leaks=("speakers",), says=_SAME_VOICES),
-    "ravdess-tess": Protocol(partial(_other_corpus, train="ravdess"), _BOTH, 1),
-    "tess-ravdess": Protocol(partial(_other_corpus, train="tess"), _BOTH, 1),
-}
-"""Every protocol by name. Folds validate on the next fold's actors (or next two), tess-… on a fifth of the words."""

@@ -29,7 +29,8 @@ from ser_hf import (
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.predictor import Predictor
 from ser_hf.results import Results
-from ser_hf.trainer import RUN, TrainingError, by_epoch, checkpoints, complete, room_for, surviving
+from ser_hf.trainer import RUN, TrainingError, checkpoints, complete, room_for, surviving
+from ser_hf.watch import by_epoch
 
 
 def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:

@@ -7,7 +7,8 @@ import pytest
 from split_helpers import actors, changed, picked, speakers
 
 from ser_hf import protocols
-from ser_hf.protocols import EMOBOX_FOLDS, LUNA_FOLDS, PROTOCOLS, LeakError, ProtocolError
+from ser_hf.protocols import LeakError, ProtocolError
+from ser_hf.splits import EMOBOX_FOLDS, LUNA_FOLDS, PROTOCOLS
 
 
 def test_the_default_protocol(rows):
