@@ -35,6 +35,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time, of one thread each")
     parser.add_argument("--only", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, metavar="PROTOCOL")
     args = parser.parse_args()
+    if EMOBOX not in args.only:
+        parser.error(f"--only needs {EMOBOX}: the others are calibrated by its folds")
     if not (args.output / "dataset").exists():
         sources = ["--ravdess", args.ravdess, "--tess", args.tess]
         ser_hf(args.output / "dataset.log", "data", *sources, "--output", args.output / "dataset")

@@ -1,0 +1,90 @@
+"""`make model`: which runs it starts, what it does not run again, and what it makes of their answers."""
+
+import csv
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from scipy.special import softmax
+
+from ser_hf import in_the_box
+from ser_hf.emotions import EMOTIONS
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.setattr(sys, "path", [str(ROOT / "scripts"), *sys.path])
+    spec = importlib.util.spec_from_file_location("make_model", ROOT / "scripts" / "make_model.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def commands(script, monkeypatch, tuned):
+    """What was asked for; each command leaves the files that the real one would."""
+    asked = []
+
+    def run(log, *words):
+        words = [str(word) for word in words]
+        asked.append(words)
+        folder = Path(words[words.index("--output_dir" if words[0] == "finetune" else "--output") + 1])
+        folder.mkdir(parents=True, exist_ok=True)
+        if words[0] == "data":
+            return
+        for name in ("model.safetensors", "config.json", "preprocessor_config.json", "results.json"):
+            shutil.copy(tuned / name, folder / name)
+        results = json.loads((tuned / "results.json").read_text()) | {"protocol": Path(words[1]).stem}
+        (folder / "results.json").write_text(json.dumps(results))
+        if "--resume_from_checkpoint" in words:
+            (folder / "repeats.json").write_text("{}")
+        rng = np.random.default_rng(len(asked))
+        with (folder / "predictions.csv").open("w", newline="") as file:
+            lines = csv.writer(file)
+            lines.writerow(["file", "corpus", "speaker", "label", "predicted", *EMOTIONS])
+            for clip, label in enumerate(rng.integers(8, size=96)):
+                chances = softmax(3 * np.eye(8)[label] + 2 * rng.normal(size=8))
+                corpus = "ravdess" if clip % 2 else "tess"
+                lines.writerow(["f", corpus, f"{corpus}-{clip % 4}", EMOTIONS[label], "sad", *chances])
+
+    monkeypatch.setattr(script, "ser_hf", run)
+    return asked
+
+
+def test_it_runs_every_protocol_and_seed_once_and_puts_the_last_into_the_box(
+    script, commands, tmp_path, capsys, monkeypatch
+):
+    put = []
+    monkeypatch.setattr(in_the_box, "put", lambda *given: put.append(given))
+    words = ["make_model.py", "--ravdess", "r", "--tess", "t", "--output", str(tmp_path / "o"), "--seeds", "2"]
+    monkeypatch.setattr(sys, "argv", words)
+    script.main()
+    assert [one[0] for one in commands] == ["data"] + ["finetune"] * (2 * (6 + 4) + 2 + 1)
+    singles = [one for one in commands if "--fold" in one]
+    assert len({one[one.index("--output_dir") + 1] for one in singles}) == 12
+    last = commands[-1]
+    assert Path(last[1]).stem == "all"
+    assert float(last[last.index("--temperature") + 1]) > 0
+    (model, tested, rows) = put[0]
+    assert model == tmp_path / "o" / "all" / "seed-42"
+    assert tested == tmp_path / "o" / "emobox-ravdess" / "seed-42"
+    assert [row["protocol"] for row in rows] == list(script.PROTOCOLS)
+    assert rows[0]["figures"]["uar"]["sd"] > 0
+    assert "| … TESS |" in capsys.readouterr().out
+    known = len(commands)
+    script.main()  # all of it is there
+    assert len(commands) == known
+
+
+def test_some_protocols_alone_put_nothing_into_the_box(script, commands, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(in_the_box, "put", lambda *given: pytest.fail("put into the box"))
+    words = ["make_model.py", "--ravdess", "r", "--tess", "t", "--output", str(tmp_path), "--seeds", "1"]
+    monkeypatch.setattr(sys, "argv", [*words, "--only", "emobox-ravdess"])
+    script.main()
+    assert len([one for one in commands if one[0] == "finetune"]) == 7
+    assert capsys.readouterr().out.count("emobox-ravdess") == 1
