@@ -22,6 +22,7 @@ from transformers import AutoModelForAudioClassification
 from ser_hf import modeling
 
 LARGER = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 1536}
+WHOLE = ["--freeze_feature_encoder", "false", "--patience", "0"]
 
 
 def ser_hf(*words: object) -> None:
@@ -52,7 +53,7 @@ def arm(name: str, model: str | Path, warmed: bool, args: argparse.Namespace) ->
     if not (folder / "results.json").exists():
         model = args.output / "warmed" if warmed else model
         given = [*where, "--model", model, "--output_dir", folder, "--num_train_epochs", args.epochs]
-        ser_hf("finetune", args.config, *given, "--freeze_feature_encoder", "false", *shlex.split(args.flags))
+        ser_hf("finetune", args.config, *given, "--fold", 0, "--refit", "false", *WHOLE, *shlex.split(args.flags))
     found = json.loads((folder / "results.json").read_text())
     curve = " ".join(f"{row['eval_uar']:.3f}" for row in found["history"] if "eval_uar" in row)
     size = found["training"]["parameters"]

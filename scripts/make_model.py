@@ -35,6 +35,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time, of one thread each")
     parser.add_argument("--only", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, metavar="PROTOCOL")
     args = parser.parse_args()
+    for name, folder in (("RAVDESS", args.ravdess), ("TESS", args.tess)):
+        if not Path(folder or "nowhere").is_dir():
+            parser.error(f"'{folder}' is no folder of {name}: make model RAVDESS=DIR TESS=DIR")
     if EMOBOX not in args.only:
         parser.error(f"--only needs {EMOBOX}: the others are calibrated by its folds")
     if not (args.output / "dataset").exists():
@@ -42,15 +45,20 @@ def main() -> None:
         ser_hf(args.output / "dataset.log", "data", *sources, "--output", args.output / "dataset")
     seeds = range(FIRST, FIRST + args.seeds)
     with ThreadPoolExecutor(args.jobs) as pool:
-        for wait in [pool.submit(train, args.output, name, seed) for seed in seeds for name in expanded(args.only)]:
-            wait.result()
+        waiting = [pool.submit(train, args.output, name, seed) for seed in seeds for name in expanded(args.only)]
+        try:
+            for one in waiting:
+                one.result()
+        except BaseException:  # of a failed run, or an interrupt: those that have not begun must not
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     for seed in seeds if EMOBOX in args.only else []:
         train(args.output, EMOBOX, seed)  # pools the folds
     rows = [row for protocol in args.only for row in figures(args.output, protocol, seeds)]
     print(in_the_box.table(rows))
     if set(args.only) == set(PROTOCOLS):
         folds = [cross_validation.read(fold) for fold in folders(args.output, EMOBOX, FIRST)]
-        train(args.output, ALL, FIRST, ["--temperature", f"{cross_validation.temperature(folds):.4f}"])
+        train(args.output, ALL, FIRST, ("--temperature", f"{cross_validation.temperature(folds):.4f}"))
         in_the_box.put(args.output / ALL / f"seed-{FIRST}", args.output / EMOBOX / f"seed-{FIRST}", rows)
 
 
@@ -60,7 +68,7 @@ def expanded(protocols: list[str]) -> list[str]:
     return [name for protocol in protocols for name in (folds if protocol == EMOBOX else [protocol])]
 
 
-def train(output: Path, name: str, seed: int, more: list[str] = ()) -> None:
+def train(output: Path, name: str, seed: int, more: tuple[str, ...] = ()) -> None:
     """One run, or what is left of it; its output goes into a log beside its folder."""
     protocol, _, fold = name.partition("/")
     folder = output / protocol / f"seed-{seed}"
@@ -84,7 +92,8 @@ def ser_hf(log: Path, *words: object) -> None:
         command = [sys.executable, "-m", "ser_hf.cli", *line]
         run = subprocess.run(command, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if run.returncode:
-        sys.exit(f"{log}: " + log.read_text().strip().splitlines()[-1])
+        print(f"{log}: {log.read_text().strip().splitlines()[-1]}", file=sys.stderr)
+        sys.exit(run.returncode)
 
 
 def folders(output: Path, protocol: str, seed: int) -> list[Path]:

@@ -61,7 +61,7 @@ def test_it_runs_every_protocol_and_seed_once_and_puts_the_last_into_the_box(
 ):
     put = []
     monkeypatch.setattr(in_the_box, "put", lambda *given: put.append(given))
-    words = ["make_model.py", "--ravdess", "r", "--tess", "t", "--output", str(tmp_path / "o"), "--seeds", "2"]
+    words = ["make_model.py", "--ravdess", str(ROOT), "--tess", str(ROOT), "--output", str(tmp_path / "o"), "--seeds", "2"]
     monkeypatch.setattr(sys, "argv", words)
     script.main()
     assert [one[0] for one in commands] == ["data"] + ["finetune"] * (2 * (6 + 4) + 2 + 1)
@@ -83,7 +83,7 @@ def test_it_runs_every_protocol_and_seed_once_and_puts_the_last_into_the_box(
 
 def test_some_protocols_alone_put_nothing_into_the_box(script, commands, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(in_the_box, "put", lambda *given: pytest.fail("put into the box"))
-    words = ["make_model.py", "--ravdess", "r", "--tess", "t", "--output", str(tmp_path), "--seeds", "1"]
+    words = ["make_model.py", "--ravdess", str(ROOT), "--tess", str(ROOT), "--output", str(tmp_path), "--seeds", "1"]
     monkeypatch.setattr(sys, "argv", [*words, "--only", "emobox-ravdess"])
     script.main()
     assert len([one for one in commands if one[0] == "finetune"]) == 7
