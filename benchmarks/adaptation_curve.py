@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder with fold-0, fold-1 …, as fine-tuning wrote them")
     args = parser.parse_args()
-    folds = [cross_validation.read(one) for one in sorted(args.run.glob("fold-*"))]
+    folds = [cross_validation.read(one.parent) for one in sorted(args.run.glob("fold-*/predictions.csv"))]
     if len(folds) < 2:
         parser.error(f"'{args.run}' holds {len(folds)} folds: train them with --fold all")
     degrees = cross_validation.temperatures(folds)

@@ -1,7 +1,8 @@
 """The model in the box: how a trained one is put there, with the figures of its cross-validation."""
 
 import json
-from importlib.metadata import version
+import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -66,15 +67,19 @@ def put(model: Path, tested: Path, rows: list[dict], folder: Path = IN_THE_BOX) 
         "These are the figures of models of the same recipe, each tested on voices that it had not heard. "
         "This one was trained on all voices, so that none is left to test it on.",
     )
-    for path in folder.glob("*") if folder.is_dir() else []:
-        path.unlink()
-    folder.mkdir(exist_ok=True)
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
-    (folder / "preprocessor_config.json").write_bytes((model / "preprocessor_config.json").read_bytes())
-    results.save(folder / "results.json")
     parameters = sum(one.numel() for one in weights.values())
-    (folder / "README.md").write_text(_card(results, rows, parameters, size))
+    card = _card(results, rows, parameters, size)
+    with tempfile.TemporaryDirectory(prefix=".box-", dir=folder.parent) as temporary:
+        partial = Path(temporary) / folder.name
+        partial.mkdir()
+        save_file(weights, partial / "model.safetensors", {"format": "pt"})
+        (partial / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+        shutil.copy(model / "preprocessor_config.json", partial)
+        results.save(partial / "results.json")
+        (partial / "README.md").write_text(card)
+        if folder.exists():
+            folder.rename(Path(temporary) / "before")
+        partial.rename(folder)
 
 
 def _card(results: Results, rows: list[dict], parameters: int, size: int) -> str:
@@ -98,7 +103,7 @@ def _card(results: Results, rows: list[dict], parameters: int, size: int) -> str
             for kind, name, key in kinds
         ],
     )
-    values = {"table": table(rows), "parameters": parameters, "size": size, "version": version("transformers")}
+    values = {"table": table(rows), "parameters": parameters, "size": size}
     return cards.rendered("box.md.jinja", data, r=results, **values)
 
 

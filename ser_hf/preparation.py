@@ -73,9 +73,13 @@ def data(config: Any) -> tuple[datasets.Dataset, protocols.Split]:
     """
     rows = dataset.load(config.dataset)
     near = fingerprint.in_dataset(rows)
-    how = {"near": near, "text_disjoint": config.text_disjoint, "more_voices": getattr(config, "more_voices", False)}
-    how["refit"] = getattr(config, "refit", False)
-    return rows, protocols.split(rows, config.protocol, int(config.fold), config.split_seed, **how)
+    return rows, protocols.split(rows, config.protocol, int(config.fold), config.split_seed, **options(config, near))
+
+
+def options(config: Any, near: list[list[int]]) -> dict:
+    """What `protocols.split` and `protocols.folds` take of the settings of fine-tuning or pretraining, and `near`."""
+    names = ("text_disjoint", "more_voices", "refit")
+    return {"near": near, **{name: getattr(config, name, False) for name in names}}
 
 
 def prepare(

@@ -26,8 +26,8 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--model",
         required=True,
-        metavar="DIR|REPO|tiny|small",
-        help="wav2vec2 or wav2vec2-bert to go on from; tiny (mel frames) or small (waveform) start from nothing",
+        metavar="DIR|REPO|tiny|tiny-50|small",
+        help="wav2vec2 or wav2vec2-bert to go on from; tiny, tiny-50 (mel frames), small (waveform) start from nothing",
     )
     add_protocol(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="must not exist yet")

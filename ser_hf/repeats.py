@@ -47,8 +47,7 @@ def _repeated(config: FinetuneConfig, args: TrainingArguments) -> Results | None
         )
     rows = dataset.load(config.dataset)
     near = fingerprint.in_dataset(rows)
-    how = {"near": near, "text_disjoint": config.text_disjoint, "more_voices": config.more_voices}
-    how["refit"] = config.refit
+    how = preparation.options(config, near)
     splits = protocols.folds(rows, config.protocol, config.fold, config.split_seed, **how)
     if len(splits) == config.seeds == 1:  # all folds of a protocol that has one
         return training.finetune(dataclasses.replace(config, fold=str(splits[0].fold)), args)

@@ -15,6 +15,8 @@ from scipy.special import softmax
 from ser_hf import in_the_box
 from ser_hf.emotions import EMOTIONS
 
+WORDS = ["make_model.py", "--ravdess", str(ROOT), "--tess", str(ROOT)]
+
 
 @pytest.fixture
 def script(monkeypatch):
@@ -61,7 +63,17 @@ def test_it_runs_every_protocol_and_seed_once_and_puts_the_last_into_the_box(
 ):
     put = []
     monkeypatch.setattr(in_the_box, "put", lambda *given: put.append(given))
-    words = ["make_model.py", "--ravdess", str(ROOT), "--tess", str(ROOT), "--output", str(tmp_path / "o"), "--seeds", "2"]
+    words = [
+        "make_model.py",
+        "--ravdess",
+        str(ROOT),
+        "--tess",
+        str(ROOT),
+        "--output",
+        str(tmp_path / "o"),
+        "--seeds",
+        "2",
+    ]
     monkeypatch.setattr(sys, "argv", words)
     script.main()
     assert [one[0] for one in commands] == ["data"] + ["finetune"] * (2 * (6 + 4) + 2 + 1)
@@ -83,7 +95,7 @@ def test_it_runs_every_protocol_and_seed_once_and_puts_the_last_into_the_box(
 
 def test_some_protocols_alone_put_nothing_into_the_box(script, commands, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(in_the_box, "put", lambda *given: pytest.fail("put into the box"))
-    words = ["make_model.py", "--ravdess", str(ROOT), "--tess", str(ROOT), "--output", str(tmp_path), "--seeds", "1"]
+    words = [*WORDS, "--output", str(tmp_path), "--seeds", "1"]
     monkeypatch.setattr(sys, "argv", [*words, "--only", "emobox-ravdess"])
     script.main()
     assert len([one for one in commands if one[0] == "finetune"]) == 7

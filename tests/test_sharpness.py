@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ser_hf import dataset, modeling, preparation, protocols
-from ser_hf.arguments import ArgumentError, parse_finetune
+from ser_hf.arguments import parse_finetune
 from ser_hf.batches import by_length
 from ser_hf.cli import main
 from ser_hf.predictor import Predictor
@@ -113,23 +113,6 @@ def test_a_model_of_everybody_has_weights_and_no_figures(built, models, rows, tm
     assert np.isfinite(predictor.probabilities([np.zeros(16_000, dtype=np.float32)])).all()
     assert "holds out nobody" in fails(*base, "--output_dir", tmp_path / "no")
     assert "holds an earlier run" in fails(*words)
-
-
-@pytest.mark.parametrize(
-    ("flags", "says"),
-    [
-        ("--refit true --eval_strategy epoch", "has no validation after --refit"),
-        ("--refit true --mode probe", "by validation"),
-        ("--refit true --abstain_error 0.1", "needs validation clips"),
-        ("--temperature 2", "needs --refit true"),
-        ("--refit true --temperature 0", "a positive number"),
-        ("--sharpness 0.1 --gradient_accumulation_steps 2", "a step's whole gradient"),
-        ("--sharpness -1", "at least 0 is needed"),
-    ],
-)
-def test_what_does_not_fit_is_refused(flags, says):
-    with pytest.raises(ArgumentError, match=says):
-        parse_finetune(["--dataset", "d", "--model", "tiny", *flags.split()])
 
 
 def test_the_model_of_50_frames_a_second_is_narrower_than_tiny():

@@ -343,6 +343,13 @@ def test_wrong_lines_of_a_file_are_named(tmp_path):
         ("--push_to_hub true", "run `ser-hf push` afterwards"),
         ("--auto_find_batch_size true", "use --frame_budget"),
         ("--average_tokens_across_devices false", "would weigh clips unequally"),
+        ("--refit true --eval_strategy epoch", "has no validation after --refit"),
+        ("--refit true --mode probe", "by validation"),
+        ("--refit true --abstain_error 0.1", "needs validation clips"),
+        ("--temperature 2", "needs --refit true"),
+        ("--refit true --temperature 0", "a positive number"),
+        ("--sharpness 0.1 --gradient_accumulation_steps 2", "a step's whole gradient"),
+        ("--sharpness -1", "at least 0 is needed"),
     ],
 )
 def test_flags_that_could_not_be_kept_are_refused(flags, says):
