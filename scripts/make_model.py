@@ -11,6 +11,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -60,15 +61,22 @@ def main() -> None:
 
 
 def train_each(output: Path, runs: list[tuple], jobs: int) -> None:
-    """Several at a time, in this order; ends with the first that fails."""
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(train, output, *run) for run in runs]
+    """Several at a time, in this order; after one that failed, or an interrupt, none begins."""
+    stop = threading.Event()
+
+    def attempt(run: tuple) -> None:
         try:
-            for one in waiting:
-                one.result()
-        except BaseException:  # of a failed run, or an interrupt: those that have not begun must not
-            pool.shutdown(wait=False, cancel_futures=True)
+            if not stop.is_set():
+                train(output, *run)
+        except BaseException:
+            stop.set()
             raise
+
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            list(pool.map(attempt, runs))
+        finally:
+            stop.set()
 
 
 def expanded(protocols: list[str]) -> list[str]:

@@ -53,6 +53,8 @@ def main() -> None:
         sys.exit(stop(f"'{root}' lacks the recording {SAMPLE}, which the last step asks about"))
     print(f"\n== what stock transformers.pipeline says of {file.name} (acted: angry)", flush=True)
     run_command([sys.executable, "-c", ASK.format(file=str(file), model=str(model))])
+    print("\n== what the model in the box, which was trained on RAVDESS and TESS, says of it", flush=True)
+    run_command([str(Path(sys.executable).parent / "ser-hf"), "predict", str(file)])
     closing(run, data, model, flattering, evidence, file)
 
 
@@ -71,7 +73,7 @@ model       {model}  (card: README.md, figures: results.json, pictures: plots/)
 evaluation  {evidence}
 
 ask it:         .venv/bin/ser-hf predict --model {model} {file}
-start the app:  .venv/bin/python app.py --model {model}""")
+start the app:  .venv/bin/python app.py --model {model}   (without --model: with the model in the box)""")
 
 
 def step(title: str, command: str, product: Path) -> None:

@@ -4,8 +4,12 @@ Importing the package imports nothing heavy: the names below are loaded when the
 """
 
 from importlib import import_module
+from pathlib import Path
 
 __version__ = "0.1.0"
+
+IN_THE_BOX = Path(__file__).parent / "model_in_the_box"
+"""Folder of the model that comes with the package."""
 
 _HOMES = {
     "EMOTIONS": "emotions",
@@ -18,7 +22,7 @@ _HOMES = {
     "finetune": "training",
     "split": "protocols",
 }
-__all__ = [*_HOMES, "__version__"]
+__all__ = [*_HOMES, "IN_THE_BOX", "__version__"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,8 +1,8 @@
 """What several commands share: flags, the parser that ends in one line, silence."""
 
 import argparse
-from pathlib import Path
 
+from ser_hf import IN_THE_BOX
 from ser_hf.errors import UserError
 
 
@@ -21,16 +21,13 @@ def quiet() -> None:
     transformers.logging.disable_progress_bar()
 
 
-IN_THE_BOX = Path(__file__).parent / "model_in_the_box"
-"""The model that comes with the package."""
-
 BACKENDS = ("torch", "torch-bf16", "onnx", "onnx-int8")
 """On what a model runs; the default first."""
 
 
 def add_model(parser: Parser) -> None:
     """`--model`, `--revision` and `--backend`, for asking a model."""
-    parser.add_argument("--model", required=True, metavar="DIR|REPO")
+    parser.add_argument("--model", default=str(IN_THE_BOX), metavar="DIR|REPO", help="default: the model in the box")
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a model on the Hub")
     parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="what it runs on (docs/serving.md)")
 

@@ -9,8 +9,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCardData
 from safetensors.torch import load_file, save_file
 
-from ser_hf import cards
-from ser_hf.flags import IN_THE_BOX
+from ser_hf import IN_THE_BOX, cards
 from ser_hf.results import Results
 
 LARGEST = 12_000_000
@@ -62,11 +61,10 @@ def put(model: Path, tested: Path, rows: list[dict], folder: Path = IN_THE_BOX) 
         raise cards.CardError("a weight does not fit in fp16")
     results = Results.load(tested / "results.json")
     results.model, results.dataset = folder.name, "RAVDESS + TESS"
-    results.notes.insert(
-        0,
+    results.notes = [  # those of single runs are of single runs
         "These are the figures of models of the same recipe, each tested on voices that it had not heard. "
-        "This one was trained on all voices, so that none is left to test it on.",
-    )
+        "This one was trained on all voices, so that none is left to test it on."
+    ]
     parameters = sum(one.numel() for one in weights.values())
     card = _card(results, rows, parameters, size)
     with tempfile.TemporaryDirectory(prefix=".box-", dir=folder.parent) as temporary:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from ser_hf import adaptation, answers, audio, backends, features, modeling, streaming, voice, windows
+from ser_hf import IN_THE_BOX, adaptation, answers, audio, backends, features, modeling, streaming, voice, windows
 from ser_hf.errors import UserError
 from ser_hf.workers import Workers
 
@@ -40,7 +40,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: str | PathLike,
+        model: str | PathLike = IN_THE_BOX,
         device: str | None = None,
         batch_size: int = 16,
         backend: str = "torch",
@@ -50,7 +50,8 @@ class Predictor:
         """Load a model.
 
         Args:
-            model: a folder that fine-tuning or `ser-hf export` wrote, or a Hub id.
+            model: a folder that fine-tuning or `ser-hf export` wrote, or a Hub id; the model in the box where none is
+                named.
             device: for torch; a GPU where there is one if None.
             batch_size: clips at a time in `probabilities` and `outputs`, and clips of one length at a time on a GPU.
             backend: `torch`, `torch-bf16`, `onnx` or `onnx-int8`; the ONNX ones run on the CPU.

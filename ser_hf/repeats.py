@@ -60,12 +60,13 @@ def _repeated(config: FinetuneConfig, args: TrainingArguments) -> Results | None
     elif args.process_index == 0:
         output.mkdir(parents=True, exist_ok=True)
         (output / RUN).write_text(json.dumps(began))
-    pooled, singles = [], []
+    pooled, singles, places = [], [], []
     for seed in range(args.seed, args.seed + config.seeds):
         answers = []
         for split in splits:
             folder = output / f"seed-{seed}" if config.seeds > 1 else output
             folder = folder / f"fold-{split.fold}" if len(splits) > 1 else folder
+            places.append(folder.relative_to(output).as_posix())
             singles.append(_single(config, args, folder, seed, split.fold, resumes))
             if args.process_index == 0:
                 answers.append(evaluation.read_answers(folder / "predictions.csv"))
@@ -76,7 +77,7 @@ def _repeated(config: FinetuneConfig, args: TrainingArguments) -> Results | None
             pooled.append((evaluation.judge(probabilities, rows, splits, config.dataset, name, device), probabilities))
     if args.process_index:
         return None
-    report = _report([results for results, _ in pooled], singles, args.seed)
+    report = _report([results for results, _ in pooled], singles, places, args.seed)
     first, probabilities = pooled[0]
     first.notes.append(report["says"])
     first.repeats = report
@@ -101,7 +102,7 @@ def _single(
     return results
 
 
-def _report(pooled: list[Results], singles: list[Results], seed: int) -> dict:
+def _report(pooled: list[Results], singles: list[Results], places: list[str], seed: int) -> dict:
     """Figures of each run, pooled over folds for each seed, and their mean and standard deviation (n - 1)."""
 
     def spread(runs: list[Results]) -> dict:
@@ -114,7 +115,10 @@ def _report(pooled: list[Results], singles: list[Results], seed: int) -> dict:
     report = {
         "seeds": [seed + place for place in range(len(pooled))],
         "pooled": [{name: getattr(one, name) for name in FIGURES} for one in pooled],
-        "runs": [{"folder": one.model, "fold": one.fold, **{n: getattr(one, n) for n in FIGURES}} for one in singles],
+        "runs": [
+            {"folder": place, "fold": one.fold, **{n: getattr(one, n) for n in FIGURES}}
+            for place, one in zip(places, singles, strict=True)
+        ],
         "over_seeds": spread(pooled),
         "over_runs": spread(singles),
     }

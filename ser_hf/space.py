@@ -9,7 +9,7 @@ from typing import NamedTuple
 from huggingface_hub import CommitInfo, SpaceCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ser_hf import cards, hub
+from ser_hf import IN_THE_BOX, cards, hub
 from ser_hf.errors import UserError
 
 _EXTRAS = ("onnx", "vad")
@@ -140,7 +140,9 @@ def files(model: str, commit: str, space: str, closed: str | None = None) -> dic
 
 
 def _is_source(path: Path) -> bool:
-    return "__pycache__" not in path.parts and not any(part.startswith(".") for part in path.parts)
+    """A Space has a model of its own; that in the box has another licence."""
+    hidden = any(part.startswith(".") for part in path.parts)
+    return not hidden and "__pycache__" not in path.parts and IN_THE_BOX.name not in path.parts
 
 
 def _card(model: str, pins: list[str], **values: str | None) -> str:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 from transformers import pipeline
 
-from ser_hf import adaptation, audio, calibration, cross_validation, in_the_box, metrics
+from ser_hf import IN_THE_BOX, adaptation, audio, calibration, cross_validation, in_the_box, metrics
 from ser_hf.cards import CardError
 from ser_hf.cli import main
 from ser_hf.emotions import EMOTIONS
@@ -58,7 +58,8 @@ def test_what_lies_beside_the_weights_says_whose_figures_these_are(boxed, tuned)
     assert names == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "results.json"}
     results = Results.load(boxed / "results.json")
     assert results.uar == Results.load(tuned / "results.json").uar
-    assert "tested on voices that it had not heard" in results.notes[0]
+    (note,) = results.notes
+    assert "tested on voices that it had not heard" in note
     card = (boxed / "README.md").read_text()
     assert "license: cc-by-nc-sa-4.0" in card
     assert "value: 0.6123" in card
@@ -135,3 +136,30 @@ def test_no_clip_is_adapted_on_itself():
     for place, others in ((0, [1, 2]), (1, [0, 2]), (2, [0, 1])):
         assert np.allclose(moved[place], logits[place] + adaptation.fit(logits[others], "").offset)
     assert np.array_equal(moved[3], logits[3])  # its speaker has no other clip
+
+
+def test_the_model_in_the_box_is_small_and_stock_transformers_loads_it(recordings):
+    size = sum(path.stat().st_size for path in IN_THE_BOX.iterdir())
+    assert size < 12_000_000
+    clip = audio.load(next(recordings[0].rglob("*.wav")))
+    classify = pipeline("audio-classification", model=str(IN_THE_BOX), top_k=None)
+    assert sum(one.numel() for one in classify.model.parameters()) < 6_000_000
+    told = {one["label"]: one["score"] for one in classify({"array": clip, "sampling_rate": 16_000})}
+    assert told == pytest.approx(Predictor(IN_THE_BOX).predict(clip)["scores"], abs=2e-6)
+    assert set(told) == set(EMOTIONS)
+
+
+def test_the_box_says_that_it_was_trained_on_everybody_and_tested_on_nobody(built, fails, tmp_path):
+    predictor = Predictor(IN_THE_BOX)
+    assert len(predictor.trained_on["speakers"]) == 26
+    assert "tested on voices that it had not heard" in Results.load(IN_THE_BOX / "results.json").notes[0]
+    words = ("evaluate", "--model", IN_THE_BOX, "--dataset", built, "--output", tmp_path / "no")
+    assert "/" not in "".join(one["folder"] for one in Results.load(IN_THE_BOX / "results.json").repeats["runs"])
+    assert "was trained under 'all'" in fails(*words)
+
+
+def test_it_answers_where_no_model_is_named(recordings, capsys):
+    clip = str(next(recordings[0].rglob("*.wav")))
+    assert main(["predict", clip]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["scores"] == Predictor(IN_THE_BOX).predict(clip)["scores"]

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import shutil
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,20 @@ def test_some_protocols_alone_put_nothing_into_the_box(script, commands, tmp_pat
     script.main()
     assert len([one for one in commands if one[0] == "finetune"]) == 7
     assert capsys.readouterr().out.count("emobox-ravdess") == 1
+
+
+def test_nothing_begins_after_a_run_that_failed(script, monkeypatch, tmp_path):
+    begun, failed = [], threading.Event()
+
+    def train(output, name):
+        begun.append(name)
+        if name == "slow":
+            assert failed.wait(10)
+        if name == "bad":
+            failed.set()
+            sys.exit(2)
+
+    monkeypatch.setattr(script, "train", train)
+    with pytest.raises(SystemExit, match="2"):
+        script.train_each(tmp_path, [("slow",), ("bad",), ("third",), ("fourth",)], jobs=2)
+    assert sorted(begun) == ["bad", "slow"]

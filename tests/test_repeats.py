@@ -34,6 +34,7 @@ def test_folds_are_pooled_clip_by_clip(built, rows, models, tmp_path, capsys):
     assert pooled.confusion_matrix == np.sum([one.confusion_matrix for one in singles], axis=0).tolist()
     uar = [one.uar for one in singles]
     assert [run["uar"] for run in report["runs"]] == uar
+    assert [run["folder"] for run in report["runs"]] == [f"fold-{fold}" for fold in range(5)]  # not where they lie
     assert report["over_runs"]["uar"] == {"mean": pytest.approx(np.mean(uar)), "sd": pytest.approx(np.std(uar, ddof=1))}
     assert report["over_seeds"]["uar"]["sd"] is None  # one seed spreads nothing
     assert "mean ± sd over 5 runs: uar" in capsys.readouterr().out
