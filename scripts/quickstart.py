@@ -53,7 +53,8 @@ def main() -> None:
         sys.exit(stop(f"'{root}' lacks the recording {SAMPLE}, which the last step asks about"))
     print(f"\n== what stock transformers.pipeline says of {file.name} (acted: angry)", flush=True)
     run_command([sys.executable, "-c", ASK.format(file=str(file), model=str(model))])
-    print("\n== what the model in the box, which was trained on RAVDESS and TESS, says of it", flush=True)
+    known = "" if args.ravdess else "; it has never heard a synthetic voice"
+    print(f"\n== what the model in the box says of it, which was trained on RAVDESS and TESS{known}", flush=True)
     run_command([str(Path(sys.executable).parent / "ser-hf"), "predict", str(file)])
     closing(run, data, model, flattering, evidence, file)
 
