@@ -18,6 +18,8 @@ _DRAWS = 10  # of the clips that are adapted to
 class Answers:
     """What a run answered for its test clips."""
 
+    files: np.ndarray
+    """Their names."""
     logits: np.ndarray
     """Float64 `(clips, labels)`, up to a constant of each clip."""
     labels: np.ndarray
@@ -30,11 +32,11 @@ def read(run: Path) -> Answers:
     file = run / "predictions.csv"
     with file.open(newline="") as opened:
         rows = list(csv.DictReader(opened))
-    columns = (np.array([row[name] for row in rows]) for name in ("label", "speaker", "corpus"))
-    labels, speakers, corpora = columns
+    columns = (np.array([row[name] for row in rows]) for name in ("file", "label", "speaker", "corpus"))
+    files, labels, speakers, corpora = columns
     with np.errstate(divide="ignore"):
         logits = np.maximum(np.log(evaluation.read_answers(file).astype(np.float64)), -50.0)
-    return Answers(logits, np.array([LABEL2ID[label] for label in labels]), speakers, corpora)
+    return Answers(files, logits, np.array([LABEL2ID[label] for label in labels]), speakers, corpora)
 
 
 def temperature(runs: Sequence[Answers]) -> float:
