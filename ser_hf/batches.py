@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
+from ser_hf.features import EXTRAS
+
 POOL = 8
 """Optimiser steps whose clips are sorted together: more saves padding, less mixes better."""
 
@@ -145,7 +147,7 @@ def by_length(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     """The shorter and the longer half of a padded batch, with as much padding as each needs.
 
     Args:
-        batch: tensors whose first dimension is the clips; those of the second dimension of `attention_mask` are cut.
+        batch: tensors whose first dimension is the clips; all but `ser_hf.features.EXTRAS` are cut along the second.
             Without a mask, or of one clip, the batch stays whole.
     """
     mask = batch.get("attention_mask")
@@ -153,11 +155,7 @@ def by_length(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         return [batch]
     lengths = mask.sum(dim=1)
     halves = torch.argsort(lengths, stable=True).tensor_split(2)
-    steps = mask.shape[1]
     return [
-        {
-            name: one[half][:, : int(lengths[half].max())] if one.ndim > 1 and one.shape[1] == steps else one[half]
-            for name, one in batch.items()
-        }
+        {name: one[half] if name in EXTRAS else one[half][:, : int(lengths[half].max())] for name, one in batch.items()}
         for half in halves
     ]

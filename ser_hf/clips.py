@@ -39,7 +39,8 @@ class Variation:
 
 
 class Clips(Dataset):
-    """Rows as `{"features", "labels"}`, and `other` (a label) and `share` with mixup, `weight` where there are weights.
+    """Rows as `{"features", "labels"}`, and `other` (a label) and `share` with mixup, `weight` where there are weights,
+    `functionals` `(functionals,)` where a second task has them.
 
     An item is asked for by its index, or by `(epoch, index)` for the variation of that epoch. `features` are those of
     `ser_hf.features.extract`, or frames `(frames, dimensions)` of a frozen part of the model where a store is given.
@@ -53,10 +54,12 @@ class Clips(Dataset):
         variation: Variation | None = None,
         store: Store | None = None,
         weights: np.ndarray | None = None,
+        functionals: np.ndarray | None = None,
     ) -> None:
         self.rows = dataset.select(indices).select_columns(["audio", "label", "sha256"])
         self.durations = np.array(dataset.select_columns(["duration"])[indices]["duration"])
         self.extractor, self.variation, self.store, self.weights = extractor, variation, store, weights
+        self.functionals = functionals
         self.labels = np.array(self.rows["label"])
         self._sounds = self.rows["sha256"] if store is not None else []
         self._hop = 1 if self._whole_waveform() else features.hop(extractor)
@@ -104,12 +107,16 @@ class Clips(Dataset):
             return {"features": self._finished(self._prepared(index)[0]), **example}
         rng = self._rng(epoch, index)
         prepared = self._cut(index, rng)
+        if self.functionals is not None:
+            example["functionals"] = self.functionals[index]
         if self.variation.mixup:
             other, share = int(rng.integers(len(self))), float(rng.beta(self.variation.mixup, self.variation.mixup))
             share = max(share, 1 - share)  # the clip itself stays the louder one
             mixup = augment.mixup if self._hop == 1 else spectral.mixup
             prepared = mixup(prepared, self._cut(other, rng), share)
             example |= {"other": int(self.labels[other]), "share": share}
+            if self.functionals is not None:
+                example["functionals"] = share * self.functionals[index] + (1 - share) * self.functionals[other]
         if self.variation.augmentation is not None:
             augmentation = self.variation.augmentation
             if self._whole_waveform():

@@ -15,6 +15,9 @@ FRAME_STEP, WAVEFORM_STEP = 8, 1_600
 """Batches are padded to a multiple of so many frames or samples: a CPU compiles its kernels anew for each new shape."""
 
 
+EXTRAS = ("labels", "other", "share", "weight", "functionals")
+"""What a batch may hold beside the inputs of the model."""
+
 HOP = 160
 """Samples from one mel frame to the next."""
 
@@ -93,7 +96,8 @@ class Collator:
 
         Returns:
             `input_values` `(batch, samples)` or `input_features` `(batch, frames, dimensions)`, `attention_mask`
-            `(batch, samples | frames)`; `labels`, `other`, `share` and `weight` `(batch,)`.
+            `(batch, samples | frames)`; `labels`, `other`, `share` and `weight` `(batch,)`; `functionals`
+            `(batch, functionals)`.
         """
         features = [clip["features"] for clip in clips]
         longest = max(len(feature) for feature in features)
@@ -111,6 +115,8 @@ class Collator:
         for name in ("labels", "other", "share", "weight"):
             if name in clips[0]:
                 batch[name] = torch.tensor([clip[name] for clip in clips])
+        if "functionals" in clips[0]:
+            batch["functionals"] = torch.from_numpy(np.stack([clip["functionals"] for clip in clips]))
         return batch
 
 

@@ -114,6 +114,9 @@ class FinetuneConfig:
         default=0.0,
         metadata={"help": "radius of sharpness-aware minimisation, as 0.1, in the last half of the steps; 0: none"},
     )
+    egemaps: float = field(
+        default=0.0, metadata={"help": "weight of a second task, to tell the eGeMAPS functionals of a clip; 0: none"}
+    )
     layer_decay: float = field(
         default=1.0, metadata={"help": "factor of the learning rate from a layer to the next below"}
     )
@@ -136,8 +139,10 @@ _TRAINED = (
 )
 _TRAINED += ("augment_probability", "mask_time_prob", "mask_feature_prob", "fast_dropout")
 _ONLY |= dict.fromkeys(_TRAINED, ("full", "partial", "lora"))
+_ONLY |= {"egemaps": ("full", "partial")}
 _LEAST = {"split_seed": 0, "patience": 0, "threads": 1, "seeds": 1, "search": 0, "layers": 1, "lora_rank": 1}
-_LEAST |= {"average": 0, "sharpness": 0, "mixup": 0, "focal_gamma": 0, "mask_time_prob": 0, "mask_feature_prob": 0}
+_LEAST |= {"average": 0, "sharpness": 0, "egemaps": 0}
+_LEAST |= {"mixup": 0, "focal_gamma": 0, "mask_time_prob": 0, "mask_feature_prob": 0}
 
 
 def check(config: FinetuneConfig) -> None:
@@ -206,6 +211,8 @@ def check_trainer(config: FinetuneConfig, args: "TrainingArguments") -> None:
         raise ArgumentError("--sharpness needs a step's whole gradient, as it is: leave out accumulation and --fp16")
     if config.sharpness and os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
         raise ArgumentError("--sharpness cannot move weights that FSDP shares out: leave it out")
+    if config.egemaps and os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
+        raise ArgumentError("--egemaps cannot be taken out of weights that FSDP shares out: leave it out")
     if config.mode == "probe" and (args.max_steps > 0 or args.num_train_epochs < 1):
         raise ArgumentError("a probe trains whole epochs: give --num_train_epochs of at least 1 and no --max_steps")
     if args.save_only_model:

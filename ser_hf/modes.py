@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ser_hf import modeling
+from ser_hf import functionals, modeling
 from ser_hf.frozen import CacheError, Front
 
 MODES = ("full", "partial", "lora", "probe")
 _LAYER = re.compile(r"\.encoder\.layers\.(\d+)\.")
-_HEAD = ("projector", "classifier", "layer_weights")
+_HEAD = ("projector", "classifier", "layer_weights", "functionals")
 _ADAPTED = r".*\.encoder\.layers\.\d+\..*\b(q_proj|k_proj|v_proj|out_proj|linear_q|linear_k|linear_v|linear_out)"
 
 
@@ -48,6 +48,7 @@ class Trained:
             self.model = self.adapted.merge_and_unload()
         if self.front is not None:
             self.front.restore()
+        functionals.detach(self.model)
         return self.model
 
 

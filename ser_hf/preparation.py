@@ -22,6 +22,7 @@ from ser_hf import (
     features,
     fingerprint,
     frozen,
+    functionals,
     metrics,
     modeling,
     modes,
@@ -107,7 +108,10 @@ def prepare(
     store = _store(config, args, rows, split, trained, extractor, variation)
     weights = None if config.balance == "none" else objective.weights(rows.select(split.train), config.balance)
     by_loss = weights if config.balance_by == "loss" else None
-    train = Clips(rows, split.train, extractor, variation, store, by_loss).decode()
+    told = functionals.targets(rows, split.train, config.cache_dir) if config.egemaps else None
+    if told is not None:
+        functionals.attach(model, told.shape[1], config.egemaps)
+    train = Clips(rows, split.train, extractor, variation, store, by_loss, told).decode()
     fastest = (1.5 if config.augment else 1.0) * (np.exp(0.5) if "tempo" in config.augment else 1.0)
     shortest = train.shortest() / fastest
     shortest = features.extract(extractor, np.zeros(int(shortest * audio.SAMPLING_RATE), dtype=np.float32))

@@ -20,6 +20,7 @@ from ser_hf.averaging import FILE as AVERAGE
 from ser_hf.averaging import Average
 from ser_hf.batches import FrameBudget, by_length
 from ser_hf.errors import UserError
+from ser_hf.features import EXTRAS
 from ser_hf.objective import Objective
 from ser_hf.sharpness import ascended
 
@@ -114,13 +115,15 @@ class SerTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # noqa: ANN001, ANN201
         """Training: the objective, summed, over the clips of the whole step. Validation: plain cross-entropy."""
-        extras = {name: inputs.pop(name) for name in ("labels", "other", "share", "weight") if name in inputs}
+        extras = {name: inputs.pop(name) for name in EXTRAS if name in inputs}
         outputs = model(**inputs)
         labels = extras["labels"]
         if not model.training:
             loss = functional.cross_entropy(outputs.logits.float(), labels)
             return (loss, outputs) if return_outputs else loss
         losses = self.recipe.objective(outputs.logits, labels, extras.get("other"), extras.get("share", 1.0))
+        if "functionals" in extras:
+            losses = losses + self.model.functionals.losses(extras["functionals"])
         losses = losses * extras.get("weight", 1.0)
         right = (outputs.logits.detach().argmax(-1) == labels).sum()
         counted = torch.stack([right, torch.full_like(right, len(labels))])

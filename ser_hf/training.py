@@ -277,10 +277,8 @@ def _flags(config: FinetuneConfig, args: TrainingArguments) -> dict:
     names += ("lr_scheduler_type", "warmup_steps", "weight_decay", "label_smoothing_factor", "bf16", "seed")
     flags = {name: getattr(args, name) for name in names}
     flags["lr_scheduler_type"] = str(flags["lr_scheduler_type"].value)
-    ours = {
-        name: getattr(config, name)
-        for name in ("mode", "silence", "augment", "mixup", "balance", "loss", "layer_decay", "average", "sharpness")
-    }
+    names = ("mode", "silence", "augment", "mixup", "balance", "loss", "layer_decay", "average", "sharpness", "egemaps")
+    ours = {name: getattr(config, name) for name in names}
     if config.mode == "probe":  # what it does not use would be no news of it
         ours = {name: ours[name] for name in ("mode", "balance", "loss")}
         used = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "weight_decay")

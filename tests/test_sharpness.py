@@ -129,11 +129,13 @@ def test_a_batch_is_halved_by_length_and_loses_its_padding():
     mask = (torch.arange(8) < lengths[:, None]).long()
     features = torch.randn(5, 8, 3) * mask[..., None]
     batch = {"input_features": features, "attention_mask": mask, "labels": lengths, "share": lengths / 10}
+    batch["functionals"] = torch.randn(5, 8)  # as wide as the clips are long
     short, long = by_length(batch)
     assert short["labels"].tolist() == [2, 3, 5]
     assert long["labels"].tolist() == [7, 7]
     assert short["input_features"].shape == (*short["attention_mask"].shape, 3) == (3, 5, 3)
     assert long["input_features"].shape == (2, 7, 3)
     assert torch.equal(short["input_features"][0, :2], features[1, :2])
+    assert torch.equal(long["functionals"], batch["functionals"][[2, 4]])
     assert short["share"].tolist() == pytest.approx([0.2, 0.3, 0.5])
     assert by_length({"input_values": features}) == [{"input_values": features}]

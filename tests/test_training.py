@@ -350,6 +350,8 @@ def test_wrong_lines_of_a_file_are_named(tmp_path):
         ("--refit true --temperature 0", "a positive number"),
         ("--sharpness 0.1 --gradient_accumulation_steps 2", "a step's whole gradient"),
         ("--sharpness -1", "at least 0 is needed"),
+        ("--egemaps -1", "at least 0 is needed"),
+        ("--egemaps 1 --mode lora", "does nothing in --mode lora, only in full, partial"),
     ],
 )
 def test_flags_that_could_not_be_kept_are_refused(flags, says):

@@ -1,0 +1,81 @@
+"""A second task: what a clip's eGeMAPS functionals are."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAST
+from safetensors.torch import load_file
+
+from ser_hf import acoustics, functionals, modeling, preparation, protocols
+from ser_hf.arguments import parse_finetune
+from ser_hf.cli import main
+
+
+def test_what_is_told_of_a_clip_does_not_change_with_its_level():
+    rng = np.random.default_rng(0)
+    time = np.arange(32_000) / 16_000
+    pitch = 2 * np.pi * np.cumsum(150 + 40 * np.sin(5 * time)) / 16_000
+    voice = sum(np.sin(k * pitch) / k for k in range(1, 20)) * np.hanning(32_000) + 0.01 * rng.normal(size=32_000)
+    voice = np.float32(voice / np.abs(voice).max() * 0.9)
+    loud, quiet = (np.delete(acoustics.egemaps(one), functionals.OF_LEVEL) for one in (voice, voice / 4))
+    assert loud.shape == (70,)
+    np.testing.assert_allclose(quiet, loud, rtol=0.05, atol=0.5)
+    whole = [acoustics.egemaps(one) for one in (voice, voice / 4)]
+    assert np.abs(whole[0] - whole[1])[list(functionals.OF_LEVEL)].max() > 10
+
+
+def test_targets_are_standardised_over_the_clips_asked_for(rows, tmp_path):
+    split = protocols.split(rows)
+    found = functionals.targets(rows, split.train, tmp_path)
+    assert found.shape == (len(split.train), 70)
+    assert found.dtype == np.float32
+    assert np.abs(found).max() <= 4
+    values = np.delete(acoustics.features(rows.select(split.train), "egemaps", tmp_path), functionals.OF_LEVEL, axis=1)
+    wanted = (values[:, 0] - values[:, 0].mean()) / values[:, 0].std()
+    np.testing.assert_allclose(found[:, 0], np.clip(wanted, -4, 4), atol=1e-4)
+
+
+def test_the_loss_adds_the_error_of_what_is_told(built, models, rows, tmp_path):
+    words = ["--dataset", built, "--model", models["bert"], "--output_dir", tmp_path / "m", "--bf16", "false"]
+    words += ["--report_to", "none", "--egemaps", "0.5", "--cache_dir", tmp_path, "--mixup", "0.5"]
+    made = preparation.prepare(*parse_finetune(list(map(str, words))), rows, protocols.split(rows))
+    trainer, model = made.trainer, made.trained.trainable.train()
+    batch = next(iter(trainer.get_train_dataloader()))
+    clips = len(batch["labels"])
+    assert batch["functionals"].shape == (clips, 70)
+    torch.manual_seed(0)
+    loss = trainer.compute_loss(model, dict(batch), num_items_in_batch=torch.tensor(clips))
+    heard = []
+    model.classifier.register_forward_pre_hook(lambda _, given: heard.append(given[0]))
+    torch.manual_seed(0)
+    logits = model(**{name: one for name, one in batch.items() if name in ("input_features", "attention_mask")}).logits
+    apart = trainer.recipe.objective(logits, batch["labels"], batch["other"], batch["share"])
+    told = model.functionals.linear(heard[0])
+    error = torch.nn.functional.smooth_l1_loss(told, batch["functionals"], reduction="none").mean(dim=1)
+    torch.testing.assert_close(loss, (apart + 0.5 * error).mean())
+    loss.backward()
+    assert model.functionals.linear.weight.grad.abs().max() > 0
+    mixed = made.trainer.train_dataset[0, 3]
+    assert not any(np.allclose(mixed["functionals"], one) for one in made.trainer.train_dataset.functionals)
+
+
+def test_nothing_of_the_second_task_is_left_in_what_is_saved(built, models, tmp_path):
+    base = ["finetune", "--dataset", str(built), "--model", str(models["bert"]), *FAST, "--cache_dir", str(tmp_path)]
+    for name, weight in (("with", "1"), ("without", "0")):
+        words = [*base, "--max_steps", "2", "--egemaps", weight, "--output_dir", str(tmp_path / name)]
+        assert main(words) == 0
+    told, plain = (load_file(tmp_path / name / "model.safetensors") for name in ("with", "without"))
+    assert set(told) == set(plain)
+    assert any(not torch.equal(told[name], plain[name]) for name in told)
+    results = json.loads((tmp_path / "with" / "results.json").read_text())
+    assert results["training"]["settings"]["egemaps"] == 1
+    assert results["training"]["parameters"] == sum(one.numel() for one in told.values())
+
+
+def test_a_head_that_is_not_linear_is_refused(models):
+    model, _ = modeling.load_for_training(models["bert"])
+    model.classifier = torch.nn.Sequential(model.classifier)
+    with pytest.raises(modeling.ModelError, match="leave out --egemaps"):
+        functionals.attach(model, 70, 1.0)
