@@ -145,12 +145,12 @@ def make_model(size: str, folder: Path) -> str:
     import torch
     from transformers import AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2FeatureExtractor
 
-    from ser_hf import export, features, modeling
+    from ser_hf import export, features, modeling, tiny
     from ser_hf.emotions import ID2LABEL, LABEL2ID
 
     torch.manual_seed(0)
     if size == "tiny":
-        model, extractor = modeling.load_for_training(modeling.TINY)
+        model, extractor = modeling.load_for_training(tiny.TINY)
     else:
         config = Wav2Vec2Config(id2label=ID2LABEL, label2id=LABEL2ID)
         model, extractor = AutoModelForAudioClassification.from_config(config), Wav2Vec2FeatureExtractor()

@@ -137,10 +137,11 @@ class Augmentation:
             samples = _STEPS[name](samples, rng, *([self.noises] if name == "noise" else []), *self.strengths[name])
         return samples
 
-    def of_frames(self, mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Apply each that changes log mel frames `(frames, bins)` with the probability."""
+    def of_frames(self, mel: np.ndarray, rng: np.random.Generator, rate: float = 100.0) -> np.ndarray:
+        """Apply each that changes log mel frames `(frames, bins)` with the probability; a second has `rate` of them."""
         for name in self._drawn(spectral.STEPS, rng):
-            mel = spectral.STEPS[name](mel, rng, *self.strengths[name])
+            more = {"rate": rate} if name == "gaps" else {}
+            mel = spectral.STEPS[name](mel, rng, *self.strengths[name], **more)
         return mel
 
     def names(self, of_frames: bool) -> list[str]:

@@ -123,7 +123,7 @@ class Clips(Dataset):
                 prepared = augmentation(prepared, rng)
             if augmentation.names(of_frames=True):
                 mel = features.prepare(self.extractor, prepared) if self._hop == 1 else prepared
-                mel = augmentation.of_frames(mel, rng)
+                mel = augmentation.of_frames(mel, rng, audio.SAMPLING_RATE / features.hop(self.extractor))
                 return {"features": features.finish(self.extractor, mel), **example}
         return {"features": self._finished(prepared), **example}
 

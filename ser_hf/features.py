@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from transformers import FeatureExtractionMixin, SeamlessM4TFeatureExtractor
+from transformers import FeatureExtractionMixin, NemotronAsrStreamingFeatureExtractor, SeamlessM4TFeatureExtractor
 
 from ser_hf import audio
 
@@ -19,7 +19,7 @@ EXTRAS = ("labels", "other", "share", "weight", "functionals")
 """What a batch may hold beside the inputs of the model."""
 
 HOP = 160
-"""Samples from one mel frame to the next."""
+"""Samples from one of w2v-BERT's mel frames to the next."""
 
 
 def extract(extractor: FeatureExtractionMixin, samples: np.ndarray) -> np.ndarray:
@@ -34,6 +34,8 @@ def extract(extractor: FeatureExtractionMixin, samples: np.ndarray) -> np.ndarra
 
 def hop(extractor: FeatureExtractionMixin) -> int:
     """Samples that one step of what `prepare` gives stands for: silence is cut from it in such steps."""
+    if isinstance(extractor, NemotronAsrStreamingFeatureExtractor):
+        return extractor.hop_length
     return HOP if isinstance(extractor, SeamlessM4TFeatureExtractor) else 1
 
 
@@ -43,6 +45,8 @@ def prepare(extractor: FeatureExtractionMixin, samples: np.ndarray) -> np.ndarra
     Returns:
         Log mel frames `(frames, mel bins)` for models on mel frames, the waveform for all others.
     """
+    if isinstance(extractor, NemotronAsrStreamingFeatureExtractor):
+        return _asked(extractor, samples)  # whose frames stay as they are
     return _log_mel(extractor, samples) if isinstance(extractor, SeamlessM4TFeatureExtractor) else samples
 
 
@@ -50,7 +54,14 @@ def finish(extractor: FeatureExtractionMixin, prepared: np.ndarray) -> np.ndarra
     """Features, as `extract` gives them, of what `prepare` gave, or of a stretch of it."""
     if isinstance(extractor, SeamlessM4TFeatureExtractor):
         return _stacked(extractor, prepared)
-    made = extractor(prepared, sampling_rate=audio.SAMPLING_RATE, return_tensors="np")
+    if isinstance(extractor, NemotronAsrStreamingFeatureExtractor):
+        return prepared
+    return _asked(extractor, prepared)
+
+
+def _asked(extractor: FeatureExtractionMixin, samples: np.ndarray) -> np.ndarray:
+    """What the stock extractor makes of a waveform."""
+    made = extractor(samples, sampling_rate=audio.SAMPLING_RATE, return_tensors="np")
     features = np.asarray(made[extractor.model_input_names[0]][0], dtype=np.float32)
     mask = made.get("attention_mask")
     # what the extractor masks, at the end, no batch needs to carry

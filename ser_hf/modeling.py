@@ -17,16 +17,12 @@ from transformers import (
     FeatureExtractionMixin,
     PreTrainedConfig,
     PreTrainedModel,
-    SeamlessM4TFeatureExtractor,
-    Wav2Vec2BertConfig,
 )
 
-from ser_hf import refusals
-from ser_hf.arguments import BUILT_IN
+from ser_hf import refusals, tiny
 from ser_hf.emotions import EMOTIONS, ID2LABEL, LABEL2ID
 from ser_hf.errors import UserError
 
-TINY, TINY_50 = BUILT_IN
 ALONE = "one clip at a time"
 MASKABLE = frozenset({"wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert"})
 """Architectures in which masked frames change nothing."""
@@ -110,7 +106,7 @@ def load_for_training(
     """A model with a head for the eight emotions, and its feature extractor.
 
     Args:
-        name: a Hub id or folder of any `AutoModelForAudioClassification` backbone, or one of `BUILT_IN`.
+        name: a Hub id or folder of any `AutoModelForAudioClassification` backbone, or one of `ser_hf.tiny.NAMES`.
         seed: of the weights that are new.
         attention: `eager` or `sdpa`; the model's own choice where None.
 
@@ -118,10 +114,8 @@ def load_for_training(
         ModelError: if it cannot be loaded, with what to do instead.
     """
     torch.manual_seed(seed)
-    if str(name) in BUILT_IN:
-        config = tiny_config(str(name))
-        stride = config.feature_projection_input_dim // 80
-        extractor = SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, sampling_rate=16_000, stride=stride)
+    if str(name) in tiny.NAMES:
+        config, extractor = tiny.config(str(name)), tiny.extractor(str(name))
         # At this size the fused kernel's bf16 backward is slower on a CPU than plain attention.
         attention = attention or "eager"
         return AutoModelForAudioClassification.from_config(config, attn_implementation=attention), extractor
@@ -141,32 +135,6 @@ def load_for_training(
     except LOADING_ERRORS as error:
         raise _cannot_load(name, error, "give a folder, or --model tiny, which needs no download") from error
     return model, extractor
-
-
-def tiny_config(name: str = TINY) -> Wav2Vec2BertConfig:
-    """A small w2v-BERT 2.0 on stacked mel frames: 25 a second (2.7 M parameters), or 50 (narrower, 1.5 M).
-
-    It learns from nothing in minutes, where the raw-waveform members of the family do not. No dropout: drawing its
-    masks took a fifth of a training step on a CPU; SpecAugment regularises.
-    """
-    fine = name == TINY_50
-    return Wav2Vec2BertConfig(
-        hidden_size=144 if fine else 192,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=384 if fine else 512,
-        conv_depthwise_kernel_size=15,
-        position_embeddings_type=None,
-        feature_projection_input_dim=160 if fine else 320,
-        classifier_proj_size=192,
-        attention_dropout=0.0,
-        conformer_conv_dropout=0.0,
-        layerdrop=0.0,
-        mask_time_prob=0.1,
-        mask_time_length=5,
-        id2label=ID2LABEL,
-        label2id=LABEL2ID,
-    )
 
 
 def load_for_prediction(

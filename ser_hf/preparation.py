@@ -28,6 +28,7 @@ from ser_hf import (
     modes,
     objective,
     protocols,
+    tiny,
 )
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.clips import Clips, Variation
@@ -37,15 +38,7 @@ from ser_hf.watch import Watch
 _RECIPE = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim")
 """What of `TrainingArguments` a resumed run must agree on; of ours it is everything but the following."""
 _RECIPE += ("weight_decay", "max_grad_norm", "label_smoothing_factor", "bf16", "fp16")
-_NOT_RECIPE = {
-    "dataset",
-    "protocol",
-    "fold",
-    "split_seed",
-    "text_disjoint",
-    "more_voices",
-    "refit",
-}  # the protocol's hash tells
+_NOT_RECIPE = {"dataset", "protocol", "fold", "split_seed", "text_disjoint", "more_voices", "refit"}  # the hash tells
 _NOT_RECIPE |= {"seeds", "search", "threads", "cache_dir", "patience", "figures_only"}
 _NOT_RECIPE |= {"calibrate", "temperature", "abstain_coverage", "abstain_error"}  # what comes after it
 
@@ -97,13 +90,9 @@ def prepare(
     evaluation.refuse_seen(model.config, config.model, rows, split)
     padding = modeling.ignore_padding(model)
     _set_masking(model, config)
-    freeze = (
-        config.model not in modeling.BUILT_IN
-        if config.freeze_feature_encoder is None
-        else config.freeze_feature_encoder
-    )
+    freeze = config.model not in tiny.NAMES if config.freeze_feature_encoder is None else config.freeze_feature_encoder
     trained = modes.prepare(model, config.mode, freeze, config.layers)
-    _freeze_unused(model)
+    drop_unused(model)
     variation = _variation(config, args, rows, split, extractor)
     store = _store(config, args, rows, split, trained, extractor, variation)
     weights = None if config.balance == "none" else objective.weights(rows.select(split.train), config.balance)
@@ -176,15 +165,17 @@ def _set_masking(model: PreTrainedModel, config: FinetuneConfig) -> None:
             model.config.apply_spec_augment = True
 
 
-def _freeze_unused(model: PreTrainedModel) -> None:
-    """The vector for masked frames, where nothing is masked: a parameter without gradient has no state to resume."""
-    settings = model.config
-    masks = getattr(settings, "apply_spec_augment", True) and (
-        getattr(settings, "mask_time_prob", 0) > 0 or getattr(settings, "mask_feature_prob", 0) > 0
-    )
-    vector = getattr(model.base_model, "masked_spec_embed", None)
-    if vector is not None and not masks:
-        vector.requires_grad = False
+def drop_unused(model: PreTrainedModel) -> None:
+    """The vector for masked frames, where nothing is masked, is taken out, as stock transformers does when it loads.
+
+    Where it loads it nevertheless, it is frozen: a parameter without gradient has no state to resume.
+    """
+    if getattr(model.base_model, "masked_spec_embed", None) is None:
+        return
+    if not any(getattr(model.config, name, 0) > 0 for name in ("mask_time_prob", "mask_feature_prob")):
+        del model.base_model.masked_spec_embed
+    elif not getattr(model.config, "apply_spec_augment", True):
+        model.base_model.masked_spec_embed.requires_grad = False
 
 
 def _variation(

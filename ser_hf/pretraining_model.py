@@ -11,7 +11,6 @@ from transformers import (
     FeatureExtractionMixin,
     PretrainedConfig,
     PreTrainedModel,
-    SeamlessM4TFeatureExtractor,
     Wav2Vec2BertModel,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
@@ -21,10 +20,10 @@ from transformers import initialization as init
 from transformers.models.wav2vec2 import modeling_wav2vec2 as wav2vec2
 from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertPreTrainedModel
 
-from ser_hf import modeling
+from ser_hf import modeling, tiny
 
 SMALL = "small"
-SCRATCH = (modeling.TINY, modeling.TINY_50, SMALL)
+SCRATCH = (*tiny.NAMES, SMALL)
 _DROPOUTS = ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout")
 _DROPOUTS += ("layerdrop", "feat_quantizer_dropout")
 _FRESH = ("quantizer.", "project_hid.", "project_q.")
@@ -158,7 +157,7 @@ def load(name: str | PathLike, seed: int) -> tuple[PreTrainedModel, FeatureExtra
     """
     torch.manual_seed(seed)
     if name in SCRATCH:
-        model, extractor = _new(small_config() if name == SMALL else modeling.tiny_config(name))
+        model, extractor = _new(str(name))
         kept = {}
     else:
         model, extractor, kept = _pretrained(name)
@@ -202,13 +201,13 @@ def small_config() -> Wav2Vec2Config:
     )
 
 
-def _new(config: PretrainedConfig) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+def _new(name: str) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+    config = small_config() if name == SMALL else tiny.config(name)
     # at these sizes plain attention is quicker on a CPU than the fused kernel
     model = CLASSES[config.model_type]._from_config(config, attn_implementation="eager")
     if isinstance(model, Wav2Vec2ForPreTraining):
         return model, Wav2Vec2FeatureExtractor(return_attention_mask=True)
-    mels = {"feature_size": 80, "num_mel_bins": 80, "stride": config.feature_projection_input_dim // 80}
-    return model, SeamlessM4TFeatureExtractor(**mels, sampling_rate=16_000)
+    return model, tiny.extractor(name)
 
 
 def _pretrained(name: str | PathLike) -> tuple[PreTrainedModel, FeatureExtractionMixin, dict]:

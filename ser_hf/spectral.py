@@ -43,7 +43,7 @@ def hiss(mel: np.ndarray, rng: np.random.Generator, low: float = 10.0, high: flo
 def bands(mel: np.ndarray, rng: np.random.Generator, widest: float = 10.0) -> np.ndarray:
     """Up to `widest` neighbouring bins become their mean over the clip, which its normalisation makes 0.
 
-    Park et al., "SpecAugment" (Interspeech 2019).
+    Park et al., "SpecAugment" (Interspeech 2019). Where nothing is normalised, they keep their mean.
     """
     width = int(rng.integers(0, min(int(widest), mel.shape[1]) + 1))
     start = int(rng.integers(0, mel.shape[1] - width + 1))
@@ -52,9 +52,12 @@ def bands(mel: np.ndarray, rng: np.random.Generator, widest: float = 10.0) -> np
     return masked
 
 
-def gaps(mel: np.ndarray, rng: np.random.Generator, longest: float = 0.3) -> np.ndarray:
-    """Up to `longest` seconds, and at most a quarter of the clip, become its mean frame (Park et al. 2019)."""
-    length = int(rng.integers(0, min(round(longest * 100), len(mel) // 4) + 1))
+def gaps(mel: np.ndarray, rng: np.random.Generator, longest: float = 0.3, rate: float = 100.0) -> np.ndarray:
+    """Up to `longest` seconds, of `rate` frames each, become the clip's mean frame (Park et al. 2019).
+
+    At most a quarter of the clip does.
+    """
+    length = int(rng.integers(0, min(round(longest * rate), len(mel) // 4) + 1))
     start = int(rng.integers(0, len(mel) - length + 1))
     masked = mel.copy()
     masked[start : start + length] = mel.mean(axis=0)
@@ -74,7 +77,8 @@ def mixup(mel: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
     return mixed
 
 
-STEPS: dict[str, Callable[..., np.ndarray]] = {step.__name__: step for step in (tempo, tract, hiss, bands, gaps)}
+_ALL = (tempo, tract, hiss, bands, gaps)
+STEPS: dict[str, Callable[..., np.ndarray]] = {step.__name__: step for step in _ALL}
 """In the order in which they are applied."""
 
 RANGES: dict[str, tuple[float, float, str]] = {

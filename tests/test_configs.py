@@ -114,4 +114,6 @@ def test_a_recipe_is_one_but_for_its_protocol(path):
     assert config.refit
     assert str(args.eval_strategy.value) == "no"
     given, other = (yaml.safe_load(one.read_text()) for one in (path, ROOT / "configs" / "all.yaml"))
-    assert {name for name in given if given[name] != other.get(name)} <= {"protocol", "fold", "more_voices", "augment"}
+    differs = {name for name in given if given[name] != other.get(name)}
+    of_known_voices = {"augment", "num_train_epochs"} if path.stem == "random" else set()
+    assert differs <= {"protocol", "fold", "more_voices"} | of_known_voices

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from transformers import AutoFeatureExtractor, SeamlessM4TFeatureExtractor
 
-from ser_hf import features
+from ser_hf import features, tiny
 from ser_hf.features import Collator
 
 
@@ -26,6 +26,20 @@ def test_mel_frames_are_those_of_the_stock_extractor(samples, stride):
         unmasked = stock["attention_mask"][0].sum()
         assert stock["attention_mask"][0][:unmasked].all()
         np.testing.assert_allclose(features.extract(extractor, clip), stock["input_features"][0][:unmasked], atol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [1_600, 1_999, 48_123])
+def test_frames_that_are_not_normalised_are_those_of_the_stock_extractor(samples):
+    extractor = tiny.extractor("tiny-50")
+    prepared = features.prepare(extractor, noise(samples))
+    stock = extractor(noise(samples), sampling_rate=16_000, return_tensors="np")
+    mask, stock = stock["attention_mask"][0], stock["input_features"][0]
+    assert mask[: len(prepared)].all()
+    np.testing.assert_array_equal(features.finish(extractor, prepared), stock[: mask.sum()])
+    assert features.hop(extractor) == 320
+    assert len(prepared) == samples // 320
+    louder = features.extract(extractor, 2 * noise(samples))
+    np.testing.assert_allclose(louder, prepared + np.log(4), atol=1e-4)  # the layer norm that follows removes it
 
 
 def test_batches_are_padded_and_masked(models):

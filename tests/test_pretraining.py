@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForAudioClassification, HubertConfig
 
-from ser_hf import evaluation, modeling, pretraining, pretraining_data, pretraining_model, protocols
+from ser_hf import evaluation, modeling, pretraining, pretraining_data, pretraining_model, protocols, tiny
 from ser_hf.errors import UserError
 from ser_hf.outputs import OutputError
 from ser_hf.pretrain_cli import pretrain
@@ -118,7 +118,7 @@ def test_models_from_nothing_are_saved_whole(name, least, tmp_path):
     for key, tensor in model.base_model.state_dict().items():
         assert torch.equal(tensor, loaded.base_model.state_dict()[key])
     if name == "tiny":
-        assert loaded.config.mask_time_length == modeling.tiny_config().mask_time_length
+        assert loaded.config.mask_time_length == tiny.config().mask_time_length
         assert "attn_implementation" not in (tmp_path / "m" / "config.json").read_text()
 
 

@@ -9,7 +9,7 @@ from conftest import FAST
 from safetensors.torch import load_file
 from torch import nn
 
-from ser_hf import dataset, modeling, preparation, protocols
+from ser_hf import dataset, preparation, protocols
 from ser_hf.arguments import parse_finetune
 from ser_hf.batches import by_length
 from ser_hf.cli import main
@@ -113,15 +113,6 @@ def test_a_model_of_everybody_has_weights_and_no_figures(built, models, rows, tm
     assert np.isfinite(predictor.probabilities([np.zeros(16_000, dtype=np.float32)])).all()
     assert "holds out nobody" in fails(*base, "--output_dir", tmp_path / "no")
     assert "holds an earlier run" in fails(*words)
-
-
-def test_the_model_of_50_frames_a_second_is_narrower_than_tiny():
-    fine, extractor = modeling.load_for_training("tiny-50")
-    coarse, _ = modeling.load_for_training("tiny")
-    assert (extractor.stride, fine.config.feature_projection_input_dim) == (2, 160)
-    assert (fine.config.hidden_size, coarse.config.hidden_size) == (144, 192)
-    assert 1.5e6 < sum(one.numel() for one in fine.parameters()) < 1.6e6
-    assert parse_finetune(["--dataset", "d", "--model", "tiny-50"])[1].learning_rate == 6e-4
 
 
 def test_a_batch_is_halved_by_length_and_loses_its_padding():

@@ -68,6 +68,8 @@ def test_masks_become_zeros_in_what_the_model_hears():
         lengths.append(int((made != mel).any(axis=1).sum()))
     assert (min(widths), max(widths)) == (0, 10)
     assert (min(lengths), max(lengths)) == (0, 30)
+    slower = [int((spectral.gaps(mel, seeded(s), 0.3, rate=50) != mel).any(axis=1).sum()) for s in range(200)]
+    assert max(slower) == 15
     assert all((spectral.gaps(mel[:20], seeded(s), 2.0) != mel[:20]).any(axis=1).sum() <= 5 for s in range(50))
 
 
