@@ -32,7 +32,8 @@ from ser_hf import (
 )
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.clips import Clips, Variation
-from ser_hf.trainer import Recipe, SerTrainer, TrainingError
+from ser_hf.endings import TrainingError
+from ser_hf.trainer import Recipe, SerTrainer
 from ser_hf.watch import Watch
 
 _RECIPE = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim")

@@ -14,9 +14,9 @@ import transformers
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ser_hf import arguments, evaluation, outputs, preparation, pretraining_model, protocols, training
+from ser_hf.endings import RUN, checkpoints, room_for, surviving
 from ser_hf.errors import UserError
 from ser_hf.pretraining_data import Masking, Order, Recordings
-from ser_hf.trainer import RUN, checkpoints, room_for, surviving
 from ser_hf.watch import by_epoch
 
 DIVERSITY = 0.1

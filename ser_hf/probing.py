@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from ser_hf import audio, calibration, features, frozen, metrics, modeling, modes, objective, protocols
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.emotions import EMOTIONS
-from ser_hf.trainer import TrainingError
+from ser_hf.endings import TrainingError
 
 STRETCH = 0.1
 """Seconds over which frames are averaged where a head pools over time itself: a layer's frames would fill the disk."""

@@ -14,8 +14,8 @@ from transformers import TrainingArguments
 
 from ser_hf import dataset, evaluation, evidence, fingerprint, preparation, protocols, training
 from ser_hf.arguments import FinetuneConfig, parse_finetune
+from ser_hf.endings import RUN, TrainingError, surviving
 from ser_hf.results import Results
-from ser_hf.trainer import RUN, TrainingError, surviving
 
 FIGURES = ("uar", "accuracy", "macro_f1")
 

@@ -27,9 +27,9 @@ from ser_hf import (
     protocols,
 )
 from ser_hf.arguments import FinetuneConfig
+from ser_hf.endings import RUN, TrainingError, checkpoints, complete, room_for, surviving
 from ser_hf.predictor import Predictor
 from ser_hf.results import Results
-from ser_hf.trainer import RUN, TrainingError, checkpoints, complete, room_for, surviving
 from ser_hf.watch import by_epoch
 
 
@@ -45,7 +45,7 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
 
     Raises:
         UserError: for a dataset, protocol, model or flag that does not fit, before anything is written; for a training
-            that cannot go on (`ser_hf.trainer.surviving`).
+            that cannot go on (`ser_hf.endings.surviving`).
     """
     if config.mode == "probe":
         return _probe(config, args)

@@ -20,7 +20,8 @@ from transformers import AutoConfig, AutoModelForAudioClassification
 from ser_hf import clips, training
 from ser_hf.audio import AudioError
 from ser_hf.cli import main
-from ser_hf.trainer import SerTrainer, checkpoints
+from ser_hf.endings import checkpoints
+from ser_hf.trainer import SerTrainer
 
 STEPS = ["--bf16", "false", "--logging_strategy", "steps", "--logging_steps", "1"]
 STEPS += ["--patience", "0", "--per_device_train_batch_size", "8"]

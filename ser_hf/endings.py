@@ -1,0 +1,109 @@
+"""How a training ends, where it does not end well: in one line, which says from where it can go on."""
+
+import errno
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import Trainer
+
+from ser_hf.averaging import FILE as AVERAGE
+from ser_hf.errors import UserError
+
+RUN, STATE = "ser_hf.json", "trainer_state.json"
+
+
+class TrainingError(UserError):
+    """A run that cannot be started as asked, or that cannot go on."""
+
+
+def complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end, and none of it was being deleted when a run was killed."""
+    try:
+        json.loads((checkpoint / STATE).read_text())  # the last that is written
+        averages = (checkpoint / RUN).is_file() and json.loads((checkpoint / RUN).read_text()).get("average")
+    except (OSError, json.JSONDecodeError):
+        return False
+    weights = [*checkpoint.glob("*model*.safetensors"), *checkpoint.glob("pytorch_model_fsdp*")]
+    needed = ["optimizer*", "scheduler.pt", "rng_state*", *([AVERAGE] if averages else [])]
+    return bool(weights) and all(any(checkpoint.glob(name)) for name in needed)
+
+
+def checkpoints(output: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    found = [path for path in output.glob("checkpoint-*") if complete(path)]
+    return sorted(found, key=lambda path: int(path.name.split("-")[-1]))
+
+
+@contextmanager
+def surviving(trainer: Trainer) -> Iterator[None]:
+    """Whatever ends a training ends it in one line, which says from where it can go on.
+
+    Args:
+        trainer: whose `running` tells of the batch in work.
+
+    Raises:
+        TrainingError: for a disk that is full, memory that is, a recording that does not decode, a loss that is no
+            number.
+    """
+    try:
+        yield
+    except (UserError, OSError, RuntimeError, MemoryError, SafetensorError) as error:
+        said = _said(error, trainer)
+        if said is None:
+            raise
+        output = Path(trainer.args.output_dir)
+        for path in output.glob("checkpoint-*"):
+            if trainer.args.process_index == 0 and not complete(path):
+                shutil.rmtree(path, ignore_errors=True)
+        last = checkpoints(output)
+        ahead = (
+            f"go on from '{last[-1]}' with --resume_from_checkpoint true" if last else "no checkpoint had been saved"
+        )
+        raise TrainingError(f"{said}; {ahead}") from error
+
+
+@contextmanager
+def room_for(what: str) -> Iterator[None]:
+    """What is done outside of the steps of a training ends in one line, too, where memory or disk is too small.
+
+    Raises:
+        TrainingError: naming what was being done.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, MemoryError, SafetensorError) as error:
+        if _no_memory(error):
+            raise TrainingError(f"out of memory while {what}: free some, or use a smaller model") from error
+        if _no_disk(error):
+            raise TrainingError(f"the disk is full while {what}: make room and start again") from error
+        raise
+
+
+def _no_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _no_disk(error: Exception) -> bool:
+    words = ("No space left", "os error 28", "PytorchStreamWriter failed", "unexpected pos")
+    return getattr(error, "errno", None) == errno.ENOSPC or any(word in str(error) for word in words)
+
+
+def _said(error: Exception, trainer: Trainer) -> str | None:
+    """What a user can make of an error; None where it is our fault."""
+    text = str(error)
+    if isinstance(error, UserError):
+        return text.strip().splitlines()[-1].split("Error: ", 1)[-1]  # a loading worker puts its traceback before it
+    if _no_memory(error):
+        step = trainer.state.global_step + 1
+        return (
+            f"out of memory at step {step}, with a batch of {trainer.running}: lower --per_device_train_batch_size "
+            "and raise --gradient_accumulation_steps"
+        )
+    if _no_disk(error):
+        return f"the disk of '{trainer.args.output_dir}' is full at step {trainer.state.global_step}: make room"
+    return None
