@@ -123,11 +123,9 @@ class Collator:
         batch = {self.input_name: torch.from_numpy(padded)}
         if self.with_mask:
             batch["attention_mask"] = torch.from_numpy(mask)
-        for name in ("labels", "other", "share", "weight"):
+        for name in EXTRAS:
             if name in clips[0]:
-                batch[name] = torch.tensor([clip[name] for clip in clips])
-        if "functionals" in clips[0]:
-            batch["functionals"] = torch.from_numpy(np.stack([clip["functionals"] for clip in clips]))
+                batch[name] = torch.stack([torch.as_tensor(clip[name]) for clip in clips])
         return batch
 
 

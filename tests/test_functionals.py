@@ -13,17 +13,28 @@ from ser_hf.arguments import parse_finetune
 from ser_hf.cli import main
 
 
+def voice(rng):
+    """A hiss, then a buzz of its own pitch, melody, darkness and breath; two seconds, whose loudest sample is 0.9."""
+    time = np.arange(32_000) / 16_000
+    pitch = (
+        2 * np.pi * np.cumsum(rng.uniform(100, 300) + rng.uniform(5, 50) * np.sin(rng.uniform(2, 6) * time)) / 16_000
+    )
+    dark = rng.uniform(0.7, 1.6)
+    buzz = sum(np.sin(k * pitch) / k**dark for k in range(1, 20)) * (0.2 + np.sin(rng.uniform(3, 8) * time) ** 2)
+    buzz = buzz * (time > 0.6) + rng.uniform(0.01, 0.05) * np.where(time > 0.6, 1, 8) * rng.normal(size=32_000)
+    return np.float32(buzz / np.abs(buzz).max() * 0.9)
+
+
 def test_what_is_told_of_a_clip_does_not_change_with_its_level():
     rng = np.random.default_rng(0)
-    time = np.arange(32_000) / 16_000
-    pitch = 2 * np.pi * np.cumsum(150 + 40 * np.sin(5 * time)) / 16_000
-    voice = sum(np.sin(k * pitch) / k for k in range(1, 20)) * np.hanning(32_000) + 0.01 * rng.normal(size=32_000)
-    voice = np.float32(voice / np.abs(voice).max() * 0.9)
-    loud, quiet = (np.delete(acoustics.egemaps(one), functionals.OF_LEVEL) for one in (voice, voice / 4))
-    assert loud.shape == (70,)
-    np.testing.assert_allclose(quiet, loud, rtol=0.05, atol=0.5)
-    whole = [acoustics.egemaps(one) for one in (voice, voice / 4)]
-    assert np.abs(whole[0] - whole[1])[list(functionals.OF_LEVEL)].max() > 10
+    voices = [voice(rng) for _ in range(8)]
+    loud, quiet = (np.stack([acoustics.egemaps(one / part) for one in voices]) for part in (1, 4))
+    spread = loud.std(axis=0)
+    changes = np.divide(np.median(np.abs(loud - quiet), axis=0), spread, out=np.zeros(88), where=spread > 1e-6)
+    assert len(functionals.OF_LEVEL) == 18
+    told = np.setdiff1d(np.arange(88), [*functionals.OF_LEVEL, 65])  # 65, on recordings, by 0.02 of its spread alone
+    assert changes[told].max() < 0.1
+    assert changes[list(functionals.OF_LEVEL)].min() > 0.15
 
 
 def test_targets_are_standardised_over_the_clips_asked_for(rows, tmp_path):
