@@ -10,7 +10,8 @@ quickstart: .venv/ready
 
 # RAVDESS=DIR TESS=DIR: cross-validates and trains the model in the box again; goes on where it was cut off
 model: .venv/ready
-	$(BIN)/python scripts/make_model.py --ravdess "$(RAVDESS)" --tess "$(TESS)" $(if $(SEEDS),--seeds $(SEEDS))
+	$(BIN)/python scripts/make_model.py --ravdess "$(RAVDESS)" --tess "$(TESS)" \
+		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST))
 
 test: .venv/ready
 	$(BIN)/ruff check .

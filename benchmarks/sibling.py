@@ -3,8 +3,9 @@
     python benchmarks/sibling.py CONFIG.yaml --dataset DIR --output DIR [--epochs 8] [--pretrain 5] [--flags "..."]
 
 All arms are fine-tuned by the config file on the same split from the same seed, at the same time: the model that the
-file names, a sibling of fifteen times its size, and the sibling after pretraining on the training side's sound. Made
-for a GPU; what lies in the output folder already is not run again.
+file names, a sibling of base size, and the sibling after pretraining on the training side's sound. The sibling's
+learning rate is smaller as its width is larger, which is how Adam's best rate moves (Yang et al., "Tensor programs V",
+NeurIPS 2021). Made for a GPU; what lies in the output folder already is not run again.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from transformers import AutoModelForAudioClassification
 
 from ser_hf import modeling
 
-LARGER = {"hidden_size": 512, "num_hidden_layers": 8, "num_attention_heads": 8, "intermediate_size": 1536}
+LARGER = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 1280}
 WHOLE = ["--freeze_feature_encoder", "false", "--patience", "0"]
 
 
@@ -32,27 +33,29 @@ def ser_hf(*words: object) -> None:
         sys.exit(f"{' '.join(map(str, words))}\n{run.stdout[-2000:]}\n{run.stderr[-3000:]}")
 
 
-def make_sibling(like: str, folder: Path) -> None:
-    """A larger model of the same kind, with random weights."""
+def make_sibling(like: str, folder: Path) -> float:
+    """A larger model of the same kind, with random weights; by how much narrower the small one is."""
     small, extractor = modeling.load_for_training(like)
-    config = small.config
+    config, narrower = small.config, small.config.hidden_size / LARGER["hidden_size"]
     config.update(LARGER)
     torch.manual_seed(0)
     AutoModelForAudioClassification.from_config(config).save_pretrained(folder)
     extractor.save_pretrained(folder)
+    return narrower
 
 
-def arm(name: str, model: str | Path, warmed: bool, args: argparse.Namespace) -> str:
-    """Train one; its row."""
+def arm(name: str, model: str | Path, warmed: bool, slower: float, args: argparse.Namespace) -> str:
+    """Train one, at so much less than the config's learning rate; its row."""
     folder = args.output / name
     where = ["--dataset", args.dataset]
+    same = yaml.safe_load(args.config.read_text())
     if warmed and not (args.output / "warmed").exists():
-        same = yaml.safe_load(args.config.read_text())
         ser_hf("pretrain", "--model", model, "--protocol", same["protocol"], *where, "--output",
                args.output / "warmed", "--epochs", args.pretrain, "--batch_size", 64)  # fmt: skip
     if not (folder / "results.json").exists():
         model = args.output / "warmed" if warmed else model
         given = [*where, "--model", model, "--output_dir", folder, "--num_train_epochs", args.epochs]
+        given += ["--learning_rate", same["learning_rate"] * slower]
         ser_hf("finetune", args.config, *given, "--fold", 0, "--refit", "false", *WHOLE, *shlex.split(args.flags))
     found = json.loads((folder / "results.json").read_text())
     curve = " ".join(f"{row['eval_uar']:.3f}" for row in found["history"] if "eval_uar" in row)
@@ -74,9 +77,9 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     small, larger = yaml.safe_load(args.config.read_text())["model"], args.output / "sibling"
-    if not larger.exists():
-        make_sibling(small, larger)
-    arms = [("as-configured", small, False), ("larger", larger, False), ("larger-pretrained", larger, True)]
+    narrower = make_sibling(small, larger)
+    arms = [("as-configured", small, False, 1.0), ("larger", larger, False, narrower)]
+    arms += [("larger-pretrained", larger, True, narrower)]
     with ThreadPoolExecutor(len(arms)) as threads:
         rows = list(threads.map(lambda one: arm(*one, args), arms))
     print(torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU", *rows, sep="\n")

@@ -1,14 +1,16 @@
 """The model in the box: cross-validate its recipe under every protocol, train it on everybody, put it into the package.
 
-    make model RAVDESS=DIR TESS=DIR [SEEDS=3]
+    make model RAVDESS=DIR TESS=DIR [SEEDS=3] [FIRST=42]
 
 Every run is a config file of configs/ and lies in a folder of its own; what is finished is not run again, and what was
-cut off goes on. Without all protocols (--only) the table has fewer rows, and no model is put into the package.
+cut off goes on. Seed 42 gives the model; with FIRST=43 more seeds are measured, maybe on another machine, and added to
+the figures that lie beside it. Without all protocols (--only) nothing is put into the package.
 """
 
 import argparse
+import hashlib
+import json
 import os
-import statistics
 import subprocess
 import sys
 import threading
@@ -17,13 +19,16 @@ from pathlib import Path
 
 sys.path.pop(0)  # this folder: its evaluate.py would hide the package of that name
 
-from ser_hf import cross_validation, in_the_box
+import yaml
+
+from ser_hf import cross_validation, in_the_box, tiny
 from ser_hf.results import Results
 from ser_hf.splits import EMOBOX_FOLDS
 
 EMOBOX, ALL = "emobox-ravdess", "all"
 PROTOCOLS = (EMOBOX, "speaker", "tess-oaf-yaf", "tess-yaf-oaf", "random")
-FIRST = 42
+MODEL_OF = 42
+CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 def main() -> None:
@@ -32,7 +37,8 @@ def main() -> None:
     parser.add_argument("--ravdess", required=True, metavar="DIR")
     parser.add_argument("--tess", required=True, metavar="DIR")
     parser.add_argument("--output", type=Path, default=Path("runs/box"), metavar="DIR")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="so many, from the first on")
+    parser.add_argument("--first", type=int, default=MODEL_OF, help=f"seed; that of {MODEL_OF} gives the model")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time, of one thread each")
     parser.add_argument("--only", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, metavar="PROTOCOL")
     args = parser.parse_args()
@@ -44,20 +50,33 @@ def main() -> None:
     if not (args.output / "dataset").exists():
         sources = ["--ravdess", args.ravdess, "--tess", args.tess]
         ser_hf(args.output / "dataset.log", "data", *sources, "--output", args.output / "dataset")
-    seeds = range(FIRST, FIRST + args.seeds)
+    seeds = range(args.first, args.first + args.seeds)
     whole = set(args.only) == set(PROTOCOLS)
     runs = [(name, seed) for seed in seeds for name in expanded(args.only)]
-    first = [(name, seed) for name, seed in runs if name.startswith(EMOBOX) and seed == FIRST]
-    train_each(args.output, first, args.jobs)
-    folds = [cross_validation.read(fold) for fold in folders(args.output, EMOBOX, FIRST)]
-    everybody = (ALL, FIRST, ("--temperature", f"{cross_validation.temperature(folds):.4f}"))
-    train_each(args.output, [everybody] * whole + runs, args.jobs)
+    everybody = []
+    if whole and MODEL_OF in seeds:
+        train_each(args.output, [(name, MODEL_OF) for name in expanded([EMOBOX])], args.jobs)
+        folds = [cross_validation.read(fold) for fold in folders(args.output, EMOBOX, MODEL_OF)]
+        everybody = [(ALL, MODEL_OF, ("--temperature", f"{cross_validation.temperature(folds):.4f}"))]
+    train_each(args.output, everybody + runs, args.jobs)
     for seed in seeds:
         train(args.output, EMOBOX, seed)  # pools the folds
-    rows = [row for protocol in args.only for row in figures(args.output, protocol, seeds)]
-    print(in_the_box.table(rows))
+    measured = {protocol: figures(args.output, protocol, seeds) for protocol in args.only}
+    if everybody:
+        tested = args.output / EMOBOX / f"seed-{MODEL_OF}"
+        in_the_box.put(args.output / ALL / f"seed-{MODEL_OF}", tested, measured, recipe())
     if whole:
-        in_the_box.put(args.output / ALL / f"seed-{FIRST}", args.output / EMOBOX / f"seed-{FIRST}", rows)
+        measured = in_the_box.add(measured, recipe())
+    print(in_the_box.table(measured))
+
+
+def recipe() -> str:
+    """A digest of the config files and of what the model hears and is: figures of another are not mixed in."""
+    names = (*PROTOCOLS, ALL)
+    read = [yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in names]
+    model = read[0]["model"]
+    read += [tiny.extractor(model).to_dict(), tiny.config(model).to_diff_dict() | {"transformers_version": None}]
+    return hashlib.sha256(json.dumps(read, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def train_each(output: Path, runs: list[tuple], jobs: int) -> None:
@@ -97,7 +116,7 @@ def train(output: Path, name: str, seed: int, more: tuple[str, ...] = ()) -> Non
     given += ["--fold", fold] if fold else []
     given += ["--resume_from_checkpoint", "true"] if whole or list(folder.glob("checkpoint-*")) else []
     log = folder.parent / f"{folder.name}.log"
-    ser_hf(log, "finetune", Path(__file__).parent.parent / "configs" / f"{protocol}.yaml", *given)
+    ser_hf(log, "finetune", CONFIGS / f"{protocol}.yaml", *given)
 
 
 def ser_hf(log: Path, *words: object) -> None:
@@ -119,9 +138,9 @@ def folders(output: Path, protocol: str, seed: int) -> list[Path]:
     return [folder / f"fold-{number}" for number in range(len(EMOBOX_FOLDS))] if protocol == EMOBOX else [folder]
 
 
-def figures(output: Path, protocol: str, seeds: range) -> list[dict]:
-    """A row of the table: means and standard deviations over seeds, and the interval of the first seed."""
-    found = []
+def figures(output: Path, protocol: str, seeds: range) -> dict:
+    """A row of `in_the_box.table`."""
+    found = {}
     for seed in seeds:
         folds = [cross_validation.read(fold) for fold in folders(output, protocol, seed)]
         if protocol == EMOBOX:
@@ -129,16 +148,9 @@ def figures(output: Path, protocol: str, seeds: range) -> list[dict]:
         else:
             others = [cross_validation.read(fold) for fold in folders(output, EMOBOX, seed)]
             degrees = [cross_validation.temperature(others)]
-        found.append(cross_validation.figures(folds, degrees))
-    first = Results.load(output / protocol / f"seed-{FIRST}" / "results.json")
-    spread = {
-        name: {
-            "mean": statistics.fmean([one[name] for one in found]),
-            "sd": statistics.stdev([one[name] for one in found]) if len(found) > 1 else None,
-        }
-        for name in found[0]
-    }
-    return [{"protocol": protocol, "n": first.n, "seeds": len(found), "ci95": first.ci95, "figures": spread}]
+        found[str(seed)] = cross_validation.figures(folds, degrees)
+    first = Results.load(output / protocol / f"seed-{seeds[0]}" / "results.json")
+    return {"n": first.n, "ci95": first.ci95, "seeds": found}
 
 
 if __name__ == "__main__":

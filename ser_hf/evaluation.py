@@ -12,7 +12,7 @@ import torch
 from scipy.special import softmax
 from transformers import PretrainedConfig
 
-from ser_hf import audio, calibration, confidence, metrics, modeling, scorecard
+from ser_hf import __version__, audio, calibration, confidence, metrics, modeling, scorecard
 from ser_hf.corpora import ravdess, tess
 from ser_hf.emotions import EMOTIONS
 from ser_hf.predictor import Predictor
@@ -225,11 +225,12 @@ def refuse_seen(
 
 def environment(device: str) -> dict:
     """Versions, Python, platform and device."""
-    packages = ("ser-hf", "torch", "torchaudio", "transformers", "datasets", "accelerate")
+    packages = ("torch", "torchaudio", "transformers", "datasets", "accelerate")
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
     return {
         "python": platform.python_version(),
         "platform": platform.system(),
         "device": f"{device} ({name})",
+        "ser-hf": __version__,  # not the metadata's: an interpreter may run a source tree that is not installed
         **{package: version(package) for package in packages},
     }

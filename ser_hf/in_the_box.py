@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import statistics
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,28 +23,44 @@ _HEAD = """\
 | --- | ---: | ---: | --- | --- | --- | --- | ---: | ---: |"""
 
 
-def table(rows: list[dict]) -> str:
-    """Figures of each protocol as Markdown, with a line for each corpus where it tests two.
+SEEDS = "seeds.json"
+"""The figures of each seed, beside the model, so that seeds can be measured one by one and on several machines."""
+
+
+def table(measured: dict[str, dict]) -> str:
+    """Means and standard deviations over seeds as Markdown, with a line for each corpus where a protocol tests two.
 
     Args:
-        rows: each with `protocol`, `n`, `seeds`, `ci95` (of the first seed) and `figures`: `mean` and `sd` over seeds
-            of what `cross_validation.figures` gives.
+        measured: of each protocol `n` (clips), `ci95` (of the first seed), and `seeds`: of each seed what
+            `cross_validation.figures` gives.
     """
     lines = [_HEAD]
-    for row in rows:
-        found = row["figures"]
+    for protocol, row in measured.items():
+        found = spreads(row["seeds"])
         between = "{:.3f} to {:.3f}".format(*row["ci95"]["uar"]) if row["ci95"] else "none"
         ece = f"{found['ece before']['mean']:.3f} | {found['ece']['mean']:.3f}"
-        spreads = f"{_spread(found['accuracy'])} | {_spread(found['uar'])} | {between}"
-        what = f"`{row['protocol']}` | {row['n']:,} | {row['seeds']}"
-        lines.append(f"| {what} | {spreads} | {_spread(found['adapted uar'])} | {ece} |")
+        figures = f"{_spread(found['accuracy'])} | {_spread(found['uar'])} | {between}"
+        what = f"`{protocol}` | {row['n']:,} | {len(row['seeds'])}"
+        lines.append(f"| {what} | {figures} | {_spread(found['adapted uar'])} | {ece} |")
         parts = [name for name in found if name.startswith("uar ")]
         for name in parts if len(parts) > 1 else []:
             lines.append(f"| … {name.removeprefix('uar ').upper()} | | | | {_spread(found[name])} | | | | |")
     return "\n".join(lines)
 
 
-def put(model: Path, tested: Path, rows: list[dict], folder: Path = IN_THE_BOX) -> None:
+def spreads(seeds: dict[str, dict[str, float]]) -> dict[str, dict]:
+    """Mean and standard deviation (n - 1; None of a single seed) of each figure over seeds."""
+    found = list(seeds.values())
+    return {
+        name: {
+            "mean": statistics.fmean([one[name] for one in found]),
+            "sd": statistics.stdev([one[name] for one in found]) if len(found) > 1 else None,
+        }
+        for name in found[0]
+    }
+
+
+def put(model: Path, tested: Path, measured: dict[str, dict], recipe: str, folder: Path = IN_THE_BOX) -> None:
     """Write the model of everybody as fp16, with its card, and the results of those of its recipe that were tested.
 
     Stock transformers computes with it in float32, as its config says.
@@ -49,7 +68,8 @@ def put(model: Path, tested: Path, rows: list[dict], folder: Path = IN_THE_BOX) 
     Args:
         model: folder of the training on everybody.
         tested: folder of the cross-validation, whose `results.json` becomes the model's, with a note.
-        rows: of `table`.
+        measured: of `table`; what is known of other seeds of the same recipe is kept.
+        recipe: digest of all that decides how it learns.
         folder: to write into; what was there is replaced.
     """
     config = json.loads((model / "config.json").read_text())
@@ -65,29 +85,73 @@ def put(model: Path, tested: Path, rows: list[dict], folder: Path = IN_THE_BOX) 
         "These are the figures of models of the same recipe, each tested on voices that it had not heard. "
         "This one was trained on all voices, so that none is left to test it on."
     ]
-    parameters = sum(one.numel() for one in weights.values())
-    card = _card(results, rows, parameters, size)
-    with tempfile.TemporaryDirectory(prefix=".box-", dir=folder.parent) as temporary:
-        partial = Path(temporary) / folder.name
+    with _replaced(folder) as partial:
         partial.mkdir()
         save_file(weights, partial / "model.safetensors", {"format": "pt"})
         (partial / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
         shutil.copy(model / "preprocessor_config.json", partial)
         results.save(partial / "results.json")
-        (partial / "README.md").write_text(card)
+        _write_figures(partial, _with_known(measured, recipe, folder), recipe)
+
+
+def add(measured: dict[str, dict], recipe: str, folder: Path = IN_THE_BOX) -> dict[str, dict]:
+    """Add the figures of more seeds to a model that is in the box; all that is known by then.
+
+    Raises:
+        CardError: where the model there is of another recipe.
+    """
+    if not _known(recipe, folder):
+        raise cards.CardError("the model in the box is of another recipe: begin with the first seed, whose model it is")
+    every = _with_known(measured, recipe, folder)
+    with _replaced(folder) as partial:
+        shutil.copytree(folder, partial)
+        _write_figures(partial, every, recipe)
+    return every
+
+
+def _known(recipe: str, folder: Path) -> dict[str, dict]:
+    """What was measured of a recipe, as it lies beside its model."""
+    file = folder / SEEDS
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    return kept["protocols"] if kept.get("recipe") == recipe else {}
+
+
+def _with_known(measured: dict[str, dict], recipe: str, folder: Path) -> dict[str, dict]:
+    known, every = _known(recipe, folder), {}
+    for protocol in dict.fromkeys((*measured, *known)):
+        old, new = known.get(protocol, {}), measured.get(protocol, {})
+        seeds = dict(sorted({**old.get("seeds", {}), **new.get("seeds", {})}.items()))
+        first = new if next(iter(seeds)) in new.get("seeds", {}) else old
+        every[protocol] = {"n": first["n"], "ci95": first["ci95"], "seeds": seeds}
+    return every
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """Where to make a folder that takes the place of another, once it is whole."""
+    with tempfile.TemporaryDirectory(prefix=".box-", dir=folder.parent) as temporary:
+        partial = Path(temporary) / folder.name
+        yield partial
         if folder.exists():
             folder.rename(Path(temporary) / "before")
         partial.rename(folder)
 
 
-def _card(results: Results, rows: list[dict], parameters: int, size: int) -> str:
+def _write_figures(folder: Path, measured: dict[str, dict], recipe: str) -> None:
+    (folder / SEEDS).write_text(json.dumps({"recipe": recipe, "protocols": measured}, indent=1) + "\n")
+    (folder / "README.md").write_text(_card(folder, measured))
+
+
+def _card(folder: Path, measured: dict[str, dict]) -> str:
+    results = Results.load(folder / "results.json")
+    weights = load_file(folder / "model.safetensors").values()
     task = {
         "task_type": "audio-classification",
         "dataset_type": "ravdess-tess",
         "dataset_name": f"RAVDESS speech, six folds of unseen voices ({results.protocol})",
         "dataset_split": "test",
     }
-    figures = next(row["figures"] for row in rows if row["protocol"] == results.protocol)
+    figures = spreads(measured[results.protocol]["seeds"])
     kinds = (("recall", "UAR", "uar"), ("accuracy", "accuracy", "accuracy"))
     data = ModelCardData(
         license="cc-by-nc-sa-4.0",
@@ -101,8 +165,9 @@ def _card(results: Results, rows: list[dict], parameters: int, size: int) -> str
             for kind, name, key in kinds
         ],
     )
-    values = {"table": table(rows), "parameters": parameters, "size": size}
-    return cards.rendered("box.md.jinja", data, r=results, **values)
+    values = {"table": table(measured), "parameters": sum(one.numel() for one in weights)}
+    size = sum(one.numel() * one.element_size() for one in weights)
+    return cards.rendered("box.md.jinja", data, r=results, size=size, **values)
 
 
 def _spread(figure: dict) -> str:

@@ -17,13 +17,16 @@ from ser_hf.emotions import EMOTIONS
 from ser_hf.predictor import Predictor
 from ser_hf.results import Results
 
-FIGURE = {"mean": 0.61234, "sd": 0.01}
 NAMES = ("accuracy", "uar", "adapted uar", "ece before", "ece")
 
 
-def row(protocol, **more):
-    figures = dict.fromkeys((*NAMES, *more), FIGURE)
-    return {"protocol": protocol, "n": 1_440, "seeds": 3, "ci95": {"uar": [0.55, 0.67]}, "figures": figures | more}
+def measured(*names, **seeds):
+    """Of one protocol, with the same figure under every name, of each seed."""
+    found = {seed.removeprefix("s"): dict.fromkeys((*NAMES, *names), figure) for seed, figure in seeds.items()}
+    return {"speaker": {"n": 1_440, "ci95": {"uar": [0.55, 0.67]}, "seeds": found}}
+
+
+THREE = measured(s42=0.60234, s43=0.61234, s44=0.62234)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def everybody(built, models, tmp_path_factory):
 @pytest.fixture
 def boxed(everybody, tuned, tmp_path):
     folder = tmp_path / "box"
-    in_the_box.put(everybody, tuned, [row("speaker")], folder)
+    in_the_box.put(everybody, tuned, THREE, "this", folder)
     return folder
 
 
@@ -55,7 +58,8 @@ def test_stock_transformers_answers_as_the_predictor_does(boxed, everybody, reco
 
 def test_what_lies_beside_the_weights_says_whose_figures_these_are(boxed, tuned):
     names = {path.name for path in boxed.iterdir()}
-    assert names == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "results.json"}
+    data = {"config.json", "preprocessor_config.json", "results.json", "seeds.json"}
+    assert names == {"README.md", "model.safetensors", *data}
     results = Results.load(boxed / "results.json")
     assert results.uar == Results.load(tuned / "results.json").uar
     (note,) = results.notes
@@ -73,7 +77,7 @@ def test_what_lies_beside_the_weights_says_whose_figures_these_are(boxed, tuned)
 def test_a_model_that_is_too_large_or_breaks_in_fp16_is_refused(everybody, tuned, tmp_path, monkeypatch):
     monkeypatch.setattr(in_the_box, "LARGEST", 1_000)
     with pytest.raises(CardError, match="do not fit"):
-        in_the_box.put(everybody, tuned, [row("speaker")], tmp_path / "box")
+        in_the_box.put(everybody, tuned, THREE, "this", tmp_path / "box")
     monkeypatch.undo()
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -83,12 +87,35 @@ def test_a_model_that_is_too_large_or_breaks_in_fp16_is_refused(everybody, tuned
     weights["classifier.bias"][0] = 1e6
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
     with pytest.raises(CardError, match="fp16"):
-        in_the_box.put(broken, tuned, [row("speaker")], tmp_path / "box")
+        in_the_box.put(broken, tuned, THREE, "this", tmp_path / "box")
     assert not (tmp_path / "box").exists()
 
 
+def test_seeds_are_added_one_by_one_to_a_model_of_the_same_recipe(everybody, tuned, tmp_path):
+    folder = tmp_path / "box"
+    in_the_box.put(everybody, tuned, measured(s42=0.5), "this", folder)
+    assert "| `speaker` | 1,440 | 1 | 0.500 |" in (folder / "README.md").read_text()
+    weights = (folder / "model.safetensors").read_bytes()
+    more = measured(s43=0.7)
+    more["speaker"]["ci95"] = None  # that of the first seed stays
+    every = in_the_box.add(more, "this", folder)
+    assert list(every["speaker"]["seeds"]) == ["42", "43"]
+    assert (
+        "| `speaker` | 1,440 | 2 | 0.600 ± 0.141 | 0.600 ± 0.141 | 0.550 to 0.670 |"
+        in (folder / "README.md").read_text()
+    )
+    assert (folder / "model.safetensors").read_bytes() == weights
+    with pytest.raises(CardError, match="another recipe"):
+        in_the_box.add(more, "that", folder)
+    in_the_box.put(everybody, tuned, measured(s42=0.4), "this", folder)
+    assert list(json.loads((folder / "seeds.json").read_text())["protocols"]["speaker"]["seeds"]) == ["42", "43"]
+    in_the_box.put(everybody, tuned, measured(s42=0.4), "that", folder)
+    assert list(json.loads((folder / "seeds.json").read_text())["protocols"]["speaker"]["seeds"]) == ["42"]
+    assert [path.name for path in tmp_path.iterdir()] == ["box"]
+
+
 def test_the_table_has_a_line_a_corpus_where_there_are_two():
-    lines = in_the_box.table([row("speaker", **{"uar ravdess": FIGURE, "uar tess": FIGURE})]).splitlines()
+    lines = in_the_box.table(measured("uar ravdess", "uar tess", s42=0.5)).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["`speaker`", "… RAVDESS", "… TESS"]
     assert len({line.count("|") for line in lines}) == 1
 

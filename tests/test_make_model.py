@@ -62,8 +62,9 @@ def commands(script, monkeypatch, tuned):
 def test_it_runs_every_protocol_and_seed_once_and_puts_that_of_everybody_into_the_box(
     script, commands, tmp_path, capsys, monkeypatch
 ):
-    put = []
+    put, added = [], []
     monkeypatch.setattr(in_the_box, "put", lambda *given: put.append(given))
+    monkeypatch.setattr(in_the_box, "add", lambda *given: added.append(given) or given[0])
     monkeypatch.setattr(sys, "argv", [*WORDS, "--output", str(tmp_path / "o"), "--seeds", "2"])
     script.main()
     assert [one[0] for one in commands] == ["data"] + ["finetune"] * (2 * (6 + 4) + 2 + 1)
@@ -72,19 +73,37 @@ def test_it_runs_every_protocol_and_seed_once_and_puts_that_of_everybody_into_th
     (everybody,) = [place for place, one in enumerate(commands) if Path(one[1]).stem == "all"]
     assert everybody >= 1 + 6  # its temperature is of the first seed's folds
     assert float(commands[everybody][commands[everybody].index("--temperature") + 1]) > 0
-    (model, tested, rows) = put[0]
+    (model, tested, measured, recipe) = put[0]
     assert model == tmp_path / "o" / "all" / "seed-42"
     assert tested == tmp_path / "o" / "emobox-ravdess" / "seed-42"
-    assert [row["protocol"] for row in rows] == list(script.PROTOCOLS)
-    assert rows[0]["figures"]["uar"]["sd"] > 0
+    assert list(measured) == list(script.PROTOCOLS)
+    assert [list(row["seeds"]) for row in measured.values()] == [["42", "43"]] * 5
+    assert recipe == script.recipe()
     assert "| … TESS |" in capsys.readouterr().out
     known = len(commands)
     script.main()  # all of it is there
     assert len(commands) == known
+    monkeypatch.setattr(sys, "argv", [*WORDS, "--output", str(tmp_path / "o"), "--seeds", "1", "--first", "44"])
+    script.main()  # one more: it has figures, and no model
+    assert len(commands) == known + 6 + 4 + 1
+    assert len(put) == 2
+    assert list(added[-1][0]["random"]["seeds"]) == ["44"]
+
+
+def test_a_recipe_is_another_where_a_config_file_says_otherwise(script, monkeypatch, tmp_path):
+    before = script.recipe()
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    monkeypatch.setattr(script, "CONFIGS", tmp_path / "configs")
+    file = tmp_path / "configs" / "random.yaml"
+    file.write_text("# a remark\n" + file.read_text())
+    assert script.recipe() == before
+    file.write_text(file.read_text().replace("mixup: 0.15", "mixup: 0.2"))
+    assert script.recipe() != before
 
 
 def test_some_protocols_alone_put_nothing_into_the_box(script, commands, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(in_the_box, "put", lambda *given: pytest.fail("put into the box"))
+    for name in ("put", "add"):
+        monkeypatch.setattr(in_the_box, name, lambda *given: pytest.fail("put into the box"))
     words = [*WORDS, "--output", str(tmp_path), "--seeds", "1"]
     monkeypatch.setattr(sys, "argv", [*words, "--only", "emobox-ravdess"])
     script.main()

@@ -1,6 +1,7 @@
 """Sharpness-aware steps, a refit, and a model of which nobody is left to test it."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ser_hf.cli import main
 from ser_hf.predictor import Predictor
 from ser_hf.results import Results
 from ser_hf.sharpness import ascended
+from ser_hf.trainer import SerTrainer
 
 
 def test_weights_climb_a_radius_along_the_gradient_and_come_back():
@@ -75,6 +77,18 @@ def test_a_step_descends_along_the_gradient_found_uphill(built, models, rows, tm
     for name, one in model.named_parameters():
         if one.grad is not None:
             torch.testing.assert_close(one.grad, plain[name], atol=1e-6, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("device", "parts"), [("cpu", 2), ("cuda", 1)])
+def test_only_a_cpu_takes_a_step_by_halves(device, parts):
+    batch = {"input_features": torch.ones(3, 4, 2), "attention_mask": torch.ones(3, 4), "labels": torch.arange(3)}
+    taken = []
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(device=torch.device(device)), _sum_of=lambda model, found: taken.append(found)
+    )
+    SerTrainer._by_halves(trainer, None, batch, 0.0)
+    assert len(taken[0]) == parts
+    assert sorted(torch.cat([part["labels"] for part in taken[0]]).tolist()) == [0, 1, 2]
 
 
 def test_a_refit_hears_the_validation_side_and_takes_a_temperature(built, models, rows, tmp_path):
