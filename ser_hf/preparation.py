@@ -27,6 +27,7 @@ from ser_hf import (
     modeling,
     modes,
     objective,
+    precision,
     protocols,
     tiny,
 )
@@ -115,6 +116,7 @@ def prepare(
         trained.adapt(config.lora_rank)
     if config.fast_dropout or (config.fast_dropout is None and args.device.type == "cpu"):
         dropout.quicken(trained.trainable)
+    precision.widen(trained.trainable, args)
     sampler = _sampler(config, args, train, weights if config.balance_by == "sampler" else None)
     seconds = np.array(rows.select_columns("duration")["duration"])
     validation = sorted(split.validation, key=seconds.__getitem__)

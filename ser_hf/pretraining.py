@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ser_hf import arguments, evaluation, outputs, preparation, pretraining_model, protocols, training
+from ser_hf import arguments, evaluation, outputs, precision, preparation, pretraining_model, protocols, training
 from ser_hf.endings import RUN, checkpoints, room_for, surviving
 from ser_hf.errors import UserError
 from ser_hf.pretraining_data import Masking, Order, Recordings
@@ -225,6 +225,7 @@ def _trainer(config, args, rows, split, model, extractor) -> PretrainTrainer:  #
     run = {"model": config.model, "protocol_hash": split.hash, "epochs": config.epochs, "bf16": args.bf16}
     run |= {"clips a step": config.batch_size * args.world_size, "seed": config.seed, "masks": list(masks)}
     run |= {"learning_rate": args.learning_rate}
+    precision.widen(model, args)
     trainer = PretrainTrainer(
         model=model,
         args=args,
