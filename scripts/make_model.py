@@ -1,10 +1,11 @@
 """The model in the box: cross-validate its recipe under every protocol, train it on everybody, put it into the package.
 
     make model RAVDESS=DIR TESS=DIR [SEEDS=3] [FIRST=42]
+    python scripts/make_model.py --ravdess DIR --tess DIR --add --first 44 --seeds 1 [--only PROTOCOL ...]
 
 Every run is a config file of configs/ and lies in a folder of its own; what is finished is not run again, and what was
-cut off goes on. Seed 42 gives the model; with FIRST=43 more seeds are measured, maybe on another machine, and added to
-the figures that lie beside it. Without all protocols (--only) nothing is put into the package.
+cut off goes on. The first seed gives the model. With --add the model stays, and the figures of more seeds, maybe
+measured on another machine, go to those that lie beside it.
 """
 
 import argparse
@@ -22,12 +23,12 @@ sys.path.pop(0)  # this folder: its evaluate.py would hide the package of that n
 import yaml
 
 from ser_hf import cross_validation, in_the_box, tiny
+from ser_hf.errors import UserError
 from ser_hf.results import Results
 from ser_hf.splits import EMOBOX_FOLDS
 
 EMOBOX, ALL = "emobox-ravdess", "all"
 PROTOCOLS = (EMOBOX, "speaker", "tess-oaf-yaf", "tess-yaf-oaf", "random")
-MODEL_OF = 42
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
@@ -38,36 +39,34 @@ def main() -> None:
     parser.add_argument("--tess", required=True, metavar="DIR")
     parser.add_argument("--output", type=Path, default=Path("runs/box"), metavar="DIR")
     parser.add_argument("--seeds", type=int, default=3, help="so many, from the first on")
-    parser.add_argument("--first", type=int, default=MODEL_OF, help=f"seed; that of {MODEL_OF} gives the model")
+    parser.add_argument("--first", type=int, default=42, help="seed")
+    parser.add_argument("--add", action="store_true", help="to the figures of the model that is in the box")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time, of one thread each")
     parser.add_argument("--only", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, metavar="PROTOCOL")
     args = parser.parse_args()
     for name, folder in (("RAVDESS", args.ravdess), ("TESS", args.tess)):
         if not Path(folder or "nowhere").is_dir():
             parser.error(f"'{folder}' is no folder of {name}: make model RAVDESS=DIR TESS=DIR")
-    if EMOBOX not in args.only:
-        parser.error(f"--only needs {EMOBOX}: the others are calibrated by its folds")
+    if not args.add and set(args.only) != set(PROTOCOLS):
+        parser.error("--only needs --add: a model is put into the box with the figures of all protocols")
     if not (args.output / "dataset").exists():
         sources = ["--ravdess", args.ravdess, "--tess", args.tess]
         ser_hf(args.output / "dataset.log", "data", *sources, "--output", args.output / "dataset")
     seeds = range(args.first, args.first + args.seeds)
-    whole = set(args.only) == set(PROTOCOLS)
     runs = [(name, seed) for seed in seeds for name in expanded(args.only)]
-    everybody = []
-    if whole and MODEL_OF in seeds:
-        train_each(args.output, [(name, MODEL_OF) for name in expanded([EMOBOX])], args.jobs)
-        folds = [cross_validation.read(fold) for fold in folders(args.output, EMOBOX, MODEL_OF)]
-        everybody = [(ALL, MODEL_OF, ("--temperature", f"{cross_validation.temperature(folds):.4f}"))]
-    train_each(args.output, everybody + runs, args.jobs)
-    for seed in seeds:
+    if args.add:
+        warmth = in_the_box.temperature(recipe())
+    else:
+        train_each(args.output, [(name, args.first) for name in expanded([EMOBOX])], args.jobs)
+        warmth = cross_validation.temperature(answers(args.output, EMOBOX, args.first))
+        runs.insert(0, (ALL, args.first, ("--temperature", f"{warmth:.4f}")))
+    train_each(args.output, runs, args.jobs)
+    for seed in seeds if EMOBOX in args.only else []:
         train(args.output, EMOBOX, seed)  # pools the folds
-    measured = {protocol: figures(args.output, protocol, seeds) for protocol in args.only}
-    if everybody:
-        tested = args.output / EMOBOX / f"seed-{MODEL_OF}"
-        in_the_box.put(args.output / ALL / f"seed-{MODEL_OF}", tested, measured, recipe())
-    if whole:
-        measured = in_the_box.add(measured, recipe())
-    print(in_the_box.table(measured))
+    measured = {protocol: figures(args.output, protocol, seeds, warmth) for protocol in args.only}
+    places = [args.output / name / f"seed-{args.first}" for name in (ALL, EMOBOX)]
+    every = in_the_box.add(measured, recipe()) if args.add else in_the_box.put(*places, measured, recipe())
+    print(in_the_box.table(every))
 
 
 def recipe() -> str:
@@ -132,26 +131,27 @@ def ser_hf(log: Path, *words: object) -> None:
         sys.exit(run.returncode)
 
 
-def folders(output: Path, protocol: str, seed: int) -> list[Path]:
-    """Of the runs whose answers are pooled."""
+def answers(output: Path, protocol: str, seed: int) -> list[cross_validation.Answers]:
+    """Of the runs that are pooled."""
     folder = output / protocol / f"seed-{seed}"
-    return [folder / f"fold-{number}" for number in range(len(EMOBOX_FOLDS))] if protocol == EMOBOX else [folder]
+    folds = [folder / f"fold-{number}" for number in range(len(EMOBOX_FOLDS))] if protocol == EMOBOX else [folder]
+    return [cross_validation.read(fold) for fold in folds]
 
 
-def figures(output: Path, protocol: str, seeds: range) -> dict:
-    """A row of `in_the_box.table`."""
+def figures(output: Path, protocol: str, seeds: range, warmth: float) -> dict:
+    """A row of `in_the_box.table`; folds are calibrated by each other, all else by the temperature of the box."""
     found = {}
     for seed in seeds:
-        folds = [cross_validation.read(fold) for fold in folders(output, protocol, seed)]
-        if protocol == EMOBOX:
-            degrees = cross_validation.temperatures(folds)
-        else:
-            others = [cross_validation.read(fold) for fold in folders(output, EMOBOX, seed)]
-            degrees = [cross_validation.temperature(others)]
+        folds = answers(output, protocol, seed)
+        degrees = cross_validation.temperatures(folds) if protocol == EMOBOX else [warmth]
         found[str(seed)] = cross_validation.figures(folds, degrees)
     first = Results.load(output / protocol / f"seed-{seeds[0]}" / "results.json")
     return {"n": first.n, "ci95": first.ci95, "seeds": found}
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        print(f"make_model: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -31,8 +31,8 @@ def table(measured: dict[str, dict]) -> str:
     """Means and standard deviations over seeds as Markdown, with a line for each corpus where a protocol tests two.
 
     Args:
-        measured: of each protocol `n` (clips), `ci95` (of the first seed), and `seeds`: of each seed what
-            `cross_validation.figures` gives.
+        measured: of each protocol `n` (clips), `ci95` (of the first seed that was measured), and `seeds`: of each
+            seed what `cross_validation.figures` gives.
     """
     lines = [_HEAD]
     for protocol, row in measured.items():
@@ -60,10 +60,12 @@ def spreads(seeds: dict[str, dict[str, float]]) -> dict[str, dict]:
     }
 
 
-def put(model: Path, tested: Path, measured: dict[str, dict], recipe: str, folder: Path = IN_THE_BOX) -> None:
+def put(
+    model: Path, tested: Path, measured: dict[str, dict], recipe: str, folder: Path = IN_THE_BOX
+) -> dict[str, dict]:
     """Write the model of everybody as fp16, with its card, and the results of those of its recipe that were tested.
 
-    Stock transformers computes with it in float32, as its config says.
+    Stock transformers computes with it in float32, as its config says. Returns all that is measured by then.
 
     Args:
         model: folder of the training on everybody.
@@ -85,13 +87,15 @@ def put(model: Path, tested: Path, measured: dict[str, dict], recipe: str, folde
         "These are the figures of models of the same recipe, each tested on voices that it had not heard. "
         "This one was trained on all voices, so that none is left to test it on."
     ]
+    every = _together(measured, _known(recipe, folder), measured)
     with _replaced(folder) as partial:
         partial.mkdir()
         save_file(weights, partial / "model.safetensors", {"format": "pt"})
         (partial / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
         shutil.copy(model / "preprocessor_config.json", partial)
         results.save(partial / "results.json")
-        _write_figures(partial, _with_known(measured, recipe, folder), recipe)
+        _write_figures(partial, every, recipe)
+    return every
 
 
 def add(measured: dict[str, dict], recipe: str, folder: Path = IN_THE_BOX) -> dict[str, dict]:
@@ -100,13 +104,24 @@ def add(measured: dict[str, dict], recipe: str, folder: Path = IN_THE_BOX) -> di
     Raises:
         CardError: where the model there is of another recipe.
     """
-    if not _known(recipe, folder):
-        raise cards.CardError("the model in the box is of another recipe: begin with the first seed, whose model it is")
-    every = _with_known(measured, recipe, folder)
+    temperature(recipe, folder)
+    known = _known(recipe, folder)
+    every = _together(known, known, measured)
     with _replaced(folder) as partial:
         shutil.copytree(folder, partial)
         _write_figures(partial, every, recipe)
     return every
+
+
+def temperature(recipe: str, folder: Path = IN_THE_BOX) -> float:
+    """That of the model in the box, if it is of this recipe.
+
+    Raises:
+        CardError: where it is of another.
+    """
+    if not _known(recipe, folder):
+        raise cards.CardError("the model in the box is of another recipe: make one of this first, without --add")
+    return json.loads((folder / "config.json").read_text())["ser_hf"]["temperature"]
 
 
 def _known(recipe: str, folder: Path) -> dict[str, dict]:
@@ -116,13 +131,13 @@ def _known(recipe: str, folder: Path) -> dict[str, dict]:
     return kept["protocols"] if kept.get("recipe") == recipe else {}
 
 
-def _with_known(measured: dict[str, dict], recipe: str, folder: Path) -> dict[str, dict]:
-    known, every = _known(recipe, folder), {}
-    for protocol in dict.fromkeys((*measured, *known)):
-        old, new = known.get(protocol, {}), measured.get(protocol, {})
-        seeds = dict(sorted({**old.get("seeds", {}), **new.get("seeds", {})}.items()))
-        first = new if next(iter(seeds)) in new.get("seeds", {}) else old
-        every[protocol] = {"n": first["n"], "ci95": first["ci95"], "seeds": seeds}
+def _together(described: dict[str, dict], known: dict[str, dict], measured: dict[str, dict]) -> dict[str, dict]:
+    """Rows with the seeds of both, the newer figure where both have one; all else as `described` has it."""
+    every = {}
+    for protocol in dict.fromkeys((*known, *measured)):
+        seeds = {**known.get(protocol, {}).get("seeds", {}), **measured.get(protocol, {}).get("seeds", {})}
+        row = described.get(protocol) or measured.get(protocol) or known[protocol]
+        every[protocol] = {**row, "seeds": dict(sorted(seeds.items()))}
     return every
 
 

@@ -105,6 +105,7 @@ def test_seeds_are_added_one_by_one_to_a_model_of_the_same_recipe(everybody, tun
         in (folder / "README.md").read_text()
     )
     assert (folder / "model.safetensors").read_bytes() == weights
+    assert in_the_box.temperature("this", folder) == 1.3
     with pytest.raises(CardError, match="another recipe"):
         in_the_box.add(more, "that", folder)
     in_the_box.put(everybody, tuned, measured(s42=0.4), "this", folder)

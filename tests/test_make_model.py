@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from scipy.special import softmax
 
-from ser_hf import in_the_box
+from ser_hf import cross_validation, in_the_box
 from ser_hf.emotions import EMOTIONS
 
 WORDS = ["make_model.py", "--ravdess", str(ROOT), "--tess", str(ROOT)]
@@ -59,12 +59,20 @@ def commands(script, monkeypatch, tuned):
     return asked
 
 
-def test_it_runs_every_protocol_and_seed_once_and_puts_that_of_everybody_into_the_box(
-    script, commands, tmp_path, capsys, monkeypatch
-):
+@pytest.fixture
+def box(monkeypatch):
+    """What was put into the box, and what was added."""
     put, added = [], []
-    monkeypatch.setattr(in_the_box, "put", lambda *given: put.append(given))
+    monkeypatch.setattr(in_the_box, "put", lambda *given: put.append(given) or given[2])
     monkeypatch.setattr(in_the_box, "add", lambda *given: added.append(given) or given[0])
+    monkeypatch.setattr(in_the_box, "temperature", lambda recipe: 2.0)
+    return put, added
+
+
+def test_it_runs_every_protocol_and_seed_once_and_puts_that_of_everybody_into_the_box(
+    script, commands, tmp_path, capsys, monkeypatch, box
+):
+    put, added = box
     monkeypatch.setattr(sys, "argv", [*WORDS, "--output", str(tmp_path / "o"), "--seeds", "2"])
     script.main()
     assert [one[0] for one in commands] == ["data"] + ["finetune"] * (2 * (6 + 4) + 2 + 1)
@@ -73,21 +81,43 @@ def test_it_runs_every_protocol_and_seed_once_and_puts_that_of_everybody_into_th
     (everybody,) = [place for place, one in enumerate(commands) if Path(one[1]).stem == "all"]
     assert everybody >= 1 + 6  # its temperature is of the first seed's folds
     assert float(commands[everybody][commands[everybody].index("--temperature") + 1]) > 0
-    (model, tested, measured, recipe) = put[0]
+    ((model, tested, measured, recipe),) = put
     assert model == tmp_path / "o" / "all" / "seed-42"
     assert tested == tmp_path / "o" / "emobox-ravdess" / "seed-42"
     assert list(measured) == list(script.PROTOCOLS)
     assert [list(row["seeds"]) for row in measured.values()] == [["42", "43"]] * 5
     assert recipe == script.recipe()
+    assert not added
     assert "| … TESS |" in capsys.readouterr().out
     known = len(commands)
     script.main()  # all of it is there
     assert len(commands) == known
-    monkeypatch.setattr(sys, "argv", [*WORDS, "--output", str(tmp_path / "o"), "--seeds", "1", "--first", "44"])
-    script.main()  # one more: it has figures, and no model
-    assert len(commands) == known + 6 + 4 + 1
-    assert len(put) == 2
-    assert list(added[-1][0]["random"]["seeds"]) == ["44"]
+
+
+def test_more_seeds_of_some_protocols_are_added_at_the_temperature_of_the_box(
+    script, commands, tmp_path, monkeypatch, box
+):
+    put, added = box
+    words = [*WORDS, "--output", str(tmp_path), "--add", "--first", "44", "--seeds", "1", "--only"]
+    monkeypatch.setattr(sys, "argv", [*words, "random", "speaker"])
+    script.main()
+    assert sorted(Path(one[1]).stem for one in commands[1:]) == ["random", "speaker"]
+    ((measured, _),) = added
+    assert {name: list(row["seeds"]) for name, row in measured.items()} == {"random": ["44"], "speaker": ["44"]}
+    found = cross_validation.figures([cross_validation.read(tmp_path / "random" / "seed-44")], [2.0])
+    assert measured["random"]["seeds"]["44"] == found
+    monkeypatch.setattr(sys, "argv", [*words, "emobox-ravdess"])
+    script.main()
+    assert len([one for one in commands if one[0] == "finetune"]) == 2 + 7
+    assert not put
+
+
+def test_a_model_needs_the_figures_of_all_protocols(script, commands, monkeypatch, capsys, box):
+    monkeypatch.setattr(sys, "argv", [*WORDS, "--only", "random"])
+    with pytest.raises(SystemExit, match="2"):
+        script.main()
+    assert "--only needs --add" in capsys.readouterr().err
+    assert not commands
 
 
 def test_a_recipe_is_another_where_a_config_file_says_otherwise(script, monkeypatch, tmp_path):
@@ -99,16 +129,6 @@ def test_a_recipe_is_another_where_a_config_file_says_otherwise(script, monkeypa
     assert script.recipe() == before
     file.write_text(file.read_text().replace("mixup: 0.15", "mixup: 0.2"))
     assert script.recipe() != before
-
-
-def test_some_protocols_alone_put_nothing_into_the_box(script, commands, tmp_path, monkeypatch, capsys):
-    for name in ("put", "add"):
-        monkeypatch.setattr(in_the_box, name, lambda *given: pytest.fail("put into the box"))
-    words = [*WORDS, "--output", str(tmp_path), "--seeds", "1"]
-    monkeypatch.setattr(sys, "argv", [*words, "--only", "emobox-ravdess"])
-    script.main()
-    assert len([one for one in commands if one[0] == "finetune"]) == 7
-    assert capsys.readouterr().out.count("emobox-ravdess") == 1
 
 
 def test_nothing_begins_after_a_run_that_failed(script, monkeypatch, tmp_path):
