@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from safetensors.torch import load_file, save_file
 
 from ser_hf import IN_THE_BOX, cards
+from ser_hf.errors import UserError
 from ser_hf.results import Results
 
 LARGEST = 12_000_000
@@ -102,7 +103,7 @@ def add(measured: dict[str, dict], recipe: str, folder: Path = IN_THE_BOX) -> di
     """Add the figures of more seeds to a model that is in the box; all that is known by then.
 
     Raises:
-        CardError: where the model there is of another recipe.
+        UserError: where the model there is of another recipe.
     """
     temperature(recipe, folder)
     known = _known(recipe, folder)
@@ -117,10 +118,10 @@ def temperature(recipe: str, folder: Path = IN_THE_BOX) -> float:
     """That of the model in the box, if it is of this recipe.
 
     Raises:
-        CardError: where it is of another.
+        UserError: where it is of another.
     """
     if not _known(recipe, folder):
-        raise cards.CardError("the model in the box is of another recipe: make one of this first, without --add")
+        raise UserError("the model in the box is of another recipe: make one of this first, without --add")
     return json.loads((folder / "config.json").read_text())["ser_hf"]["temperature"]
 
 

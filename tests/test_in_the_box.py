@@ -14,6 +14,7 @@ from ser_hf import IN_THE_BOX, adaptation, audio, calibration, cross_validation,
 from ser_hf.cards import CardError
 from ser_hf.cli import main
 from ser_hf.emotions import EMOTIONS
+from ser_hf.errors import UserError
 from ser_hf.predictor import Predictor
 from ser_hf.results import Results
 
@@ -106,7 +107,7 @@ def test_seeds_are_added_one_by_one_to_a_model_of_the_same_recipe(everybody, tun
     )
     assert (folder / "model.safetensors").read_bytes() == weights
     assert in_the_box.temperature("this", folder) == 1.3
-    with pytest.raises(CardError, match="another recipe"):
+    with pytest.raises(UserError, match="another recipe"):
         in_the_box.add(more, "that", folder)
     in_the_box.put(everybody, tuned, measured(s42=0.4), "this", folder)
     assert list(json.loads((folder / "seeds.json").read_text())["protocols"]["speaker"]["seeds"]) == ["42", "43"]
