@@ -34,14 +34,15 @@ def ser_hf(*words: object) -> None:
 
 
 def make_sibling(like: str, folder: Path) -> float:
-    """A larger model of the same kind, with random weights; by how much narrower the small one is."""
+    """A larger model of the same kind, with random weights, unless it is there; the small one's share of its width."""
     small, extractor = modeling.load_for_training(like)
-    config, narrower = small.config, small.config.hidden_size / LARGER["hidden_size"]
-    config.update(LARGER)
-    torch.manual_seed(0)
-    AutoModelForAudioClassification.from_config(config).save_pretrained(folder)
-    extractor.save_pretrained(folder)
-    return narrower
+    config, share = small.config, small.config.hidden_size / LARGER["hidden_size"]
+    if not folder.exists():
+        config.update(LARGER)
+        torch.manual_seed(0)
+        AutoModelForAudioClassification.from_config(config).save_pretrained(folder)
+        extractor.save_pretrained(folder)
+    return share
 
 
 def arm(name: str, model: str | Path, warmed: bool, slower: float, args: argparse.Namespace) -> str:
@@ -50,8 +51,9 @@ def arm(name: str, model: str | Path, warmed: bool, slower: float, args: argpars
     where = ["--dataset", args.dataset]
     same = yaml.safe_load(args.config.read_text())
     if warmed and not (args.output / "warmed").exists():
-        ser_hf("pretrain", "--model", model, "--protocol", same["protocol"], *where, "--output",
-               args.output / "warmed", "--epochs", args.pretrain, "--batch_size", 64)  # fmt: skip
+        given = ["--protocol", same["protocol"], *where, "--output", args.output / "warmed"]
+        given += ["--epochs", args.pretrain, "--batch_size", 64, "--learning_rate", 1e-3 * slower]
+        ser_hf("pretrain", "--model", model, *given)
     if not (folder / "results.json").exists():
         model = args.output / "warmed" if warmed else model
         given = [*where, "--model", model, "--output_dir", folder, "--num_train_epochs", args.epochs]
@@ -77,9 +79,9 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     small, larger = yaml.safe_load(args.config.read_text())["model"], args.output / "sibling"
-    narrower = make_sibling(small, larger)
-    arms = [("as-configured", small, False, 1.0), ("larger", larger, False, narrower)]
-    arms += [("larger-pretrained", larger, True, narrower)]
+    share = make_sibling(small, larger)
+    arms = [("as-configured", small, False, 1.0), ("larger", larger, False, share)]
+    arms += [("larger-pretrained", larger, True, share)]
     with ThreadPoolExecutor(len(arms)) as threads:
         rows = list(threads.map(lambda one: arm(*one, args), arms))
     print(torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU", *rows, sep="\n")

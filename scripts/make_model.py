@@ -32,8 +32,8 @@ PROTOCOLS = (EMOBOX, "speaker", "tess-oaf-yaf", "tess-yaf-oaf", "random")
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
-def main() -> None:
-    """Run what is missing, print the table, write the model."""
+def asked() -> argparse.Namespace:
+    """What the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ravdess", required=True, metavar="DIR")
     parser.add_argument("--tess", required=True, metavar="DIR")
@@ -41,22 +41,30 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="so many, from the first on")
     parser.add_argument("--first", type=int, default=42, help="seed")
     parser.add_argument("--add", action="store_true", help="to the figures of the model that is in the box")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time, of one thread each")
     parser.add_argument("--only", nargs="+", choices=PROTOCOLS, default=PROTOCOLS, metavar="PROTOCOL")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time, of one thread each")
     args = parser.parse_args()
     for name, folder in (("RAVDESS", args.ravdess), ("TESS", args.tess)):
         if not Path(folder or "nowhere").is_dir():
             parser.error(f"'{folder}' is no folder of {name}: make model RAVDESS=DIR TESS=DIR")
     if not args.add and set(args.only) != set(PROTOCOLS):
         parser.error("--only needs --add: a model is put into the box with the figures of all protocols")
+    if args.seeds < 1:
+        parser.error(f"--seeds is {args.seeds}: at least 1 is needed")
+    return args
+
+
+def main() -> None:
+    """Run what is missing, write the model or add the figures, print the table."""
+    args = asked()
+    digest, places = held_to_recipe(args.output), [args.output / name / f"seed-{args.first}" for name in (ALL, EMOBOX)]
+    warmth = in_the_box.temperature(digest) if args.add else None
     if not (args.output / "dataset").exists():
         sources = ["--ravdess", args.ravdess, "--tess", args.tess]
         ser_hf(args.output / "dataset.log", "data", *sources, "--output", args.output / "dataset")
     seeds = range(args.first, args.first + args.seeds)
     runs = [(name, seed) for seed in seeds for name in expanded(args.only)]
-    if args.add:
-        warmth = in_the_box.temperature(recipe())
-    else:
+    if not args.add:
         train_each(args.output, [(name, args.first) for name in expanded([EMOBOX])], args.jobs)
         warmth = cross_validation.temperature(answers(args.output, EMOBOX, args.first))
         runs.insert(0, (ALL, args.first, ("--temperature", f"{warmth:.4f}")))
@@ -64,13 +72,25 @@ def main() -> None:
     for seed in seeds if EMOBOX in args.only else []:
         train(args.output, EMOBOX, seed)  # pools the folds
     measured = {protocol: figures(args.output, protocol, seeds, warmth) for protocol in args.only}
-    places = [args.output / name / f"seed-{args.first}" for name in (ALL, EMOBOX)]
-    every = in_the_box.add(measured, recipe()) if args.add else in_the_box.put(*places, measured, recipe())
-    print(in_the_box.table(every))
+    if args.add:
+        measured = in_the_box.add(measured, digest)
+    else:
+        in_the_box.put(*places, measured, digest)
+    print(in_the_box.table(measured))
+
+
+def held_to_recipe(output: Path) -> str:
+    """The digest of `recipe`, which the runs of a folder must have in common."""
+    digest, file = recipe(), output / "recipe"
+    if file.exists() and file.read_text() != digest:
+        raise UserError(f"'{output}' holds runs of another recipe: choose another --output")
+    output.mkdir(parents=True, exist_ok=True)
+    file.write_text(digest)
+    return digest
 
 
 def recipe() -> str:
-    """A digest of the config files and of what the model hears and is: figures of another are not mixed in."""
+    """A digest of the config files and of what the model hears and is."""
     names = (*PROTOCOLS, ALL)
     read = [yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in names]
     model = read[0]["model"]

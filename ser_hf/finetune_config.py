@@ -205,7 +205,7 @@ def check_trainer(config: FinetuneConfig, args: "TrainingArguments") -> None:
     """Refuse what `TrainingArguments` knows and a run of ours could not keep; raises as `check` does."""
     if config.refit and args.eval_strategy != "no":
         raise ArgumentError(f"--eval_strategy {args.eval_strategy.value} has no validation after --refit: leave it out")
-    if config.sharpness and args.world_size > 1:  # by halves: a process with a single clip would leave others waiting
+    if config.sharpness and args.world_size > 1:  # in parts: a process with a single clip would leave others waiting
         raise ArgumentError("--sharpness is for one process: leave it out, or start one")
     if config.sharpness and (args.gradient_accumulation_steps > 1 or args.fp16):
         raise ArgumentError("--sharpness needs a step's whole gradient, as it is: leave out accumulation and --fp16")

@@ -32,7 +32,7 @@ def table(measured: dict[str, dict]) -> str:
     """Means and standard deviations over seeds as Markdown, with a line for each corpus where a protocol tests two.
 
     Args:
-        measured: of each protocol `n` (clips), `ci95` (of the first seed that was measured), and `seeds`: of each
+        measured: of each protocol `n` (clips), `ci95` (of the model's own seed), and `seeds`: of each
             seed what `cross_validation.figures` gives.
     """
     lines = [_HEAD]
@@ -71,8 +71,8 @@ def put(
     Args:
         model: folder of the training on everybody.
         tested: folder of the cross-validation, whose `results.json` becomes the model's, with a note.
-        measured: of `table`; what is known of other seeds of the same recipe is kept.
-        recipe: digest of all that decides how it learns.
+        measured: of `table`.
+        recipe: digest of how it learns, so that no figures of another are added.
         folder: to write into; what was there is replaced.
     """
     config = json.loads((model / "config.json").read_text())
@@ -88,26 +88,30 @@ def put(
         "These are the figures of models of the same recipe, each tested on voices that it had not heard. "
         "This one was trained on all voices, so that none is left to test it on."
     ]
-    every = _together(measured, _known(recipe, folder), measured)
     with _replaced(folder) as partial:
         partial.mkdir()
         save_file(weights, partial / "model.safetensors", {"format": "pt"})
         (partial / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
         shutil.copy(model / "preprocessor_config.json", partial)
         results.save(partial / "results.json")
-        _write_figures(partial, every, recipe)
-    return every
+        _write_figures(partial, measured, recipe)
 
 
 def add(measured: dict[str, dict], recipe: str, folder: Path = IN_THE_BOX) -> dict[str, dict]:
     """Add the figures of more seeds to a model that is in the box; all that is known by then.
 
     Raises:
-        UserError: where the model there is of another recipe.
+        UserError: where the model there is of another recipe, or was tested on other clips.
     """
     temperature(recipe, folder)
-    known = _known(recipe, folder)
-    every = _together(known, known, measured)
+    every = json.loads((folder / SEEDS).read_text())["protocols"]
+    for protocol, row in measured.items():
+        known = every.setdefault(protocol, row)
+        if known["n"] != row["n"]:
+            raise UserError(
+                f"{protocol} was tested on {known['n']:,} clips and now on {row['n']:,}: take the same recordings"
+            )
+        known["seeds"] = dict(sorted({**known["seeds"], **row["seeds"]}.items()))
     with _replaced(folder) as partial:
         shutil.copytree(folder, partial)
         _write_figures(partial, every, recipe)
@@ -120,26 +124,10 @@ def temperature(recipe: str, folder: Path = IN_THE_BOX) -> float:
     Raises:
         UserError: where it is of another.
     """
-    if not _known(recipe, folder):
+    file = folder / SEEDS
+    if not file.exists() or json.loads(file.read_text())["recipe"] != recipe:
         raise UserError("the model in the box is of another recipe: make one of this first, without --add")
     return json.loads((folder / "config.json").read_text())["ser_hf"]["temperature"]
-
-
-def _known(recipe: str, folder: Path) -> dict[str, dict]:
-    """What was measured of a recipe, as it lies beside its model."""
-    file = folder / SEEDS
-    kept = json.loads(file.read_text()) if file.exists() else {}
-    return kept["protocols"] if kept.get("recipe") == recipe else {}
-
-
-def _together(described: dict[str, dict], known: dict[str, dict], measured: dict[str, dict]) -> dict[str, dict]:
-    """Rows with the seeds of both, the newer figure where both have one; all else as `described` has it."""
-    every = {}
-    for protocol in dict.fromkeys((*known, *measured)):
-        seeds = {**known.get(protocol, {}).get("seeds", {}), **measured.get(protocol, {}).get("seeds", {})}
-        row = described.get(protocol) or measured.get(protocol) or known[protocol]
-        every[protocol] = {**row, "seeds": dict(sorted(seeds.items()))}
-    return every
 
 
 @contextmanager

@@ -98,11 +98,11 @@ def prepare(
     variation = _variation(config, args, rows, split, extractor)
     store = _store(config, args, rows, split, trained, extractor, variation)
     weights = None if config.balance == "none" else objective.weights(rows.select(split.train), config.balance)
-    by_loss = weights if config.balance_by == "loss" else None
     told = functionals.targets(rows, split.train, config.cache_dir) if config.egemaps else None
     if told is not None:
         functionals.attach(model, told.shape[1], config.egemaps)
-    train = Clips(rows, split.train, extractor, variation, store, by_loss, told).decode()
+    weighed = weights if config.balance_by == "loss" else None
+    train = Clips(rows, split.train, extractor, variation, store, weighed, told).decode()
     fastest = (1.5 if config.augment else 1.0) * (np.exp(0.5) if "tempo" in config.augment else 1.0)
     shortest = train.shortest() / fastest
     shortest = features.extract(extractor, np.zeros(int(shortest * audio.SAMPLING_RATE), dtype=np.float32))
@@ -123,8 +123,7 @@ def prepare(
     validation = Clips(rows, validation, extractor, store=store).decode() if validation else None
     run = {"model_type": model.config.model_type, "protocol_hash": split.hash, "mode": config.mode}
     run |= {"seed": args.seed, **recipe_of(config, args), "steps_an_epoch": sampler.steps}
-    focus = config.focal_gamma if config.loss == "focal" else 0.0
-    minimised = objective.Objective(args.label_smoothing_factor, focus)
+    minimised = objective.Objective(args.label_smoothing_factor, config.focal_gamma if config.loss == "focal" else 0.0)
     recipe = Recipe(sampler, minimised, config.layer_decay, config.average, config.sharpness, run)
     collator = features.Collator(extractor, padding)
     trainer, watch = _trainer(args, trained.trainable, (train, validation), collator, recipe, config.patience, padding)

@@ -130,7 +130,7 @@ class SerTrainer(Trainer):
         )
         late = self.state.global_step >= self.state.max_steps / 2
         if self.recipe.sharpness:
-            loss = self._by_halves(model, inputs, self.recipe.sharpness if late else 0.0)
+            loss = self._in_parts(model, inputs, self.recipe.sharpness if late else 0.0)
         else:
             loss = super().training_step(model, inputs, num_items_in_batch)
         finite = torch.isfinite(loss)
@@ -139,16 +139,16 @@ class SerTrainer(Trainer):
             self._refuse_nan()
         return loss
 
-    def _by_halves(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], radius: float) -> torch.Tensor:
+    def _in_parts(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], radius: float) -> torch.Tensor:
         """The gradient of all clips, found uphill along that of every second one where there is a `radius`."""
         # two halves spare a CPU their padding; a GPU would launch every kernel of a small model twice
-        halves = by_length(inputs) if self.args.device.type == "cpu" else [inputs]
+        parts = by_length(inputs) if self.args.device.type == "cpu" else [inputs]
         if not radius:
-            return self._sum_of(model, halves)
-        loss = self._sum_of(model, [{name: one[::2] for name, one in half.items()} for half in halves])
+            return self._sum_of(model, parts)
+        loss = self._sum_of(model, [{name: one[::2] for name, one in part.items()} for part in parts])
         hits = self.hits
         with ascended(model, radius):
-            self._sum_of(model, halves)
+            self._sum_of(model, parts)
         self.hits = hits  # those of the weights as they are
         return loss
 

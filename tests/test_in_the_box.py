@@ -109,10 +109,11 @@ def test_seeds_are_added_one_by_one_to_a_model_of_the_same_recipe(everybody, tun
     assert in_the_box.temperature("this", folder) == 1.3
     with pytest.raises(UserError, match="another recipe"):
         in_the_box.add(more, "that", folder)
-    in_the_box.put(everybody, tuned, measured(s42=0.4), "this", folder)
-    assert list(json.loads((folder / "seeds.json").read_text())["protocols"]["speaker"]["seeds"]) == ["42", "43"]
+    more["speaker"]["n"] = 7
+    with pytest.raises(UserError, match=r"1,440 clips and now on 7"):
+        in_the_box.add(more, "this", folder)
     in_the_box.put(everybody, tuned, measured(s42=0.4), "that", folder)
-    assert list(json.loads((folder / "seeds.json").read_text())["protocols"]["speaker"]["seeds"]) == ["42"]
+    assert json.loads((folder / "seeds.json").read_text()) == {"recipe": "that", "protocols": measured(s42=0.4)}
     assert [path.name for path in tmp_path.iterdir()] == ["box"]
 
 

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -15,6 +16,7 @@ from scipy.special import softmax
 
 from ser_hf import cross_validation, in_the_box
 from ser_hf.emotions import EMOTIONS
+from ser_hf.errors import UserError
 
 WORDS = ["make_model.py", "--ravdess", str(ROOT), "--tess", str(ROOT)]
 
@@ -63,7 +65,7 @@ def commands(script, monkeypatch, tuned):
 def box(monkeypatch):
     """What was put into the box, and what was added."""
     put, added = [], []
-    monkeypatch.setattr(in_the_box, "put", lambda *given: put.append(given) or given[2])
+    monkeypatch.setattr(in_the_box, "put", lambda *given: put.append(given))
     monkeypatch.setattr(in_the_box, "add", lambda *given: added.append(given) or given[0])
     monkeypatch.setattr(in_the_box, "temperature", lambda recipe: 2.0)
     return put, added
@@ -118,6 +120,24 @@ def test_a_model_needs_the_figures_of_all_protocols(script, commands, monkeypatc
         script.main()
     assert "--only needs --add" in capsys.readouterr().err
     assert not commands
+
+
+def test_runs_of_another_recipe_are_not_taken_for_those_of_this_one(script, commands, tmp_path, monkeypatch, box):
+    monkeypatch.setattr(sys, "argv", [*WORDS, "--output", str(tmp_path), "--seeds", "1"])
+    script.main()
+    known = len(commands)
+    monkeypatch.setattr(script, "recipe", lambda: "another")
+    with pytest.raises(UserError, match="runs of another recipe"):
+        script.main()
+    assert len(commands) == known
+
+
+def test_what_the_user_can_mend_is_one_line(tmp_path):
+    (tmp_path / "recipe").write_text("another")
+    words = [sys.executable, str(ROOT / "scripts" / WORDS[0]), *WORDS[1:], "--output", str(tmp_path)]
+    run = subprocess.run(words, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr == f"make_model: '{tmp_path}' holds runs of another recipe: choose another --output\n"
 
 
 def test_a_recipe_is_another_where_a_config_file_says_otherwise(script, monkeypatch, tmp_path):

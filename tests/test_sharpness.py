@@ -39,6 +39,7 @@ def test_weights_climb_a_radius_along_the_gradient_and_come_back():
 def test_a_step_descends_along_the_gradient_found_uphill(built, models, rows, tmp_path):
     words = ["--dataset", built, "--model", models["bert"], "--output_dir", tmp_path / "m", "--bf16", "false"]
     words += ["--report_to", "none", "--sharpness", "0.2", "--mask_time_prob", "0", "--label_smoothing_factor", "0.1"]
+    words += ["--use_cpu", "true"]
     made = preparation.prepare(*parse_finetune(list(map(str, words))), rows, protocols.split(rows))
     trainer, model = made.trainer, made.trained.trainable
     trainer.create_optimizer_and_scheduler(10)
@@ -86,7 +87,7 @@ def test_only_a_cpu_takes_a_step_by_halves(device, parts):
     trainer = SimpleNamespace(
         args=SimpleNamespace(device=torch.device(device)), _sum_of=lambda model, found: taken.append(found)
     )
-    SerTrainer._by_halves(trainer, None, batch, 0.0)
+    SerTrainer._in_parts(trainer, None, batch, 0.0)
     assert len(taken[0]) == parts
     assert sorted(torch.cat([part["labels"] for part in taken[0]]).tolist()) == [0, 1, 2]
 
