@@ -122,6 +122,18 @@ def test_models_from_nothing_are_saved_whole(name, least, tmp_path):
         assert "attn_implementation" not in (tmp_path / "m" / "config.json").read_text()
 
 
+def test_layer_norms_hear_float32_in_bf16(built, models, tmp_path, monkeypatch):
+    heard, forward = set(), torch.nn.LayerNorm.forward
+
+    def listening(norm, hidden):
+        heard.add(hidden.dtype)
+        return forward(norm, hidden)
+
+    monkeypatch.setattr(torch.nn.LayerNorm, "forward", listening)
+    pretrain(words(built, models["bert"], tmp_path / "model", "--bf16", "true"))
+    assert heard == {torch.float32}
+
+
 def test_other_models_are_refused_at_the_start(tmp_path):
     HubertConfig().save_pretrained(tmp_path / "hubert")
     with pytest.raises(modeling.ModelError, match="is of the type hubert: wav2vec2 and wav2vec2-bert") as error:

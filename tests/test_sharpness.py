@@ -82,14 +82,17 @@ def test_a_step_descends_along_the_gradient_found_uphill(built, models, rows, tm
 
 @pytest.mark.parametrize(("device", "parts"), [("cpu", 2), ("cuda", 1)])
 def test_only_a_cpu_takes_a_step_by_halves(device, parts):
-    batch = {"input_features": torch.ones(3, 4, 2), "attention_mask": torch.ones(3, 4), "labels": torch.arange(3)}
-    taken = []
+    batch = {"input_features": torch.ones(4, 4, 2), "attention_mask": torch.ones(4, 4), "labels": torch.arange(4)}
+    taken, model = [], nn.Linear(2, 1)
+    model(torch.ones(1, 2)).sum().backward()
     trainer = SimpleNamespace(
-        args=SimpleNamespace(device=torch.device(device)), _sum_of=lambda model, found: taken.append(found)
+        args=SimpleNamespace(device=torch.device(device)), _sum_of=lambda model, found: taken.append(found), hits=None
     )
-    SerTrainer._in_parts(trainer, None, batch, 0.0)
-    assert len(taken[0]) == parts
-    assert sorted(torch.cat([part["labels"] for part in taken[0]]).tolist()) == [0, 1, 2]
+    for radius in (0.0, 0.1):
+        SerTrainer._in_parts(trainer, model, batch, radius)
+    labels = [sorted(torch.cat([part["labels"] for part in found]).tolist()) for found in taken]
+    assert labels == [[0, 1, 2, 3], [0, 2], [0, 1, 2, 3]]  # uphill along every second clip
+    assert [len(found) for found in taken] == [parts] * 3
 
 
 def test_a_refit_hears_the_validation_side_and_takes_a_temperature(built, models, rows, tmp_path):
