@@ -61,12 +61,10 @@ def spreads(seeds: dict[str, dict[str, float]]) -> dict[str, dict]:
     }
 
 
-def put(
-    model: Path, tested: Path, measured: dict[str, dict], recipe: str, folder: Path = IN_THE_BOX
-) -> dict[str, dict]:
+def put(model: Path, tested: Path, measured: dict[str, dict], recipe: str, folder: Path = IN_THE_BOX) -> None:
     """Write the model of everybody as fp16, with its card, and the results of those of its recipe that were tested.
 
-    Stock transformers computes with it in float32, as its config says. Returns all that is measured by then.
+    Stock transformers computes with it in float32, as its config says.
 
     Args:
         model: folder of the training on everybody.
