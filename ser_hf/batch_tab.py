@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import tempfile
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,17 +20,29 @@ _COLUMNS = ["file", "label", "score", "abstained", "duration", "error"]
 
 
 def answers(predictor: Predictor, limits: Limits, paths: list[str] | None) -> Iterator[dict]:
-    """Predictions for uploads, zips opened; `file` and `error` in the place of one that cannot be read.
+    """Predictions for uploads in their order, zips opened; `file` and `error` in the place of one that is unreadable.
 
     Raises:
         UploadError: for more than the limits allow.
     """
-    for upload in uploads.recordings([Path(path) for path in paths or []], limits):
-        if upload.source is None:
-            yield {"file": upload.name, "error": upload.error}
-            continue
-        (answer,) = predictor.each([upload.source], timeout=limits.timeout, longest=limits.seconds, on_error="answer")
+    found = uploads.recordings([Path(path) for path in paths or []], limits)
+    unreadable: deque[tuple[int, dict]] = deque()
+
+    def readable() -> Iterator[dict]:
+        for place, upload in enumerate(found):
+            if upload.source is None:
+                unreadable.append((place, {"file": upload.name, "error": upload.error}))
+            else:
+                yield upload.source
+
+    place = 0
+    for answer in predictor.each(readable(), timeout=limits.timeout, longest=limits.seconds, on_error="answer"):
+        while unreadable and unreadable[0][0] == place:  # the predictor reads ahead
+            yield unreadable.popleft()[1]
+            place += 1
         yield answer
+        place += 1
+    yield from (answer for _, answer in unreadable)
 
 
 def build(predictor: Predictor, limits: Limits) -> None:

@@ -4,8 +4,9 @@ import zipfile
 
 import pytest
 
-from ser_hf import uploads
+from ser_hf import batch_tab, uploads
 from ser_hf.limits import Limits
+from ser_hf.predictor import Predictor
 from ser_hf.uploads import UploadError
 
 LIMITS = Limits(files=4, zip_mb=1)
@@ -15,6 +16,13 @@ def packed(path, kind=zipfile.ZIP_DEFLATED, **members):
     with zipfile.ZipFile(path, "w", kind) as opened:
         for name, content in members.items():
             opened.writestr(name, content)
+    return path
+
+
+def secret(path):
+    content = bytearray(packed(path, **{"a.wav": b"1"}).read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
     return path
 
 
@@ -72,11 +80,39 @@ def test_encrypted_members_and_bombs_are_errors_of_theirs(tmp_path):
     first, second = read([path], Limits())
     assert "unpacks to too much" in first.error
     assert second.error is None
-    content = bytearray(packed(tmp_path / "secret.zip", **{"a.wav": b"1"}).read_bytes())
-    content[content.index(b"PK\x01\x02") + 8] |= 1
-    (tmp_path / "secret.zip").write_bytes(content)
-    (only,) = read([tmp_path / "secret.zip"])
+    (only,) = read([secret(tmp_path / "secret.zip")])
     assert "is encrypted" in only.error
+
+
+def test_a_batch_is_asked_side_by_side_and_answered_in_its_order(recordings, tmp_path):
+    clips = iter(sorted(recordings[0].rglob("*.wav")))
+    (tmp_path / "notes.wav").write_text("no sound in here")
+    locked = secret(tmp_path / "locked.zip")
+    made = {"c": lambda: next(clips), "n": lambda: tmp_path / "notes.wav", "u": lambda: locked}
+    paths = [made[kind]() for kind in "uuccccccuncccunu"]
+    predictor, asked, ahead = Predictor(), 0, []
+    ask = predictor._workers.ask
+
+    def counted(clips):
+        nonlocal asked
+        asked += 1
+        return ask(clips)
+
+    predictor._workers.ask = counted
+    answers = []
+    for answer in batch_tab.answers(predictor, Limits(), paths):
+        answers.append(answer)
+        ahead.append(asked - sum("scores" in one for one in answers))
+    assert max(ahead) > 0
+    alone = Predictor()
+    for path, answer in zip(paths, answers, strict=True):
+        if path == locked:
+            assert answer["file"] == "a.wav"
+            assert "is encrypted" in answer["error"]
+        elif path.parent == tmp_path:
+            assert (answer["file"], list(answer)) == ("notes.wav", ["file", "error"])
+        else:
+            assert answer == alone.predict(path)
 
 
 def test_a_recording_knows_its_name_and_not_its_place(tmp_path):
