@@ -15,10 +15,8 @@ from transformers import AutoConfig, AutoFeatureExtractor, FeatureExtractionMixi
 
 from ser_hf import modeling
 from ser_hf.errors import UserError
+from ser_hf.flags import BACKENDS
 from ser_hf.onnx_backend import FILES, OnnxBackend, first_line, require
-
-BACKENDS = ("torch", "torch-bf16", "onnx", "onnx-int8")
-"""The default first."""
 
 FORMAT = 1
 """Of the graphs in the cache: a change of what `export.write_onnx` writes asks for another."""

@@ -9,7 +9,7 @@ import torch
 from conftest import make_model
 from transformers import AutoModelForAudioClassification
 
-from ser_hf import audio, backends, export, features, flags, modeling
+from ser_hf import audio, backends, export, features, modeling
 from ser_hf.emotions import ID2LABEL
 from ser_hf.errors import UserError
 from ser_hf.predictor import Predictor
@@ -121,7 +121,6 @@ def test_a_graph_with_other_inputs_is_refused(int8, models, tmp_path):
 
 
 def test_wrong_backends_and_devices_end_in_one_line(models):
-    assert backends.BACKENDS == flags.BACKENDS
     for named, message in (
         ({"backend": "tensorrt"}, "'tensorrt' is no backend: choose one of torch, torch-bf16, onnx, onnx-int8"),
         ({"backend": "onnx", "device": "cuda"}, "onnx runs on the processor, not on 'cuda': use --backend torch there"),
