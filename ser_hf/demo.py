@@ -37,6 +37,8 @@ LOOK: dict = {
 }
 """How the page looks and moves: what `launch` and `mount_gradio_app` take. Fonts are names, not downloads."""
 
+_AGAIN = "press Record for another"
+
 _AT_A_TIME = 8
 """Requests that are read and decoded side by side; the model takes one a core."""
 
@@ -141,8 +143,13 @@ def _analyse(predictor: Predictor, limits: Limits) -> None:
 
 
 def _live(predictor: Predictor, limits: Limits, tab: gr.Tab) -> None:
+    over: dict = {"stream": None}
+
     def hear(chunk: str | None, state: dict | None) -> tuple[dict | None, str]:
         if chunk is None:
+            return state, gr.skip()
+        if state == over:  # until Record is pressed again
+            Path(chunk).unlink(missing_ok=True)
             return state, gr.skip()
         try:
             # not as an array, which gradio would have pydub decode
@@ -157,7 +164,7 @@ def _live(predictor: Predictor, limits: Limits, tab: gr.Tab) -> None:
         if not due:
             return state, gr.skip()
         if due[-1]["duration"] > limits.live_seconds:
-            return None, rendering.message(f"A live session lasts {limits.live_seconds:g} s: start again.", "note")
+            return over, rendering.message(f"A live session lasts {limits.live_seconds:g} s: {_AGAIN}.", "note")
         return state, rendering.running(due[-1])
 
     gr.HTML(
@@ -183,6 +190,8 @@ def _live(predictor: Predictor, limits: Limits, tab: gr.Tab) -> None:
     )
     # Gradio's microphone does not read `stream_every` of its event: it sends ten chunks a second unless told so
     tab.select(None, None, microphone, js="() => ({__type__: 'update', stream_every: 1})")
+    stop = "document.querySelector('#live .stop-button')?.click()"  # Gradio cannot be told to stop recording
+    running.change(None, running, js=f"(shown) => {{ if (shown.includes('{_AGAIN}')) {stop}; }}")
     microphone.start_recording(lambda: None, None, state, api_visibility="private")
 
 

@@ -43,8 +43,8 @@ def predictor(model):
 
 
 @pytest.fixture(scope="module")
-def url(model):
-    with serving("--model", model) as address:
+def url(model, request):
+    with serving("--model", model, *getattr(request, "param", ())) as address:
         yield address
 
 
@@ -334,3 +334,17 @@ def test_a_port_in_use_ends_in_one_line(tuned, fails):
         taken.listen()
         line = fails("app", "--model", tuned, "--port", taken.getsockname()[1])
     assert "choose another --port" in line
+
+
+@pytest.mark.parametrize("url", [("--live_seconds", "2")], indirect=True)
+def test_a_live_session_past_its_limit_is_over_and_records_no_more(page):
+    page.get_by_role("tab", name="Live").click()
+    page.wait_for_timeout(1_500)  # Gradio loads its recorder after it shows the button
+    record = page.locator("#live button", has_text="Record").first
+    for _ in range(2):
+        record.click()
+        page.locator("#running .ser-score").first.wait_for(timeout=60_000)
+        page.locator("#running").get_by_text("lasts 2 s: press Record for another").wait_for(timeout=60_000)
+        record.wait_for(timeout=10_000)
+        page.wait_for_timeout(3_000)
+        assert "press Record for another" in page.locator("#running").inner_text()
