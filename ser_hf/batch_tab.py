@@ -64,23 +64,12 @@ def build(predictor: Predictor, limits: Limits) -> None:
         bad = sum("error" in answer for answer in found)
         says = f"{len(found) - bad:,} recordings answered" + (f", {bad:,} could not be read" if bad else "")
         files = [gr.update(value=str(folder / f"predictions.{kind}"), visible=True) for kind in ("csv", "jsonl")]
-        return rendering.message(says, "note"), gr.update(value=_rows(found), visible=True), *files
+        return rendering.message(says, "note"), gr.update(value=rendering.table(found), visible=True), *files
 
-    files = gr.File(
-        file_count="multiple", label=f"Recordings, or a zip of them (up to {limits.files:,})", elem_id="files"
-    )
+    files = gr.File(file_count="multiple", label=f"Recordings or zips (up to {limits.files:,})", elem_id="files")
     button = gr.Button("Analyse all", variant="primary", elem_id="all")
     says = gr.HTML(elem_id="batch-says", padding=False)
-    table = gr.Dataframe(
-        headers=[*_COLUMNS],
-        visible=False,
-        interactive=False,
-        wrap=True,
-        column_widths=["24%", "12%", "9%", "12%", "11%", "32%"],
-        label="Predictions",
-        elem_id="table",
-        buttons=[],
-    )
+    table = gr.HTML(visible=False, elem_id="table", elem_classes="ser-table", padding=False)
     with gr.Row():
         as_table = gr.DownloadButton("Save as CSV", visible=False, elem_id="csv")
         as_lines = gr.DownloadButton("Save as JSON lines", visible=False, elem_id="jsonl")
@@ -103,17 +92,3 @@ def as_csv(found: list[dict]) -> str:
 def _plain(cell: object) -> object:
     """Spreadsheets run what begins like a formula; a quote before it makes it text (OWASP, CSV injection)."""
     return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
-
-
-def _rows(found: list[dict]) -> list[list]:
-    return [
-        [
-            answer.get("file"),
-            answer.get("label", ""),
-            rendering.percent(answer["score"]) if "score" in answer else "",
-            {True: "not sure", False: ""}[answer.get("abstained", False)],
-            f"{answer['duration']:.1f} s" if "duration" in answer else "",
-            answer.get("error", ""),
-        ]
-        for answer in found
-    ]

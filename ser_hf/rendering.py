@@ -46,6 +46,13 @@ def message(words: str, kind: str = "error") -> str:
     return f'<div class="ser-{kind}" role="{role}">{escape(words)}</div>'
 
 
+def table(answers: list[dict]) -> str:
+    """Answers for many recordings, a row each; what cannot be read has its reason there."""
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("recording", "label", "score", "length"))
+    body = "".join(f'<tr><th scope="row">{escape(one["file"] or "")}</th>{_cells(one)}</tr>' for one in answers)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
 def clock(seconds: float) -> str:
     """A time in a recording.
 
@@ -73,7 +80,7 @@ def ink(colour: str) -> str:
 
 
 def _headline(answer: dict, below: float) -> str:
-    length = f"{answer['duration']:.1f} s" if answer["duration"] < 60 else f"{clock(answer['duration'])} min"
+    length = _length(answer["duration"])
     if not answer["segments"]:
         return f'<p class="ser-label">No voice was found</p><p class="ser-sub">in {length} of audio</p>'
     label, sure = escape(answer["label"]), percent(answer["score"])
@@ -83,6 +90,22 @@ def _headline(answer: dict, below: float) -> str:
         return f'<p class="ser-label">Not sure</p><p class="ser-sub">{says}</p>'
     dot = f'<span class="ser-dot" style="background: {_colour(answer["label"])}"></span>'
     return f'<p class="ser-label">{dot}{label}</p><p class="ser-sub">{sure} sure, {length} of audio</p>'
+
+
+def _cells(answer: dict) -> str:
+    if "error" in answer:
+        return f'<td colspan="3">{escape(answer["error"])}</td>'
+    label = escape(answer["label"])
+    dot = f'<span class="ser-dot" style="background: {_colour(answer["label"])}"></span> '
+    if not answer["segments"]:
+        said = "no voice was found"
+    else:
+        said = f"not sure, {label}?" if answer["abstained"] else dot + label
+    return f"<td>{said}</td><td>{percent(answer['score'])}</td><td>{_length(answer['duration'])}</td>"
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 60 else f"{clock(seconds)} min"
 
 
 def _bars(scores: dict[str, float]) -> str:

@@ -53,6 +53,25 @@ def test_a_timeline_lies_where_its_segments_are():
     ]
 
 
+def test_a_table_has_a_row_for_each_recording_and_the_reason_where_there_is_no_answer():
+    heard = [segment(0, 3 * RATE, "sad", 0.3)]
+    rows = [predicted(heard), predicted(heard, 95, below=0.5), predicted([], 20), {"file": EVIL, "error": f"'{EVIL}'!"}]
+    html = rendering.table(rows)
+    assert "<img" not in html
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in html.split("<tr>")[1:]]
+    cells = [[re.sub("<[^>]+>", "", cell).strip() for cell in row] for row in cells]
+    escaped = EVIL.replace("<", "&lt;").replace(">", "&gt;")
+    assert cells == [
+        ["recording", "label", "score", "length"],
+        ["a.wav", "sad", "30 %", "3.0 s"],
+        ["a.wav", "not sure, sad?", "30 %", "1:35 min"],
+        ["a.wav", "no voice was found", "30 %", "20.0 s"],
+        [escaped, f"&#x27;{escaped}&#x27;!"],
+    ]
+    assert html.count('colspan="3"') == 1
+    assert COLOURS["sad"] in html
+
+
 def test_abstention_is_said_plainly():
     unsure = rendering.prediction(predicted([segment(0, 3 * RATE, "sad", 0.3)], below=0.5), None, 0.5)
     assert "Not sure" in unsure
