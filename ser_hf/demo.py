@@ -91,11 +91,11 @@ def _analyse(predictor: Predictor, limits: Limits) -> None:
             answer = _predict(predictor.adapt(voice) if voice else predictor, limits, path)
         except gr.Error as error:
             return rendering.message(error.message), None, hidden
-        samples = audio.load(uploads.recording(path))
         # in a folder of its own: equal uploads of two visitors share one, and what they called them is theirs
         saved = Path(tempfile.mkdtemp(dir=get_upload_folder())) / "prediction.json"
         saved.write_text(json.dumps(answer) + "\n")
-        told = rendering.prediction(answer, samples, predictor.abstain_below)
+        loudest = rendering.peaks(audio.stream(uploads.recording(path)))
+        told = rendering.prediction(answer, loudest, predictor.abstain_below)
         return told, answer, gr.update(value=str(saved), visible=True)
 
     with gr.Row():

@@ -1,27 +1,43 @@
 """Predictions as HTML: the answer, a bar for each label, the waveform with its timeline. Every word is escaped."""
 
+from collections.abc import Iterable
 from html import escape
 from itertools import pairwise
 
 import numpy as np
 
-from ser_hf.audio import SAMPLING_RATE
 from ser_hf.emotions import COLOURS
 
 _OTHER = "#666666"  # of a label that is none of the eight
 _COLUMNS = 400
+_STEP = 32  # samples whose loudest is kept
 
 
-def prediction(answer: dict, samples: np.ndarray | None = None, below: float = 0.0) -> str:
+def prediction(answer: dict, loudest: np.ndarray | None = None, below: float = 0.0) -> str:
     """What the page says of a recording.
 
     Args:
         answer: of `Predictor`.
-        samples: of the recording, shape `(samples,)`, to be drawn; not where None.
+        loudest: of the recording, as `peaks` gives it, to be drawn; not where None.
         below: the score under which the model abstains.
     """
-    picture = "" if samples is None else _picture(answer, samples)
+    picture = "" if loudest is None else _picture(answer, loudest)
     return f'<div aria-live="polite">{_headline(answer, below)}{_bars(answer["scores"])}{picture}</div>'
+
+
+def peaks(blocks: Iterable[np.ndarray]) -> np.ndarray:
+    """The loudest of every 32 samples, by magnitude; of an hour at 16 kHz 7 MB.
+
+    Args:
+        blocks: of a recording, each of shape `(samples,)`.
+    """
+    found, rest = [], np.zeros(0, dtype=np.float32)
+    for block in blocks:
+        rest = np.concatenate([rest, np.abs(block)])
+        whole = len(rest) // _STEP * _STEP
+        found.append(rest[:whole].reshape(-1, _STEP).max(axis=1))
+        rest = rest[whole:]
+    return np.concatenate([*found, rest.max(keepdims=True) if len(rest) else rest])
 
 
 def running(answer: dict) -> str:
@@ -120,22 +136,22 @@ def _bars(scores: dict[str, float]) -> str:
     return f'<div class="ser-bars">{"".join(rows)}</div>'
 
 
-def _picture(answer: dict, samples: np.ndarray) -> str:
+def _picture(answer: dict, loudest: np.ndarray) -> str:
     long = len(answer["segments"]) > 1 or answer["duration"] > 10
     timeline = _timeline(answer["segments"], answer["duration"]) if long and answer["segments"] else ""
+    wave = _waveform(loudest, answer["duration"])
     return (
-        f'<div class="ser-picture" data-duration="{answer["duration"]:.3f}">{waveform(samples)}{timeline}'
+        f'<div class="ser-picture" data-duration="{answer["duration"]:.3f}">{wave}{timeline}'
         f'<div class="ser-cursor" hidden></div></div>{_parts(answer["segments"]) if timeline else ""}'
     )
 
 
-def waveform(samples: np.ndarray) -> str:
-    """The peaks of a recording as SVG."""
-    edges = np.linspace(0, len(samples), _COLUMNS + 1).astype(int)
-    peaks = np.array([np.abs(samples[a:b]).max(initial=0) for a, b in pairwise(edges)])
-    peaks = np.maximum(peaks / max(peaks.max(), 1e-6) * 44, 0.5)
-    path = "".join(f"M{x} {45 - y:.1f}V{45 + y:.1f}" for x, y in enumerate(peaks))
-    seconds = len(samples) / SAMPLING_RATE
+def _waveform(loudest: np.ndarray, seconds: float) -> str:
+    """Peaks of a recording as SVG."""
+    edges = np.linspace(0, len(loudest), _COLUMNS + 1).astype(int)
+    found = np.array([loudest[a : max(b, a + 1)].max(initial=0) for a, b in pairwise(edges)])
+    found = np.maximum(found / max(found.max(), 1e-6) * 44, 0.5)
+    path = "".join(f"M{x} {45 - y:.1f}V{45 + y:.1f}" for x, y in enumerate(found))
     return (
         f'<svg class="ser-wave" viewBox="0 0 {_COLUMNS} 90" preserveAspectRatio="none" role="img" '
         f'aria-label="waveform of {seconds:.1f} seconds">'

@@ -22,7 +22,9 @@ def predicted(segments, seconds=3, label="sad", below=0.0, labels=EMOTIONS):
 
 
 def test_bars_stand_in_the_order_of_the_labels():
-    html = rendering.prediction(predicted([segment(0, 3 * RATE, "sad", 0.3)]), np.sin(np.arange(3 * RATE)))
+    html = rendering.prediction(
+        predicted([segment(0, 3 * RATE, "sad", 0.3)]), rendering.peaks([np.sin(np.arange(3 * RATE))])
+    )
     assert re.findall(r'aria-label="(\w+)" aria-valuemin', html) == list(EMOTIONS)
     assert re.findall(r'aria-valuenow="(\d+)"', html) == ["10", "10", "10", "30", "10", "10", "10", "10"]
     assert re.findall(r"background: (#\w+)\"></div>", html) == list(COLOURS.values())
@@ -30,18 +32,33 @@ def test_bars_stand_in_the_order_of_the_labels():
     assert "ser-timeline" not in html
 
 
+def test_the_waveform_shows_the_loudest_of_each_moment_however_the_recording_is_cut():
+    samples = np.random.default_rng(0).normal(size=400 * 128).astype(np.float32) * np.linspace(0, 1, 400 * 128)
+    whole = rendering.peaks([samples])
+    np.testing.assert_array_equal(whole, np.abs(samples).reshape(-1, 32).max(axis=1))
+    np.testing.assert_array_equal(whole, rendering.peaks(np.split(samples, [5, 5, 1000, 1031, 40_000])))
+    assert rendering.peaks([samples[:33]]).tolist() == [np.abs(samples[:32]).max(), np.abs(samples[32])]
+    assert len(rendering.peaks([])) == 0
+    html = rendering.prediction(predicted([segment(0, 3 * RATE, "sad", 0.3)]), whole)
+    drawn = [float(y) for y in re.findall(r"M\d+ ([\d.]+)V", html)]
+    heights = np.abs(samples).reshape(400, 128).max(axis=1) / whole.max() * 44
+    np.testing.assert_allclose(drawn, 45 - np.maximum(heights, 0.5), atol=0.051)
+    assert "waveform of 3.0 seconds" in html
+    assert len(re.findall(r"M\d+ ", rendering.prediction(predicted([], 1), np.ones(3)))) == 400
+
+
 def test_labels_and_messages_cannot_be_markup():
     labels = (EVIL, "b")
     segments = [segment(0, 6 * RATE, EVIL, 0.9), segment(6 * RATE, 12 * RATE, "b", 0.9)]
     told = predicted(segments, 12, EVIL, labels=labels)
-    for html in (rendering.prediction(told, np.ones(12 * RATE)), rendering.running(told), rendering.message(EVIL)):
+    for html in (rendering.prediction(told, np.ones(12)), rendering.running(told), rendering.message(EVIL)):
         assert "<img" not in html
         assert "&lt;img" in html
 
 
 def test_a_timeline_lies_where_its_segments_are():
     segments = [segment(0, 5 * RATE, "sad", 0.9), segment(10 * RATE, 20 * RATE, "angry", 0.6)]
-    html = rendering.prediction(predicted(segments, 20), np.ones(20 * RATE))
+    html = rendering.prediction(predicted(segments, 20), np.ones(20))
     places = re.findall(r'data-start="([\d.]+)" title="([^"]*)" style="left: ([\d.]+)%; width: ([\d.]+)%', html)
     assert places == [
         ("0.000", "0:00 to 0:05, sad, 90 %", "0.000", "25.000"),
