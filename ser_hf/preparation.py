@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -23,7 +22,6 @@ from ser_hf import (
     fingerprint,
     frozen,
     functionals,
-    metrics,
     modeling,
     modes,
     objective,
@@ -34,7 +32,7 @@ from ser_hf import (
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.clips import Clips, Variation
 from ser_hf.endings import TrainingError
-from ser_hf.trainer import Recipe, SerTrainer
+from ser_hf.trainer import Recipe, SerTrainer, made
 from ser_hf.watch import Watch
 
 _RECIPE = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim")
@@ -87,46 +85,28 @@ def prepare(
         UserError: for what does not fit.
     """
     set_threads(config.threads, args)
-    attention = None if config.attention == "auto" else config.attention
-    model, extractor = modeling.load_for_training(config.model, args.seed, attention)
-    evaluation.refuse_seen(model.config, config.model, rows, split)
-    padding = modeling.ignore_padding(model)
-    _set_masking(model, config)
-    freeze = config.model not in tiny.NAMES if config.freeze_feature_encoder is None else config.freeze_feature_encoder
-    trained = modes.prepare(model, config.mode, freeze, config.layers)
-    drop_unused(model)
+    trained, extractor, padding = _model(config, args, rows, split)
     variation = _variation(config, args, rows, split, extractor)
     store = _store(config, args, rows, split, trained, extractor, variation)
     weights = None if config.balance == "none" else objective.weights(rows.select(split.train), config.balance)
-    told = functionals.targets(rows, split.train, config.cache_dir) if config.egemaps else None
-    if told is not None:
-        functionals.attach(model, told.shape[1], config.egemaps)
     weighed = weights if config.balance_by == "loss" else None
+    told = functionals.targets(rows, split.train, config.cache_dir) if config.egemaps else None
     train = Clips(rows, split.train, extractor, variation, store, weighed, told).decode()
-    fastest = (1.5 if config.augment else 1.0) * (np.exp(0.5) if "tempo" in config.augment else 1.0)
-    shortest = train.shortest() / fastest
-    shortest = features.extract(extractor, np.zeros(int(shortest * audio.SAMPLING_RATE), dtype=np.float32))
-    modeling.fit_masking(model, modeling.frames_of(model, len(shortest)))
-    remember(model, rows, split)
-    if store is not None:
-        trained.front.bypass()
-    else:
-        trained.front = None
-    if config.mode == "lora":
-        trained.adapt(config.lora_rank)
-    if config.fast_dropout or (config.fast_dropout is None and args.device.type == "cpu"):
-        dropout.quicken(trained.trainable)
-    precision.widen(trained.trainable, args)
+    if told is not None:
+        functionals.attach(trained.model, told.shape[1], config.egemaps)
+    _fit_masking(config, trained.model, extractor, train)
+    remember(trained.model, rows, split)
+    _make_trainable(config, args, trained, store)
     sampler = _sampler(config, args, train, weights if config.balance_by == "sampler" else None)
     seconds = np.array(rows.select_columns("duration")["duration"])
     validation = sorted(split.validation, key=seconds.__getitem__)
     validation = Clips(rows, validation, extractor, store=store).decode() if validation else None
-    run = {"model_type": model.config.model_type, "protocol_hash": split.hash, "mode": config.mode}
+    run = {"model_type": trained.model.config.model_type, "protocol_hash": split.hash, "mode": config.mode}
     run |= {"seed": args.seed, **recipe_of(config, args), "steps_an_epoch": sampler.steps}
     minimised = objective.Objective(args.label_smoothing_factor, config.focal_gamma if config.loss == "focal" else 0.0)
     recipe = Recipe(sampler, minimised, config.layer_decay, config.average, config.sharpness, run)
     collator = features.Collator(extractor, padding)
-    trainer, watch = _trainer(args, trained.trainable, (train, validation), collator, recipe, config.patience, padding)
+    trainer, watch = made(args, trained.trainable, (train, validation), collator, recipe, config.patience, padding)
     return Prepared(rows, split, trained, extractor, trainer, watch, padding)
 
 
@@ -154,6 +134,46 @@ def set_threads(threads: int | None, args: TrainingArguments) -> None:
     if args.device.type == "cpu":
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(threads or max(1, joblib.cpu_count() // local))
+
+
+def _model(
+    config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, split: protocols.Split
+) -> tuple[modes.Trained, transformers.FeatureExtractionMixin, str]:
+    """The model, frozen as its mode wants; its extractor; its padding rule."""
+    attention = None if config.attention == "auto" else config.attention
+    model, extractor = modeling.load_for_training(config.model, args.seed, attention)
+    evaluation.refuse_seen(model.config, config.model, rows, split)
+    padding = modeling.ignore_padding(model)
+    _set_masking(model, config)
+    freeze = config.model not in tiny.NAMES if config.freeze_feature_encoder is None else config.freeze_feature_encoder
+    trained = modes.prepare(model, config.mode, freeze, config.layers)
+    drop_unused(model)
+    return trained, extractor, padding
+
+
+def _fit_masking(
+    config: FinetuneConfig, model: PreTrainedModel, extractor: transformers.FeatureExtractionMixin, train: Clips
+) -> None:
+    """SpecAugment that the shortest clip bears, however fast augmentation may play it."""
+    fastest = (1.5 if config.augment else 1.0) * (np.exp(0.5) if "tempo" in config.augment else 1.0)
+    samples = int(train.shortest() / fastest * audio.SAMPLING_RATE)
+    shortest = features.extract(extractor, np.zeros(samples, dtype=np.float32))
+    modeling.fit_masking(model, modeling.frames_of(model, len(shortest)))
+
+
+def _make_trainable(
+    config: FinetuneConfig, args: TrainingArguments, trained: modes.Trained, store: frozen.Store | None
+) -> None:
+    """Take out the front whose outputs are stored, put adapters in, and what a CPU computes otherwise."""
+    if store is not None:
+        trained.front.bypass()
+    else:
+        trained.front = None
+    if config.mode == "lora":
+        trained.adapt(config.lora_rank)
+    if config.fast_dropout or (config.fast_dropout is None and args.device.type == "cpu"):
+        dropout.quicken(trained.trainable)
+    precision.widen(trained.trainable, args)
 
 
 def _set_masking(model: PreTrainedModel, config: FinetuneConfig) -> None:
@@ -247,54 +267,3 @@ def _sampler(
     return batches.FrameBudget(
         train.lengths, steps, seed, weights, accumulation, processes, args.process_index, shuffle_only=shuffled
     )
-
-
-def _trainer(
-    args: TrainingArguments,
-    model: torch.nn.Module,
-    clips: tuple[Clips, Clips | None],
-    collator: features.Collator,
-    recipe: Recipe,
-    patience: int,
-    padding: str,
-) -> tuple[SerTrainer, Watch]:
-    # The heads take **kwargs, from which the Trainer would conclude that they divide their loss themselves.
-    model.accepts_loss_kwargs = False
-    args.remove_unused_columns = False
-    args._n_gpu = min(args.n_gpu, 1)  # one GPU a process: nn.DataParallel copies the model out of reach of its hooks
-    if padding == modeling.ALONE:
-        args.per_device_eval_batch_size = 1
-    args.label_names = ["labels"]
-    judged = args.eval_strategy != "no" and args.metric_for_best_model
-    metric = (args.metric_for_best_model or "uar", args.greater_is_better is not False)
-    watch = Watch(recipe.sampler, patience if judged else 0, *metric)
-    smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0  # ours smooths, in training only
-    trainer = SerTrainer(
-        recipe=recipe,
-        model=model,
-        args=args,
-        train_dataset=clips[0],
-        eval_dataset=clips[1],
-        data_collator=collator,
-        compute_metrics=_figures,
-        callbacks=[watch],
-    )
-    args.label_smoothing_factor = smoothing
-    trainer.remove_callback(transformers.PrinterCallback)
-    _log_into(trainer, Path(args.output_dir))
-    return trainer, watch
-
-
-def _log_into(trainer: SerTrainer, output: Path) -> None:
-    """TensorBoard's events into a folder of the run that has one name."""
-    from transformers.integrations import TensorBoardCallback
-
-    if trainer.pop_callback(TensorBoardCallback) is not None and trainer.args.process_index == 0:
-        from torch.utils.tensorboard import SummaryWriter
-
-        trainer.add_callback(TensorBoardCallback(SummaryWriter(str(output / "tensorboard"))))
-
-
-def _figures(prediction: transformers.EvalPrediction) -> dict[str, float]:
-    matrix = metrics.confusion(prediction.label_ids, np.argmax(prediction.predictions, axis=-1))
-    return {name: float(value) for name, value in metrics.scores(matrix).items()}

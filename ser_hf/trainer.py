@@ -5,19 +5,23 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import EvalPrediction, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from ser_hf import modes
+from ser_hf import metrics, modes
 from ser_hf.averaging import Average
 from ser_hf.batches import FrameBudget, by_length
+from ser_hf.clips import Clips
 from ser_hf.endings import RUN, TrainingError
-from ser_hf.features import EXTRAS
+from ser_hf.features import EXTRAS, Collator
+from ser_hf.modeling import ALONE
 from ser_hf.objective import Objective
 from ser_hf.sharpness import ascended
+from ser_hf.watch import Watch
 
 _LOOK_EVERY = 20  # steps between looks at the loss on a GPU, where a look waits for it
 
@@ -209,3 +213,65 @@ class SerTrainer(Trainer):
     def _refuse_nan(self) -> None:
         if self._finite is not None and not bool(self._finite):
             raise TrainingError(f"loss is no number at step {self.state.global_step + 1}: lower --learning_rate")
+
+
+def made(
+    args: TrainingArguments,
+    model: torch.nn.Module,
+    clips: tuple[Clips, Clips | None],
+    collator: Collator,
+    recipe: Recipe,
+    patience: int,
+    padding: str,
+) -> tuple[SerTrainer, Watch]:
+    """A Trainer for a model that is ready to be trained, and who watches it.
+
+    Args:
+        args: what `TrainingArguments` says; what does not fit our models is set in place.
+        model: what is trained.
+        clips: of the training and of the validation side, None where nothing is chosen.
+        collator: of the clips.
+        recipe: of ours.
+        patience: epochs without a better validation.
+        padding: the model's rule.
+    """
+    # The heads take **kwargs, from which the Trainer would conclude that they divide their loss themselves.
+    model.accepts_loss_kwargs = False
+    args.remove_unused_columns = False
+    args._n_gpu = min(args.n_gpu, 1)  # one GPU a process: nn.DataParallel copies the model out of reach of its hooks
+    if padding == ALONE:
+        args.per_device_eval_batch_size = 1
+    args.label_names = ["labels"]
+    judged = args.eval_strategy != "no" and args.metric_for_best_model
+    metric = (args.metric_for_best_model or "uar", args.greater_is_better is not False)
+    watch = Watch(recipe.sampler, patience if judged else 0, *metric)
+    smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0  # ours smooths, in training only
+    trainer = SerTrainer(
+        recipe=recipe,
+        model=model,
+        args=args,
+        train_dataset=clips[0],
+        eval_dataset=clips[1],
+        data_collator=collator,
+        compute_metrics=_figures,
+        callbacks=[watch],
+    )
+    args.label_smoothing_factor = smoothing
+    trainer.remove_callback(PrinterCallback)
+    _log_into(trainer, Path(args.output_dir))
+    return trainer, watch
+
+
+def _log_into(trainer: SerTrainer, output: Path) -> None:
+    """TensorBoard's events into a folder of the run that has one name."""
+    from transformers.integrations import TensorBoardCallback
+
+    if trainer.pop_callback(TensorBoardCallback) is not None and trainer.args.process_index == 0:
+        from torch.utils.tensorboard import SummaryWriter
+
+        trainer.add_callback(TensorBoardCallback(SummaryWriter(str(output / "tensorboard"))))
+
+
+def _figures(prediction: EvalPrediction) -> dict[str, float]:
+    matrix = metrics.confusion(prediction.label_ids, np.argmax(prediction.predictions, axis=-1))
+    return {name: float(value) for name, value in metrics.scores(matrix).items()}
