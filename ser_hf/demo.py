@@ -9,10 +9,9 @@ from pathlib import Path
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it on import, and calls out otherwise
 
 import gradio as gr
-import numpy as np
 from gradio.utils import get_upload_folder
 
-from ser_hf import audio, batch_tab, examples, model_tab, rendering, uploads, voice_tab
+from ser_hf import audio, batch_tab, examples, live_tab, model_tab, rendering, uploads, voice_tab
 from ser_hf.adaptation import Adaptation
 from ser_hf.errors import UserError
 from ser_hf.limits import Limits
@@ -36,8 +35,6 @@ LOOK: dict = {
     "head": f"<script>{(_PAGE / 'page.js').read_text()}</script>",
 }
 """How the page looks and moves: what `launch` and `mount_gradio_app` take. Fonts are names, not downloads."""
-
-_AGAIN = "press Record for another"
 
 _AT_A_TIME = 8
 """Requests that are read and decoded side by side; the model takes one a core."""
@@ -64,7 +61,7 @@ def build(predictor: Predictor, limits: Limits | None = None, folder: Path | Non
             with gr.Tab("Analyse", id="analyse"):
                 _analyse(predictor, limits)
             with gr.Tab("Live", id="live") as live:
-                _live(predictor, limits, live)
+                live_tab.build(predictor, limits, live, _AT_A_TIME)
             with gr.Tab("Batch", id="batch"):
                 batch_tab.build(predictor, limits)
             with gr.Tab("Model", id="model"):
@@ -140,59 +137,6 @@ def _analyse(predictor: Predictor, limits: Limits) -> None:
         api_visibility="private",
         show_progress="minimal",
     )
-
-
-def _live(predictor: Predictor, limits: Limits, tab: gr.Tab) -> None:
-    over: dict = {"stream": None}
-
-    def hear(chunk: str | None, state: dict | None) -> tuple[dict | None, str]:
-        if chunk is None:
-            return state, gr.skip()
-        if state == over:  # until Record is pressed again
-            Path(chunk).unlink(missing_ok=True)
-            return state, gr.skip()
-        try:
-            # not as an array, which gradio would have pydub decode
-            with audio.reading(chunk, "the stream") as reader:
-                rate, samples = reader.rate, list(reader.blocks())
-            state = state or {"stream": predictor.start_stream(rate)}
-            due = state["stream"].feed(np.concatenate(samples)) if samples else []
-        except UserError as error:
-            return None, rendering.message(str(error))
-        finally:
-            Path(chunk).unlink(missing_ok=True)
-        if not due:
-            return state, gr.skip()
-        if due[-1]["duration"] > limits.live_seconds:
-            return over, rendering.message(f"A live session lasts {limits.live_seconds:g} s: {_AGAIN}.", "note")
-        return state, rendering.running(due[-1])
-
-    gr.HTML(
-        f"<p>Answers come every second, of the last four. A session lasts up to {limits.live_seconds / 60:g} minutes, "
-        "and nothing of it is kept.</p>"
-    )
-    with gr.Row():
-        with gr.Column(min_width=300):
-            microphone = gr.Audio(
-                sources=["microphone"], streaming=True, type="filepath", label="Microphone", buttons=[], elem_id="live"
-            )
-        with gr.Column(min_width=300):
-            running = gr.HTML(rendering.message("Press Record and speak.", "note"), elem_id="running", padding=False)
-    state = gr.State(time_to_live=int(limits.live_seconds) + 60)
-    microphone.stream(
-        hear,
-        [microphone, state],
-        [state, running],
-        time_limit=int(limits.live_seconds),
-        api_visibility="private",
-        show_progress="hidden",
-        concurrency_limit=_AT_A_TIME,
-    )
-    # Gradio's microphone does not read `stream_every` of its event: it sends ten chunks a second unless told so
-    tab.select(None, None, microphone, js="() => ({__type__: 'update', stream_every: 1})")
-    stop = "document.querySelector('#live .stop-button')?.click()"  # Gradio cannot be told to stop recording
-    running.change(None, running, js=f"(shown) => {{ if (shown.includes('{_AGAIN}')) {stop}; }}")
-    microphone.start_recording(lambda: None, None, state, api_visibility="private")
 
 
 def _endpoints(predictor: Predictor, limits: Limits) -> None:
