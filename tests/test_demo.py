@@ -291,8 +291,9 @@ def test_a_phone_needs_no_scrolling_sideways(page, talk, request):
 
 
 def test_a_keyboard_reaches_everything_and_all_has_a_name(page):
+    page.get_by_text("synthetic conversation").first.wait_for()  # the examples come after the rest
     named, reached = [], set()
-    for _ in range(25):
+    for _ in range(40):
         page.keyboard.press("Tab")
         told = page.evaluate(
             """() => { const one = document.activeElement; return [one.tagName,
