@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_hf.flags import BACKENDS
+from ser_hf import BACKENDS
 
 GOALS = {"onnx": 2.4, "onnx-int8": 3.5}  # times the better stock setting, at base size
 STOCK = ("stock, alone", "stock, 8 together")

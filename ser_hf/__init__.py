@@ -11,6 +11,9 @@ __version__ = "0.1.0"
 IN_THE_BOX = Path(__file__).parent / "model_in_the_box"
 """Folder of the model that comes with the package."""
 
+BACKENDS = ("torch", "torch-bf16", "onnx", "onnx-int8")
+"""On what a model runs; the default first."""
+
 _HOMES = {
     "EMOTIONS": "emotions",
     "FinetuneConfig": "arguments",

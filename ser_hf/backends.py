@@ -13,9 +13,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.constants import HF_HOME
 from transformers import AutoConfig, AutoFeatureExtractor, FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 
-from ser_hf import modeling
+from ser_hf import BACKENDS, modeling
 from ser_hf.errors import UserError
-from ser_hf.flags import BACKENDS
 from ser_hf.onnx_backend import FILES, OnnxBackend, first_line, require
 
 FORMAT = 1
@@ -86,7 +85,7 @@ def load(
 
     Args:
         model: a folder that fine-tuning or `ser-hf export` wrote, or a Hub id.
-        backend: of `BACKENDS`.
+        backend: of `ser_hf.BACKENDS`.
         device: for torch; a GPU where there is one if None.
         revision: a branch, tag or commit of a Hub id.
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ser_hf import IN_THE_BOX
+from ser_hf import BACKENDS, IN_THE_BOX
 from ser_hf.errors import UserError
 
 
@@ -19,10 +19,6 @@ def quiet() -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-
-
-BACKENDS = ("torch", "torch-bf16", "onnx", "onnx-int8")
-"""On what a model runs; the default first."""
 
 
 def add_model(parser: Parser) -> None:

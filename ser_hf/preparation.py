@@ -32,7 +32,7 @@ from ser_hf import (
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.clips import Clips, Variation
 from ser_hf.endings import TrainingError
-from ser_hf.trainer import Recipe, SerTrainer, made
+from ser_hf.trainer import Recipe, SerTrainer, make_trainer
 from ser_hf.watch import Watch
 
 _RECIPE = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim")
@@ -106,7 +106,8 @@ def prepare(
     minimised = objective.Objective(args.label_smoothing_factor, config.focal_gamma if config.loss == "focal" else 0.0)
     recipe = Recipe(sampler, minimised, config.layer_decay, config.average, config.sharpness, run)
     collator = features.Collator(extractor, padding)
-    trainer, watch = made(args, trained.trainable, (train, validation), collator, recipe, config.patience, padding)
+    clips = (train, validation)
+    trainer, watch = make_trainer(args, trained.trainable, clips, collator, recipe, config.patience, padding)
     return Prepared(rows, split, trained, extractor, trainer, watch, padding)
 
 

@@ -215,7 +215,7 @@ class SerTrainer(Trainer):
             raise TrainingError(f"loss is no number at step {self.state.global_step + 1}: lower --learning_rate")
 
 
-def made(
+def make_trainer(
     args: TrainingArguments,
     model: torch.nn.Module,
     clips: tuple[Clips, Clips | None],

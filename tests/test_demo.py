@@ -280,8 +280,21 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touc
 
 
 @pytest.mark.parametrize("page", [PHONE, PHONE | {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"])
-def test_a_phone_needs_no_scrolling_sideways(page, talk, request):
+def test_a_phone_needs_no_scrolling_sideways(page, talk, recordings, tmp_path, request):
     analyse(page, talk)
+    (tmp_path / "a name as long as those that recorders give.wav").write_text("no sound in here")
+    open_tab(page, "Batch")
+    files = [*sorted(recordings[0].rglob("*.wav"))[:2], *tmp_path.iterdir()]
+    page.locator("#files input[type=file]").set_input_files([str(file) for file in files])
+    page.locator("#files").get_by_text("recorders").first.wait_for()
+    page.get_by_role("button", name="Analyse all").click()
+    page.locator("#table td[colspan]").wait_for(timeout=60_000)
+    heights = page.locator("#table td:not([colspan])").evaluate_all(
+        "all => all.map(one => { const range = document.createRange(); range.selectNodeContents(one);"
+        " return range.getBoundingClientRect().height / parseFloat(getComputedStyle(one).lineHeight) })"
+    )
+    assert len(heights) == 6
+    assert max(heights) < 1.5  # lines: no word is broken
     for tab in ("Analyse", "Live", "Batch", "Model"):
         open_tab(page, tab)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
