@@ -14,11 +14,8 @@ from ser_hf.results import Results
 
 def build(predictor: Predictor, folder: Path | None) -> None:
     """Add the tab's content to the page that is being built; `folder` holds what is known of the model, if anything."""
-    results = card = None
-    if folder is not None:
-        results = Results.load(folder / "results.json") if (folder / "results.json").is_file() else None
-        card = (folder / "README.md").read_text() if (folder / "README.md").is_file() else None
-    gr.HTML(facts(predictor, results) + _matrix(folder), elem_classes="ser-facts", elem_id="model")
+    card = (folder / "README.md").read_text() if folder and (folder / "README.md").is_file() else None
+    gr.HTML(facts(predictor, Results.beside(folder)) + _matrix(folder), elem_classes="ser-facts", elem_id="model")
     if card:
         with gr.Accordion("Its card", open=True):
             gr.Markdown(readable(card), elem_classes="ser-card", elem_id="card")
@@ -34,7 +31,9 @@ def facts(predictor: Predictor, results: Results | None) -> str:
     ]
     warning = ""
     if results is None:
-        warning = rendering.message("This model comes without results.json: nothing is known of what it can do.")
+        warning = rendering.message(
+            "This model comes without a results.json of ser_hf: nothing is known of what it can do."
+        )
     else:
         interval = (results.ci95 or {}).get("uar")
         between = "{:.3f} to {:.3f}".format(*interval) if interval else f"none: {results.ci95_says}"

@@ -91,6 +91,15 @@ class Results:
         except (OSError, ValueError, TypeError) as error:
             raise ResultsError(f"'{path}' is no results.json of ser_hf ({error}): run `ser-hf evaluate`") from error
 
+    @classmethod
+    def beside(cls, model: Path | None) -> "Results | None":
+        """What is known of a model by its folder; None without a folder, a file, or in one that is not of ser_hf."""
+        path = model / "results.json" if model else None
+        try:
+            return cls.load(path) if path and path.is_file() else None
+        except ResultsError:
+            return None
+
     @property
     def leaks(self) -> bool:
         """Whether it cannot be said that no test speaker was heard in training."""

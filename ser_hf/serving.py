@@ -72,8 +72,7 @@ def _alive(process: str) -> bool:
 
 def health(predictor: Predictor, limits: Limits, folder: Path | None, sha: str | None) -> dict[str, Any]:
     """What `/health` says of the app: which model it is, how that was tested, and what may be asked."""
-    path = folder / "results.json" if folder else None
-    results = Results.load(path) if path and path.is_file() else None
+    results = Results.beside(folder)
     told = (results.protocol, results.protocol_hash, results.leaks) if results else (None, None, None)
     return {
         "status": "ok",
@@ -157,7 +156,7 @@ def application(
     Args:
         predictor: that answers.
         limits: of a visitor.
-        folder: where the model's card and `results.json` lie, if anywhere.
+        folder: where the model's card and `results.json` lie, if anywhere; a file of that name from elsewhere is none.
         sha: the commit of a model on the Hub.
         mcp: serve the tools for language models, too.
         hosts: names under which it may be asked; any if None.

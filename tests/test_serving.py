@@ -15,13 +15,16 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import gradio
 import numpy as np
 import pytest
 import soundfile
 from conftest import ROOT, free_port, serving, when_up
 
+from ser_hf import model_tab
 from ser_hf import serving as rooms
 from ser_hf.gate import API
+from ser_hf.limits import Limits
 from ser_hf.predictor import Predictor
 
 ELSEWHERE = "203.0.113.7"  # an address of nobody (RFC 5737), as a proxy on this machine passes it on
@@ -115,6 +118,16 @@ def test_health_says_which_model_and_how_it_was_tested(url, tuned):
     assert told["leaks_speakers"] is False
     assert told["limits"]["file_mb"] == 1
     assert str(tuned.parent) not in text
+
+
+def test_results_from_elsewhere_are_none(tuned, tmp_path):
+    (tmp_path / "results.json").write_text('{"accuracy": 0.9}')
+    told = rooms.health(Predictor(tuned), Limits(), tmp_path, None)
+    assert (told["protocol"], told["leaks_speakers"]) == (None, None)
+    with gradio.Blocks() as page:
+        model_tab.build(Predictor(tuned), tmp_path)
+    (shown,) = page.blocks.values()
+    assert "nothing is known of what it can do" in shown.value
 
 
 def test_a_call_gives_the_prediction(url, tuned, clip):
