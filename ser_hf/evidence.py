@@ -219,10 +219,8 @@ def _baseline(
 
 def _remember(results: Results, model: Path) -> None:
     """What the model's own folder says of its training, where that was under the same split."""
-    if not (model / "results.json").is_file():
-        return
-    own = Results.load(model / "results.json")
-    if own.protocol_hash == results.protocol_hash:
+    own = Results.beside(model)
+    if own is not None and own.protocol_hash == results.protocol_hash:
         results.history, results.training = own.history, own.training
         results.seconds = own.seconds | results.seconds
         if results.calibration and own.calibration:

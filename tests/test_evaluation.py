@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -29,6 +30,14 @@ def test_evaluate_repeats_what_fine_tuning_said(tuned, built, tmp_path, capsys):
     assert ours.ece == pytest.approx(theirs.ece, abs=1e-6)
     assert (out / "classification_report.txt").read_text() in capsys.readouterr().out
     assert (out / "plots" / "confusion_matrix.png").stat().st_size > 10_000
+
+
+def test_results_from_elsewhere_in_a_models_folder_are_no_obstacle(tuned, built, tmp_path):
+    model = shutil.copytree(tuned, tmp_path / "model")
+    (model / "results.json").write_text('{"accuracy": 0.9}')
+    flags = ["--dataset", str(built), "--output", str(tmp_path / "out"), "--into_model"]
+    assert main(["evaluate", "--model", str(model), *flags]) == 0
+    assert Results.load(model / "results.json").uar == Results.load(tuned / "results.json").uar
 
 
 def test_a_model_is_not_tested_on_speakers_it_was_trained_on(tuned, built, fails, tmp_path):
