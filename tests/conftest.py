@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from clients import caller
+from hub import Hub
 from transformers import (
     AutoModelForAudioClassification,
     SeamlessM4TFeatureExtractor,
@@ -25,7 +27,7 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
-from ser_hf import dataset, protocols
+from ser_hf import audio, backends, dataset, protocols
 from ser_hf.cli import main
 from ser_hf.corpora import synthetic
 from ser_hf.emotions import ID2LABEL, LABEL2ID
@@ -108,6 +110,13 @@ def make_model(kind, folder, seed=0):
 
 
 @pytest.fixture(scope="session")
+def clips(recordings):
+    """Some recordings of either corpus, 16 kHz."""
+    paths = [path for folder in recordings for path in sorted(folder.rglob("*.wav"))[::12]]
+    return [audio.load(path) for path in paths]
+
+
+@pytest.fixture(scope="session")
 def models(tmp_path_factory):
     """A folder of each kind of small model, by kind."""
     return {kind: make_model(kind, tmp_path_factory.mktemp(kind)) for kind in ("bert", "group", "layer")}
@@ -125,6 +134,35 @@ def tuned(built, models, tmp_path_factory):
     )
     assert code == 0
     return folder
+
+
+@pytest.fixture
+def home(monkeypatch, tmp_path):
+    """An empty cache of graphs."""
+    monkeypatch.setattr(backends, "HF_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "ser_hf"
+
+
+@pytest.fixture
+def remote():
+    """A loopback Hub, empty."""
+    with Hub() as started:
+        yield started
+
+
+@pytest.fixture
+def call(remote, tmp_path):
+    """Calls functions of ours as its user, in a process of their own."""
+    return caller(remote, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """At these sizes threads wait for each other longer than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

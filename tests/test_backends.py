@@ -9,24 +9,10 @@ import torch
 from conftest import make_model
 from transformers import AutoModelForAudioClassification
 
-from ser_hf import audio, backends, export, features, modeling
+from ser_hf import backends, export, features, modeling
 from ser_hf.emotions import ID2LABEL
 from ser_hf.errors import UserError
 from ser_hf.predictor import Predictor
-
-
-@pytest.fixture
-def home(monkeypatch, tmp_path):
-    """An empty cache of graphs."""
-    monkeypatch.setattr(backends, "HF_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "ser_hf"
-
-
-@pytest.fixture(scope="module")
-def clips(recordings):
-    """Some recordings of either corpus, 16 kHz."""
-    paths = [path for folder in recordings for path in sorted(folder.rglob("*.wav"))[::12]]
-    return [audio.load(path) for path in paths]
 
 
 @pytest.fixture(scope="module")

@@ -18,20 +18,6 @@ from ser_hf.predictor import Predictor
 SECONDS = (0.1, 0.13, 0.5, 1.0, 1.37, 2.0, 3.3, 6.0)
 
 
-@pytest.fixture
-def home(monkeypatch, tmp_path):
-    """An empty cache of graphs."""
-    monkeypatch.setattr(backends, "HF_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "ser_hf"
-
-
-@pytest.fixture(scope="module")
-def clips(recordings):
-    """Some recordings of either corpus, 16 kHz."""
-    paths = [path for folder in recordings for path in sorted(folder.rglob("*.wav"))[::12]]
-    return [audio.load(path) for path in paths]
-
-
 @pytest.fixture(scope="module")
 def int8(tuned, tmp_path_factory):
     """The folder of the tuned model, exported with int8."""

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from clients import ABSENT, caller, run
+from clients import ABSENT, run
 from hub import Hub, Repo
 
 from ser_hf import audio, hub
@@ -42,17 +42,6 @@ for streaming in (False, True):
     print(json.dumps(found))
 """
 )
-
-
-@pytest.fixture
-def remote():
-    with Hub() as started:
-        yield started
-
-
-@pytest.fixture
-def call(remote, tmp_path):
-    return caller(remote, tmp_path)
 
 
 @pytest.fixture

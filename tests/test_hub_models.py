@@ -6,7 +6,7 @@ from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
-from clients import caller, run
+from clients import run
 from hub import Hub, Repo
 from safetensors.torch import load_file, save_file
 
@@ -27,17 +27,6 @@ for name, revision in json.loads(sys.argv[1]):
     except modeling.ModelError as error:
         print(json.dumps(str(error)))
 """
-
-
-@pytest.fixture
-def remote():
-    with Hub() as started:
-        yield started
-
-
-@pytest.fixture
-def call(remote, tmp_path):
-    return caller(remote, tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -15,17 +15,10 @@ from ser_hf.outputs import OutputError
 from ser_hf.pretrain_cli import pretrain
 from ser_hf.pretraining_data import Masking
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KINDS = ("bert", "group", "layer")
 PREFIX = {"bert": "wav2vec2_bert.", "group": "wav2vec2.", "layer": "wav2vec2."}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """At these sizes threads wait for each other longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def words(built, model, output, *more):

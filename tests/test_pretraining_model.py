@@ -12,16 +12,9 @@ from ser_hf import features, pretraining, pretraining_model
 from ser_hf.pretraining_data import Masking, Order
 from ser_hf.pretraining_model import Codebook, contrastive
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KINDS = ("bert", "group", "layer")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """At these sizes threads wait for each other longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def clips(model, extractor, seconds=(1.2, 0.9, 1.0), seed=0):

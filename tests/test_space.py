@@ -9,26 +9,15 @@ import tomllib
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
-from clients import caller, ser_hf
+from clients import ser_hf
 from conftest import ROOT
-from hub import Hub, Repo
+from hub import Repo
 from hub_repo import front_matter
 
 from ser_hf import IN_THE_BOX, cards, cli, space
 from ser_hf.hub import HubError
 
 MODEL, NAME, COMMIT = "you/voices", "you/voices-page", "5ca1ab1e" * 5
-
-
-@pytest.fixture
-def remote():
-    with Hub() as started:
-        yield started
-
-
-@pytest.fixture
-def call(remote, tmp_path):
-    return caller(remote, tmp_path)
 
 
 def contents(folder):
