@@ -1,6 +1,5 @@
 """The one way to predict: the command line, the page, the API and the evaluation all call it."""
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -16,18 +15,12 @@ import torch
 from scipy.special import softmax
 
 from ser_hf import IN_THE_BOX, adaptation, answers, audio, backends, features, modeling, streaming, voice, windows
+from ser_hf.deadline import Deadline
 from ser_hf.errors import UserError
 from ser_hf.workers import Workers
 
-_BATCH = 8  # windows of a long recording that share a batch, where that pays
-
-
 _Waiting = tuple[str | None, Callable[[], dict]]
 """The name of a recording, and what waits for its answer and gives it."""
-
-
-class TimeoutExceeded(UserError):
-    """A recording that took longer than it was given."""
 
 
 class Predictor:
@@ -119,10 +112,10 @@ class Predictor:
         """Logits `(parts, labels)` of recordings, of long ones in windows with voice; any thread may ask."""
         heard: list[np.ndarray] = []
         for clip in clips:
-            until = None if timeout is None else time.monotonic() + timeout
+            deadline = Deadline(timeout)
             for part in self._parts(clip, longest):
                 asked = self._workers.run(self._backend.logits, features.extract(self.extractor, part)[None])
-                heard.append(_in_time(asked, until, answers.name(clip)))
+                heard.append(deadline.result(asked, answers.name(clip)))
         if not heard:
             raise adaptation.AdaptationError("there is no voice to adapt to: give at least one clip of it")
         return np.concatenate(heard)
@@ -262,13 +255,13 @@ class Predictor:
 
     def _begin(self, sources: list[audio.Source], timeout: float | None, longest: float | None) -> list[_Waiting]:
         """Read recordings and hand them to the workers."""
-        until = None if timeout is None else time.monotonic() + timeout
+        deadline = Deadline(timeout)
         results: dict[int, Callable[[], dict]] = {}
         lengths: dict[int, list[tuple[int, np.ndarray]]] = {}
         files = [answers.name(source) for source in sources]
         for place, source in enumerate(sources):
             try:
-                heard = self._hear(source, until, longest)
+                heard = self._hear(source, deadline, longest)
             except UserError as error:
                 results[place] = partial(_failed, error)
                 continue
@@ -279,43 +272,26 @@ class Predictor:
         for length, clips in lengths.items():
             asked = self._workers.ask([clip for _, clip in clips])
             for row, (place, _) in enumerate(clips):
-                results[place] = partial(self._whole, files[place], length, asked, row, until)
+                results[place] = partial(self._whole, files[place], length, asked, row, deadline)
         return [(file, results[place]) for place, file in enumerate(files)]
 
-    def _hear(self, source: audio.Source, until: float | None, longest: float | None) -> np.ndarray | dict:
+    def _hear(self, source: audio.Source, deadline: Deadline, longest: float | None) -> np.ndarray | dict:
         """The samples of a recording of up to `LONG`, or the answer for a longer one."""
         file = answers.name(source)
         whole, blocks = windows.opened(audio.at_most(longest, audio.stream(source), file))
-        return self._long(file, blocks, until) if whole is None else whole
+        return self._long(file, blocks, deadline) if whole is None else whole
 
-    def _whole(self, file: str | None, length: int, asked: Future[np.ndarray], row: int, until: float | None) -> dict:
-        probabilities = _in_time(asked, until, file)[row]
+    def _whole(self, file: str | None, length: int, asked: Future[np.ndarray], row: int, deadline: Deadline) -> dict:
+        probabilities = deadline.result(asked, file)[row]
         best = int(probabilities.argmax())
         one = answers.segment(0, length, self.labels[best], probabilities[best])
         return answers.answer(file, length, probabilities, [one], self.labels, self.abstain_below)
 
-    def _long(self, file: str | None, blocks: Iterable[np.ndarray], until: float | None) -> dict:
+    def _long(self, file: str | None, blocks: Iterable[np.ndarray], deadline: Deadline) -> dict:
         found = windows.Windows(blocks, self.voice.listen(), self._workers)
-        timeline = windows.Timeline(self.labels)
-        waiting: deque[tuple[list[int], Future[np.ndarray]]] = deque()
         # A waveform's first convolution is the largest thing there is: a batch takes its memory and saves no time
         together = self._backend.together and (self._workers.on_gpu or features.hop(self.extractor) > 1)
-
-        def take() -> None:
-            starts, asked = waiting.popleft()
-            for start, probabilities in zip(starts, asked.result(), strict=True):
-                timeline.add(start, probabilities)
-
-        windowed = iter(found)
-        while batch := list(islice(windowed, _BATCH if together else 1)):
-            if until is not None and time.monotonic() > until:
-                raise _too_slow(file)
-            waiting.append(([one.start for one in batch], self._workers.ask([one.samples for one in batch])))
-            if len(waiting) > 2 * self._workers.count:
-                take()
-        while waiting:
-            take()
-        whole, segments = timeline.read(found.voiced, found.length)
+        whole, segments = windows.heard(found, self._workers, self.labels, together, partial(deadline.check, file))
         return answers.answer(file, found.length, whole, segments, self.labels, self.abstain_below)
 
 
@@ -329,17 +305,5 @@ def _finished(waiting: _Waiting, on_error: str) -> dict:
         return {"file": file, "error": str(error)}
 
 
-def _in_time(asked: Future[np.ndarray], until: float | None, file: str | None) -> np.ndarray:
-    try:
-        return asked.result(None if until is None else max(0.0, until - time.monotonic()))
-    except TimeoutError:
-        asked.cancel()
-        raise _too_slow(file) from None
-
-
 def _failed(error: UserError) -> dict:
     raise error
-
-
-def _too_slow(file: str | None) -> TimeoutExceeded:
-    return TimeoutExceeded(f"{file!r} took longer than it was given: cut it into parts")

@@ -5,9 +5,11 @@ would take memory by its length. Nothing here grows with a recording but a few n
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 
@@ -23,6 +25,7 @@ WINDOW, HOP = 4 * SAMPLING_RATE, 2 * SAMPLING_RATE
 MIN_VOICE = SAMPLING_RATE // 4
 """Samples with voice below which a window is not asked."""
 _PIECE = 8 * SAMPLING_RATE  # listened to at a time
+_BATCH = 8  # windows that share a batch, where that pays
 
 
 def opened(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
@@ -149,3 +152,37 @@ class Timeline:
         return whole, [
             segment(one["start"], one["end"], self.labels[one["label"]], one["sum"] / one["weight"]) for one in segments
         ]
+
+
+def heard(
+    windows: Windows, workers: Workers, labels: list[str], together: bool, check: Callable[[], None]
+) -> tuple[np.ndarray, list[dict]]:
+    """What is said of a long recording, by the windows that hold voice; only a few of them are in memory.
+
+    Args:
+        windows: of the recording.
+        workers: that are asked about them.
+        labels: of the model, in its order.
+        together: ask several at a time.
+        check: called before each is asked; what it raises ends it all.
+
+    Returns:
+        What `Timeline.read` does.
+    """
+    timeline = Timeline(labels)
+    waiting: deque[tuple[list[int], Future[np.ndarray]]] = deque()
+
+    def take() -> None:
+        starts, asked = waiting.popleft()
+        for start, probabilities in zip(starts, asked.result(), strict=True):
+            timeline.add(start, probabilities)
+
+    windowed = iter(windows)
+    while batch := list(islice(windowed, _BATCH if together else 1)):
+        check()
+        waiting.append(([one.start for one in batch], workers.ask([one.samples for one in batch])))
+        if len(waiting) > 2 * workers.count:
+            take()
+    while waiting:
+        take()
+    return timeline.read(windows.voiced, windows.length)

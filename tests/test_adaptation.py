@@ -12,7 +12,8 @@ from scipy.special import softmax
 from ser_hf import adaptation, audio
 from ser_hf.adaptation import Adaptation, AdaptationError
 from ser_hf.cli import main
-from ser_hf.predictor import Predictor, TimeoutExceeded
+from ser_hf.deadline import TimeoutExceeded
+from ser_hf.predictor import Predictor
 
 
 @pytest.fixture(scope="module")

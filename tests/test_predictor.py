@@ -13,8 +13,9 @@ from conftest import ROOT
 
 from ser_hf import audio, windows
 from ser_hf.answers import segment
+from ser_hf.deadline import TimeoutExceeded
 from ser_hf.emotions import EMOTIONS
-from ser_hf.predictor import Predictor, TimeoutExceeded
+from ser_hf.predictor import Predictor
 from ser_hf.voice import FRAME, Voice
 
 RATE = audio.SAMPLING_RATE
