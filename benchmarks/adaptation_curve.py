@@ -1,22 +1,27 @@
 """What a few unlabelled clips of an unseen speaker are worth: UAR after adapting on 0, 1, 3, 10, 30 and all of them.
 
 Each clip is answered after adapting on others of its speaker (`ser_hf.adaptation.crossed`), each fold calibrated by the
-others. Draws are repeated; the figure is of all speakers together, mean and spread over the draws.
+others. Draws are repeated; the figure is of all speakers together, mean and spread over the draws. Then the same
+where a speaker's clips lack emotions, drawn for each speaker: adapted on all others, with and without clusters.
 
     python benchmarks/adaptation_curve.py runs/box/emobox-ravdess/seed-42
 """
 
 import argparse
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
-from ser_hf import cross_validation
+import numpy as np
+
+from ser_hf import adaptation, cross_validation, metrics
 
 COUNTS = (0, 1, 3, 10, 30, None)  # None: all
+MISSING, DRAWS = (0, 1, 2, 4), 10
 
 
 def main() -> None:
-    """Print the curve as a Markdown table."""
+    """Print both as Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder with fold-0, fold-1 …, as fine-tuning wrote them")
     args = parser.parse_args()
@@ -30,6 +35,32 @@ def main() -> None:
         found = cross_validation.adapted(folds, degrees, count)
         shown = "all" if count is None else count
         print(f"| {shown} | {statistics.fmean(found):.3f} | {statistics.stdev(found):.3f} |")
+    print("\n| emotions missing | not adapted | moved evenly | and clusters |\n| ---: | ---: | ---: | ---: |")
+    for missing in MISSING:
+        found = zip(*(lacking(folds, degrees, missing, draw) for draw in range(DRAWS)), strict=True)
+        print(f"| {missing} | {' | '.join(f'{statistics.fmean(one):.3f}' for one in found)} |")
+
+
+def lacking(folds: list[cross_validation.Answers], degrees: list[float], missing: int, draw: int) -> Iterator[float]:
+    """UAR without adapting, after moving the logits evenly, and after `ser_hf.adaptation.fit`."""
+    rng = np.random.default_rng([draw, missing])
+    kept = [np.concatenate(list(_kept(one, missing, rng))) for one in folds]
+    truth = np.concatenate([one.labels[rows] for one, rows in zip(folds, kept, strict=True)])
+    for clips, clustered in ((0, 0.0), (None, 0.0), (None, adaptation.CLUSTERED)):
+        moved = [
+            adaptation.crossed(
+                one.logits[rows] / t, one.speakers[rows], np.random.default_rng([draw, place]), clips, clustered
+            )
+            for place, (one, rows, t) in enumerate(zip(folds, kept, degrees, strict=True))
+        ]
+        yield metrics.scores(metrics.confusion(truth, np.concatenate(moved).argmax(axis=1)))["uar"]
+
+
+def _kept(answers: cross_validation.Answers, missing: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    for speaker in np.unique(answers.speakers):
+        own = np.flatnonzero(answers.speakers == speaker)
+        gone = rng.choice(np.unique(answers.labels[own]), missing, replace=False)
+        yield own[~np.isin(answers.labels[own], gone)]
 
 
 if __name__ == "__main__":

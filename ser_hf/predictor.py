@@ -251,7 +251,7 @@ class Predictor:
             inputs = self._collate([{"features": features.extract(self.extractor, clips[i])} for i in batch])
             logits = self.model(**{name: tensor.to(self.device) for name, tensor in inputs.items()}).logits
             result[batch] = logits.float().cpu().numpy()
-        return result if self.adaptation is None else result + self.adaptation.offset
+        return result if self.adaptation is None else self.adaptation.moved(result)
 
     def _begin(self, sources: list[audio.Source], timeout: float | None, longest: float | None) -> list[_Waiting]:
         """Read recordings and hand them to the workers."""

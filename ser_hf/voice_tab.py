@@ -33,8 +33,8 @@ def build(predictor: Predictor, limits: Limits) -> gr.State:
     voice = gr.State()
     with gr.Accordion("Always the same voice? Adapt to it", open=False, elem_id="voice"):
         gr.HTML(
-            "<p>A few recordings of the speaker, in several moods, tell the model what is usual for this voice. "
-            "Nobody needs to say which mood is which.</p>",
+            "<p>Some ten recordings of the speaker, in most moods, tell the model what is usual for this voice; those "
+            "of a few moods would mislead it. Nobody needs to say which mood is which.</p>",
             padding=False,
         )
         clips = gr.File(file_count="multiple", label="Recordings of one voice", elem_id="voice-files")
