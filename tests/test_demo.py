@@ -247,7 +247,7 @@ def test_batch_gives_a_table_and_both_downloads(page, predictor, recordings, tmp
     page.locator("#files").get_by_text("clips").first.wait_for()
     page.get_by_role("button", name="Analyse all").click()
     page.locator("#table").get_by_text(files[2].name).first.wait_for(timeout=60_000)
-    assert "3 recordings answered, 1 could not be read" in page.locator("#batch-says").inner_text()
+    page.locator("#batch-says").get_by_text("3 recordings answered, 1 could not be read").wait_for()
     found = {}
     for kind in ("csv", "jsonl"):
         with page.expect_download() as saved:
@@ -271,7 +271,7 @@ def test_the_model_is_shown_with_its_figures(page, model):
     assert f"{results['uar']:.3f}" in facts.inner_text()
     assert results["protocol_hash"] in facts.inner_text()
     assert facts.locator("img").evaluate("picture => picture.naturalWidth") > 100
-    assert "What it reaches" in page.locator("#card").inner_text()
+    page.locator("#card").get_by_text("What it reaches").wait_for()  # it is drawn after the table
     # its own pictures are left out, and the planted one stays empty
     assert page.locator("#card img").evaluate_all("all => all.map(one => one.naturalWidth)") == [0]
 
