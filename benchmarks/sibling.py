@@ -1,11 +1,12 @@
 """What more parameters are worth on these corpora, and pretraining on their sound: UAR on unseen voices, one fold.
 
-    python benchmarks/sibling.py CONFIG.yaml --dataset DIR --output DIR [--epochs 8] [--pretrain 5] [--flags "..."]
+    python benchmarks/sibling.py CONFIG.yaml --dataset DIR --output DIR [--epochs 8] [--pretrain 15]
+        [--rates 1e-4 3e-5] [--flags "..."]
 
 All arms are fine-tuned by the config file on the same split from the same seed, at the same time: the model that the
-file names, a sibling of base size, and the sibling after pretraining on the training side's sound. The sibling's
-learning rate is smaller as its width is larger, which is how Adam's best rate moves (Yang et al., "Tensor programs V",
-NeurIPS 2021). Made for a GPU; what lies in the output folder already is not run again.
+file names, a sibling of base size at each learning rate, and the sibling after pretraining on the training side's sound
+at each. Of the rates the validation speakers choose. Made for a GPU; what lies in the output folder already is not run
+again.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from ser_hf import modeling
 
 LARGER = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 1280}
 WHOLE = ["--freeze_feature_encoder", "false", "--patience", "0"]
+PRETRAINING = ["--batch_size", 64, "--learning_rate", 2e-4]
 
 
 def ser_hf(*words: object) -> None:
@@ -33,38 +35,49 @@ def ser_hf(*words: object) -> None:
         sys.exit(f"{' '.join(map(str, words))}\n{run.stdout[-2000:]}\n{run.stderr[-3000:]}")
 
 
-def make_sibling(like: str, folder: Path) -> float:
-    """A larger model of the same kind, with random weights, unless it is there; the small one's share of its width."""
+def make_sibling(like: str, folder: Path) -> None:
+    """A larger model of the same kind, with random weights, unless it is there."""
+    if folder.exists():
+        return
     small, extractor = modeling.load_for_training(like)
-    config, share = small.config, small.config.hidden_size / LARGER["hidden_size"]
+    small.config.update(LARGER)
+    torch.manual_seed(0)
+    AutoModelForAudioClassification.from_config(small.config).save_pretrained(folder)
+    extractor.save_pretrained(folder)
+
+
+def warm_up(sibling: Path, same: dict, args: argparse.Namespace) -> Path:
+    """The sibling, pretrained on the sound of those whom the arms train on, unless it is there."""
+    folder = args.output / "warmed"
     if not folder.exists():
-        config.update(LARGER)
-        torch.manual_seed(0)
-        AutoModelForAudioClassification.from_config(config).save_pretrained(folder)
-        extractor.save_pretrained(folder)
-    return share
+        split = ["--dataset", args.dataset, "--protocol", same["protocol"]]
+        split += ["--more_voices"] if same.get("more_voices") else []
+        ser_hf("pretrain", "--model", sibling, *split, "--output", folder, "--epochs", args.pretrain, *PRETRAINING)
+    return folder
 
 
-def arm(name: str, model: str | Path, warmed: bool, slower: float, args: argparse.Namespace) -> str:
-    """Train one, at so much less than the config's learning rate; its row."""
+def train(name: str, model: str | Path, rate: float, args: argparse.Namespace) -> dict:
+    """Fine-tune one arm, unless that is done; its results."""
     folder = args.output / name
-    where = ["--dataset", args.dataset]
-    same = yaml.safe_load(args.config.read_text())
-    if warmed and not (args.output / "warmed").exists():
-        given = ["--protocol", same["protocol"], *where, "--output", args.output / "warmed"]
-        given += ["--epochs", args.pretrain, "--batch_size", 64, "--learning_rate", 1e-3 * slower]
-        ser_hf("pretrain", "--model", model, *given)
     if not (folder / "results.json").exists():
-        model = args.output / "warmed" if warmed else model
-        given = [*where, "--model", model, "--output_dir", folder, "--num_train_epochs", args.epochs]
-        given += ["--learning_rate", same["learning_rate"] * slower]
-        ser_hf("finetune", args.config, *given, "--fold", 0, "--refit", "false", *WHOLE, *shlex.split(args.flags))
+        given = ["--dataset", args.dataset, "--model", model, "--output_dir", folder, "--learning_rate", rate]
+        given += ["--num_train_epochs", args.epochs, "--fold", 0, "--refit", "false", *WHOLE]
+        ser_hf("finetune", args.config, *given, *shlex.split(args.flags))
     found = json.loads((folder / "results.json").read_text())
-    curve = " ".join(f"{row['eval_uar']:.3f}" for row in found["history"] if "eval_uar" in row)
-    size = found["training"]["parameters"]
-    row = f"{name}: {size:,} parameters, test UAR {found['uar']:.3f}, {found['seconds']['train']:.0f} s; {curve}"
-    print(row, file=sys.stderr, flush=True)
-    return row
+    curve = [row["eval_uar"] for row in found["history"] if "eval_uar" in row]
+    print(f"{name}: {' '.join(f'{uar:.3f}' for uar in curve)}", file=sys.stderr, flush=True)
+    return {"name": name, "rate": rate, "validation": max(curve), **found}
+
+
+def row(arms: list[dict]) -> str:
+    """The line of the arm that the validation speakers choose."""
+    best = max(arms, key=lambda arm: arm["validation"])
+    low, high = best["ci95"]["uar"]
+    others = ", ".join(f"{arm['rate']:g}: {arm['validation']:.3f}" for arm in arms)
+    return (
+        f"{best['name']}: {best['training']['parameters']:,} parameters, test UAR {best['uar']:.3f} "
+        f"({low:.3f} to {high:.3f}), {best['seconds']['train']:.0f} s; validation by learning rate {others}"
+    )
 
 
 def main() -> None:
@@ -74,16 +87,23 @@ def main() -> None:
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--epochs", type=float, default=8)
-    parser.add_argument("--pretrain", type=int, default=5)
+    parser.add_argument("--pretrain", type=int, default=15, help="epochs")
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-5], help="of the sibling")
     parser.add_argument("--flags", default="", help="more flags of fine-tuning")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    small, larger = yaml.safe_load(args.config.read_text())["model"], args.output / "sibling"
-    share = make_sibling(small, larger)
-    arms = [("as-configured", small, False, 1.0), ("larger", larger, False, share)]
-    arms += [("larger-pretrained", larger, True, share)]
-    with ThreadPoolExecutor(len(arms)) as threads:
-        rows = list(threads.map(lambda one: arm(*one, args), arms))
+    same, sibling = yaml.safe_load(args.config.read_text()), args.output / "sibling"
+    make_sibling(same["model"], sibling)
+    with ThreadPoolExecutor(2 + 2 * len(args.rates)) as threads:
+        warmed = threads.submit(warm_up, sibling, same, args)
+
+        def start(kind: str, model: str | Path, rate: float) -> object:
+            return threads.submit(train, f"{kind}-{rate:g}", model, rate, args)
+
+        kinds = {"as-configured": [start("as-configured", same["model"], same["learning_rate"])]}
+        kinds["larger"] = [start("larger", sibling, rate) for rate in args.rates]
+        kinds["larger-pretrained"] = [start("larger-pretrained", warmed.result(), rate) for rate in args.rates]
+        rows = [row([arm.result() for arm in arms]) for arms in kinds.values()]
     print(torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU", *rows, sep="\n")
 
 

@@ -60,7 +60,7 @@ def data(config: Any) -> tuple[datasets.Dataset, protocols.Split]:
     """The dataset and its split, held to the gate.
 
     Args:
-        config: with `dataset`, `protocol`, `fold`, `split_seed` and `text_disjoint`, of fine-tuning or pretraining.
+        config: with `dataset`, `protocol`, `fold`, `split_seed`, `text_disjoint` and `more_voices`, of fine-tuning or pretraining.
 
     Raises:
         UserError: for a dataset or protocol that does not fit, and for a leak.

@@ -40,6 +40,7 @@ class PretrainConfig:
     fold: int = 0
     split_seed: int = 42
     text_disjoint: bool = False
+    more_voices: bool = False
     epochs: int = 20
     learning_rate: float | None = None
     batch_size: int = 16

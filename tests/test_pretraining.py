@@ -88,6 +88,14 @@ def test_what_was_heard_is_remembered(pretrained, rows, built, tmp_path):
     assert not {"tess-yaf", "ravdess-21"} & set(heard["speakers"])
 
 
+def test_more_voices_are_heard_and_those_that_test_are_not(built, models, rows, tmp_path):
+    pretrain(words(built, models["bert"], tmp_path / "m", "--more_voices"))
+    config = AutoConfig.from_pretrained(tmp_path / "m")
+    assert {"tess-oaf", "ravdess-01", "ravdess-21"} <= set(config.ser_hf["speakers"])
+    assert "tess-yaf" not in config.ser_hf["speakers"]
+    evaluation.refuse_seen(config, "m", rows, protocols.split(rows, "tess-oaf-yaf"))
+
+
 def test_the_same_seed_gives_the_same_weights(built, models, tmp_path, monkeypatch):
     drawn, draw = [], Masking.draw
     monkeypatch.setattr(Masking, "draw", lambda self, *what: drawn.append(what) or draw(self, *what))
