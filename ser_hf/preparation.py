@@ -60,7 +60,8 @@ def data(config: Any) -> tuple[datasets.Dataset, protocols.Split]:
     """The dataset and its split, held to the gate.
 
     Args:
-        config: with `dataset`, `protocol`, `fold`, `split_seed`, `text_disjoint` and `more_voices`, of fine-tuning or pretraining.
+        config: of fine-tuning or pretraining, with `dataset`, `protocol`, `fold`, `split_seed`, `text_disjoint` and
+            `more_voices`.
 
     Raises:
         UserError: for a dataset or protocol that does not fit, and for a leak.

@@ -168,7 +168,7 @@ def application(
         raise ServingError("--mcp needs the package mcp: pip install -e '.[mcp]'")
     import gradio
 
-    from ser_hf import demo
+    from ser_hf import demo, sessions
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     told = health(predictor, limits, folder, sha)
@@ -194,7 +194,8 @@ def application(
         **demo.LOOK,
     )
     blocks.has_launched = True  # launch() says so, mounting does not; until it is said no path is held to the folder
-    gate = Gate(app, limits, Path(os.environ["GRADIO_TEMP_DIR"]), hosts, mcp)
+    guarded = sessions.Forgetful(app, blocks)
+    gate = Gate(guarded, limits, Path(os.environ["GRADIO_TEMP_DIR"]), hosts, mcp)
     return gate, blocks
 
 
