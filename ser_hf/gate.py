@@ -89,9 +89,11 @@ class Gate:
     def _until_closed(self, receive: Receive) -> Receive:
         async def received() -> Message:
             waiting = [asyncio.ensure_future(receive()), asyncio.ensure_future(self._closed.wait())]
-            done, left = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            for one in left:
-                one.cancel()
+            try:
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            finally:  # it may be cancelled itself, when the answer is complete
+                for one in waiting:
+                    one.cancel()
             return waiting[0].result() if waiting[0] in done else {"type": "http.disconnect"}
 
         return received

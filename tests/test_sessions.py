@@ -1,5 +1,6 @@
 """What the running app keeps of those who asked it: nothing of a call, and of visitors no more than so many."""
 
+import asyncio
 import time
 from pathlib import Path
 
@@ -52,6 +53,14 @@ def test_nothing_is_kept_of_a_call_that_was_answered(app, recordings):
         assert kept(blocks) == {event}
         assert "event: complete" in client.get(f"{API}/call/predict/{event}").text
         assert forgotten(blocks)
+
+
+def test_no_connection_is_waited_for_when_it_has_ended(app, recordings):
+    client, _ = app
+    event = begin(client, next(recordings[0].rglob("*.wav")))
+    client.get(f"{API}/call/predict/{event}")
+    left = client.portal.call(lambda: [one.get_coro().__qualname__ for one in asyncio.all_tasks()])
+    assert "Event.wait" not in left
 
 
 def test_requests_are_not_summed_up(app, recordings):
