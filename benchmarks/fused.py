@@ -1,6 +1,6 @@
-"""What another model knows that this one does not: UAR of the mean of both's logits, and after adapting.
+"""What other models know that this one does not: UAR of the mean of all logits, and after adapting.
 
-Both tested the same clips, and wrote `predictions.csv`. No weight was chosen: each counts for half.
+All tested the same clips, and wrote `predictions.csv`. No weight was chosen: each counts the same.
 
     ser-hf baseline egemaps-logistic --dataset DIR --protocol emobox-ravdess --fold all --output runs/logistic
     python benchmarks/fused.py runs/box/emobox-ravdess/seed-42 runs/logistic
@@ -17,18 +17,19 @@ from ser_hf import cross_validation
 
 
 def main() -> None:
-    """Print a row for each model and one for both."""
+    """Print a row for each model and one for all together."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("one", type=Path, help="folder with predictions.csv")
-    parser.add_argument("other", type=Path)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="with predictions.csv")
     args = parser.parse_args()
-    one, other = (cross_validation.read(folder) for folder in (args.one, args.other))
-    if sorted(one.files) != sorted(other.files):
-        parser.error(f"'{args.one}' and '{args.other}' did not test the same clips")
-    theirs = other.logits[np.argsort(other.files)][np.argsort(np.argsort(one.files))]  # in the order of ours
-    both = dataclasses.replace(one, logits=(one.logits + theirs) / 2)
-    print(f"{len(one.labels):,} clips\n\n| model | UAR | adapted |\n| --- | ---: | ---: |")
-    for name, answers in ((args.one, one), (args.other, other), ("both", both)):
+    read = [cross_validation.read(folder) for folder in args.folders]
+    first, clips = read[0], sorted(read[0].files)
+    if odd := [str(folder) for folder, one in zip(args.folders, read, strict=True) if sorted(one.files) != clips]:
+        parser.error(f"'{odd[0]}' did not test the same clips as '{args.folders[0]}'")
+    places = np.argsort(np.argsort(first.files))  # where each of the first's clips stands among all, sorted
+    mean = np.mean([one.logits[np.argsort(one.files)][places] for one in read], axis=0)
+    rows = [*zip(args.folders, read, strict=True), ("together", dataclasses.replace(first, logits=mean))]
+    print(f"{len(first.labels):,} clips\n\n| model | UAR | adapted |\n| --- | ---: | ---: |")
+    for name, answers in rows:
         alone, adapted = (statistics.fmean(cross_validation.adapted([answers], [1.0], n)) for n in (0, None))
         print(f"| {name} | {alone:.3f} | {adapted:.3f} |")
 
