@@ -28,7 +28,7 @@ class Forgetful:
         """`app` serves `blocks`."""
         self.app, self.blocks = app, blocks
         blocks.state_holder.capacity = MOST
-        self._forgetting: set[asyncio.Task] = set()
+        self._forgetting: dict[str, asyncio.Task] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, then forget."""
@@ -36,9 +36,8 @@ class Forgetful:
         try:
             await self.app(scope, receive, send)
         finally:
-            if fetched:
-                self._forgetting.add(task := asyncio.create_task(self._forget(fetched[1])))
-                task.add_done_callback(self._forgetting.discard)
+            if fetched and fetched[1] not in self._forgetting:
+                self._forgetting[fetched[1]] = asyncio.create_task(self._forget(fetched[1]))
 
     async def _forget(self, event: str) -> None:
         queue, holder = self.blocks._queue, self.blocks.state_holder
@@ -48,3 +47,4 @@ class Forgetful:
         with holder.lock:
             for one in (*kept, holder.session_data, holder.time_last_used):
                 one.pop(event, None)
+        del self._forgetting[event]

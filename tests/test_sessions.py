@@ -90,5 +90,5 @@ def test_no_more_than_so_many_visitors_are_remembered(app):
     _, blocks = app
     for number in range(sessions.MOST + 5):
         blocks.state_holder[f"visitor-{number}"]
-    assert len(blocks.state_holder.session_data) <= sessions.MOST
+    assert len(blocks.state_holder.session_data) == sessions.MOST
     assert "visitor-0" not in blocks.state_holder
