@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from ser_hf import audio, corpora, resampling
+from ser_hf import audio, corpora
+from ser_hf.audio import resampling
 
 RATES = {"ravdess": 48_000, "tess": 24_414}
 BATCH = 16

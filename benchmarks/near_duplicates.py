@@ -17,7 +17,8 @@ import joblib
 import numpy as np
 import soundfile
 
-from ser_hf import audio, dataset, fingerprint, resampling
+from ser_hf import audio, dataset
+from ser_hf.audio import fingerprint, resampling
 
 
 def transcoded(container: str, subtype: str, quality: float | None) -> Callable:
@@ -83,7 +84,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     chosen = rng.choice(len(rows), min(args.planted, len(rows)), replace=False).tolist()
 
-    def of_row(position: int) -> fingerprint.Print:
+    def of_row(position: int) -> fingerprint.Fingerprint:
         return fingerprint.fingerprint(audio.load(rows[position]["audio"]))
 
     with ThreadPoolExecutor(joblib.cpu_count()) as pool:

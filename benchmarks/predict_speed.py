@@ -146,7 +146,7 @@ def make_model(size: str, folder: Path) -> str:
     from transformers import AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2FeatureExtractor
 
     from ser_hf import export, features, modeling, tiny
-    from ser_hf.emotions import ID2LABEL, LABEL2ID
+    from ser_hf.labels import ID2LABEL, LABEL2ID
 
     torch.manual_seed(0)
     if size == "tiny":

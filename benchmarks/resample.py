@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torchaudio
 
-from ser_hf import resampling
+from ser_hf.audio import resampling
 
 REPEATS = 5
 

@@ -115,7 +115,7 @@ def make_base(folder: str, dropout: bool = True) -> str:
     """wav2vec2-base of random weights, with its dropout, dropped layers and SpecAugment or with none of them."""
     from transformers import AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2FeatureExtractor
 
-    from ser_hf.emotions import ID2LABEL, LABEL2ID
+    from ser_hf.labels import ID2LABEL, LABEL2ID
 
     torch.manual_seed(0)
     drawn = ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "layerdrop")

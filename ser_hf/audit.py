@@ -15,11 +15,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from ser_hf import cards, corpora, outputs, plots, summary
+from ser_hf import cards, corpora, plots, summary
 from ser_hf.corpora import File
-from ser_hf.emotions import EMOTIONS
 from ser_hf.findings import KINDS, Known, by_corpus, find
+from ser_hf.labels import EMOTIONS
 from ser_hf.measure import Measured, measure
+from ser_hf.utils.files import new_folder
 
 
 def audit(folders: Iterable[str | PathLike], num_proc: int | None = None) -> dict:
@@ -183,7 +184,7 @@ def write(report: dict, output: str | PathLike) -> None:
     Raises:
         OutputError: if it exists.
     """
-    with outputs.appearing(output) as partial:
+    with new_folder(output) as partial:
         pictures = plots.draw_audit(report, partial / "pictures")
         (partial / "audit.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         encoded = {picture.stem: base64.b64encode(picture.read_bytes()).decode() for picture in pictures}

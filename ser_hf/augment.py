@@ -11,16 +11,10 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from scipy import signal
 
-from ser_hf import audio, resampling, silence, spectral
-from ser_hf.errors import UserError
-
-_RATE = audio.SAMPLING_RATE
-_GRID = 0.02  # of speed: factors of few digits keep the resampler's periods, and with them its matrices, short
-_SHORTEST = 400  # samples: one frame of the mel front ends
-_SHORTEST_RT60 = 0.1  # seconds
-_BAND = signal.ellip(5, 0.5, 40, [300, 3400], "bandpass", fs=_RATE, output="sos")  # of telephones
+from ser_hf import audio, spectral
+from ser_hf.audio import voice_activity
+from ser_hf.audio.effects import _RATE, _SHORTEST_RT60, AugmentError, codec, gain, noise, room, speed
 
 # strengths that can be asked for, and how the message that refuses others says it
 _RANGES: dict[str, tuple[float, float, str]] = {
@@ -31,77 +25,6 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     **spectral.RANGES,
 }
 _PAIRS = ("noise", "hiss")  # take two numbers
-
-
-class AugmentError(UserError):
-    """An augmentation that does not exist or cannot be; the message names it and what is allowed."""
-
-
-def speed(samples: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> np.ndarray:
-    """Play faster or slower; the pitch moves along (Ko et al., "Audio augmentation for speech recognition", 2015).
-
-    The factor is one of 1 ± 0.02, 1 ± 0.04, … within `share`; the length becomes `ceil(samples / factor)`. A clip that
-    would fall below 400 samples stays as it is.
-    """
-    steps = int(share / _GRID + 1e-9)  # 0.1 / 0.02 may be a little less than 5
-    step = int(rng.integers(1, steps + 1)) * int(rng.choice([-1, 1]))
-    faster = resampling.resample(samples, round(_RATE * (1 + step * _GRID)))
-    return samples if len(faster) < _SHORTEST <= len(samples) else faster
-
-
-def gain(samples: np.ndarray, rng: np.random.Generator, decibel: float = 6.0) -> np.ndarray:
-    """Louder or softer by up to `decibel` dB, uniformly."""
-    return samples * np.float32(10 ** (rng.uniform(-decibel, decibel) / 20))
-
-
-def noise(
-    samples: np.ndarray, rng: np.random.Generator, noises: Sequence[np.ndarray], low: float = 10.0, high: float = 30.0
-) -> np.ndarray:
-    """Add a random stretch of one of `noises`, `low` to `high` dB below the voiced part of the clip, uniformly.
-
-    A noise shorter than the clip is run forth and back, so that nothing jumps where it starts over. A silent clip, or
-    a silent stretch, leaves the clip as it is.
-
-    Args:
-        noises: at least one, each of shape `(samples,)`.
-        low, high: the ratio of the mean power of the voiced part (`silence.voiced`) to that of the stretch, in dB.
-    """
-    ratio = rng.uniform(low, high)
-    stretch = _stretch(noises[int(rng.integers(len(noises)))], len(samples), rng)
-    start, end = silence.voiced(samples)
-    wanted = _power(samples[start:end]) / 10 ** (ratio / 10)
-    present = _power(stretch)
-    if wanted == 0 or present == 0:
-        return samples
-    return (samples + stretch.astype(np.float64) * np.sqrt(wanted / present)).astype(np.float32)
-
-
-def room(samples: np.ndarray, rng: np.random.Generator, seconds: float = 0.4) -> np.ndarray:
-    """Reverberation of a random room whose RT60 is uniform in (0.1, `seconds`]; same length, same RMS."""
-    return reverberate(samples, rng, seconds - (seconds - _SHORTEST_RT60) * rng.random())
-
-
-def reverberate(samples: np.ndarray, rng: np.random.Generator, rt60: float) -> np.ndarray:
-    """Reverberation of a random room with an RT60 of so many seconds; same length, same RMS."""
-    before = _power(samples)
-    if before == 0:
-        return samples
-    heard = signal.fftconvolve(samples, _response(rng, rt60))[: len(samples)]
-    after = _power(heard)
-    return (heard * np.sqrt(before / after)).astype(np.float32) if after else samples  # 0 where float32 underflows
-
-
-def codec(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A telephone line: 300 to 3400 Hz, 8 kHz, 8-bit mu-law (ITU-T G.711), and back to 16 kHz; same length.
-
-    The line is driven to full scale, as a recording's level says nothing about that of a call. `rng` is not used.
-    """
-    if not samples.any():
-        return samples
-    narrow = resampling.resample(_telephone(samples), _RATE, _RATE // 2)
-    peak = float(np.abs(narrow).max()) or 1.0
-    wide = resampling.resample(_mu_law(narrow / peak) * peak, _RATE // 2)[: len(samples)]
-    return _telephone(wide)  # as at both ends of a line: the resampler lets through some of what mirrors at 4 kHz
 
 
 def mixup(samples: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
@@ -186,7 +109,7 @@ def silences(clips: Iterable[np.ndarray], seconds: float = 60.0) -> list[np.ndar
     found = []
     missing = round(seconds * _RATE)
     for clip in clips:
-        for edge in silence.edges(clip):
+        for edge in voice_activity.edges(clip):
             found.append(edge[:missing].copy())  # a view would keep the clip in memory
             missing -= len(found[-1])
             if missing <= 0:
@@ -245,40 +168,3 @@ def _numbers(name: str, strength: str) -> tuple[float, ...]:
     if not numbers or list(numbers) != sorted(numbers) or numbers[0] < lowest or numbers[-1] > highest:
         raise AugmentError(f"'{name}:{strength}' is no strength of {name}: expected {expected}")
     return numbers
-
-
-def _power(samples: np.ndarray) -> float:
-    return float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
-
-
-def _stretch(noise: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
-    """`length` samples of a noise from a random place on; forth and back where it is shorter than that."""
-    if len(noise) >= length:
-        start = int(rng.integers(len(noise) - length + 1))
-        return noise[start : start + length]
-    there_and_back = np.concatenate([noise, noise[::-1]])
-    start = int(rng.integers(max(1, len(there_and_back))))
-    return np.resize(np.roll(there_and_back, -start), length)
-
-
-def _response(rng: np.random.Generator, rt60: float) -> np.ndarray:
-    """A room's impulse response of unit energy: the direct path, then Gaussian noise that decays by 60 dB in RT60.
-
-    Polack's statistical model of late reverberation (La transmission de l'énergie sonore dans les salles, 1988). The
-    echoes have as much energy as the direct path, as at the reverberation radius of a room.
-    """
-    time = np.arange(1, round(rt60 * _RATE), dtype=np.float32) / _RATE
-    echoes = rng.standard_normal(len(time), dtype=np.float32) * 10 ** (-3 * time / np.float32(rt60))
-    response = np.concatenate([[np.sqrt(np.square(echoes).sum())], echoes])
-    return (response / np.sqrt(2) / response[0]).astype(np.float32)
-
-
-def _telephone(samples: np.ndarray) -> np.ndarray:
-    return signal.sosfilt(_BAND, samples).astype(np.float32)
-
-
-def _mu_law(samples: np.ndarray) -> np.ndarray:
-    """Coded to 8 bits and decoded as ITU-T G.711 does: from a bias of 33 in 14 bits on, each octave has 16 steps."""
-    biased = np.minimum(np.abs(samples) * 8192 + 33, 8191)
-    step = np.ldexp(np.float32(1), np.frexp(biased)[1] - 5)
-    return np.sign(samples) * (np.floor(biased / step) * step + step / 2 - 33) / 8192

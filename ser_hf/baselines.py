@@ -26,8 +26,8 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from ser_hf import acoustics, metrics, protocols
-from ser_hf.emotions import EMOTIONS
 from ser_hf.errors import UserError
+from ser_hf.labels import EMOTIONS
 
 NAMES = ("egemaps-svm", "egemaps-logistic", "mfcc-cnn", "mfcc-mlp", "mfcc-svm")
 """Features and classifier."""

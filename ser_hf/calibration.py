@@ -15,7 +15,7 @@ from scipy.special import log_softmax, softmax
 from transformers import PreTrainedModel
 
 from ser_hf import audio, confidence, metrics, modeling
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
 from ser_hf.predictor import Predictor
 
 BOUNDS = (0.05, 20.0)
@@ -103,7 +103,7 @@ def calibrate(
     are added to those that the config says it was chosen on.
 
     Args:
-        predictor: with the eight labels, in the order of `ser_hf.emotions.EMOTIONS`.
+        predictor: with the eight labels, in the order of `ser_hf.labels.EMOTIONS`.
         dataset: with the columns of `ser_hf.dataset.FEATURES`.
         indices: of the validation clips; memory does not grow with them.
         coverage: share of clips to be answered, see `confidence.threshold`; no threshold where neither is given.

@@ -11,7 +11,7 @@ from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ser_hf.corpora import ravdess, tess
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
 
 if TYPE_CHECKING:
     from ser_hf.results import Results  # a dataset's card needs none of what it imports

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from transformers import FeatureExtractionMixin
 
 from ser_hf import audio, augment, features, silence, spectral
+from ser_hf.audio import voice_activity
 from ser_hf.frozen import Store
 
 KEPT_BYTES = 3 * 2**30
@@ -137,7 +138,7 @@ class Clips(Dataset):
         if self.variation.silence == "vary":
             return silence.vary(length, bounds, rng)
         if self.variation.silence == "either":
-            return silence.either(length, bounds, rng, round(silence.MARGIN / self.durations[index] * length))
+            return silence.either(length, bounds, rng, round(voice_activity.MARGIN / self.durations[index] * length))
         return 0, length
 
     def _finished(self, prepared: np.ndarray) -> np.ndarray:
@@ -162,7 +163,7 @@ class Clips(Dataset):
 
     def _decoded(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
         samples = audio.load(self.rows[index]["audio"])
-        start, end = silence.voiced(samples)
+        start, end = voice_activity.voiced(samples)
         kept = samples if self._whole_waveform() else features.prepare(self.extractor, samples)
         return kept, (start // self._hop, min(len(kept), -(-end // self._hop)))
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ser_hf import intervals
-from ser_hf.emotions import LABEL2ID
 from ser_hf.errors import UserError
+from ser_hf.labels import LABEL2ID
 from ser_hf.metrics import scores
 
 NAMES = ("uar", "accuracy", "macro_f1")

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import softmax
 
 from ser_hf import adaptation, calibration, evaluation, metrics
-from ser_hf.emotions import LABEL2ID
+from ser_hf.labels import LABEL2ID
 
 _DRAWS = 10  # of the clips that are adapted to
 

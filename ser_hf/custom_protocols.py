@@ -9,9 +9,9 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from ser_hf import settings
-from ser_hf.emotions import EMOTIONS
 from ser_hf.errors import UserError
+from ser_hf.labels import EMOTIONS
+from ser_hf.utils import files
 
 SIDES = ("train", "validation", "test")
 SUFFIXES = (".yaml", ".yml", ".json", ".csv")
@@ -80,7 +80,7 @@ def read(path: str) -> tuple[str, Protocol]:
     if not file.is_file():
         raise ProtocolError(f"'{path}' is not a file: check the path of the protocol")
     if file.suffix.lower() != ".csv":
-        return _from_mapping(path, settings.read(file, ProtocolError))
+        return _from_mapping(path, files.read_settings(file, ProtocolError))
     try:
         text = file.read_text(encoding="utf-8-sig")
         return f"custom:{file.stem}", _from_list(path, csv.DictReader(text.splitlines(), strict=True))

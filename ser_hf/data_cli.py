@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from ser_hf import outputs
 from ser_hf.errors import UserError
 from ser_hf.flags import Parser, add_protocol, add_workers
+from ser_hf.utils import files
 
 DECIDE = 3
 """The exit code of an audit that found something about which somebody has to decide."""
@@ -59,14 +59,14 @@ def _data_arguments(argv: list[str]) -> argparse.Namespace:
         parser.error("--download_dir and --unpack go with --download")
     if args.public and not args.push_to_hub:
         parser.error("--public goes with --push_to_hub REPO")
-    outputs.refuse_existing(args.output)
+    files.refuse_existing(args.output)
     return args
 
 
 def _download(args: argparse.Namespace) -> None:
     """Fetch what is not given by hand, and read it as if it had been."""
     from ser_hf import download
-    from ser_hf.corpora import archives
+    from ser_hf.utils import zip_reader
 
     folder = Path(args.download_dir or DOWNLOADS).expanduser()
     wanted = [corpus for corpus in ("ravdess", "tess") if not getattr(args, corpus)]
@@ -76,7 +76,7 @@ def _download(args: argparse.Namespace) -> None:
         for place in places:
             unpacked = place.with_suffix("")  # TESS comes as a folder, which this leaves as it is
             if args.unpack and not unpacked.exists():
-                archives.unpack(place, unpacked)
+                zip_reader.unpack(place, unpacked)
             setattr(args, corpus, [*getattr(args, corpus), str(unpacked if args.unpack else place)])
 
 
@@ -104,7 +104,7 @@ def audit(argv: list[str]) -> int:
     add_workers(parser)
     args = parser.parse_args(argv)
     if args.output is not None:
-        outputs.refuse_existing(args.output)
+        files.refuse_existing(args.output)
     from ser_hf import audit
 
     report = audit.audit(args.folders, args.num_proc)

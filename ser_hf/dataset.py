@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
-from ser_hf import audio, cards, corpora, outputs, plots, summary
+from ser_hf import audio, cards, corpora, plots, summary
 from ser_hf.corpora import Recording, Scan, generic, synthetic
-from ser_hf.emotions import EMOTIONS
 from ser_hf.errors import UserError
+from ser_hf.labels import EMOTIONS
+from ser_hf.utils import files
 
 FEATURES = datasets.Features(
     {
@@ -150,10 +151,10 @@ def build(
         ArchiveError: if a zip cannot be read.
         AudioError: if a recording cannot be decoded; it is named.
     """
-    outputs.refuse_existing(output)
+    files.refuse_existing(output)
     folders = {"ravdess": list(map(str, ravdess)), "tess": list(map(str, tess)), "other": list(map(str, other))}
     scans = {} if make_synthetic else scan(**folders)  # complains before anything is written
-    with outputs.appearing(output) as partial:
+    with files.new_folder(output) as partial:
         if make_synthetic:
             made = synthetic.write(partial / "recordings")
             folders = {"ravdess": [str(made[0])], "tess": [str(made[1])]}

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from ser_hf import baselines, evidence, repeats
 from ser_hf.arguments import parse_finetune
 from ser_hf.errors import UserError
-from ser_hf.plots import STYLE, save
 from ser_hf.results import Results
+from ser_hf.utils.plotting import STYLE, save
 
 NEW = {
     "random": "nothing is new",

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 
 from ser_hf import __version__, audio, calibration, confidence, metrics, modeling, scorecard
 from ser_hf.corpora import ravdess, tess
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
 from ser_hf.predictor import Predictor
 from ser_hf.protocols import LeakError, Split
 from ser_hf.results import Results

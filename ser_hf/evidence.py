@@ -15,7 +15,6 @@ from ser_hf import (
     dataset,
     evaluation,
     fingerprint,
-    outputs,
     protocols,
     result_plots,
     shortcuts,
@@ -24,6 +23,7 @@ from ser_hf import (
 from ser_hf.errors import UserError
 from ser_hf.predictor import Predictor
 from ser_hf.results import Results
+from ser_hf.utils import files
 
 ALSO = ("stress", "shortcuts", "baselines")
 """What can be asked for beside the test itself, and takes its time."""
@@ -88,7 +88,7 @@ def evaluate(
     Raises:
         UserError: for what does not fit together, before anything is written.
     """
-    outputs.refuse_existing(output)
+    files.refuse_existing(output)
     if into_model and not Path(model).is_dir():
         raise EvidenceError(f"--into_model: '{model}' is no folder of this machine: leave the flag out")
     rows, splits = _split(dataset_name, protocol, fold, split_seed, text_disjoint)
@@ -106,12 +106,12 @@ def evaluate(
         results.baselines = [_baseline(name, rows, splits, dataset_name, cache_dir) for name in baselines.NAMES]
     if also:
         results.seconds["evidence"] = round(time.perf_counter() - started, 1)
-    with outputs.appearing(output) as partial:
+    with files.new_folder(output) as partial:
         write(results, partial, probabilities, rows, splits, card=True)
     if into_model:
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=model) as temporary:
             write(results, Path(temporary), probabilities, rows, splits, card=True)
-            outputs.move_into(Path(temporary), Path(model))
+            files.move_into(Path(temporary), Path(model))
     return results
 
 
@@ -130,10 +130,10 @@ def baseline(
     Raises:
         UserError: for what does not fit together, before anything is written.
     """
-    outputs.refuse_existing(output)
+    files.refuse_existing(output)
     rows, splits = _split(dataset_name, protocol, fold, split_seed, False)
     results, probabilities = _trained(name, rows, splits, dataset_name, seed, cache_dir)
-    with outputs.appearing(output) as partial:
+    with files.new_folder(output) as partial:
         write(results, partial, probabilities, rows, splits)
     return results
 
@@ -168,7 +168,7 @@ def calibrate(
     Raises:
         UserError: for what does not fit together, and where the model was trained on the validation's speakers.
     """
-    outputs.refuse_existing(output)
+    files.refuse_existing(output)
     if fold == "all":
         raise EvidenceError("--fold is all: a model is calibrated on one fold, give its number")
     if coverage is not None or error is not None:
@@ -177,7 +177,7 @@ def calibrate(
     predictor = Predictor(model)
     evaluation.refuse_seen(predictor.model.config, model, rows, split, "validation")
     found = calibration.calibrate(predictor, rows, split.validation, coverage, error)
-    with outputs.appearing(output) as partial:
+    with files.new_folder(output) as partial:
         predictor.model.save_pretrained(partial)
         predictor.extractor.save_pretrained(partial)
     return found

@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from ser_hf.audio import SAMPLING_RATE
-from ser_hf.corpora import synthetic
+from ser_hf.audio import SAMPLING_RATE, synthesis
 
 EXAMPLES = "examples"
 """The folder among the uploads where they lie."""
@@ -22,7 +21,7 @@ def write(folder: Path) -> list[Path]:
         folder: made where it is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    voices = [synthetic.Voice.of(f"example {number}", female=number % 2 == 0) for number in range(len(_LONG))]
+    voices = [synthesis.SyntheticVoice.of(f"example {number}", female=number % 2 == 0) for number in range(len(_LONG))]
     files = []
     for number, emotion in enumerate(_SHORT):
         files.append(folder / f"synthetic {emotion}.wav")
@@ -34,9 +33,9 @@ def write(folder: Path) -> list[Path]:
     return files
 
 
-def _said(voice: synthetic.Voice, emotion: str, seed: int) -> np.ndarray:
+def _said(voice: synthesis.SyntheticVoice, emotion: str, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return synthetic.say(voice, emotion, rng.integers(0, 5, 9).tolist(), rng)
+    return synthesis.say(voice, emotion, rng.integers(0, 5, 9).tolist(), rng)
 
 
 def _write(path: Path, samples: np.ndarray) -> None:

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from scipy import fft
 
 from ser_hf import audio
-from ser_hf.emotions import COLOURS
 from ser_hf.errors import UserError
+from ser_hf.labels import COLOURS
 from ser_hf.predictor import Predictor
 
 WINDOW = 0.25

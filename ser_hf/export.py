@@ -19,10 +19,11 @@ from scipy.special import softmax
 from torch import nn
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
-from ser_hf import audio, dataset, features, modeling, outputs
-from ser_hf.corpora import synthetic
-from ser_hf.emotions import EMOTIONS
+from ser_hf import audio, dataset, features, modeling
+from ser_hf.audio import synthesis
+from ser_hf.labels import EMOTIONS
 from ser_hf.onnx_backend import FILES, OnnxError, first_line, require, runtime_errors, session
+from ser_hf.utils import files
 
 OPSET = 17
 """The first with layer norm as one operator."""
@@ -59,14 +60,14 @@ def export(
         OnnxError: where it cannot be exported, or answers otherwise; nothing is written then.
         UserError: where the model cannot be loaded, or `output` exists.
     """
-    outputs.refuse_existing(output)
+    files.refuse_existing(output)
     require("onnx", "onnxruntime")
     import onnx
     import onnxruntime
 
     loaded, extractor, rule = modeling.load_for_prediction(model)
     backend = "onnx-int8" if int8 else "onnx"
-    with outputs.appearing(output) as folder:
+    with files.new_folder(output) as folder:
         gate = write_checked(loaded, extractor, rule, folder / FILES[backend], int8, clips)
         loaded.config.save_pretrained(folder)
         extractor.save_pretrained(folder)
@@ -190,9 +191,9 @@ def voices(count: int = VOICES) -> Iterable[np.ndarray]:
     """Synthetic clips of 0.1 s to some 5 s, every emotion in turn; always the same."""
     rng = np.random.default_rng(0)
     for number in range(count):
-        voice = synthetic.Voice.of(f"gate-{number // len(EMOTIONS)}", female=number % 2 == 0)
+        voice = synthesis.SyntheticVoice.of(f"gate-{number // len(EMOTIONS)}", female=number % 2 == 0)
         syllables = rng.integers(0, 5, size=2 + number % 16).tolist()
-        clip = synthetic.say(voice, EMOTIONS[number % len(EMOTIONS)], syllables, rng).astype(np.float32)
+        clip = synthesis.say(voice, EMOTIONS[number % len(EMOTIONS)], syllables, rng).astype(np.float32)
         yield clip[: int(audio.MIN_SECONDS * audio.SAMPLING_RATE)] if number == 0 else clip
 
 

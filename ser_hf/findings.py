@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ser_hf import corpora, fingerprint
+from ser_hf import corpora
+from ser_hf.audio import fingerprint
 from ser_hf.corpora import ravdess, tess
-from ser_hf.emotions import TESS_NAMES
+from ser_hf.labels import TESS_NAMES
 from ser_hf.measure import Measured
 
 KINDS: dict[str, str] = {

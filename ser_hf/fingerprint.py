@@ -11,89 +11,19 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import joblib
-import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from ser_hf import audio, resampling
+from ser_hf import audio
+from ser_hf.audio.fingerprint import VERSION, Fingerprint, fingerprint, groups, near_duplicates
 
 if TYPE_CHECKING:
     import datasets
-
-VERSION = 2
-"""Changes with the method, so that what was computed with another is not reused."""
-
-MAX_ERROR = 0.16
-"""Share of differing bits up to which two recordings are the same. On RAVDESS and TESS the same recording stays below
-0.13, but for the lowest qualities of MP3 and Opus, and two takes of a sentence above 0.19 (docs/data.md)."""
-
-MIN_FRAMES = 40
-"""Frames that must overlap, about half a second; recordings with less sound than that are not compared."""
-
-_RATE = audio.SAMPLING_RATE / 3
-_WINDOW, _HOP = 1024, 64  # at 5.3 kHz: 0.19 s and 12 ms
-_LOUD = 1e-3  # of the energy of the loudest frame
-_CROWD = 64  # places after it with which each place of a word is compared; groups join what lies further
-
-
-def _bands() -> np.ndarray:
-    """33 bands, equally wide in pitch, as a matrix of shape `(frequencies, bands)`."""
-    edges = np.geomspace(300, 2000, 34)
-    frequency = np.arange(_WINDOW // 2 + 1) * _RATE / _WINDOW
-    return ((frequency[:, None] >= edges[:-1]) & (frequency[:, None] < edges[1:])).astype(np.float32)
-
-
-_BANDS = _bands()
-_HANN = np.hanning(_WINDOW).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Print:
-    """The fingerprint of a recording: a word for each frame, shape `(frames,)`, and whether the frame counts."""
-
-    words: np.ndarray  # uint32
-    loud: np.ndarray  # bool
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two recordings, by position, that are the same; the second begins `offset` seconds into the first."""
-
-    one: int
-    other: int
-    error: float
-    offset: float
-
-
-def fingerprint(samples: np.ndarray) -> Print:
-    """The fingerprint of 16 kHz samples of shape `(samples,)`."""
-    low = resampling.resample(samples, 3, 1)
-    low = np.pad(low, (0, max(0, _WINDOW + _HOP - len(low))))
-    frames = np.lib.stride_tricks.sliding_window_view(low, _WINDOW)[::_HOP] * _HANN
-    spectrum = np.fft.rfft(frames, axis=1)
-    energy = (spectrum.real**2 + spectrum.imag**2) @ _BANDS
-    grew = np.diff(np.diff(energy, axis=1), axis=0) > 0
-    loudness = energy.sum(axis=1)[1:]
-    words = np.packbits(grew, axis=1).view(">u4")[:, 0].astype(np.uint32)
-    return Print(words, loudness > max(loudness.max() * _LOUD, 1e-9))
-
-
-def near_duplicates(prints: list[Print], max_error: float = MAX_ERROR) -> list[Pair]:
-    """All pairs of recordings of whose bits at most `max_error` differ, sorted by position."""
-    best: dict[tuple[int, int], Pair] = {}
-    for one, other, shift in _proposed(prints):
-        error = _error(prints[one], prints[other], shift)
-        known = best.get((one, other))
-        if error <= max_error and (known is None or error < known.error):
-            best[one, other] = Pair(one, other, round(error, 4), round(shift * _HOP / _RATE, 3))
-    return [best[pair] for pair in sorted(best)]
 
 
 def in_dataset(rows: "datasets.Dataset") -> list[list[int]]:
@@ -110,7 +40,7 @@ def in_dataset(rows: "datasets.Dataset") -> list[list[int]]:
     if kept.exists():
         return json.loads(kept.read_text())
 
-    def of_row(number: int) -> Print:
+    def of_row(number: int) -> Fingerprint:
         return fingerprint(audio.load(rows[number]["audio"]))
 
     same = defaultdict(list)
@@ -127,59 +57,3 @@ def in_dataset(rows: "datasets.Dataset") -> list[list[int]]:
     partial.write_text(json.dumps(found))
     partial.rename(kept)
     return found
-
-
-def groups(pairs: list[tuple[int, int]]) -> list[list[int]]:
-    """Pairs joined to groups: whatever is the same as a member belongs to it. Sorted.
-
-    >>> groups([(0, 3), (5, 6), (3, 9)])
-    [[0, 3, 9], [5, 6]]
-    """
-    root: dict[int, int] = {}
-
-    def find(item: int) -> int:
-        while root.setdefault(item, item) != item:
-            item = root[item]
-        return item
-
-    for one, other in pairs:
-        first, second = sorted((find(one), find(other)))
-        root[second] = first
-    members = defaultdict(list)
-    for item in sorted(root):
-        members[find(item)].append(item)
-    return sorted(members.values())
-
-
-def _proposed(prints: list[Print]) -> Iterator[tuple[int, int, int]]:
-    """Pairs of recordings that share a word, and by how many frames the second is shifted: each once."""
-    loud = [np.flatnonzero(print_.loud) for print_ in prints]
-    owner = np.repeat(np.arange(len(prints)), [len(places) for places in loud])
-    place = np.concatenate([*loud, np.array([], dtype=int)])
-    words = np.concatenate(
-        [*(p.words[places] for p, places in zip(prints, loud, strict=True)), np.array([], np.uint32)]
-    )
-    order = np.argsort(words, kind="stable")
-    owner, place, words = owner[order], place[order], words[order]
-    found = [np.zeros((0, 3), dtype=np.int64)]
-    for distance in range(1, min(_CROWD, len(words) - 1) + 1):  # the words are sorted: equal ones are neighbours
-        same = np.flatnonzero(words[distance:] == words[:-distance])
-        same = same[owner[same] != owner[same + distance]]
-        first, second = same, same + distance
-        swapped = owner[first] > owner[second]
-        first, second = np.where(swapped, second, first), np.where(swapped, first, second)
-        found.append(np.stack([owner[first], owner[second], place[first] - place[second]], axis=1))
-    yield from (tuple(row) for row in np.unique(np.concatenate(found), axis=0).tolist())
-
-
-def _error(one: Print, other: Print, shift: int) -> float:
-    """The share of differing bits over the common frames; 1 where too few are common."""
-    begin, end = max(0, shift), min(len(one.words), len(other.words) + shift)
-    if end - begin < MIN_FRAMES:
-        return 1.0
-    here, there = slice(begin, end), slice(begin - shift, end - shift)
-    counted = one.loud[here] | other.loud[there]
-    differing = (one.words[here] ^ other.words[there])[counted]
-    if len(differing) < MIN_FRAMES:
-        return 1.0
-    return float(np.unpackbits(differing.view(np.uint8)).mean())

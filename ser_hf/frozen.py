@@ -19,8 +19,10 @@ from huggingface_hub.constants import HF_HOME
 from torch import nn
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
-from ser_hf import audio, features, modeling, outputs, silence
+from ser_hf import audio, features, modeling
+from ser_hf.audio import voice_activity
 from ser_hf.errors import UserError
+from ser_hf.utils import files
 
 VERSION = 1
 """Of the code that makes what is stored: a change of decoding, features or layout asks for another."""
@@ -91,7 +93,7 @@ def store(
     if made:
         shutil.rmtree(folder, ignore_errors=True)  # of an earlier layout
         try:
-            with outputs.appearing(folder) as partial, _evaluating(model):
+            with files.new_folder(folder) as partial, _evaluating(model):
                 _write(partial, rows, model, extractor, compute)
         except OSError:
             if not (folder / "index.json").is_file():  # else another machine that shares the folder was faster
@@ -241,7 +243,7 @@ def _computed(
             batch = collate([{"features": features.extract(extractor, clip)} for clip in some])
             made = compute({name: tensor.to(model.device) for name, tensor in batch.items()})
             for clip, sound, tensor in zip(some, chunk["sha256"][place : place + size], made, strict=True):
-                first, last = silence.voiced(clip)
+                first, last = voice_activity.voiced(clip)
                 yield sound, (first / len(clip), last / len(clip)), tensor
 
 

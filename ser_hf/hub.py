@@ -19,8 +19,8 @@ from huggingface_hub import (
 from huggingface_hub.hf_api import DatasetInfo, ModelInfo, SpaceInfo
 from huggingface_hub.utils import validate_repo_id
 
-from ser_hf import refusals
 from ser_hf.errors import UserError
+from ser_hf.utils import hub_errors
 
 Kind = Literal["dataset", "model", "space"]
 
@@ -239,7 +239,7 @@ def _open(repo: str, private: bool, kind: Kind, branch: str | None = None) -> Da
         account = api.whoami()
     # An existing repository answers a token that can only read as if all were well, until the commit is refused.
     if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise HubError(f"'{repo}': the token can only read; {refusals.MAY_WRITE}")
+        raise HubError(f"'{repo}': the token can only read; {hub_errors.MAY_WRITE}")
     name = repo if "/" in repo else f"{account['name']}/{repo}"
     with _one_line(name):
         sdk = "gradio" if kind == "space" else None
@@ -281,5 +281,5 @@ def _one_line(repo: str) -> Iterator[None]:
     try:
         yield
     except (errors.HTTPError, OSError, RuntimeError, ValueError) as error:
-        reason, remedy = refusals.explain(error) or (refusals.short(str(error)), "try again when that is mended")
+        reason, remedy = hub_errors.explain(error) or (hub_errors.short(str(error)), "try again when that is mended")
         raise HubError(f"'{repo}': {reason}: {remedy}") from error

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ser_hf import audio, fingerprint
+from ser_hf import audio
+from ser_hf.audio import fingerprint
 from ser_hf.corpora import File
 from ser_hf.errors import UserError
 
@@ -43,7 +44,7 @@ class Measured:
     broken: int = 0  # samples that are NaN or infinite
     truncated: bool = False  # the header of a WAV promises more than the file holds
     digest: str = ""  # sha256 of the 16-bit samples at 16 kHz, as in the dataset
-    print: fingerprint.Print | None = None
+    print: fingerprint.Fingerprint | None = None
 
     def misnamed(self, suffix: str) -> bool:
         """Whether the content is of another container than the ending (in lower case) says."""

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
 
 NAMES = ("accuracy", "uar", "macro_f1", "weighted_f1")
 

@@ -19,9 +19,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ser_hf import refusals, tiny
-from ser_hf.emotions import EMOTIONS, ID2LABEL, LABEL2ID
+from ser_hf import tiny
 from ser_hf.errors import UserError
+from ser_hf.labels import EMOTIONS, ID2LABEL, LABEL2ID
+from ser_hf.utils import hub_errors
 
 ALONE = "one clip at a time"
 MASKABLE = frozenset({"wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert"})
@@ -260,7 +261,7 @@ def check_folder(name: str | PathLike, revision: str | None = None) -> None:
 
 
 def _cannot_load(name: str | PathLike, error: Exception, remedy: str) -> ModelError:
-    if refused := refusals.explain(error):
+    if refused := hub_errors.explain(error):
         return ModelError(f"model '{name}' cannot be loaded ({refused[0]}): {refused[1]}, or {remedy}")
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]
     return ModelError(f"model '{name}' cannot be loaded ({reason}): {remedy}")

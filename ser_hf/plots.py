@@ -7,10 +7,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
 from ser_hf.summary import BIN_SECONDS
+from ser_hf.utils.plotting import STYLE, save
 
-STYLE = {"font.size": 12, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100, "savefig.dpi": 150}
 _GROUPS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7f7f7f")
 
 
@@ -69,11 +69,3 @@ def _distributions(groups: dict[str, list[int]], width: float, title: str, what:
     if groups:
         axes.legend(frameon=False)
     return figure
-
-
-def save(figures: dict[str, Figure], folder: Path) -> list[Path]:
-    """Write pictures by their names into a folder, which is made where it is missing."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-        figure.savefig(folder / name, bbox_inches="tight")
-    return [folder / name for name in figures]

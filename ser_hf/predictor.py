@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from ser_hf import IN_THE_BOX, adaptation, answers, audio, backends, features, modeling, streaming, voice, windows
+from ser_hf import IN_THE_BOX, adaptation, answers, audio, backends, features, modeling, streaming, windows
+from ser_hf.audio import voice_activity
 from ser_hf.deadline import Deadline
 from ser_hf.errors import UserError
 from ser_hf.workers import Workers
@@ -37,7 +38,7 @@ class Predictor:
         device: str | None = None,
         batch_size: int = 16,
         backend: str = "torch",
-        voice_kind: voice.Kind | None = None,
+        voice_kind: voice_activity.Kind | None = None,
         revision: str | None = None,
     ) -> None:
         """Load a model.
@@ -61,7 +62,7 @@ class Predictor:
         self.labels: list[str] = [config.id2label[i] for i in range(config.num_labels)]
         self.trained_on: dict = getattr(config, "ser_hf", None) or {}
         self.abstain_below: float = self.trained_on.get("abstain_below") or 0.0
-        self.voice = voice.Voice(voice_kind)
+        self.voice = voice_activity.VoiceActivityDetector(voice_kind)
         self.adaptation: adaptation.Adaptation | None = None
         self._workers = Workers(self._backend)
         self._in_torch = isinstance(self._backend, backends.TorchBackend)

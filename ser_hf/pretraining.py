@@ -13,10 +13,11 @@ import torch
 import transformers
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ser_hf import arguments, evaluation, outputs, precision, preparation, pretraining_model, protocols, training
+from ser_hf import arguments, evaluation, precision, preparation, pretraining_model, protocols, training
 from ser_hf.endings import RUN, checkpoints, room_for, surviving
 from ser_hf.errors import UserError
 from ser_hf.pretraining_data import Masking, Order, Recordings
+from ser_hf.utils import files
 from ser_hf.watch import by_epoch
 
 DIVERSITY = 0.1
@@ -153,7 +154,7 @@ def pretrain(config: PretrainConfig) -> list[dict] | None:
         UserError: for a dataset, protocol, model or flag that does not fit, before anything is written; for a training
             that cannot go on.
     """
-    outputs.refuse_existing(config.output)
+    files.refuse_existing(config.output)
     output = Path(config.output)
     scratch = output.with_name(f"{output.name}.checkpoints")
     args = _arguments(config, scratch)
@@ -178,7 +179,7 @@ def pretrain(config: PretrainConfig) -> list[dict] | None:
     history = by_epoch(trainer.state.log_history)
     with (
         room_for("the model is saved (--resume_from_checkpoint true does that again)"),
-        outputs.appearing(output) as partial,
+        files.new_folder(output) as partial,
     ):
         pretraining_model.save(model, kept, partial)
         extractor.save_pretrained(partial)

@@ -20,8 +20,8 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from ser_hf import audio, calibration, features, frozen, metrics, modeling, modes, objective, protocols
 from ser_hf.arguments import FinetuneConfig
-from ser_hf.emotions import EMOTIONS
 from ser_hf.endings import TrainingError
+from ser_hf.labels import EMOTIONS
 
 STRETCH = 0.1
 """Seconds over which frames are averaged where a head pools over time itself: a layer's frames would fill the disk."""

@@ -10,8 +10,8 @@ import numpy as np
 
 from ser_hf import custom_protocols
 from ser_hf.custom_protocols import SIDES, Columns, Protocol, ProtocolError, columns_of
-from ser_hf.emotions import EMOTIONS
 from ser_hf.errors import UserError
+from ser_hf.labels import EMOTIONS
 from ser_hf.splits import ALL, EVERYBODY, PROTOCOLS
 
 _PAIRS = (("train", "test"), ("validation", "test"), ("train", "validation"))

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from ser_hf.emotions import COLOURS
+from ser_hf.labels import COLOURS
 
 _OTHER = "#666666"  # of a label that is none of the eight
 _COLUMNS = 400

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ser_hf.plots import STYLE, save
 from ser_hf.results import Results
+from ser_hf.utils.plotting import STYLE, save
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#7f7f7f"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import classification_report
 
-from ser_hf.emotions import EMOTIONS
 from ser_hf.errors import UserError
+from ser_hf.labels import EMOTIONS
 from ser_hf.splits import PROTOCOLS
 
 

@@ -48,9 +48,10 @@ def export(argv: list[str]) -> None:
     parser.add_argument("--int8", action="store_true", help="matrix products in int8")
     parser.add_argument("--dataset", metavar="DIR|REPO", help="compare on its clips (default: synthetic voices)")
     args = parser.parse_args(argv)
-    from ser_hf import export, outputs
+    from ser_hf import export
+    from ser_hf.utils import files
 
-    outputs.refuse_existing(args.output)
+    files.refuse_existing(args.output)
     quiet()
     clips = export.clips_of(args.dataset) if args.dataset else None
     told = export.export(args.model, args.output, args.int8, clips)

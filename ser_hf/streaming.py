@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from ser_hf import audio, resampling, voice, windows
+from ser_hf import audio, windows
 from ser_hf.answers import answer, segment
+from ser_hf.audio import resampling, voice_activity
 from ser_hf.workers import Workers
 
 EVERY = audio.SAMPLING_RATE
@@ -22,7 +23,7 @@ class Stream:
     """
 
     def __init__(
-        self, workers: Workers, listener: voice.Listener, labels: list[str], below: float, sampling_rate: int
+        self, workers: Workers, listener: voice_activity.VadStream, labels: list[str], below: float, sampling_rate: int
     ) -> None:
         """Begin; `sampling_rate` is that of the chunks, in Hz, `below` the score under which the model abstains."""
         audio.check_rate(sampling_rate, "the stream")

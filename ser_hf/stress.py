@@ -18,7 +18,8 @@ import soundfile
 from scipy import fft
 from tqdm import tqdm
 
-from ser_hf import audio, augment, metrics, resampling, silence
+from ser_hf import audio, metrics
+from ser_hf.audio import effects, resampling, voice_activity
 from ser_hf.predictor import Predictor
 
 _RATE = audio.SAMPLING_RATE
@@ -70,7 +71,7 @@ def noise(samples: np.ndarray, rng: np.random.Generator, decibel: float, pink: b
     if pink:
         frequency = fft.rfftfreq(length, 1 / _RATE)
         added = fft.irfft(fft.rfft(added) / np.sqrt(np.maximum(frequency, _LOWEST)), length)
-    return augment.noise(samples, rng, [added[: len(samples)]], decibel, decibel)
+    return effects.noise(samples, rng, [added[: len(samples)]], decibel, decibel)
 
 
 def clipping(samples: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> np.ndarray:
@@ -78,20 +79,20 @@ def clipping(samples: np.ndarray, rng: np.random.Generator, share: float = 0.1) 
 
     The limit is the quantile `1 - share` of their magnitudes; the level is not made up for.
     """
-    start, end = silence.voiced(samples)
+    start, end = voice_activity.voiced(samples)
     limit = float(np.quantile(np.abs(samples[start:end]), 1 - share))
     return np.clip(samples, -limit, limit) if limit else samples  # 0 where most of it is digital silence
 
 
 def trimmed(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Without the silence at the edges (`silence.voiced`)."""
-    start, end = silence.voiced(samples)
+    start, end = voice_activity.voiced(samples)
     return samples[start:end]
 
 
 def late(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A recording that was started too late: all before 0.3 s into the voice (`silence.voiced`) is missing."""
-    return samples[silence.voiced(samples)[0] + _LATE :]
+    return samples[voice_activity.voiced(samples)[0] + _LATE :]
 
 
 def speed(samples: np.ndarray, rng: np.random.Generator, factor: float) -> np.ndarray:
@@ -131,8 +132,8 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition("noise 5 dB", "noise", partial(noise, decibel=5)),
     Condition("noise 0 dB", "noise", partial(noise, decibel=0)),
     Condition("white noise 20 dB", "noise", partial(noise, decibel=20, pink=False)),
-    Condition("room 0.4 s", "room", partial(augment.reverberate, rt60=0.4)),
-    Condition("telephone", "codec", augment.codec),
+    Condition("room 0.4 s", "room", partial(effects.reverberate, rt60=0.4)),
+    Condition("telephone", "codec", effects.codec),
     Condition("mp3 24 kbit/s", "codec", partial(coded, kilobits=24, form="MP3")),
     Condition("opus 16 kbit/s", "codec", partial(coded, kilobits=16, form="OPUS")),
     Condition("clipped 10 %", "clipping", partial(clipping, share=0.1)),
@@ -150,7 +151,7 @@ def run(
     """Ask a model again for clips that are damaged in each of `CONDITIONS`.
 
     Args:
-        predictor: a model with the eight labels, in the order of `ser_hf.emotions.EMOTIONS`.
+        predictor: a model with the eight labels, in the order of `ser_hf.labels.EMOTIONS`.
         dataset: with `audio` and `label`; memory does not grow with its length.
         indices: of the clips, such as those of a test side.
         probabilities: the model's answers for them as they are, in their order, shape `(len(indices), 8)`.

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ser_hf import corpora
 from ser_hf.corpora import Scan
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
 
 BIN_SECONDS = 0.1
 """Width of the bars in which durations are counted."""

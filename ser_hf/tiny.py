@@ -8,7 +8,7 @@ from transformers import (
 )
 
 from ser_hf.arguments import BUILT_IN as NAMES
-from ser_hf.emotions import ID2LABEL, LABEL2ID
+from ser_hf.labels import ID2LABEL, LABEL2ID
 
 TINY, TINY_50 = NAMES
 

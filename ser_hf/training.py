@@ -14,22 +14,12 @@ import transformers
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_callback import TrainerState
 
-from ser_hf import (
-    calibration,
-    evaluation,
-    evidence,
-    features,
-    modeling,
-    modes,
-    outputs,
-    preparation,
-    probing,
-    protocols,
-)
+from ser_hf import calibration, evaluation, evidence, features, modeling, modes, preparation, probing, protocols
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.endings import RUN, TrainingError, checkpoints, complete, room_for, surviving
 from ser_hf.predictor import Predictor
 from ser_hf.results import Results
+from ser_hf.utils import files
 from ser_hf.watch import by_epoch
 
 
@@ -105,7 +95,7 @@ def _untested(
     with room_for("the model is saved"), tempfile.TemporaryDirectory(prefix=".partial-", dir=output) as temporary:
         model.save_pretrained(temporary)
         made.extractor.save_pretrained(temporary)
-        outputs.move_into(Path(temporary), output)
+        files.move_into(Path(temporary), output)
     print(f"trained on everybody, tested on nobody: {output}", flush=True)
 
 
@@ -188,7 +178,7 @@ def _written(
             "settings": _flags(config, args),
         }
         evidence.write(results, partial, answers, rows, [split], card=not config.figures_only)
-        outputs.move_into(partial, output)
+        files.move_into(partial, output)
     return results
 
 

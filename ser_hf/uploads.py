@@ -7,9 +7,9 @@ from os import PathLike
 from pathlib import Path, PurePosixPath
 
 from ser_hf.audio import SUFFIXES
-from ser_hf.corpora import archives
 from ser_hf.errors import UserError
 from ser_hf.limits import Limits
+from ser_hf.utils import zip_reader
 
 
 class UploadError(UserError):
@@ -82,7 +82,7 @@ def _members(path: Path) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(path) as opened:
             infos = opened.infolist()
-    except archives.BROKEN as error:
+    except zip_reader.BROKEN as error:
         raise UploadError(f"'{path.name}' is not a zip file that can be read ({error})") from None
     found = [info for info in infos if _is_recording(PurePosixPath(info.filename))]
     return sorted(found, key=lambda info: info.filename)
@@ -95,7 +95,7 @@ def _is_recording(name: PurePosixPath) -> bool:
 
 def _member(opened: zipfile.ZipFile, info: zipfile.ZipInfo, archive: str) -> Upload:
     try:
-        content = archives.content(opened, info, archive)
-    except archives.ArchiveError as error:
+        content = zip_reader.content(opened, info, archive)
+    except zip_reader.ArchiveError as error:
         return Upload(info.filename, None, str(error))
     return Upload(info.filename, {"bytes": content, "path": info.filename})

@@ -13,9 +13,8 @@ from itertools import chain, islice
 
 import numpy as np
 
-from ser_hf import voice
 from ser_hf.answers import segment
-from ser_hf.audio import SAMPLING_RATE, joined
+from ser_hf.audio import SAMPLING_RATE, joined, voice_activity
 from ser_hf.workers import Workers
 
 LONG = 10 * SAMPLING_RATE
@@ -59,11 +58,11 @@ class Voiced:
     def add(self, frames: np.ndarray) -> None:
         """Whether there is voice in each of the next frames."""
         for index in np.flatnonzero(frames) + self._frames:
-            start = int(index) * voice.FRAME
+            start = int(index) * voice_activity.FRAME
             if not (self.ends and self.ends[-1] == start):
                 self.starts.append(start)
                 self.ends.append(start)
-            self.ends[-1] += voice.FRAME
+            self.ends[-1] += voice_activity.FRAME
         self._frames += len(frames)
 
     def within(self, start: int, end: int) -> tuple[int, int, int]:
@@ -78,7 +77,7 @@ class Voiced:
 class Windows:
     """Iterates over the windows of a recording that hold voice; `length` and `voiced` are complete when it ends."""
 
-    def __init__(self, blocks: Iterable[np.ndarray], listener: voice.Listener, workers: Workers) -> None:
+    def __init__(self, blocks: Iterable[np.ndarray], listener: voice_activity.VadStream, workers: Workers) -> None:
         """`blocks` of shape `(samples,)` at 16 kHz, `WINDOW` or more in all; `workers` listen for voice in them."""
         self._blocks, self._listener, self._workers = blocks, listener, workers
         self.voiced, self.length = Voiced(), 0
@@ -91,7 +90,7 @@ class Windows:
             self.length += len(block)
             held = np.concatenate([held, block])
             # a frame more than the window, so that its last frame of voice is known
-            while self.length - start >= WINDOW + voice.FRAME:
+            while self.length - start >= WINDOW + voice_activity.FRAME:
                 yield from self._window(start, held[len(held) - (self.length - start) :][:WINDOW])
                 start += HOP
                 held = held[max(0, len(held) - (self.length - start + HOP)) :]  # the last window may start earlier

@@ -30,7 +30,7 @@ from transformers import (
 from ser_hf import audio, backends, dataset, protocols
 from ser_hf.cli import main
 from ser_hf.corpora import synthetic
-from ser_hf.emotions import ID2LABEL, LABEL2ID
+from ser_hf.labels import ID2LABEL, LABEL2ID
 
 ROOT = Path(__file__).parent.parent
 

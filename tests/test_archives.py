@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from archive_maker import below, leave, noise, packed
 
-from ser_hf.corpora import archives
-from ser_hf.corpora.archives import ArchiveError
+from ser_hf.utils import zip_reader
+from ser_hf.utils.zip_reader import ArchiveError
 
 SPEECH = packed([("Actor_01/a.wav", noise(500))])
 
@@ -17,7 +17,7 @@ def test_an_archive_unpacks(tmp_path):
     members = [("Actor_01/", b""), ("Actor_01/a.wav", noise(3_000)), ("Actor_02/b.wav", b""), ("c.wav", b"c" * 100_000)]
     (tmp_path / "a.zip").write_bytes(packed(members))
     folder = tmp_path / "deep" / "out"
-    assert archives.unpack(tmp_path / "a.zip", folder) == folder
+    assert zip_reader.unpack(tmp_path / "a.zip", folder) == folder
     assert below(folder) == {name: content for name, content in members if not name.endswith("/")}
     assert [path.name for path in folder.parent.iterdir()] == ["out"]
     plain = tmp_path / "plain"
@@ -31,7 +31,7 @@ def test_a_folder_that_exists_is_left_alone(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     for name in ("out", "link", "a.zip"):
         with pytest.raises(ArchiveError, match=f"{name}' exists"):
-            archives.unpack(tmp_path / "a.zip", tmp_path / name)
+            zip_reader.unpack(tmp_path / "a.zip", tmp_path / name)
     assert below(tmp_path) == {"a.zip": SPEECH}
 
 
@@ -41,7 +41,7 @@ def broken(tmp_path, content):
     archive = tmp_path / "in" / "a.zip"
     archive.write_bytes(content)
     with pytest.raises(ArchiveError) as caught:
-        archives.unpack(archive, tmp_path / "in" / "out")
+        zip_reader.unpack(archive, tmp_path / "in" / "out")
     message = str(caught.value)
     assert "\n" not in message
     assert str(archive) in message
@@ -107,12 +107,12 @@ def test_bombs_are_refused(tmp_path):
     assert "'bomb' unpacks to too much" in broken(tmp_path, packed([("bomb", bytes((1 << 20) + 1))]))
     # silence below a megabyte packs as well and is none
     (tmp_path / "silence.zip").write_bytes(packed([("silence.wav", bytes(1 << 20))]))
-    assert below(archives.unpack(tmp_path / "silence.zip", tmp_path / "silence")) == {"silence.wav": bytes(1 << 20)}
+    assert below(zip_reader.unpack(tmp_path / "silence.zip", tmp_path / "silence")) == {"silence.wav": bytes(1 << 20)}
 
 
 @pytest.mark.parametrize(("limit", "value"), [("MAX_MEMBERS", 2), ("MAX_BYTES", 8)])
 def test_the_whole_is_bounded(tmp_path, monkeypatch, limit, value):
-    monkeypatch.setattr(archives, limit, value)
+    monkeypatch.setattr(zip_reader, limit, value)
     assert "3 members, 9 bytes: more than" in broken(tmp_path, packed([(name, b"123") for name in "abc"]))
 
 
@@ -120,7 +120,7 @@ def test_a_full_disk_is_seen_before_unpacking(tmp_path, monkeypatch):
     leave(monkeypatch, 8)
     (tmp_path / "a.zip").write_bytes(packed([("a", b"123456789")]))
     with pytest.raises(ArchiveError, match="make room"):
-        archives.unpack(tmp_path / "a.zip", tmp_path / "out")
+        zip_reader.unpack(tmp_path / "a.zip", tmp_path / "out")
     assert list(below(tmp_path)) == ["a.zip"]
 
 
@@ -152,7 +152,7 @@ def test_a_size_that_is_a_lie_is_refused(tmp_path, method, claim, consistent):
 def test_more_than_claimed_is_not_written(tmp_path, monkeypatch):
     content = bytes(1_000_000)
     written = []
-    monkeypatch.setattr(archives.shutil, "copyfileobj", lambda source, output: written.append(len(source.read())))
+    monkeypatch.setattr(zip_reader.shutil, "copyfileobj", lambda source, output: written.append(len(source.read())))
     broken(tmp_path, patched(packed([("a.wav", content)]), size=1_000))
     assert written in ([], [1_001])
 
@@ -178,7 +178,7 @@ def test_damage_is_refused(tmp_path):
 
 def test_an_archive_that_is_missing_is_refused(tmp_path):
     with pytest.raises(ArchiveError, match=r"a\.zip"):
-        archives.unpack(tmp_path / "a.zip", tmp_path / "out")
+        zip_reader.unpack(tmp_path / "a.zip", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -192,7 +192,7 @@ def test_no_damage_ends_in_anything_but_a_refusal(tmp_path):
             changed[position] = random.integers(0, 256)
         (tmp_path / "a.zip").write_bytes(changed)
         try:
-            archives.unpack(tmp_path / "a.zip", tmp_path / "out" / str(number))
+            zip_reader.unpack(tmp_path / "a.zip", tmp_path / "out" / str(number))
         except ArchiveError:
             refusals += 1
     assert 50 < refusals < 200
@@ -201,9 +201,9 @@ def test_no_damage_ends_in_anything_but_a_refusal(tmp_path):
 
 def test_members_are_read_in_place(tmp_path):
     (tmp_path / "a.zip").write_bytes(packed([("b/", b""), ("b/two.wav", noise(70_000)), ("../one.wav", b"1")]))
-    assert archives.members(tmp_path / "a.zip") == ["../one.wav", "b/two.wav"]
-    assert archives.read(str(tmp_path / "a.zip"), "b/two.wav") == noise(70_000)
-    assert archives.read(str(tmp_path / "a.zip"), "../one.wav") == b"1"  # its name never is a path
+    assert zip_reader.members(tmp_path / "a.zip") == ["../one.wav", "b/two.wav"]
+    assert zip_reader.read(str(tmp_path / "a.zip"), "b/two.wav") == noise(70_000)
+    assert zip_reader.read(str(tmp_path / "a.zip"), "../one.wav") == b"1"  # its name never is a path
     assert [path.name for path in tmp_path.iterdir()] == ["a.zip"]
 
 
@@ -219,11 +219,11 @@ def test_members_are_read_in_place(tmp_path):
 def test_what_is_wrong_in_place_is_named(tmp_path, wrong, says):
     (tmp_path / "a.zip").write_bytes(patched(packed([("b.wav", noise(3_000))]), **wrong))
     with pytest.raises(ArchiveError, match=says) as caught:
-        archives.read(str(tmp_path / "a.zip"), "b.wav")
+        zip_reader.read(str(tmp_path / "a.zip"), "b.wav")
     assert "a.zip': 'b.wav'" in str(caught.value)
 
 
 def test_what_is_no_archive_is_named(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK no zip at all")
     with pytest.raises(ArchiveError, match=r"a\.zip' is not a zip file"):
-        archives.members(tmp_path / "a.zip")
+        zip_reader.members(tmp_path / "a.zip")

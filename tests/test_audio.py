@@ -6,8 +6,8 @@ import soundfile
 import torch
 import torchaudio
 
-from ser_hf import audio, resampling
-from ser_hf.audio import AudioError
+from ser_hf import audio
+from ser_hf.audio import AudioError, resampling
 
 
 def tone(rate, seconds=0.5, hertz=440.0):

@@ -15,8 +15,8 @@ from conftest import ROOT
 from ser_hf import audio, audit, corpora
 from ser_hf.cli import main
 from ser_hf.corpora import ravdess
-from ser_hf.emotions import TESS_NAMES
-from ser_hf.outputs import OutputError
+from ser_hf.labels import TESS_NAMES
+from ser_hf.utils.files import OutputError
 
 ORIGINALS = Path(os.environ.get("SER_HF_ORIGINALS", ROOT.parent / "shared" / "data" / "originals"))
 

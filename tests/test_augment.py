@@ -5,8 +5,9 @@ import pytest
 import soundfile
 from scipy import signal
 
-from ser_hf import augment, silence
-from ser_hf.augment import AugmentError
+from ser_hf import augment
+from ser_hf.audio import effects, voice_activity
+from ser_hf.audio.effects import AugmentError
 from ser_hf.errors import UserError
 
 ALL = "speed,room,noise,codec,gain"
@@ -43,11 +44,11 @@ def spectrum(samples):
 
 NOISES = [white(160_000, seed=7), white(160_000, seed=8)]
 ONCE = {
-    "speed": augment.speed,
-    "gain": augment.gain,
-    "noise": lambda samples, rng: augment.noise(samples, rng, NOISES),
-    "room": augment.room,
-    "codec": augment.codec,
+    "speed": effects.speed,
+    "gain": effects.gain,
+    "noise": lambda samples, rng: effects.noise(samples, rng, NOISES),
+    "room": effects.room,
+    "codec": effects.codec,
     "all": augment.parse(ALL, NOISES, probability=1),
 }
 
@@ -79,12 +80,12 @@ def test_silent_and_short_clips_give_no_nan(name, samples):
 def test_speed_moves_length_and_pitch_along():
     lengths = set()
     for seed in range(40):
-        out = augment.speed(sine(1_000), seeded(seed), 0.06)
+        out = effects.speed(sine(1_000), seeded(seed), 0.06)
         lengths.add(len(out))
         assert pitch(out) == pytest.approx(1_000 * 48_000 / len(out), abs=1)
     factors = (0.94, 0.96, 0.98, 1.02, 1.04, 1.06)
     assert lengths == {-(-48_000 * 100 // round(100 * factor)) for factor in factors}
-    by_default = [len(augment.speed(white(), seeded(seed))) for seed in range(80)]
+    by_default = [len(effects.speed(white(), seeded(seed))) for seed in range(80)]
     assert (len(set(by_default)), min(by_default), max(by_default)) == (10, 43_637, 53_334)  # 0.9 to 1.1, without 1
 
 
@@ -92,11 +93,11 @@ def test_gain_is_the_decibels_that_were_drawn():
     clip = white()
     for seed in range(5):
         drawn = seeded(seed).uniform(-6, 6)
-        assert decibel(augment.gain(clip, seeded(seed))) - decibel(clip) == pytest.approx(drawn, abs=1e-3)
-    drawn = [decibel(augment.gain(clip, seeded(seed), 20)) - decibel(clip) for seed in range(200)]
+        assert decibel(effects.gain(clip, seeded(seed))) - decibel(clip) == pytest.approx(drawn, abs=1e-3)
+    drawn = [decibel(effects.gain(clip, seeded(seed), 20)) - decibel(clip) for seed in range(200)]
     assert min(drawn) == pytest.approx(-20, abs=1)
     assert max(drawn) == pytest.approx(20, abs=1)
-    assert np.abs(augment.gain(np.float32([0.9]), seeded(2), 6)).max() <= 0.9 * 10**0.3
+    assert np.abs(effects.gain(np.float32([0.9]), seeded(2), 6)).max() <= 0.9 * 10**0.3
 
 
 @pytest.mark.parametrize("ratio", [0, 15, 30])
@@ -104,15 +105,15 @@ def test_gain_is_the_decibels_that_were_drawn():
 def test_noise_lies_below_the_voice_as_asked(ratio, length):
     clip = sine(300)
     clip[:20_000] = 0  # silence does not count as signal
-    out = augment.noise(clip, seeded(3), [white(length, level=2.0)], ratio, ratio)
-    start, end = silence.voiced(clip)
+    out = effects.noise(clip, seeded(3), [white(length, level=2.0)], ratio, ratio)
+    start, end = voice_activity.voiced(clip)
     assert start > 18_000
     assert decibel(clip[start:end]) - decibel(out - clip) == pytest.approx(ratio, abs=0.5)
 
 
 def test_noise_ratios_fill_their_range():
     clip = sine(300)
-    ratios = [decibel(clip) - decibel(augment.noise(clip, seeded(s), NOISES) - clip) for s in range(100)]
+    ratios = [decibel(clip) - decibel(effects.noise(clip, seeded(s), NOISES) - clip) for s in range(100)]
     assert 9.5 < min(ratios) < 12
     assert 28 < max(ratios) < 30.5
     assert np.mean(ratios) == pytest.approx(20, abs=2)
@@ -121,7 +122,7 @@ def test_noise_ratios_fill_their_range():
 def test_a_short_noise_starts_over_without_a_click():
     ramp = np.linspace(-1, 1, 1_000, dtype=np.float32)  # its end and its start lie far apart
     clip = sine(300)
-    added = augment.noise(clip, seeded(0), [ramp], 10, 10) - clip
+    added = effects.noise(clip, seeded(0), [ramp], 10, 10) - clip
     assert np.abs(np.diff(added)).max() < 0.01 * np.ptp(added)
     assert np.ptp(added[:2_000]) == pytest.approx(np.ptp(added[-2_000:]), rel=1e-3)
 
@@ -129,16 +130,16 @@ def test_a_short_noise_starts_over_without_a_click():
 def test_noises_and_their_stretches_are_random():
     clip = sine(300)
     levels = [np.full(96_000, level, dtype=np.float32) for level in (-1, 1)]
-    signs = {float(np.sign((augment.noise(clip, seeded(s), levels) - clip).mean())) for s in range(20)}
+    signs = {float(np.sign((effects.noise(clip, seeded(s), levels) - clip).mean())) for s in range(20)}
     assert signs == {-1.0, 1.0}
-    one, other = (augment.noise(clip, seeded(s), NOISES[:1], 10, 10) - clip for s in (0, 1))
+    one, other = (effects.noise(clip, seeded(s), NOISES[:1], 10, 10) - clip for s in (0, 1))
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.1
 
 
 def test_a_silent_noise_adds_nothing():
     clip = sine(300)
-    np.testing.assert_array_equal(augment.noise(clip, seeded(), [np.zeros(500, dtype=np.float32)]), clip)
-    np.testing.assert_array_equal(augment.noise(clip, seeded(), [np.zeros(0, dtype=np.float32)]), clip)
+    np.testing.assert_array_equal(effects.noise(clip, seeded(), [np.zeros(500, dtype=np.float32)]), clip)
+    np.testing.assert_array_equal(effects.noise(clip, seeded(), [np.zeros(0, dtype=np.float32)]), clip)
 
 
 def fall(impulse):
@@ -153,7 +154,7 @@ def test_a_room_decays_as_it_was_drawn():
     click[100] = 1
     times = []
     for seed in range(20):
-        out = augment.room(click, seeded(seed), 1.0)
+        out = effects.room(click, seeded(seed), 1.0)
         assert np.abs(out).argmax() == 100  # the direct path comes first and is the loudest
         assert np.abs(out[:100]).max() < 1e-6
         assert out[100] ** 2 == pytest.approx(0.5, abs=1e-3)
@@ -167,7 +168,7 @@ def test_a_room_keeps_length_and_level_and_fills_the_pause():
     clip = white()
     clip[24_000:] = 0
     for seed in range(5):
-        out = augment.room(clip, seeded(seed))
+        out = effects.room(clip, seeded(seed))
         assert len(out) == len(clip)
         assert decibel(out) == pytest.approx(decibel(clip), abs=0.01)
         assert decibel(out[24_000:24_800]) > decibel(out[:24_000]) - 20  # was silent
@@ -176,21 +177,21 @@ def test_a_room_keeps_length_and_level_and_fills_the_pause():
 
 def test_a_telephone_carries_its_band_alone():
     clip = white(160_000)
-    out = augment.codec(clip, seeded())
+    out = effects.codec(clip, seeded())
     assert len(out) == len(clip)
     frequencies, before = spectrum(clip)
     _, after = spectrum(out)
     assert after[(frequencies < 250) | (frequencies > 3_750)].max() < -35
     inside = (frequencies > 350) & (frequencies < 3_300)
     assert np.abs(after - before)[inside].max() < 2
-    assert len(augment.codec(clip[:47_999], seeded())) == 47_999
+    assert len(effects.codec(clip[:47_999], seeded())) == 47_999
 
 
 def test_a_telephone_distorts_as_much_at_any_level():
     voice = sine(1_000)
-    loud, soft = (augment.codec(voice * np.float32(level), seeded()) for level in (30.0, 1e-4))
+    loud, soft = (effects.codec(voice * np.float32(level), seeded()) for level in (30.0, 1e-4))
     np.testing.assert_allclose(loud / 30, soft / 1e-4, atol=1e-3)
-    heard = augment.codec(voice, seeded())[8_000:]  # once the filters have settled
+    heard = effects.codec(voice, seeded())[8_000:]  # once the filters have settled
     bins = np.square(np.abs(np.fft.rfft(heard * np.hanning(len(heard)))))
     near = slice(bins.argmax() - 5, bins.argmax() + 6)
     assert 33 < 10 * np.log10(bins[near].sum() / (bins.sum() - bins[near].sum())) < 45  # 8 bits of mu-law: 38 dB
@@ -201,11 +202,11 @@ def test_mu_law_is_that_of_g711(tmp_path):
     pcm = (np.arange(-32_764, 32_765, 4) / 32_768).astype(np.float32)
     soundfile.write(tmp_path / "law.au", pcm, 8_000, subtype="ULAW")
     standard, _ = soundfile.read(tmp_path / "law.au", dtype="float32")
-    ours = augment._mu_law(pcm)
+    ours = effects._mu_law(pcm)
     np.testing.assert_array_equal(np.unique(ours), np.unique(standard))
     assert np.abs(ours - pcm).max() <= np.abs(standard - pcm).max()
     assert (ours == standard).mean() > 0.97  # but for samples on the border of two steps
-    assert augment._mu_law(np.zeros(3, dtype=np.float32)).tolist() == [0, 0, 0]
+    assert effects._mu_law(np.zeros(3, dtype=np.float32)).tolist() == [0, 0, 0]
 
 
 def test_mixup_is_a_weighted_sum():
@@ -259,7 +260,7 @@ def test_one_may_have_a_probability_of_its_own():
 
 @pytest.mark.parametrize("text", ["gain:6@0", "gain@1.1", "gain:6@", "gain@x", "gain@-1"])
 def test_a_probability_that_is_none_is_named(text):
-    with pytest.raises(augment.AugmentError, match="no probability"):
+    with pytest.raises(effects.AugmentError, match="no probability"):
         augment.parse(text)
 
 

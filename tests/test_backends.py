@@ -10,8 +10,8 @@ from conftest import make_model
 from transformers import AutoModelForAudioClassification
 
 from ser_hf import backends, export, features, modeling
-from ser_hf.emotions import ID2LABEL
 from ser_hf.errors import UserError
+from ser_hf.labels import ID2LABEL
 from ser_hf.predictor import Predictor
 
 

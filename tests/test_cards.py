@@ -10,7 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from ser_hf import cards, evaluation, protocols
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
 from ser_hf.results import Results
 
 PICTURES = ["confusion_matrix.png", "groups.png", "history.png", "reliability.png", "risk_coverage.png"]

@@ -5,6 +5,7 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from ser_hf import audio, augment, clips, features, frozen, silence, spectral
+from ser_hf.audio import effects, voice_activity
 from ser_hf.clips import Clips, Variation
 
 INDICES = [5, 9, 40, 200, 390, 405]
@@ -64,7 +65,7 @@ def test_silence_is_cut_at_the_edges_alone(rows, extractors):
     shortened = 0
     for place, index in enumerate(INDICES):
         samples = audio.load(rows[index]["audio"])
-        start, end = silence.voiced(samples)
+        start, end = voice_activity.voiced(samples)
         got = varied[1, place]["features"]
         rng = np.random.default_rng([0, 1, place])
         begin, stop = silence.vary(len(samples), (start, end), rng)
@@ -81,7 +82,7 @@ def test_all_or_a_margin_of_the_silence_is_left(rows, extractors):
         for place, index in enumerate(INDICES):
             samples = audio.load(rows[index]["audio"])
             rng = np.random.default_rng([0, epoch, place])
-            begin, stop = silence.either(len(samples), silence.voiced(samples), rng, 3_200)
+            begin, stop = silence.either(len(samples), voice_activity.voiced(samples), rng, 3_200)
             got = varied[epoch, place]["features"]
             assert abs(len(got) - (stop - begin)) <= 2  # durations are rounded
             lengths.add(len(got) - len(samples))
@@ -187,7 +188,7 @@ def test_mel_frames_are_augmented_after_the_waveform(rows, extractors):
     both = augment.parse("gain:6,bands:10", (), 1.0)
     example = Clips(rows, INDICES, extractors["bert"], Variation(augmentation=both, seed=3)).decode()[0, 2]
     rng = np.random.default_rng([3, 0, 2])
-    louder = augment.gain(audio.load(rows[INDICES[2]]["audio"]), rng_after(rng), 6)
+    louder = effects.gain(audio.load(rows[INDICES[2]]["audio"]), rng_after(rng), 6)
     mel = features.prepare(extractors["bert"], louder)
     rng.random()  # whether
     expected = features.finish(extractors["bert"], spectral.bands(mel, rng, 10))

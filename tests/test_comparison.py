@@ -8,7 +8,7 @@ from scipy.special import expit
 
 from ser_hf import comparison
 from ser_hf.comparison import ComparisonError, compare, table
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
 from ser_hf.metrics import scores
 
 

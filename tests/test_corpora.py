@@ -11,7 +11,7 @@ from sklearn.svm import SVC
 
 from ser_hf import audio, audit, corpora, dataset, metrics, protocols
 from ser_hf.corpora import CorpusError, ravdess, synthetic, tess
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
 
 
 def test_ravdess_names():

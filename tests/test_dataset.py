@@ -16,8 +16,8 @@ from huggingface_hub import DatasetCard
 from ser_hf import audio, dataset, summary
 from ser_hf.audio import AudioError
 from ser_hf.dataset import DatasetError
-from ser_hf.emotions import EMOTIONS
-from ser_hf.outputs import OutputError
+from ser_hf.labels import EMOTIONS
+from ser_hf.utils.files import OutputError
 
 
 def test_both_loaders_read_the_columns(built, tmp_path):

@@ -10,7 +10,7 @@ import sys
 import pytest
 from conftest import ROOT, serving
 
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
 from ser_hf.predictor import Predictor
 
 BLOCKS = re.findall(r"```(python|bash)\n(.*?)```", (ROOT / "docs" / "in_your_code.md").read_text(), re.DOTALL)

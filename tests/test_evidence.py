@@ -14,7 +14,7 @@ from transformers import pipeline
 
 from ser_hf import audio, baselines, cards, evidence, modeling, provenance, report
 from ser_hf.cli import main
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
 from ser_hf.predictor import Predictor
 from ser_hf.provenance import ProvenanceError
 from ser_hf.results import Results

@@ -8,9 +8,9 @@ from scipy import signal
 from transformers import AutoModelForAudioClassification, Wav2Vec2FeatureExtractor
 
 from ser_hf import audio, explanation
-from ser_hf.emotions import COLOURS, EMOTIONS
 from ser_hf.errors import UserError
 from ser_hf.explanation import ExplanationError
+from ser_hf.labels import COLOURS, EMOTIONS
 from ser_hf.predictor import Predictor
 
 

@@ -11,8 +11,8 @@ from scipy.special import softmax
 from transformers import AutoModelForAudioClassification, HubertConfig, Wav2Vec2FeatureExtractor, WavLMConfig
 
 from ser_hf import audio, backends, export, features, modeling, onnx_backend
-from ser_hf.emotions import ID2LABEL, LABEL2ID
 from ser_hf.errors import UserError
+from ser_hf.labels import ID2LABEL, LABEL2ID
 from ser_hf.predictor import Predictor
 
 SECONDS = (0.1, 0.13, 0.5, 1.0, 1.37, 2.0, 3.3, 6.0)

@@ -6,8 +6,10 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from ser_hf import audio, fingerprint, resampling
-from ser_hf.fingerprint import MAX_ERROR, near_duplicates
+from ser_hf import audio
+from ser_hf.audio import fingerprint, resampling
+from ser_hf.audio.fingerprint import MAX_ERROR, near_duplicates
+from ser_hf.fingerprint import in_dataset
 
 
 @pytest.fixture(scope="module")
@@ -63,11 +65,11 @@ def test_groups_of_a_dataset_are_found_once_and_kept(rows, monkeypatch, tmp_path
     planted = some.to_list()
     planted[25] = {**planted[25], "audio": {"bytes": changed, "path": None}, "sha256": "other"}
     again = datasets.Dataset(pa.Table.from_pylist(planted, schema=some.features.arrow_schema))
-    assert fingerprint.in_dataset(some) == []
-    assert fingerprint.in_dataset(again) == [[7, 25]]
+    assert in_dataset(some) == []
+    assert in_dataset(again) == [[7, 25]]
     planted[30] = {**planted[7], "file": "the same samples.wav"}
     twins = datasets.Dataset(pa.Table.from_pylist(planted, schema=some.features.arrow_schema))
-    assert fingerprint.in_dataset(twins) == [[7, 25, 30]]  # whichever of the twins a split takes
+    assert in_dataset(twins) == [[7, 25, 30]]  # whichever of the twins a split takes
     monkeypatch.setattr(fingerprint, "fingerprint", None)  # what is kept is not computed again
-    assert fingerprint.in_dataset(again) == [[7, 25]]
+    assert in_dataset(again) == [[7, 25]]
     assert len(list((tmp_path / "ser_hf").iterdir())) == 3

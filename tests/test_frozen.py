@@ -12,7 +12,8 @@ from transformers import (
     WavLMConfig,
 )
 
-from ser_hf import audio, features, frozen, modeling, silence
+from ser_hf import audio, features, frozen, modeling
+from ser_hf.audio import voice_activity
 from ser_hf.clips import Clips
 from ser_hf.frozen import CacheError, Front
 
@@ -217,7 +218,7 @@ def test_the_voice_is_found_in_frames(rows, models, tmp_path):
     store, _ = frozen.store(rows.select(INDICES), "front", model, extractor, Front(model).outputs, tmp_path)
     for index in INDICES:
         samples = audio.load(rows[index]["audio"])
-        first, last = silence.voiced(samples)
+        first, last = voice_activity.voiced(samples)
         frames, (start, end) = store[rows[index]["sha256"]]
         per_frame = len(samples) / len(frames)
         assert 0 <= start < end <= len(frames)

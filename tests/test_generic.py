@@ -9,7 +9,7 @@ from huggingface_hub import DatasetCard
 
 from ser_hf import dataset, summary
 from ser_hf.corpora import CorpusError, generic
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
 
 
 def describe(folder, text, name="spec.yaml"):

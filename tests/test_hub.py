@@ -12,7 +12,7 @@ from hub import Hub, Repo
 
 from ser_hf import audio, hub
 from ser_hf.dataset import FEATURES
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
 
 NAME = "you/ravdess-tess"
 CARD = """---

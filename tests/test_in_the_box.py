@@ -13,8 +13,8 @@ from transformers import pipeline
 from ser_hf import IN_THE_BOX, adaptation, audio, calibration, cross_validation, in_the_box, metrics
 from ser_hf.cards import CardError
 from ser_hf.cli import main
-from ser_hf.emotions import EMOTIONS
 from ser_hf.errors import UserError
+from ser_hf.labels import EMOTIONS
 from ser_hf.predictor import Predictor
 from ser_hf.results import Results
 

@@ -15,8 +15,8 @@ from conftest import ROOT
 from scipy.special import softmax
 
 from ser_hf import cross_validation, in_the_box
-from ser_hf.emotions import EMOTIONS
 from ser_hf.errors import UserError
+from ser_hf.labels import EMOTIONS
 
 WORDS = ["make_model.py", "--ravdess", str(ROOT), "--tess", str(ROOT)]
 

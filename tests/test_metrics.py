@@ -11,7 +11,7 @@ from sklearn.metrics import (
 )
 
 from ser_hf import metrics
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
 
 
 def draw(seed, n=400, classes=8):

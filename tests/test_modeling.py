@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from ser_hf import modeling
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
 from ser_hf.modeling import MaskedGroupNorm, ModelError
 from ser_hf.predictor import Predictor
 

@@ -13,10 +13,10 @@ from conftest import ROOT
 
 from ser_hf import audio, windows
 from ser_hf.answers import segment
+from ser_hf.audio.voice_activity import FRAME, VoiceActivityDetector
 from ser_hf.deadline import TimeoutExceeded
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
 from ser_hf.predictor import Predictor
-from ser_hf.voice import FRAME, Voice
 
 RATE = audio.SAMPLING_RATE
 
@@ -84,7 +84,7 @@ def test_up_to_ten_seconds_are_one_utterance(predictor, talk):
 def test_a_long_recording_is_the_mean_of_its_windows(predictor, talk):
     answer = predictor.predict(talk)
     starts = [*range(0, len(talk) - windows.WINDOW + 1, windows.HOP), len(talk) - windows.WINDOW]
-    listener, voiced = Voice().listen(), windows.Voiced()
+    listener, voiced = VoiceActivityDetector().listen(), windows.Voiced()
     voiced.add(np.concatenate([listener.feed(talk), listener.finish()]))
     kept = [s for s in dict.fromkeys(starts) if voiced.within(s, s + windows.WINDOW)[0] >= windows.MIN_VOICE]
     rows = predictor.probabilities([talk[s : s + windows.WINDOW] for s in kept])

@@ -11,9 +11,9 @@ from transformers import AutoConfig, AutoModelForAudioClassification, HubertConf
 
 from ser_hf import evaluation, modeling, pretraining, pretraining_data, pretraining_model, protocols, tiny
 from ser_hf.errors import UserError
-from ser_hf.outputs import OutputError
 from ser_hf.pretrain_cli import pretrain
 from ser_hf.pretraining_data import Masking
+from ser_hf.utils.files import OutputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

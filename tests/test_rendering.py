@@ -9,7 +9,7 @@ import pytest
 from ser_hf import batch_tab, examples, model_tab, rendering
 from ser_hf.answers import answer, segment
 from ser_hf.audio import SAMPLING_RATE, load
-from ser_hf.emotions import COLOURS, EMOTIONS
+from ser_hf.labels import COLOURS, EMOTIONS
 
 RATE = SAMPLING_RATE
 EVIL = "<img src=x onerror=alert(1)>"

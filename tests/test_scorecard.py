@@ -4,7 +4,7 @@ from sklearn.metrics import accuracy_score, recall_score
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from ser_hf import intervals, metrics, scorecard
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ser_hf import augment, spectral
-from ser_hf.augment import AugmentError
+from ser_hf.audio.effects import AugmentError
 
 FRAMES, BINS = 200, 80
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from ser_hf import augment, silence, stress
-from ser_hf.emotions import EMOTIONS
+from ser_hf import stress
+from ser_hf.audio import effects, voice_activity
+from ser_hf.labels import EMOTIONS
 from ser_hf.predictor import Predictor
 
 BY_NAME = {condition.name: condition for condition in stress.CONDITIONS}
@@ -75,7 +76,7 @@ def test_gain_is_exact_and_nothing_clips(by):
 )
 def test_noise_lies_below_the_voice_as_named(name, ratio):
     clip = voice()
-    start, end = silence.voiced(clip)
+    start, end = voice_activity.voiced(clip)
     assert start > 5_000
     added = BY_NAME[name](clip) - clip
     assert decibel(clip[start:end]) - decibel(added) == pytest.approx(ratio, abs=0.2)
@@ -89,7 +90,7 @@ def test_white_noise_is_flat():
     clip = voice()
     added = BY_NAME["white noise 20 dB"](clip) - clip
     assert share_above(added, 4_000) == pytest.approx(0.5, abs=0.03)
-    start, end = silence.voiced(clip)
+    start, end = voice_activity.voiced(clip)
     assert decibel(clip[start:end]) - decibel(added) == pytest.approx(20, abs=0.2)
 
 
@@ -124,7 +125,7 @@ def test_codecs_keep_to_their_bitrate():
 
 def test_clipping_cuts_the_loudest_tenth_of_the_voice():
     clip = voice()
-    start, end = silence.voiced(clip)
+    start, end = voice_activity.voiced(clip)
     out = BY_NAME["clipped 10 %"](clip)
     changed = out != clip
     assert changed[start:end].mean() == pytest.approx(0.1, abs=1e-3)
@@ -135,7 +136,7 @@ def test_clipping_cuts_the_loudest_tenth_of_the_voice():
 
 def test_trimming_leaves_the_voice_or_what_follows_its_start():
     clip = voice()
-    start, end = silence.voiced(clip)
+    start, end = voice_activity.voiced(clip)
     np.testing.assert_array_equal(BY_NAME["edges trimmed"](clip), clip[start:end])
     np.testing.assert_array_equal(BY_NAME["starts 0.3 s late"](clip), clip[start + 4_800 :])
 
@@ -158,7 +159,7 @@ def test_a_room_always_has_the_reverberation_time_that_it_is_named_for():
         level = 10 * np.log10(left[left > 0] / left[0])
         assert 3 * (np.argmax(level < -25) - np.argmax(level < -5)) / 16_000 == pytest.approx(0.4, rel=0.15)
         assert np.abs(heard).argmax() == 100
-    assert len(augment._response(np.random.default_rng(0), 0.4)) == 6_400
+    assert len(effects._response(np.random.default_rng(0), 0.4)) == 6_400
 
 
 def level_meter():

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ser_hf import audio, voice
+from ser_hf import audio
+from ser_hf.audio import voice_activity
 
 
 def spoken(recordings, count=3):
@@ -17,7 +18,7 @@ def spoken(recordings, count=3):
 @pytest.mark.parametrize("kind", ["silero", "energy"])
 def test_voice_is_found_in_utterances_and_not_in_silence(kind, recordings):
     clip = audio.load(next(recordings[0].rglob("*-05-*.wav")))
-    listener = voice.Voice(kind).listen()
+    listener = voice_activity.VoiceActivityDetector(kind).listen()
     silence = np.zeros(4 * audio.SAMPLING_RATE, dtype=np.float32)
     assert not listener.feed(silence).any()
     assert listener.feed(clip).mean() > 0.5
@@ -28,10 +29,10 @@ def test_voice_is_found_in_utterances_and_not_in_silence(kind, recordings):
 @pytest.mark.parametrize("kind", ["silero", "energy"])
 def test_how_a_recording_is_cut_into_blocks_changes_nothing(kind, recordings):
     samples = spoken(recordings)
-    whole = voice.Voice(kind).listen()
+    whole = voice_activity.VoiceActivityDetector(kind).listen()
     expected = np.concatenate([whole.feed(samples), whole.finish()])
-    assert len(expected) == -(-len(samples) // voice.FRAME)
-    parts = voice.Voice(kind).listen()
+    assert len(expected) == -(-len(samples) // voice_activity.FRAME)
+    parts = voice_activity.VoiceActivityDetector(kind).listen()
     cuts = np.sort(np.random.default_rng(0).integers(0, len(samples), 40))
     found = [parts.feed(part) for part in np.split(samples, cuts)]
     np.testing.assert_array_equal(np.concatenate([*found, parts.finish()]), expected)
@@ -44,20 +45,20 @@ def test_silero_says_what_its_package_says(recordings):
 
     torch.set_num_threads(threads)
     samples = spoken(recordings)
-    samples = samples[: len(samples) // voice.FRAME * voice.FRAME]
+    samples = samples[: len(samples) // voice_activity.FRAME * voice_activity.FRAME]
     package = load_silero_vad()
-    frames = torch.from_numpy(samples).split(voice.FRAME)
+    frames = torch.from_numpy(samples).split(voice_activity.FRAME)
     theirs = np.array([package(frame, audio.SAMPLING_RATE).item() for frame in frames])
-    network = voice.Voice("silero")._network
+    network = voice_activity.VoiceActivityDetector("silero")._network
     padded = np.pad(samples, (64, 0))
-    ours, _ = network(np.lib.stride_tricks.sliding_window_view(padded, 576)[:: voice.FRAME].copy(), None)
+    ours, _ = network(np.lib.stride_tricks.sliding_window_view(padded, 576)[:: voice_activity.FRAME].copy(), None)
     np.testing.assert_allclose(ours, theirs, atol=2e-4)
 
 
 def test_loading_silero_leaves_the_threads_of_torch_alone():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    voice.Voice("silero")
+    voice_activity.VoiceActivityDetector("silero")
     assert torch.get_num_threads() == 2
     torch.set_num_threads(threads)
 
@@ -67,15 +68,15 @@ def test_energy_hears_loud_above_quiet_whatever_the_level():
     noise = rng.normal(size=32_000).astype(np.float32)
     for level in (0.3, 0.01):
         quiet = noise * level * 10 ** (-50 / 20)
-        listener = voice.Voice("energy").listen()
+        listener = voice_activity.VoiceActivityDetector("energy").listen()
         assert listener.feed(noise * level).all()
         assert not listener.feed(quiet)[2:].any()
 
 
 def test_without_its_package_energy_is_taken_and_silero_refused(monkeypatch):
-    monkeypatch.setattr(voice, "find_spec", lambda name: None)
-    assert voice.Voice().kind == "energy"
-    with pytest.raises(voice.VoiceError, match="'ser-hf\\[vad\\]'"):
-        voice.Voice("silero")
-    with pytest.raises(voice.VoiceError, match="'ears' hears no voice"):
-        voice.Voice("ears")
+    monkeypatch.setattr(voice_activity, "find_spec", lambda name: None)
+    assert voice_activity.VoiceActivityDetector().kind == "energy"
+    with pytest.raises(voice_activity.VoiceError, match="'ser-hf\\[vad\\]'"):
+        voice_activity.VoiceActivityDetector("silero")
+    with pytest.raises(voice_activity.VoiceError, match="'ears' hears no voice"):
+        voice_activity.VoiceActivityDetector("ears")

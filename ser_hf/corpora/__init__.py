@@ -7,8 +7,9 @@ from os import PathLike
 from pathlib import Path, PurePath
 
 from ser_hf.audio import SUFFIXES
-from ser_hf.corpora import archives, ravdess, tess
+from ser_hf.corpora import ravdess, tess
 from ser_hf.errors import UserError
+from ser_hf.utils import zip_reader
 
 
 class CorpusError(UserError):
@@ -38,7 +39,7 @@ class File:
 
     def source(self) -> str | bytes:
         """What `audio.load` reads: the path, or the bytes out of the zip."""
-        return self.path if self.archive is None else archives.read(self.archive, self.path)
+        return self.path if self.archive is None else zip_reader.read(self.archive, self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def files(folder: str | PathLike) -> tuple[list[File], list[File]]:
     # macOS adds to each file a twin named ._, which has the ending and nothing else
     zips = [path for path in paths if path.suffix.lower() == ".zip" and not path.name.startswith("._")]
     every = [File(str(path)) for path in paths if path not in zips]
-    every += [File(member, str(path)) for path in zips for member in archives.members(path)]
+    every += [File(member, str(path)) for path in zips for member in zip_reader.members(path)]
     found = ([], [])
     for file in every:
         heard = file.name.suffix.lower() in SUFFIXES and not file.name.name.startswith("._")

@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePath
 
-from ser_hf import settings
 from ser_hf.corpora import CorpusError, File, Recording, Scan, files
-from ser_hf.emotions import EMOTIONS
+from ser_hf.labels import EMOTIONS
+from ser_hf.utils.files import read_settings
 
 _KEYS = ("corpus", "folder", "csv", "labels", "speaker", "sex")
 _COLUMNS = ("speaker", "sex", "channel", "intensity", "statement", "repetition")
@@ -54,7 +54,7 @@ class Spec:
         path = Path(path)
         if not path.is_file():
             raise CorpusError(f"'{path}' is not a file: give the YAML file that describes the corpus")
-        given = settings.read(path, CorpusError)
+        given = read_settings(path, CorpusError)
         if not isinstance(given, dict) or set(given) - set(_KEYS):
             wrong = f"'{min(set(given) - set(_KEYS))}'" if isinstance(given, dict) else "no keys"
             raise CorpusError(f"'{path}' has {wrong}: its keys are {', '.join(_KEYS)}")

@@ -7,7 +7,7 @@ repetition, actor. Odd actors are men, even ones women.
 import re
 from pathlib import PurePath
 
-from ser_hf.emotions import EMOTIONS, RAVDESS_CODES
+from ser_hf.labels import EMOTIONS, RAVDESS_CODES
 
 # Some tools append the label: 03-01-02-01-01-01-01_calm
 _CODES = r"03-(0[12])-(0[1-8])-(0[12])-(0[12])-(0[12])-(0[1-9]|1\d|2[0-4])"

@@ -6,7 +6,7 @@
 import re
 from pathlib import PurePath
 
-from ser_hf.emotions import RAVDESS_CODES, TESS_NAMES
+from ser_hf.labels import RAVDESS_CODES, TESS_NAMES
 
 ALIASES = {
     "fearful": "fear",

@@ -15,8 +15,8 @@ from typing import IO, Any
 import numpy as np
 import soundfile
 
+from ser_hf.audio.resampling import resample_blocks
 from ser_hf.errors import UserError
-from ser_hf.resampling import resample_blocks
 
 SAMPLING_RATE = 16_000
 MIN_SECONDS = 0.1

@@ -1,10 +1,6 @@
-"""Where somebody speaks in a recording that may be long: frames of 32 ms, with or without voice, as they come.
+"""Where somebody speaks: by energy in a short recording, by a detector in a long one."""
 
-`silero` is the network of silero-vad (Silero Team, https://github.com/snakers4/silero-vad) with the weights that its
-package carries, a whole block at a time; the package itself is not imported: it would set torch to one thread for the
-whole process. `energy` needs no weights and tells loud from quiet, not voice from noise.
-"""
-
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
@@ -14,8 +10,62 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ser_hf import audio
 from ser_hf.audio import SAMPLING_RATE
 from ser_hf.errors import UserError
+
+_ENERGY_FRAME, _ENERGY_HOP = audio.SAMPLING_RATE // 40, audio.SAMPLING_RATE // 100  # 25 ms every 10 ms
+_MARGIN = audio.SAMPLING_RATE // 20  # 50 ms: soft onsets and fading ends lie below the threshold
+_STRETCH = audio.SAMPLING_RATE // 5  # 0.2 s: shorter edges say little about a room
+MARGIN = 0.2
+"""Seconds beside the voice that a clip without its silence may keep in training."""
+_ZEROS = audio.SAMPLING_RATE // 100  # 10 ms of exact zeros in a row were never recorded
+
+
+def voiced(samples: np.ndarray, below: float = 35.0) -> tuple[int, int]:
+    """First and one-past-last sample of what is not silence at the edges; pauses within do not count.
+
+    A frame of 25 ms, one every 10 ms, is not silent where its energy lies at most `below` dB under that of the loudest
+    one; 50 ms are left on each side. Where the noise floor is higher than that, the whole clip counts.
+
+    Args:
+        samples: shape `(samples,)`, 16 kHz.
+        below: dB.
+
+    Returns:
+        `(0, len(samples))` for a clip of zeros or of less than a frame.
+
+    >>> voiced(np.repeat(np.float32([0, 1, 0]), 4_000))
+    (2880, 9040)
+    """
+    length = len(samples)
+    if length < _ENERGY_FRAME:
+        return 0, length
+    sums = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
+    # the last frame ends with the clip, or what follows the last full hop would not be heard
+    starts = np.append(np.arange(0, length - _ENERGY_FRAME, _ENERGY_HOP), length - _ENERGY_FRAME)
+    energy = sums[starts + _ENERGY_FRAME] - sums[starts]
+    loudest = energy.max()
+    if loudest == 0:
+        return 0, length
+    loud = starts[energy >= loudest * 10 ** (-below / 10)]
+    return max(0, int(loud[0]) - _MARGIN), min(length, int(loud[-1]) + _ENERGY_FRAME + _MARGIN)
+
+
+def edges(samples: np.ndarray) -> Iterator[np.ndarray]:
+    """What was recorded before and after the voice: stretches of at least 0.2 s outside `voiced`.
+
+    Digital zeros, which were added and not recorded, part stretches and are left out.
+
+    Args:
+        samples: shape `(samples,)`, 16 kHz; the stretches are views of it.
+    """
+    start, end = voiced(samples)
+    for edge in (samples[:start], samples[end:]):
+        sounding = np.flatnonzero(edge)
+        parts = np.split(sounding, np.flatnonzero(np.diff(sounding) > _ZEROS) + 1)
+        yield from (edge[part[0] : part[-1] + 1] for part in parts if len(part) and np.ptp(part) >= _STRETCH - 1)
+
 
 FRAME = 512
 """Samples of a frame at 16 kHz."""
@@ -40,7 +90,7 @@ class VoiceError(UserError):
     """A voice detector that is not there."""
 
 
-class Voice:
+class VoiceActivityDetector:
     """A detector of voice; `listen` begins a recording."""
 
     def __init__(self, kind: Kind | None = None) -> None:
@@ -49,7 +99,7 @@ class Voice:
         Raises:
             VoiceError: for an unknown kind, or silero without its package.
         """
-        weights = _weights()
+        weights = _silero_weights()
         self.kind: Kind = kind or ("silero" if weights else "energy")
         if self.kind not in ("silero", "energy"):
             raise VoiceError(f"'{kind}' hears no voice: choose silero or energy")
@@ -57,12 +107,12 @@ class Voice:
             raise VoiceError("silero needs its package: pip install 'ser-hf[vad]', or choose energy")
         self._network = _Silero(weights) if self.kind == "silero" else None
 
-    def listen(self) -> "Listener":
+    def listen(self) -> "VadStream":
         """For one recording, from its start."""
-        return Listener(self._network)
+        return VadStream(self._network)
 
 
-class Listener:
+class VadStream:
     """The voice in one recording, handed over in blocks."""
 
     def __init__(self, network: "_Silero | None") -> None:
@@ -130,7 +180,7 @@ class _Silero(nn.Module):
         return self.final_conv(hidden.relu().transpose(1, 2)).sigmoid().flatten().numpy(), state
 
 
-def _weights() -> Path | None:
+def _silero_weights() -> Path | None:
     spec = find_spec("silero_vad")
     path = Path(spec.submodule_search_locations[0]) / "data" / "silero_vad.jit" if spec else None
     return path if path and path.is_file() else None

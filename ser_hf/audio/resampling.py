@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from scipy import sparse  # imported where it is used, which is rarely
+    from scipy import sparse
+
 
 _ZEROS = 6  # zero crossings on each side of the filter, and its roll-off: the defaults of torchaudio
 _ROLLOFF = 0.99
