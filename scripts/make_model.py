@@ -24,8 +24,8 @@ import yaml
 
 from ser_hf import cross_validation, in_the_box, tiny
 from ser_hf.errors import UserError
+from ser_hf.protocols.builtin import EMOBOX_FOLDS
 from ser_hf.results import Results
-from ser_hf.splits import EMOBOX_FOLDS
 
 EMOBOX, ALL = "emobox-ravdess", "all"
 PROTOCOLS = (EMOBOX, "speaker", "tess-oaf-yaf", "tess-yaf-oaf", "random")

@@ -86,10 +86,10 @@ def splits(argv: list[str]) -> None:
     parser.add_argument("--dataset", required=True, metavar="DIR|REPO", help="that `ser-hf data` built")
     add_protocol(parser)
     args = parser.parse_args(argv)
-    from ser_hf import dataset, fingerprint, protocols
+    from ser_hf import dataset, protocols
 
     rows = dataset.load(args.dataset)
-    near = fingerprint.in_dataset(rows)
+    near = protocols.near_duplicates_of(rows)
     found = protocols.folds(
         rows, args.protocol, args.fold, args.split_seed, near=near, text_disjoint=args.text_disjoint
     )

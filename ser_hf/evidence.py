@@ -14,7 +14,6 @@ from ser_hf import (
     confidence,
     dataset,
     evaluation,
-    fingerprint,
     protocols,
     result_plots,
     shortcuts,
@@ -187,7 +186,7 @@ def _split(
     dataset_name: str, protocol: str, fold: str, split_seed: int, text_disjoint: bool
 ) -> tuple[datasets.Dataset, list[protocols.Split]]:
     rows = dataset.load(dataset_name)
-    near = fingerprint.in_dataset(rows)
+    near = protocols.near_duplicates_of(rows)
     return rows, protocols.folds(rows, protocol, fold, split_seed, near=near, text_disjoint=text_disjoint)
 
 

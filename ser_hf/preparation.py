@@ -19,7 +19,6 @@ from ser_hf import (
     dropout,
     evaluation,
     features,
-    fingerprint,
     frozen,
     functionals,
     modeling,
@@ -67,7 +66,7 @@ def data(config: Any) -> tuple[datasets.Dataset, protocols.Split]:
         UserError: for a dataset or protocol that does not fit, and for a leak.
     """
     rows = dataset.load(config.dataset)
-    near = fingerprint.in_dataset(rows)
+    near = protocols.near_duplicates_of(rows)
     return rows, protocols.split(rows, config.protocol, int(config.fold), config.split_seed, **options(config, near))
 
 

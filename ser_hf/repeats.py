@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from transformers import TrainingArguments
 
-from ser_hf import dataset, evaluation, evidence, fingerprint, preparation, protocols, training
+from ser_hf import dataset, evaluation, evidence, preparation, protocols, training
 from ser_hf.arguments import FinetuneConfig, parse_finetune
 from ser_hf.endings import RUN, TrainingError, surviving
 from ser_hf.results import Results
@@ -46,7 +46,7 @@ def _repeated(config: FinetuneConfig, args: TrainingArguments) -> Results | None
             f"'{output}' holds an earlier run: go on with --resume_from_checkpoint true, or choose another folder"
         )
     rows = dataset.load(config.dataset)
-    near = fingerprint.in_dataset(rows)
+    near = protocols.near_duplicates_of(rows)
     how = preparation.options(config, near)
     splits = protocols.folds(rows, config.protocol, config.fold, config.split_seed, **how)
     if len(splits) == config.seeds == 1:  # all folds of a protocol that has one

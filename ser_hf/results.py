@@ -9,7 +9,7 @@ from sklearn.metrics import classification_report
 
 from ser_hf.errors import UserError
 from ser_hf.labels import EMOTIONS
-from ser_hf.splits import PROTOCOLS
+from ser_hf.protocols.builtin import PROTOCOLS
 
 
 class ResultsError(UserError):

@@ -17,7 +17,7 @@ from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold, cross_va
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from ser_hf.custom_protocols import Columns
+from ser_hf.protocols.base import Columns
 
 READABLE = 0.5
 """Share of the way from chance to perfect from which on a property counts as readable, and warnings speak of it."""
@@ -55,7 +55,7 @@ def probe(embeddings: np.ndarray, columns: Columns, seed: int = 0) -> dict:
     Args:
         embeddings: of test clips, shape `(n, width)`.
         columns: of the same clips: `label`, `corpus`, `speaker`, `sex` (empty where unknown) and `duration` (seconds),
-            each of shape `(n,)`, as `ser_hf.custom_protocols.columns_of` gives them.
+            each of shape `(n,)`, as `ser_hf.protocols.base.columns_of` gives them.
         seed: of the folds, and of the clips where there are more than `MOST_CLIPS`.
 
     Returns:

@@ -15,7 +15,7 @@ from conftest import ROOT
 from transformers import AutoConfig, AutoModelForAudioClassification
 
 from ser_hf.arguments import parse_finetune
-from ser_hf.splits import PROTOCOLS
+from ser_hf.protocols.builtin import PROTOCOLS
 
 FOLDER, PAGE = ROOT / "configs" / "accelerate", ROOT / "docs" / "scaling.md"
 FIELDS = {

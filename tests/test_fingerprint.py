@@ -9,7 +9,7 @@ import soundfile
 from ser_hf import audio
 from ser_hf.audio import fingerprint, resampling
 from ser_hf.audio.fingerprint import MAX_ERROR, near_duplicates
-from ser_hf.fingerprint import in_dataset
+from ser_hf.protocols import near_duplicates_of
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +65,11 @@ def test_groups_of_a_dataset_are_found_once_and_kept(rows, monkeypatch, tmp_path
     planted = some.to_list()
     planted[25] = {**planted[25], "audio": {"bytes": changed, "path": None}, "sha256": "other"}
     again = datasets.Dataset(pa.Table.from_pylist(planted, schema=some.features.arrow_schema))
-    assert in_dataset(some) == []
-    assert in_dataset(again) == [[7, 25]]
+    assert near_duplicates_of(some) == []
+    assert near_duplicates_of(again) == [[7, 25]]
     planted[30] = {**planted[7], "file": "the same samples.wav"}
     twins = datasets.Dataset(pa.Table.from_pylist(planted, schema=some.features.arrow_schema))
-    assert in_dataset(twins) == [[7, 25, 30]]  # whichever of the twins a split takes
+    assert near_duplicates_of(twins) == [[7, 25, 30]]  # whichever of the twins a split takes
     monkeypatch.setattr(fingerprint, "fingerprint", None)  # what is kept is not computed again
-    assert in_dataset(again) == [[7, 25]]
+    assert near_duplicates_of(again) == [[7, 25]]
     assert len(list((tmp_path / "ser_hf").iterdir())) == 3

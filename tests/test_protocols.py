@@ -7,8 +7,8 @@ import pytest
 from split_helpers import actors, changed, picked, speakers
 
 from ser_hf import protocols
-from ser_hf.protocols import LeakError, ProtocolError
-from ser_hf.splits import EMOBOX_FOLDS, LUNA_FOLDS, PROTOCOLS
+from ser_hf.protocols import LeakError, ProtocolError, base
+from ser_hf.protocols.builtin import EMOBOX_FOLDS, LUNA_FOLDS, PROTOCOLS
 
 
 def test_the_default_protocol(rows):
@@ -110,7 +110,7 @@ def test_a_speaker_on_both_sides_is_refused(rows, monkeypatch):
         order = np.arange(len(columns["speaker"]))
         return order[::3], order[1::3], order[2::3]
 
-    monkeypatch.setitem(PROTOCOLS, "careless", protocols.Protocol(careless, (), 1))
+    monkeypatch.setitem(PROTOCOLS, "careless", base.Protocol(careless, (), 1))
     with pytest.raises(LeakError, match=r"'careless' leaks: tess-oaf, tess-yaf in train and in test"):
         protocols.split(rows, "careless")
 

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import entropy
 
 from ser_hf import shortcuts
-from ser_hf.custom_protocols import columns_of
+from ser_hf.protocols.base import columns_of
 
 
 def clips(n=600, speakers=12, width=16, seed=0):

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from ser_hf.custom_protocols import Columns, IndexArrays, Protocol, ProtocolError
+from ser_hf.protocols.base import Columns, IndexArrays, Protocol, ProtocolError
 
 EMOBOX_FOLDS = ((1, 11, 20, 21), (4, 10, 12, 14), (8, 9, 19, 23), (3, 5, 7, 24), (2, 15, 16, 18), (6, 13, 17, 22))
 """Test actors of the six RAVDESS folds of EmoBox (Ma et al. 2024, arXiv:2406.07162)."""
@@ -45,7 +45,7 @@ def _ravdess_folds(
     return _rows(speech & ~test & ~validation, validation, test)
 
 
-def _tess(columns: Columns, fold: int, seed: int, train: str, test: str) -> IndexArrays:
+def _between_tess_actresses(columns: Columns, fold: int, seed: int, train: str, test: str) -> IndexArrays:
     own = columns["speaker"] == train
     words = np.unique(columns["statement"][own])
     if "" in words:  # copies under other names have lost theirs
@@ -83,8 +83,8 @@ PROTOCOLS: dict[str, Protocol] = {
     "emobox-ravdess": Protocol(partial(_ravdess_folds, folds=EMOBOX_FOLDS), ("ravdess",), 6),
     "luna-ravdess": Protocol(partial(_ravdess_folds, folds=LUNA_FOLDS), ("ravdess",), 5),
     "loso-ravdess": Protocol(partial(_ravdess_folds, folds=_ONE_BY_ONE, validation_folds=2), ("ravdess",), 24),
-    "tess-oaf-yaf": Protocol(partial(_tess, train="tess-oaf", test="tess-yaf"), ("tess",), 1, True),
-    "tess-yaf-oaf": Protocol(partial(_tess, train="tess-yaf", test="tess-oaf"), ("tess",), 1, True),
+    "tess-oaf-yaf": Protocol(partial(_between_tess_actresses, train="tess-oaf", test="tess-yaf"), ("tess",), 1, True),
+    "tess-yaf-oaf": Protocol(partial(_between_tess_actresses, train="tess-yaf", test="tess-oaf"), ("tess",), 1, True),
     "sentence": Protocol(_sentence, ("ravdess",), 1, leaks=("speakers",), says=_SAME_VOICES),
     "ravdess-tess": Protocol(partial(_other_corpus, train="ravdess"), _BOTH, 1),
     "tess-ravdess": Protocol(partial(_other_corpus, train="tess"), _BOTH, 1),

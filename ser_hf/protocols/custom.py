@@ -1,64 +1,18 @@
-"""Protocols of one's own, written in a file: conditions on the columns (YAML, JSON) or lists of recordings (CSV)."""
+"""Protocols from a user's YAML, JSON or CSV file."""
 
 import csv
 import textwrap
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
-import datasets
 import numpy as np
 
-from ser_hf.errors import UserError
 from ser_hf.labels import EMOTIONS
+from ser_hf.protocols.base import COLUMNS, SIDES, Columns, IndexArrays, Protocol, ProtocolError
 from ser_hf.utils import files
 
-SIDES = ("train", "validation", "test")
 SUFFIXES = (".yaml", ".yml", ".json", ".csv")
-COLUMNS = ("corpus", "channel", "speaker", "sex", "intensity", "statement", "repetition", "label", "file")
-"""What a condition may name; labels by name, files with or without ending."""
-
-Columns = dict[str, np.ndarray]
-"""Columns of a dataset as arrays: `label` integers, `duration` seconds, all others text, empty where unknown."""
-IndexArrays = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Index arrays of train, validation and test."""
 _Conditions = list[dict[str, list[str]]]
-
-
-class ProtocolError(UserError):
-    """A protocol or fold that does not exist, or a dataset that lacks what the protocol needs."""
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How to split: `split(columns, fold, seed)` gives index arrays of train, validation and test."""
-
-    split: Callable[[Columns, int, int], IndexArrays]
-    corpora: tuple[str, ...]
-    folds: int
-    validation_shares_speaker: bool = False
-    leaks: tuple[str, ...] = ()
-    """What may stand on two sides: speakers, samples, near duplicates."""
-    says: str = "are also in training or validation; the figure flatters and says nothing about new voices."
-    """How the warning goes on after "N of M test speakers"."""
-
-    def number(self, name: str, fold: int | str) -> int:
-        """The number of a fold, `ProtocolError` where the protocol of this name has none such."""
-        text = str(fold)
-        if not (text.isascii() and text.isdigit()) or int(text) >= self.folds:
-            raise ProtocolError(f"fold {fold} is not in '{name}': its folds are 0 to {self.folds - 1}")
-        return int(text)
-
-
-def columns_of(dataset: datasets.Dataset) -> Columns:
-    """What protocols look at, without the audio."""
-    columns = {}
-    for key in (*COLUMNS, "sha256", "duration"):
-        if key in dataset.column_names:
-            values = dataset[key][:]
-            kind = {"label": int, "duration": float}.get(key, str)
-            columns[key] = np.array(["" if value is None else value for value in values], dtype=kind)
-    return columns
 
 
 def is_file(name: str) -> bool:
@@ -70,7 +24,7 @@ def is_file(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES
 
 
-def read(path: str) -> tuple[str, Protocol]:
+def read_protocol(path: str) -> tuple[str, Protocol]:
     """The name, `custom:` before it, and the protocol of a file.
 
     Raises:
