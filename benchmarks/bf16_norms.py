@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForAudioClassification
 
-from ser_hf import IN_THE_BOX, dataset, features, modeling, precision
+from ser_hf import IN_THE_BOX, features, modeling, precision
 from ser_hf.clips import Clips
+from ser_hf.data import dataset
 
 
 def gradient(model: torch.nn.Module, batch: dict, bf16: bool) -> dict[str, torch.Tensor]:

@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from ser_hf import audio, corpora
+from ser_hf import audio
 from ser_hf.audio import resampling
+from ser_hf.data.corpora import base
 
 RATES = {"ravdess": 48_000, "tess": 24_414}
 BATCH = 16
@@ -36,7 +37,7 @@ def rewrite(folders: dict[str, str], wavs: Path) -> None:
     partial = wavs.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
 
-    def one(recording: corpora.Recording) -> None:
+    def one(recording: base.Recording) -> None:
         rate = RATES[recording.corpus]
         samples = resampling.resample(audio.load(recording.file.source()), audio.SAMPLING_RATE, rate)
         soundfile.write(partial / recording.corpus / f"{recording.key}.wav", samples, rate, subtype="PCM_16")
@@ -44,7 +45,7 @@ def rewrite(folders: dict[str, str], wavs: Path) -> None:
     for corpus, folder in folders.items():
         (partial / corpus).mkdir(parents=True)
         with ThreadPoolExecutor() as pool:
-            list(pool.map(one, corpora.scan([folder], corpus).recordings))
+            list(pool.map(one, base.scan([folder], corpus).recordings))
     partial.rename(wavs)
 
 
@@ -52,7 +53,7 @@ def multiplied(wavs: Path, work: Path, times: int) -> Path:
     """A description of the corpora given several times over, as links under other names."""
     folder = work / f"times-{times}"
     shutil.rmtree(folder, ignore_errors=True)
-    with_labels = [(path, corpora.parse(path)[1]) for path in sorted(wavs.rglob("*.wav"))]
+    with_labels = [(path, base.parse(path)[1]) for path in sorted(wavs.rglob("*.wav"))]
     rows = []
     for copy in range(times):
         (folder / str(copy)).mkdir(parents=True)
@@ -69,7 +70,7 @@ def plain_rows(wavs: Path):  # noqa: ANN201 - a datasets.Dataset, imported where
     import datasets
 
     files = sorted(map(str, wavs.rglob("*.wav")))
-    labels = [corpora.parse(Path(file))[1]["emotion"] for file in files]
+    labels = [base.parse(Path(file))[1]["emotion"] for file in files]
     rows = datasets.Dataset.from_dict({"audio": files, "label": labels})
     return rows.cast_column("audio", datasets.Audio(sampling_rate=audio.SAMPLING_RATE))
 
@@ -82,13 +83,13 @@ def run_plain(wavs: Path, output: Path) -> None:
 
 
 def run_ours(wavs: Path, output: Path) -> None:
-    from ser_hf import dataset
+    from ser_hf.data import dataset
 
     dataset.build(output, [str(wavs / "ravdess")], [str(wavs / "tess")])
 
 
 def run_other(spec: Path, output: Path) -> None:
-    from ser_hf import dataset
+    from ser_hf.data import dataset
 
     dataset.build(output, other=[str(spec)])
 
@@ -99,7 +100,7 @@ def epoch_plain(wavs: Path, output: Path) -> None:
 
 
 def epoch_ours(wavs: Path, output: Path) -> None:
-    from ser_hf import dataset
+    from ser_hf.data import dataset
 
     rows = dataset.load(output)
     read_epoch(len(rows), lambda batch: [audio.load(clip) for clip in rows[batch]["audio"]])
@@ -145,7 +146,7 @@ def check(wavs: Path, plain: Path, ours: Path) -> None:
     """Both datasets hold the same recordings; ours exactly as `audio.load` reads them, plain within its resampler."""
     import datasets
 
-    from ser_hf import dataset
+    from ser_hf.data import dataset
 
     files = sorted(wavs.rglob("*.wav"))
     theirs, rows = datasets.load_from_disk(str(plain)), dataset.load(ours)

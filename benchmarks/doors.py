@@ -20,7 +20,7 @@ from load import FILE, start
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
-from ser_hf import dataset
+from ser_hf.data import dataset
 from ser_hf.gate import API
 
 

@@ -31,7 +31,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from ser_hf import dataset
+from ser_hf.data import dataset
 from ser_hf.gate import API
 from ser_hf.predictor import Predictor
 

@@ -17,8 +17,9 @@ import joblib
 import numpy as np
 import soundfile
 
-from ser_hf import audio, dataset
+from ser_hf import audio
 from ser_hf.audio import fingerprint, resampling
+from ser_hf.data import dataset
 
 
 def transcoded(container: str, subtype: str, quality: float | None) -> Callable:

@@ -166,7 +166,8 @@ def make_inputs(args: argparse.Namespace, folder: Path) -> tuple[list[Path], Pat
     """The encoded clips of each round, one long recording of clips after each other, the seconds of all clips."""
     import soundfile
 
-    from ser_hf import audio, dataset
+    from ser_hf import audio
+    from ser_hf.data import dataset
 
     rows = dataset.load(args.dataset)
     order = np.random.default_rng(0).permutation(len(rows)).tolist()

@@ -15,7 +15,8 @@ import numpy as np
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from ser_hf import acoustics, baselines, dataset, metrics, protocols
+from ser_hf import baselines, metrics, protocols
+from ser_hf.data import acoustic_features, dataset
 
 PUBLISHED = {"accuracy": 0.85, "weighted_f1": 0.85}
 FIGURES = ("accuracy", "weighted_f1", "uar")
@@ -107,7 +108,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=joblib.cpu_count(), help="processes")
     args = parser.parse_args()
     rows = dataset.load(args.dataset)
-    values, labels = acoustics.features(rows, "mfcc", args.cache_dir), np.array(rows["label"])
+    values, labels = acoustic_features.features(rows, "mfcc", args.cache_dir), np.array(rows["label"])
     pairs = zip(rows["corpus"], rows["channel"], strict=True)
     groups = np.array([f"{corpus} {channel}" if corpus == "ravdess" else corpus for corpus, channel in pairs])
     splits = {protocol: protocols.split(rows, protocol) for protocol, *_ in ARMS}

@@ -17,8 +17,9 @@ import torch
 import transformers
 from transformers import Trainer, TrainingArguments
 
-from ser_hf import audio, dataset, metrics, modeling, protocols
+from ser_hf import audio, metrics, modeling, protocols
 from ser_hf.arguments import SCRATCH
+from ser_hf.data import dataset
 
 
 def collator(extractor: transformers.FeatureExtractionMixin):  # noqa: ANN201

@@ -46,10 +46,10 @@ LEVERS = {
 
 def subset(dataset: str, clips: int):  # noqa: ANN201
     """Clips drawn at random from all of the dataset, and the split that trains on them."""
-    from ser_hf import dataset as rooms
+    from ser_hf.data.dataset import load
     from ser_hf.protocols import Split
 
-    rows = rooms.load(dataset)
+    rows = load(dataset)
     chosen = np.random.default_rng(0).permutation(len(rows))[: clips + 8].tolist()
     split = Split(list(range(clips)), list(range(clips, clips + 8)), [], "benchmark", 0, "")
     return rows.select(chosen), split

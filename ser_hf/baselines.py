@@ -25,7 +25,8 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from ser_hf import acoustics, metrics, protocols
+from ser_hf import metrics, protocols
+from ser_hf.data import acoustic_features
 from ser_hf.errors import UserError
 from ser_hf.labels import EMOTIONS
 
@@ -81,7 +82,7 @@ def answers(
     kind, classifier = name.split("-")
     order = [*split.train, *split.validation, *split.test]
     labels = np.array(rows.select_columns("label").select(order)["label"])
-    values = acoustics.features(rows.select(order), kind, cache_dir)
+    values = acoustic_features.features(rows.select(order), kind, cache_dir)
     ends = np.cumsum([len(split.train), len(split.validation)])
     train, validation, test = zip(np.split(values, ends), np.split(labels, ends), strict=True)
     if len(np.unique(train[1])) < 2:

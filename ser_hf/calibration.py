@@ -104,7 +104,7 @@ def calibrate(
 
     Args:
         predictor: with the eight labels, in the order of `ser_hf.labels.EMOTIONS`.
-        dataset: with the columns of `ser_hf.dataset.FEATURES`.
+        dataset: with the columns of `ser_hf.data.dataset.FEATURES`.
         indices: of the validation clips; memory does not grow with them.
         coverage: share of clips to be answered, see `confidence.threshold`; no threshold where neither is given.
         error: share of wrong answers among those given.

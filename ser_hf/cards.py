@@ -10,7 +10,7 @@ import datasets
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ser_hf.corpora import ravdess, tess
+from ser_hf.data.corpora import ravdess, tess
 from ser_hf.labels import EMOTIONS
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def dataset_card(report: dict, features: datasets.Features, shards: list[Path]) 
     """The README.md of a dataset, with `configs` and `dataset_info`, so that every loader finds its rows and columns.
 
     Args:
-        report: of the build (`ser_hf.summary.summarise`).
+        report: of the build (`ser_hf.data.describe.summarise`).
         features: of its columns.
         shards: the Parquet files in `data/`.
     """
@@ -143,7 +143,7 @@ def audit_page(
     """The page of an audit, complete in itself: what stands in file names is escaped, nothing is loaded from elsewhere.
 
     Args:
-        report: of `ser_hf.audit.audit`.
+        report: of `ser_hf.data.audit.report.audit_recordings`.
         grouped: its findings by kind, in the order to show.
         kinds: what each kind of finding means.
         pictures: PNG in base64, by name.

@@ -17,7 +17,7 @@ def data(argv: list[str]) -> None:
     if argv[:1] == ["splits"]:
         return splits(argv[1:])
     args = _data_arguments(argv)
-    from ser_hf import dataset, summary
+    from ser_hf.data import dataset, describe
 
     if args.push_to_hub:
         from ser_hf import hub
@@ -28,7 +28,7 @@ def data(argv: list[str]) -> None:
     if args.download:
         _download(args)
     report = dataset.build(args.output, args.ravdess, args.tess, args.synthetic, args.num_proc, args.other)
-    print(summary.table(report))
+    print(describe.counts_table(report))
     print(f"dataset: {args.output}  (with its card README.md, and audit.json)")
     if args.push_to_hub:
         print(f"pushed: {hub.push_dataset(args.output, repo, private=not args.public)}")
@@ -65,7 +65,7 @@ def _data_arguments(argv: list[str]) -> argparse.Namespace:
 
 def _download(args: argparse.Namespace) -> None:
     """Fetch what is not given by hand, and read it as if it had been."""
-    from ser_hf import download
+    from ser_hf.data import download
     from ser_hf.utils import zip_reader
 
     folder = Path(args.download_dir or DOWNLOADS).expanduser()
@@ -86,7 +86,8 @@ def splits(argv: list[str]) -> None:
     parser.add_argument("--dataset", required=True, metavar="DIR|REPO", help="that `ser-hf data` built")
     add_protocol(parser)
     args = parser.parse_args(argv)
-    from ser_hf import dataset, protocols
+    from ser_hf import protocols
+    from ser_hf.data import dataset
 
     rows = dataset.load(args.dataset)
     near = protocols.near_duplicates_of(rows)
@@ -105,11 +106,11 @@ def audit(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     if args.output is not None:
         files.refuse_existing(args.output)
-    from ser_hf import audit
+    from ser_hf.data.audit.report import audit_recordings, audit_table, write_audit
 
-    report = audit.audit(args.folders, args.num_proc)
-    print(audit.table(report))
+    report = audit_recordings(args.folders, args.num_proc)
+    print(audit_table(report))
     if args.output is not None:
-        audit.write(report, args.output)
+        write_audit(report, args.output)
         print(f"report: {Path(args.output) / 'audit.html'}")
     return DECIDE if report["needs_decision"] else 0

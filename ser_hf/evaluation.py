@@ -13,7 +13,7 @@ from scipy.special import softmax
 from transformers import PretrainedConfig
 
 from ser_hf import __version__, audio, calibration, confidence, metrics, modeling, scorecard
-from ser_hf.corpora import ravdess, tess
+from ser_hf.data.corpora import ravdess, tess
 from ser_hf.labels import EMOTIONS
 from ser_hf.predictor import Predictor
 from ser_hf.protocols import LeakError, Split

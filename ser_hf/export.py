@@ -19,8 +19,9 @@ from scipy.special import softmax
 from torch import nn
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
-from ser_hf import audio, dataset, features, modeling
+from ser_hf import audio, features, modeling
 from ser_hf.audio import synthesis
+from ser_hf.data import dataset
 from ser_hf.labels import EMOTIONS
 from ser_hf.onnx_backend import FILES, OnnxError, first_line, require, runtime_errors, session
 from ser_hf.utils import files

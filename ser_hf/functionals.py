@@ -13,7 +13,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from ser_hf import acoustics, modeling
+from ser_hf import modeling
+from ser_hf.data import acoustic_features
 
 OF_LEVEL = (10, *range(12, 21), 62, 63, 64, 66, 78, 79, 80, 87)
 """Columns of eGeMAPSv02 that tell how loud a recording is: loudness, spectral flux, slopes of a spectrum, level."""
@@ -49,7 +50,7 @@ def targets(rows: datasets.Dataset, indices: list[int], cache_dir: str | Path | 
     Raises:
         AcousticsError: where the package opensmile is missing.
     """
-    values = np.delete(acoustics.features(rows.select(indices), "egemaps", cache_dir), OF_LEVEL, axis=1)
+    values = np.delete(acoustic_features.features(rows.select(indices), "egemaps", cache_dir), OF_LEVEL, axis=1)
     spread = np.maximum(values.std(axis=0), 1e-6)
     return np.clip((values - values.mean(axis=0)) / spread, -_MOST, _MOST)
 

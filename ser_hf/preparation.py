@@ -15,7 +15,6 @@ from ser_hf import (
     audio,
     augment,
     batches,
-    dataset,
     dropout,
     evaluation,
     features,
@@ -30,6 +29,7 @@ from ser_hf import (
 )
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.clips import Clips, Variation
+from ser_hf.data import dataset
 from ser_hf.endings import TrainingError
 from ser_hf.trainer import Recipe, SerTrainer, make_trainer
 from ser_hf.watch import Watch

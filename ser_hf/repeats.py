@@ -12,8 +12,9 @@ import numpy as np
 import yaml
 from transformers import TrainingArguments
 
-from ser_hf import dataset, evaluation, evidence, preparation, protocols, training
+from ser_hf import evaluation, evidence, preparation, protocols, training
 from ser_hf.arguments import FinetuneConfig, parse_finetune
+from ser_hf.data import dataset
 from ser_hf.endings import RUN, TrainingError, surviving
 from ser_hf.results import Results
 

@@ -27,9 +27,10 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
-from ser_hf import audio, backends, dataset, protocols
+from ser_hf import audio, backends, protocols
 from ser_hf.cli import main
-from ser_hf.corpora import synthetic
+from ser_hf.data import dataset
+from ser_hf.data.corpora import synthetic
 from ser_hf.labels import ID2LABEL, LABEL2ID
 
 ROOT = Path(__file__).parent.parent
@@ -38,7 +39,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture(scope="session")
 def recordings(tmp_path_factory):
     """Both synthetic corpora at their smallest: 384 RAVDESS and 28 TESS recordings."""
-    return synthetic.write(tmp_path_factory.mktemp("recordings"), takes=1, words=2)
+    return synthetic.write_corpora(tmp_path_factory.mktemp("recordings"), takes=1, words=2)
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,10 @@ import pytest
 import soundfile
 from conftest import ROOT
 
-from ser_hf import audio, audit, corpora
+from ser_hf import audio
 from ser_hf.cli import main
-from ser_hf.corpora import ravdess
+from ser_hf.data.audit.report import audit_recordings, write_audit
+from ser_hf.data.corpora import base, ravdess
 from ser_hf.labels import TESS_NAMES
 from ser_hf.utils.files import OutputError
 
@@ -53,7 +54,7 @@ def rewritten(path, change, rate=16_000, **kind):
 
 def test_nothing_wrong_is_nothing_found(folder):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    report = audit.audit([folder])
+    report = audit_recordings([folder])
     assert report["findings"] == []
     assert report["needs_decision"] is False
     assert report["recordings"] == report["files"] == 23
@@ -100,7 +101,7 @@ def mkdir(path):
 def test_each_oddity_is_found_and_nothing_else(folder, kind):
     plant, decide = PLANTED[kind]
     plant(folder)
-    report = audit.audit([folder])
+    report = audit_recordings([folder])
     assert kinds(report) == {kind.strip(): 1}
     assert report["needs_decision"] is decide
     (finding,) = report["findings"]
@@ -110,23 +111,23 @@ def test_each_oddity_is_found_and_nothing_else(folder, kind):
 @pytest.mark.parametrize("kind", ["AIFF", "RF64", "W64", "AU"])
 def test_what_broke_off_is_seen_in_other_containers(folder, kind):
     rewritten(clip(folder), lambda x: x, format=kind)
-    whole = audit.audit([folder])
+    whole = audit_recordings([folder])
     assert "truncated" not in kinds(whole)
     clip(folder).write_bytes(clip(folder).read_bytes()[:30_000])
-    assert kinds(audit.audit([folder]))["truncated"] == 1
+    assert kinds(audit_recordings([folder]))["truncated"] == 1
 
 
 def test_a_length_that_a_pipe_could_not_know_is_no_fault(folder):
     content = bytearray(clip(folder).read_bytes())
     content[4:8] = b"\xff" * 4
     clip(folder).write_bytes(content)
-    assert kinds(audit.audit([folder])) == {}
+    assert kinds(audit_recordings([folder])) == {}
 
 
 def test_the_share_that_is_clipped(folder):
     tone = np.clip(1.02 * np.sin(2 * np.pi * np.arange(16_000) / 48), -1, 1)
     soundfile.write(clip(folder), tone, 16_000)
-    (finding,) = audit.audit([folder])["findings"]
+    (finding,) = audit_recordings([folder])["findings"]
     expected = (np.abs(np.rint(tone * 32767) / 32768) >= 0.999).mean()
     assert f"{expected:.2%} of the samples" in finding["says"]
 
@@ -134,18 +135,18 @@ def test_the_share_that_is_clipped(folder):
 def test_what_is_wrong_in_a_zip_is_named(folder, tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("Actor_03/03-01-05-01-01-01-03.wav", b"no sound")
-    (finding,) = audit.audit([tmp_path / "a.zip"])["findings"]
+    (finding,) = audit_recordings([tmp_path / "a.zip"])["findings"]
     assert f"'{tmp_path}/a.zip/Actor_03/03-01-05-01-01-01-03.wav' is not audio" in finding["says"]
 
 
 def test_the_same_folder_twice_is_read_once(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    assert audit.audit([".", folder, "Actor_03"])["findings"] == []
+    assert audit_recordings([".", folder, "Actor_03"])["findings"] == []
 
 
 def test_copies_without_an_official_name_are_found(folder):
     shutil.copy(clip(folder), folder / "Copy of it.wav")
-    report = audit.audit([folder])
+    report = audit_recordings([folder])
     assert kinds(report) == {"unexpected": 1, "same samples": 1}
 
 
@@ -153,18 +154,18 @@ def test_broken_samples_are_counted(folder):
     samples, _ = soundfile.read(clip(folder))
     samples[100:103] = np.nan, np.inf, -np.inf
     soundfile.write(clip(folder), samples, 16_000, subtype="FLOAT")
-    report = audit.audit([folder])
+    report = audit_recordings([folder])
     assert kinds(report) == {"broken samples": 1, "sample format": 1}
     assert "3 NaN or infinite samples" in next(f["says"] for f in report["findings"] if f["decide"])
 
 
 def test_what_is_recorded_over_is_foreign_and_counts_as_missing(folder, monkeypatch):
     own = {f"OAF_back_{code}": "speech" for code in TESS_NAMES}
-    monkeypatch.setitem(corpora.INVENTORIES, "tess", lambda: own)
+    monkeypatch.setitem(base.INVENTORIES, "tess", lambda: own)
     path = folder / "OAF_sad" / "OAF_back_sad.wav"
     noise = np.random.default_rng(0).normal(size=5 * 44_100) * 0.1
     soundfile.write(path, noise, 44_100, subtype="FLOAT")
-    report = audit.audit([folder])
+    report = audit_recordings([folder])
     assert kinds(report) == {"missing": 1, "foreign": 1}
     assert report["findings"][0]["files"] == ("OAF_back_sad",)
     assert report["findings"][1]["files"] == (str(path),)
@@ -172,7 +173,7 @@ def test_what_is_recorded_over_is_foreign_and_counts_as_missing(folder, monkeypa
 
 def test_a_mirror_that_holds_each_file_twice(folder):
     shutil.copytree(folder / "Actor_03", folder / "audio_speech_actors_01-24" / "Actor_03")
-    report = audit.audit([folder])
+    report = audit_recordings([folder])
     assert kinds(report) == {"copy": 16}
     names = {Path(finding["files"][0]).name for finding in report["findings"]}
     assert names == {path.name for path in (folder / "Actor_03").iterdir()}
@@ -184,7 +185,7 @@ def test_a_copy_in_another_form_is_a_copy(folder):
     path = clip(folder)
     samples, rate = soundfile.read(path)
     soundfile.write(path.with_suffix(".mp3"), samples * 0.7, rate)
-    report = audit.audit([folder])
+    report = audit_recordings([folder])
     assert "the same recording in another form" in next(f["says"] for f in report["findings"] if f["kind"] == "copy")
 
 
@@ -193,16 +194,16 @@ def test_the_pair_of_ravdess_that_is_known_needs_no_decision(recordings, tmp_pat
     for path in (recordings[0] / "Actor_07").iterdir():
         quieter(path, actor / path.name)
     shutil.copy(actor / "03-01-03-01-02-01-07.wav", actor / "03-01-03-01-02-02-07.wav")
-    report = audit.audit([tmp_path])
+    report = audit_recordings([tmp_path])
     assert kinds(report) == {"same samples": 1}
     assert report["needs_decision"] is False
 
 
 def test_names_that_are_missing_are_given(folder, monkeypatch):
     own = {path.stem: "speech" for path in (folder / "Actor_03").iterdir()}
-    monkeypatch.setitem(corpora.INVENTORIES, "ravdess", lambda: own | {"03-01-05-02-02-02-03": "speech"})
+    monkeypatch.setitem(base.INVENTORIES, "ravdess", lambda: own | {"03-01-05-02-02-02-03": "speech"})
     clip(folder).unlink()
-    report = audit.audit([folder])
+    report = audit_recordings([folder])
     assert [finding["files"] for finding in report["findings"]] == [(clip(folder).stem,), ("03-01-05-02-02-02-03",)]
     assert report["needs_decision"] is True
 
@@ -210,7 +211,7 @@ def test_names_that_are_missing_are_given(folder, monkeypatch):
 def test_a_corpus_without_official_names_is_measured_all_the_same(folder, tmp_path):
     (tmp_path / "mine").mkdir()
     soundfile.write(tmp_path / "mine" / "a.wav", np.zeros(16_000), 16_000)
-    report = audit.audit([tmp_path / "mine"])
+    report = audit_recordings([tmp_path / "mine"])
     assert kinds(report) == {"silence": 1}
 
 
@@ -248,12 +249,12 @@ def test_mistakes_end_in_one_line(folder, tmp_path, fails):
     assert "exists already" in fails("audit", folder, "--output", tmp_path / "there")
     assert "is not at least 1" in fails("audit", folder, "--num_proc", "0")
     with pytest.raises(OutputError):
-        audit.write({}, tmp_path / "there")
+        write_audit({}, tmp_path / "there")
 
 
 @pytest.mark.skipif(not ORIGINALS.is_dir(), reason="the recordings as people have them are not on this machine")
 def test_every_oddity_of_recordings_as_people_have_them_is_found():
-    report = audit.audit([ORIGINALS])
+    report = audit_recordings([ORIGINALS])
     found = {(finding["kind"], Path(finding["files"][0]).stem) for finding in report["findings"]}
     stereo = ["02-01-01-02-01", "08-01-02-02-01", "02-01-02-02-05", "03-01-02-01-20", "06-01-01-02-20"]
     foreign = ["OAF_back_angry", "YAF_beg_sad"]

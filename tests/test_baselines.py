@@ -10,7 +10,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from ser_hf import acoustics, audio, baselines, metrics, protocols
+from ser_hf import audio, baselines, metrics, protocols
+from ser_hf.data import acoustic_features
 from ser_hf.errors import UserError
 from ser_hf.labels import EMOTIONS
 
@@ -77,7 +78,7 @@ def test_mfcc_are_those_of_the_published_definition(rows):
     power = np.abs(np.fft.rfft(frames * hann)) ** 2 @ slaney_mels().T
     decibels = 10 * np.log10(np.maximum(power, 1e-10))
     expected = scipy.fft.dct(np.maximum(decibels, decibels.max() - 80), norm="ortho")[:, :40].mean(0)
-    got = acoustics.mfcc(samples)
+    got = acoustic_features.mfcc(samples)
     assert got.shape == (40,)
     np.testing.assert_allclose(got, expected, atol=0.01)
     assert np.abs(expected).max() > 50
@@ -87,7 +88,7 @@ def test_egemaps_are_88_and_loudness_rises_with_gain(rows):
     samples = audio.load(rows[7]["audio"])
     names = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals).feature_names
     loudness = names.index("loudness_sma3_amean")
-    soft, loud = acoustics.egemaps(samples * np.float32(0.1)), acoustics.egemaps(samples)
+    soft, loud = acoustic_features.egemaps(samples * np.float32(0.1)), acoustic_features.egemaps(samples)
     assert soft.shape == loud.shape == (88,)
     assert np.isfinite([soft, loud]).all()
     assert loud[loudness] > 1.5 * soft[loudness]
@@ -97,30 +98,34 @@ def test_egemaps_are_88_and_loudness_rises_with_gain(rows):
 
 def test_full_scale_does_not_wrap_round():
     square = np.sign(np.sin(2 * np.pi * 220 * np.arange(16_000) / 16_000)).astype(np.float32)
-    np.testing.assert_allclose(acoustics.egemaps(square), acoustics.egemaps(square * 0.9999), rtol=0.05, atol=0.05)
+    np.testing.assert_allclose(
+        acoustic_features.egemaps(square), acoustic_features.egemaps(square * 0.9999), rtol=0.05, atol=0.05
+    )
 
 
 def test_features_come_in_the_order_of_rows_and_each_sound_is_computed_once(rows, tmp_path, monkeypatch):
     loaded, load = [], audio.load
     monkeypatch.setattr(audio, "load", lambda source: loaded.append(1) or load(source))
-    values = acoustics.features(rows.select([9, 3, 9]), "mfcc", tmp_path)
+    values = acoustic_features.features(rows.select([9, 3, 9]), "mfcc", tmp_path)
     assert len(loaded) == 2
-    expected = [acoustics.mfcc(load(rows[place]["audio"])) for place in (9, 3, 9)]
+    expected = [acoustic_features.mfcc(load(rows[place]["audio"])) for place in (9, 3, 9)]
     assert values.dtype == np.float32
     np.testing.assert_allclose(values, expected, atol=1e-3)
     assert np.abs(values[0] - values[1]).max() > 1
 
 
 def test_what_is_known_is_not_decoded_again(rows, tmp_path, monkeypatch):
-    first = acoustics.features(rows.select(range(4)), "mfcc", tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [f"acoustics-mfcc-v{acoustics.VERSION}.npz"]
+    first = acoustic_features.features(rows.select(range(4)), "mfcc", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [f"acoustics-mfcc-v{acoustic_features.VERSION}.npz"]
     loaded, load = [], audio.load
     monkeypatch.setattr(audio, "load", lambda source: loaded.append(1) or load(source))
-    more = acoustics.features(rows.select([3, 4, 0]), "mfcc", tmp_path)  # another dataset that shares two sounds
+    more = acoustic_features.features(
+        rows.select([3, 4, 0]), "mfcc", tmp_path
+    )  # another dataset that shares two sounds
     assert len(loaded) == 1
     np.testing.assert_array_equal(more[[0, 2]], first[[3, 0]])
     monkeypatch.setattr(audio, "load", None)
-    np.testing.assert_array_equal(acoustics.features(rows.select([3, 4, 0]), "mfcc", tmp_path), more)
+    np.testing.assert_array_equal(acoustic_features.features(rows.select([3, 4, 0]), "mfcc", tmp_path), more)
 
 
 def test_a_changed_sound_is_computed_anew(rows, tmp_path):
@@ -129,15 +134,15 @@ def test_a_changed_sound_is_computed_anew(rows, tmp_path):
         return {"audio": {"bytes": audio.to_flac(pcm), "path": None}, "sha256": "changed"}
 
     one = rows.select([0])
-    before = acoustics.features(one, "mfcc", tmp_path)[0]
-    after = acoustics.features(one.map(softer), "mfcc", tmp_path)[0]
+    before = acoustic_features.features(one, "mfcc", tmp_path)[0]
+    after = acoustic_features.features(one.map(softer), "mfcc", tmp_path)[0]
     assert after[0] < before[0] - 50  # the first coefficient is the level
 
 
 def test_features_that_are_no_numbers_are_refused_and_not_kept(rows, tmp_path, monkeypatch):
-    monkeypatch.setitem(acoustics._COMPUTE, "mfcc", lambda: lambda samples: np.full(40, np.nan))
-    with pytest.raises(acoustics.AcousticsError, match="NaN or infinite: remove the recording") as error:
-        acoustics.features(rows.select([2]), "mfcc", tmp_path)
+    monkeypatch.setitem(acoustic_features._COMPUTE, "mfcc", lambda: lambda samples: np.full(40, np.nan))
+    with pytest.raises(acoustic_features.AcousticsError, match="NaN or infinite: remove the recording") as error:
+        acoustic_features.features(rows.select([2]), "mfcc", tmp_path)
     assert rows[2]["file"] in str(error.value)
     assert not list(tmp_path.iterdir())
 
@@ -153,7 +158,7 @@ def test_unknown_names_are_refused_with_those_there_are(rows, small):
     with pytest.raises(UserError, match=r"'mfcc-forest' is no baseline: choose one of egemaps-svm, .*, mfcc-svm$"):
         baselines.answers("mfcc-forest", rows, small)
     with pytest.raises(UserError, match="'mel' are no features: choose one of mfcc, egemaps"):
-        acoustics.features(rows, "mel")
+        acoustic_features.features(rows, "mel")
 
 
 def test_one_emotion_is_not_enough(rows, small, answer):

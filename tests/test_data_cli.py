@@ -10,8 +10,8 @@ import pytest
 from conftest import ROOT
 from hub import Hub
 
-from ser_hf import dataset, download
 from ser_hf.cli import main
+from ser_hf.data import dataset, download
 
 MAIN = "import sys; from ser_hf.cli import main; sys.exit(main(sys.argv[1:]))"
 STRANGER = """

@@ -13,9 +13,10 @@ import pytest
 import soundfile
 from huggingface_hub import DatasetCard
 
-from ser_hf import audio, dataset, summary
+from ser_hf import audio
 from ser_hf.audio import AudioError
-from ser_hf.dataset import DatasetError
+from ser_hf.data import dataset, describe
+from ser_hf.data.dataset import DatasetError
 from ser_hf.labels import EMOTIONS
 from ser_hf.utils.files import OutputError
 
@@ -137,7 +138,7 @@ def test_second_copies_are_dropped_and_same_samples_flagged(recordings, tmp_path
     assert len(report["dropped_duplicates"]) == 16
     assert report["same_samples"] == [["03-01-01-01-01-01-03.wav", "03-01-01-01-01-02-03.wav"]]
     assert json.loads((tmp_path / "out" / "audit.json").read_text()) == report
-    assert "16 second copies dropped" in summary.table(report)
+    assert "16 second copies dropped" in describe.counts_table(report)
     assert report["counts"]["ravdess speech"]["neutral"] == 3
     assert sum(report["counts"]["ravdess speech"].values()) == 17
 

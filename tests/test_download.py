@@ -13,9 +13,9 @@ import pytest
 from archive_maker import below, leave, noise, packed
 from tqdm import tqdm
 
-from ser_hf import download
-from ser_hf.corpora import ravdess, tess
-from ser_hf.download import DownloadError
+from ser_hf.data import download
+from ser_hf.data.corpora import ravdess, tess
+from ser_hf.data.download import DownloadError
 
 NAMES = ("Audio_Speech_Actors_01-24.zip", "Audio_Song_Actors_01-24.zip")
 PATHS = [f"/records/1188976/files/{name}?download=1" for name in NAMES]

@@ -8,9 +8,10 @@ import torch
 from conftest import FAST
 from safetensors.torch import load_file
 
-from ser_hf import acoustics, functionals, modeling, preparation, protocols
+from ser_hf import functionals, modeling, preparation, protocols
 from ser_hf.arguments import parse_finetune
 from ser_hf.cli import main
+from ser_hf.data import acoustic_features
 
 
 def voice(rng):
@@ -28,7 +29,7 @@ def voice(rng):
 def test_what_is_told_of_a_clip_does_not_change_with_its_level():
     rng = np.random.default_rng(0)
     voices = [voice(rng) for _ in range(8)]
-    loud, quiet = (np.stack([acoustics.egemaps(one / part) for one in voices]) for part in (1, 4))
+    loud, quiet = (np.stack([acoustic_features.egemaps(one / part) for one in voices]) for part in (1, 4))
     spread = loud.std(axis=0)
     changes = np.divide(np.median(np.abs(loud - quiet), axis=0), spread, out=np.zeros(88), where=spread > 1e-6)
     assert len(functionals.OF_LEVEL) == 18
@@ -43,7 +44,9 @@ def test_targets_are_standardised_over_the_clips_asked_for(rows, tmp_path):
     assert found.shape == (len(split.train), 70)
     assert found.dtype == np.float32
     assert np.abs(found).max() <= 4
-    values = np.delete(acoustics.features(rows.select(split.train), "egemaps", tmp_path), functionals.OF_LEVEL, axis=1)
+    values = np.delete(
+        acoustic_features.features(rows.select(split.train), "egemaps", tmp_path), functionals.OF_LEVEL, axis=1
+    )
     wanted = (values[:, 0] - values[:, 0].mean()) / values[:, 0].std()
     np.testing.assert_allclose(found[:, 0], np.clip(wanted, -4, 4), atol=1e-4)
 

@@ -7,8 +7,10 @@ import pytest
 import soundfile
 from huggingface_hub import DatasetCard
 
-from ser_hf import dataset, summary
-from ser_hf.corpora import CorpusError, generic
+from ser_hf.data import dataset
+from ser_hf.data.corpora import custom
+from ser_hf.data.corpora.base import CorpusError
+from ser_hf.data.describe import counts_table
 from ser_hf.labels import EMOTIONS
 
 
@@ -40,7 +42,7 @@ SPEC = """
 
 
 def test_folders_of_labels(wavs):
-    found = generic.scan(describe(wavs, SPEC))
+    found = custom.scan(describe(wavs, SPEC))
     assert [(r.key, r.emotion, r.speaker, r.sex) for r in found.recordings] == [
         ("emodb/Aerger/03a-Aerger", "angry", "emodb-03", "male"),
         ("emodb/Aerger/08b-Aerger", "angry", "emodb-08", "female"),
@@ -58,7 +60,7 @@ def test_a_list_with_columns_of_its_own(wavs):
         "wav/Wut/03a-Wut.wav,ANGRY,anna,female,a01,2\n"
         "wav/Freude/08b-Freude.wav,boredom,bert,,,\n"
     )
-    found = generic.scan(describe(wavs, "corpus: mine\ncsv: list.csv\nlabels: {boredom: null}\n"))
+    found = custom.scan(describe(wavs, "corpus: mine\ncsv: list.csv\nlabels: {boredom: null}\n"))
     (only,) = found.recordings
     assert (only.key, only.emotion, only.speaker, only.sex) == ("mine/wav/Wut/03a-Wut", "angry", "mine-anna", "female")
     assert (only.statement, only.repetition, only.channel, only.intensity) == ("a01", 2, "speech", None)
@@ -69,7 +71,7 @@ def test_a_list_with_columns_of_its_own(wavs):
 
 
 def test_without_speakers_all_are_one(wavs):
-    found = generic.scan(describe(wavs, "corpus: x\nfolder: wav\nlabels: {Wut: angry, Aerger: null, Freude: happy}"))
+    found = custom.scan(describe(wavs, "corpus: x\nfolder: wav\nlabels: {Wut: angry, Aerger: null, Freude: happy}"))
     assert {r.speaker for r in found.recordings} == {"x-unknown"}
     assert found.notes[0] == "x: no speakers are named, so that all clips count as those of one"
     assert len(found.recordings) == 4
@@ -101,7 +103,7 @@ def test_without_speakers_all_are_one(wavs):
 def test_what_a_description_lacks_is_named(wavs, text, says):
     spec = describe(wavs, text)
     with pytest.raises(CorpusError, match=says) as caught:
-        generic.scan(spec)
+        custom.scan(spec)
     assert "\n" not in str(caught.value)
 
 
@@ -122,18 +124,18 @@ def test_what_a_description_lacks_is_named(wavs, text, says):
 def test_what_a_list_lacks_is_named(wavs, rows, says):
     (wavs / "list.csv").write_text(rows)
     with pytest.raises(CorpusError, match=says):
-        generic.scan(describe(wavs, "corpus: x\ncsv: list.csv"))
+        custom.scan(describe(wavs, "corpus: x\ncsv: list.csv"))
 
 
 def test_cells_are_stripped_and_words_stay_words(wavs):
     (wavs / "list.csv").write_text(
         "file,label,speaker\nwav/Wut/03a-Wut.wav,no,1\nwav/Wut/08b-Wut.wav , no, 1\n", encoding="utf-8-sig"
     )
-    found = generic.scan(describe(wavs, "corpus: x\ncsv: list.csv\nlabels: {no: neutral}\nsex: {1: female}"))
+    found = custom.scan(describe(wavs, "corpus: x\ncsv: list.csv\nlabels: {no: neutral}\nsex: {1: female}"))
     assert [(r.speaker, r.sex, r.emotion) for r in found.recordings] == [("x-1", "female", "neutral")] * 2
     (wavs / "list.csv").write_bytes("file,label\nä.wav,no\n".encode("latin-1"))
     with pytest.raises(CorpusError, match="is no CSV in UTF-8"):
-        generic.scan(describe(wavs, "corpus: x\ncsv: list.csv"))
+        custom.scan(describe(wavs, "corpus: x\ncsv: list.csv"))
 
 
 def test_a_path_identifies_a_clip_with_its_ending(wavs):
@@ -144,7 +146,7 @@ def test_a_path_identifies_a_clip_with_its_ending(wavs):
     (wavs / "list.csv").write_text(
         f"file,label\nwav/Wut/03a-Wut.wav,angry\nwav/Wut/03a-Wut.flac,angry\n{absolute},angry\nwav/../wav/Wut/08b-Wut.wav,angry\n"
     )
-    found = generic.scan(describe(wavs, "corpus: x\ncsv: list.csv"))
+    found = custom.scan(describe(wavs, "corpus: x\ncsv: list.csv"))
     assert sorted(f"{r.key}{r.file.name.suffix}" for r in found.recordings) == [
         "x/wav/Wut/03a-Wut.flac",
         "x/wav/Wut/03a-Wut.wav",
@@ -170,7 +172,7 @@ def test_it_becomes_part_of_the_dataset(wavs, recordings, tmp_path):
     rows = dataset.load(tmp_path / "out")
     assert list(report["counts"]) == ["ravdess speech", "emodb speech"]
     assert report["counts"]["emodb speech"] == {**dict.fromkeys(EMOTIONS, 0), "happy": 2, "angry": 4}
-    assert "Aerger (2), Wut (2) merged into angry" in summary.table(report)
+    assert "Aerger (2), Wut (2) merged into angry" in counts_table(report)
     assert "Aerger (2), Wut (2) merged into angry" in (tmp_path / "out" / "README.md").read_text()
     assert (
         rows.filter(lambda corpus: corpus == "emodb", input_columns="corpus")["file"][0]

@@ -11,7 +11,7 @@ from clients import ABSENT, run
 from hub import Hub, Repo
 
 from ser_hf import audio, hub
-from ser_hf.dataset import FEATURES
+from ser_hf.data.dataset import FEATURES
 from ser_hf.labels import EMOTIONS
 
 NAME = "you/ravdess-tess"

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from ser_hf import dataset, protocols
+from ser_hf import protocols
 from ser_hf.arguments import parse_finetune
 from ser_hf.averaging import Average
 from ser_hf.cli import main
+from ser_hf.data import dataset
 from ser_hf.evaluation import read_answers, tested
 from ser_hf.results import Results
 

@@ -10,10 +10,11 @@ from conftest import FAST
 from safetensors.torch import load_file
 from torch import nn
 
-from ser_hf import dataset, preparation, protocols
+from ser_hf import preparation, protocols
 from ser_hf.arguments import parse_finetune
 from ser_hf.batches import by_length
 from ser_hf.cli import main
+from ser_hf.data import dataset
 from ser_hf.predictor import Predictor
 from ser_hf.results import Results
 from ser_hf.sharpness import ascended

@@ -14,10 +14,11 @@ import yaml
 from conftest import FAST, ROOT
 from safetensors.torch import load_file
 
-from ser_hf import audio, dataset, metrics, preparation, protocols
+from ser_hf import audio, metrics, preparation, protocols
 from ser_hf.arguments import ArgumentError, parse_finetune
 from ser_hf.averaging import Average
 from ser_hf.cli import main
+from ser_hf.data import dataset
 from ser_hf.predictor import Predictor
 from ser_hf.results import Results
 

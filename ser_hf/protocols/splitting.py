@@ -78,7 +78,7 @@ def split(
     """Split a dataset by a protocol and refuse what leaks.
 
     Args:
-        dataset: with the columns of `ser_hf.dataset.FEATURES`.
+        dataset: with the columns of `ser_hf.data.dataset.FEATURES`.
         name: a key of `PROTOCOLS`, the path of a `.yaml`, `.json` or `.csv` file, or `all`, which needs `refit`.
         fold: from 0, below the number of folds of the protocol.
         seed: of what is drawn at random (`random`, and the validation words of the TESS protocols).

@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
-from ser_hf import audio, cards, corpora, plots, summary
-from ser_hf.corpora import Recording, Scan, generic, synthetic
+from ser_hf import audio, cards
+from ser_hf.data import describe
+from ser_hf.data.corpora import base, custom, synthetic
+from ser_hf.data.corpora.base import Recording, Scan
 from ser_hf.errors import UserError
 from ser_hf.labels import EMOTIONS
 from ser_hf.utils import files
@@ -103,12 +105,12 @@ def scan(ravdess: Sequence[str], tess: Sequence[str], other: Sequence[str] = ())
         DatasetError: where nothing is given, or two descriptions have one name.
         CorpusError: where a folder or description does not hold what it should.
     """
-    scans = {name: corpora.scan(list(given), name) for name, given in (("ravdess", ravdess), ("tess", tess)) if given}
+    scans = {name: base.scan(list(given), name) for name, given in (("ravdess", ravdess), ("tess", tess)) if given}
     for spec in other:
-        name = generic.Spec.read(spec).corpus
+        name = custom.Spec.read(spec).corpus
         if name in scans:
             raise DatasetError(f"two corpora are called '{name}': give '{spec}' another name")
-        scans[name] = generic.scan(spec)
+        scans[name] = custom.scan(spec)
     if not scans:
         raise DatasetError("no recordings given: name folders with --ravdess and --tess, or pass --synthetic")
     for name, found in scans.items():
@@ -139,10 +141,10 @@ def build(
         tess: folders and zips of TESS, in any layout.
         make_synthetic: write both corpora with the synthetic voice into `output/recordings` and use those.
         num_proc: recordings decoded at a time; the number of cores where None.
-        other: descriptions of other corpora (`ser_hf.corpora.generic`).
+        other: descriptions of other corpora (`ser_hf.data.corpora.custom`).
 
     Returns:
-        What `output/audit.json` says: counts, what was dropped, what is flagged (`ser_hf.summary.summarise`).
+        What `output/audit.json` says: counts, what was dropped, what is flagged (`ser_hf.data.describe.summarise`).
 
     Raises:
         OutputError: if `output` exists.
@@ -156,7 +158,7 @@ def build(
     scans = {} if make_synthetic else scan(**folders)  # complains before anything is written
     with files.new_folder(output) as partial:
         if make_synthetic:
-            made = synthetic.write(partial / "recordings")
+            made = synthetic.write_corpora(partial / "recordings")
             folders = {"ravdess": [str(made[0])], "tess": [str(made[1])]}
             scans = scan(**folders)
         notice = synthetic.NOTICE if make_synthetic else ""
@@ -165,8 +167,8 @@ def build(
         shards = _write_parquet(folders, partial, num_proc or joblib.cpu_count())
         _write_arrow(shards, partial, notice)
         columns = pa.concat_tables(pq.read_table(shard, columns=list(FEATURES)[1:]) for shard in shards)
-        report = summary.summarise(scans, columns, notice)
-        plots.draw_dataset(report, partial / "pictures")
+        report = describe.summarise(scans, columns, notice)
+        describe.draw_dataset(report, partial / "pictures")
         (partial / "audit.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(cards.dataset_card(report, FEATURES, shards), encoding="utf-8")
     return report

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ser_hf import corpora
 from ser_hf.audio import fingerprint
-from ser_hf.corpora import ravdess, tess
+from ser_hf.data.audit.inspect import FileMeasurement
+from ser_hf.data.corpora import base, ravdess, tess
 from ser_hf.labels import TESS_NAMES
-from ser_hf.measure import Measured
 
 KINDS: dict[str, str] = {
     "missing": "official recordings that are not there",
@@ -55,10 +54,10 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Known:
+class Inventory:
     """A measured recording with what its name says of it."""
 
-    measured: Measured
+    measured: FileMeasurement
     corpus: str
     fields: dict
 
@@ -71,7 +70,7 @@ class Known:
         return self.fields["key"]
 
 
-def find(known: list[Known], unknown: list[Measured]) -> tuple[list[Finding], list[Known]]:
+def find_problems(known: list[Inventory], unknown: list[FileMeasurement]) -> tuple[list[Finding], list[Inventory]]:
     """All findings in the order of `KINDS`, and the recordings that are what their names say.
 
     Args:
@@ -91,13 +90,15 @@ def find(known: list[Known], unknown: list[Measured]) -> tuple[list[Finding], li
         *_formats(own),
         *_durations(own),
         *_signals([*(item.measured for item in readable), *(item for item in unknown if item.error is None)]),
-        *_doubles([*readable, *(Known(item, "", {"key": str(item.file)}) for item in unknown if item.error is None)]),
+        *_doubles(
+            [*readable, *(Inventory(item, "", {"key": str(item.file)}) for item in unknown if item.error is None)]
+        ),
     ]
     order = list(KINDS)
     return sorted(findings, key=lambda finding: (order.index(finding.kind), not finding.decide, finding.files)), own
 
 
-def by_corpus(items: list[Known]) -> dict[str, list[Known]]:
+def by_corpus(items: list[Inventory]) -> dict[str, list[Inventory]]:
     """The recordings of each corpus, corpora sorted by name."""
     groups = defaultdict(list)
     for item in items:
@@ -105,26 +106,26 @@ def by_corpus(items: list[Known]) -> dict[str, list[Known]]:
     return dict(sorted(groups.items()))
 
 
-def _missing(own: list[Known]) -> Iterator[Finding]:
+def _missing(own: list[Inventory]) -> Iterator[Finding]:
     for corpus, items in by_corpus(own).items():
-        for name in corpora.missing(corpus, (item.key for item in items)):
+        for name in base.missing(corpus, (item.key for item in items)):
             yield Finding("missing", (name,), f"{name} of {corpus} is not there: download it again", True)
 
 
-def _unexpected(known: list[Known], unknown: list[Measured]) -> Iterator[Finding]:
+def _unexpected(known: list[Inventory], unknown: list[FileMeasurement]) -> Iterator[Finding]:
     if known:  # in a folder of another corpus no name is official, and none is unexpected
         for item in unknown:
             name = str(item.file)
             yield Finding("unexpected", (name,), f"{name} has no official name: rename it or take it out", True)
     for corpus, items in by_corpus(known).items():
-        official = corpora.INVENTORIES[corpus]()
+        official = base.INVENTORIES[corpus]()
         for item in items:
             if item.key not in official and item.fields["statement"] is not None:  # copies of TESS lost their names
                 says = f"{item.file} is named like {corpus}, which has no {item.key}: rename it or take it out"
                 yield Finding("unexpected", (item.file,), says, True)
 
 
-def _names(known: list[Known]) -> Iterator[Finding]:
+def _names(known: list[Inventory]) -> Iterator[Finding]:
     for item in known:
         path = item.measured.file.name
         if path.stem.lower() != item.key.lower():
@@ -143,7 +144,7 @@ def _names(known: list[Known]) -> Iterator[Finding]:
             yield Finding("folder", (item.file,), says, True)
 
 
-def _unreadable(items: list[Measured]) -> Iterator[Finding]:
+def _unreadable(items: list[FileMeasurement]) -> Iterator[Finding]:
     for item in items:
         name = str(item.file)
         if item.error is not None:
@@ -152,7 +153,7 @@ def _unreadable(items: list[Measured]) -> Iterator[Finding]:
             yield Finding("truncated", (name,), f"{name} is shorter than its header says: download it again", True)
 
 
-def _usual(items: list[Known], attribute: str) -> tuple[object, int]:
+def _usual(items: list[Inventory], attribute: str) -> tuple[object, int]:
     """The most common value and its count; the official one where two are as common."""
     values = Counter(getattr(item.measured, attribute) for item in items)
     official = _OFFICIAL.get(items[0].corpus, ())
@@ -163,7 +164,7 @@ def _unusual(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _outlying(items: list[Known]) -> Callable[[Known], bool]:
+def _outlying(items: list[Inventory]) -> Callable[[Inventory], bool]:
     """Whether a duration lies far outside its corpus and channel: 8 robust standard deviations and a second."""
     limits = {}
     for channel in {item.fields["channel"] for item in items}:
@@ -176,7 +177,7 @@ def _outlying(items: list[Known]) -> Callable[[Known], bool]:
     )
 
 
-def _foreign(readable: list[Known]) -> Iterator[Finding]:
+def _foreign(readable: list[Inventory]) -> Iterator[Finding]:
     """Somebody recorded over a file: rate and sample format are not the corpus's, the length is twice or half of it."""
     for corpus, items in by_corpus(readable).items():
         if len(items) < _ENOUGH:
@@ -193,7 +194,7 @@ def _foreign(readable: list[Known]) -> Iterator[Finding]:
                 yield Finding("foreign", (item.file,), says, True)
 
 
-def _formats(own: list[Known]) -> Iterator[Finding]:
+def _formats(own: list[Inventory]) -> Iterator[Finding]:
     for item in own:
         suffix = item.measured.file.name.suffix.lower()
         if item.measured.misnamed(suffix):
@@ -214,7 +215,7 @@ def _formats(own: list[Known]) -> Iterator[Finding]:
                     yield Finding(kind, (item.file,), says, False)
 
 
-def _durations(own: list[Known]) -> Iterator[Finding]:
+def _durations(own: list[Inventory]) -> Iterator[Finding]:
     for corpus, items in by_corpus(own).items():
         outlying = _outlying(items)
         for item in items:
@@ -225,7 +226,7 @@ def _durations(own: list[Known]) -> Iterator[Finding]:
                 yield Finding("duration", (item.file,), says, True)
 
 
-def _signals(items: list[Measured]) -> Iterator[Finding]:
+def _signals(items: list[FileMeasurement]) -> Iterator[Finding]:
     for item in items:
         name = str(item.file)
         if item.broken:
@@ -239,7 +240,7 @@ def _signals(items: list[Measured]) -> Iterator[Finding]:
             yield Finding("offset", (name,), f"{name}: the mean is {item.offset:+.3f} of full scale", False)
 
 
-def _doubles(readable: list[Known]) -> Iterator[Finding]:
+def _doubles(readable: list[Inventory]) -> Iterator[Finding]:
     """Copies and conflicts under one name; the same samples, or the same recording, under two, official or not."""
     digests = list(dict.fromkeys(item.measured.digest for item in readable))
     prints = {item.measured.digest: item.measured.print for item in reversed(readable)}
@@ -247,7 +248,7 @@ def _doubles(readable: list[Known]) -> Iterator[Finding]:
         frozenset((digests[pair.one], digests[pair.other])): pair
         for pair in fingerprint.near_duplicates([prints[digest] for digest in digests])
     }
-    first: dict[tuple[str, str], Known] = {}
+    first: dict[tuple[str, str], Inventory] = {}
     for item in readable:
         original = first.setdefault((item.corpus, item.key), item)
         if original is item:
@@ -263,7 +264,7 @@ def _doubles(readable: list[Known]) -> Iterator[Finding]:
     yield from _two_names(list(first.values()), same)
 
 
-def _two_names(items: list[Known], same: dict[frozenset, fingerprint.Pair]) -> Iterator[Finding]:
+def _two_names(items: list[Inventory], same: dict[frozenset, fingerprint.Pair]) -> Iterator[Finding]:
     by_digest = defaultdict(list)
     for item in items:
         by_digest[item.measured.digest].append(item)

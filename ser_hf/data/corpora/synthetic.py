@@ -1,9 +1,4 @@
-"""A source-filter voice that writes small stand-ins for both corpora, for work without the recordings.
-
-No human voice: pulses and noise through formant resonances (Fant 1960). An emotion is prosody - pitch level, range and
-contour, tempo, energy, pauses, roughness, breath - and every speaker has a pitch, formants, tempo and a manner of
-acting of their own, so that recognising an emotion in a voice heard before is easier than in a new one.
-"""
+"""Stand-ins for both corpora, spoken by the synthetic voice."""
 
 from pathlib import Path
 
@@ -12,14 +7,14 @@ import soundfile
 
 from ser_hf.audio import SAMPLING_RATE
 from ser_hf.audio.synthesis import SyntheticVoice, say
-from ser_hf.corpora import ravdess
+from ser_hf.data.corpora import ravdess
 from ser_hf.labels import EMOTIONS, TESS_NAMES
 
 NOTICE = "Synthetic voices (ser_hf.audio.synthesis): no human speaks here, and no figure on them is about human speech."
 WORDS: tuple[str, ...] = ("back", "bar", "base", "bath", "bean", "beg", "bite", "boat", "bone", "book")
 
 
-def write(folder: Path, seed: int = 0, takes: int = 2, words: int = len(WORDS)) -> tuple[Path, Path]:
+def write_corpora(folder: Path, seed: int = 0, takes: int = 2, words: int = len(WORDS)) -> tuple[Path, Path]:
     """Write both corpora as 16-bit WAV with the official names; the same seed gives the same bytes.
 
     Args:

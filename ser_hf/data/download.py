@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
-from ser_hf.corpora import ravdess, tess
+from ser_hf.data.corpora import ravdess, tess
 from ser_hf.errors import UserError
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)

@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path, PurePath
 
 from ser_hf.audio import SUFFIXES
-from ser_hf.corpora import ravdess, tess
+from ser_hf.data.corpora import ravdess, tess
 from ser_hf.errors import UserError
 from ser_hf.utils import zip_reader
 

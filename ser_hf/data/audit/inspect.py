@@ -9,7 +9,7 @@ import numpy as np
 
 from ser_hf import audio
 from ser_hf.audio import fingerprint
-from ser_hf.corpora import File
+from ser_hf.data.corpora.base import File
 from ser_hf.errors import UserError
 
 FULL_SCALE = 0.999
@@ -28,7 +28,7 @@ _CONTAINERS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Measured:
+class FileMeasurement:
     """One recording as it was read; `error` says why the rest is empty."""
 
     file: File
@@ -51,7 +51,7 @@ class Measured:
         return self.container not in _CONTAINERS.get(suffix, (self.container,))
 
 
-def measure(file: File) -> Measured:
+def measure(file: File) -> FileMeasurement:
     """Read a recording once; what is wrong with it is in the answer, not raised."""
     try:
         source = file.source()
@@ -60,10 +60,10 @@ def measure(file: File) -> Measured:
             samples = audio.joined(audio.mono_16k(faults.watch(reader.blocks()), reader.rate, reader.name))
             header = (reader.rate, reader.channels, reader.container, reader.subtype)
     except (UserError, OSError) as error:
-        return Measured(file, error=str(error))
+        return FileMeasurement(file, error=str(error))
     pcm = audio.to_pcm(samples)
     frames = samples[: len(samples) // _FRAME * _FRAME].reshape(-1, _FRAME)
-    return Measured(
+    return FileMeasurement(
         file,
         None,
         *header,

@@ -15,15 +15,17 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from ser_hf import cards, corpora, plots, summary
-from ser_hf.corpora import File
-from ser_hf.findings import KINDS, Known, by_corpus, find
+from ser_hf import cards
+from ser_hf.data import describe
+from ser_hf.data.audit.checks import KINDS, Inventory, by_corpus, find_problems
+from ser_hf.data.audit.inspect import FileMeasurement, measure
+from ser_hf.data.corpora import base
+from ser_hf.data.corpora.base import File
 from ser_hf.labels import EMOTIONS
-from ser_hf.measure import Measured, measure
 from ser_hf.utils.files import new_folder
 
 
-def audit(folders: Iterable[str | PathLike], num_proc: int | None = None) -> dict:
+def audit_recordings(folders: Iterable[str | PathLike], num_proc: int | None = None) -> dict:
     """Read every recording of some folders and zips once and report what is unusual.
 
     Args:
@@ -42,13 +44,13 @@ def audit(folders: Iterable[str | PathLike], num_proc: int | None = None) -> dic
     """
     audio_files, others = [], []
     for folder in folders:
-        found, rest = corpora.files(folder)
+        found, rest = base.files(folder)
         audio_files += found
         others += rest
     audio_files = list({file.place: file for file in reversed(audio_files)}.values())[::-1]
     others = list({file.place: file for file in others}.values())
     known, unknown = _measured(audio_files, num_proc or joblib.cpu_count())
-    findings, own = find(known, unknown)
+    findings, own = find_problems(known, unknown)
     by_name = {(item.corpus, item.key): item for item in reversed(own)}  # the first file of each name
     once = [by_name[name] for name in sorted(by_name)]
     return {
@@ -63,31 +65,31 @@ def audit(folders: Iterable[str | PathLike], num_proc: int | None = None) -> dic
     }
 
 
-def _measured(files: list[File], workers: int) -> tuple[list[Known], list[Measured]]:
+def _measured(files: list[File], workers: int) -> tuple[list[Inventory], list[FileMeasurement]]:
     """Those with an official name, and the others."""
     with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
         results = list(tqdm(pool.map(measure, files), total=len(files), desc="Reading", unit=" recordings"))
     known, unknown = [], []
     for result in results:
-        parsed = corpora.parse(result.file.name)
+        parsed = base.parse(result.file.name)
         if parsed is None:
             unknown.append(result)
         else:
-            known.append(Known(result, *parsed))
+            known.append(Inventory(result, *parsed))
     return known, unknown
 
 
-def _inventory(once: list[Known]) -> dict[str, list[int]]:
+def _inventory(once: list[Inventory]) -> dict[str, list[int]]:
     """How many official recordings of each corpus and channel are there, and how many there are."""
     counts = {}
     for corpus, items in by_corpus(once).items():
-        official = corpora.INVENTORIES[corpus]()
+        official = base.INVENTORIES[corpus]()
         there = Counter(official[item.key] for item in items if item.key in official)
         counts |= {f"{corpus} {name}": [there[name], n] for name, n in Counter(official.values()).items()}
     return counts
 
 
-def _counts(once: list[Known]) -> dict:
+def _counts(once: list[Inventory]) -> dict:
     labels = [item.fields["emotion"] for item in once]
     channels = [f"{item.corpus} {item.fields['channel']}" for item in once]
     quiet = np.array([max(-round(item.measured.level), 0) for item in once])  # dB below full scale
@@ -97,10 +99,10 @@ def _counts(once: list[Known]) -> dict:
         said = f"{found.rate:,} Hz, {found.channels} channel(s), {found.container} {found.subtype}"
         formats[item.corpus][said] += 1
     return {
-        "counts": summary.counted(channels, labels),
-        "balance": summary.counted([f"{item.corpus} {item.fields['sex']}" for item in once], labels),
-        "speakers": dict(sorted(summary.counted([item.fields["speaker"] for item in once], labels).items())),
-        "durations": summary.histograms(channels, [item.measured.seconds for item in once]),
+        "counts": describe.counted(channels, labels),
+        "balance": describe.counted([f"{item.corpus} {item.fields['sex']}" for item in once], labels),
+        "speakers": dict(sorted(describe.counted([item.fields["speaker"] for item in once], labels).items())),
+        "durations": describe.histograms(channels, [item.measured.seconds for item in once]),
         "levels": {
             group: np.bincount(quiet[np.array(channels) == group]).tolist() for group in dict.fromkeys(channels)
         },
@@ -108,7 +110,7 @@ def _counts(once: list[Known]) -> dict:
     }
 
 
-def _confounds(once: list[Known]) -> Iterator[str]:
+def _confounds(once: list[Inventory]) -> Iterator[str]:
     """What a model could learn instead of emotion: it lies in how the corpora were made, in no single file."""
     groups = by_corpus(once)
     acted = {corpus: _acted(corpus) for corpus in groups}  # by design, so that a part of a corpus says the same
@@ -117,7 +119,7 @@ def _confounds(once: list[Known]) -> Iterator[str]:
         if len(groups) > 1 and len(where) == 1:
             yield f"{emotion} exists only in {where[0]}: to know the corpus is half of knowing it"
     for corpus, items in groups.items():
-        sexes = {corpora.GRAMMARS[corpus](name)["sex"] for name in corpora.INVENTORIES[corpus]()}
+        sexes = {base.GRAMMARS[corpus](name)["sex"] for name in base.INVENTORIES[corpus]()}
         if len(sexes) == 1:
             yield f"every voice of {corpus} is {sexes.pop()}"
         for channel in sorted({item.fields["channel"] for item in items}):
@@ -137,8 +139,8 @@ def _confounds(once: list[Known]) -> Iterator[str]:
 def _acted(corpus: str) -> dict[str, set[str]]:
     """The emotions of each channel of a corpus, by its official names."""
     emotions = defaultdict(set)
-    for name, channel in corpora.INVENTORIES[corpus]().items():
-        emotions[channel].add(corpora.GRAMMARS[corpus](name)["emotion"])
+    for name, channel in base.INVENTORIES[corpus]().items():
+        emotions[channel].add(base.GRAMMARS[corpus](name)["emotion"])
     return emotions
 
 
@@ -148,7 +150,7 @@ def grouped(report: dict) -> list[tuple[str, list[dict]]]:
     return sorted(by_kind, key=lambda pair: not any(finding["decide"] for finding in pair[1]))
 
 
-def table(report: dict, most: int = 5) -> str:
+def audit_table(report: dict, most: int = 5) -> str:
     """The report as text: what is there, then every kind of finding with its first files."""
     lines = [f"{report['files']:,} audio files, {report['recordings']:,} recordings that are what their names say"]
     if not report["inventory"]:
@@ -160,7 +162,7 @@ def table(report: dict, most: int = 5) -> str:
     for corpus, formats in report["formats"].items():
         lines += [f"  {corpus:16} {count:6,} × {said}" for said, count in formats.items()]
     for groups in (report["counts"], report["balance"]):
-        lines += ["", *summary.label_table(groups)] if groups else []
+        lines += ["", *describe.label_table(groups)] if groups else []
     lines.append("")
     for kind, found in grouped(report):
         decide = sum(finding["decide"] for finding in found)
@@ -178,14 +180,14 @@ def table(report: dict, most: int = 5) -> str:
     return "\n".join([*lines, "", f"{decisions:,} of {len(report['findings']):,} findings need a decision"])
 
 
-def write(report: dict, output: str | PathLike) -> None:
+def write_audit(report: dict, output: str | PathLike) -> None:
     """`audit.json`, the pictures, and the page `audit.html`, which needs no other file; the folder must not exist yet.
 
     Raises:
         OutputError: if it exists.
     """
     with new_folder(output) as partial:
-        pictures = plots.draw_audit(report, partial / "pictures")
+        pictures = describe.draw_audit(report, partial / "pictures")
         (partial / "audit.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         encoded = {picture.stem: base64.b64encode(picture.read_bytes()).decode() for picture in pictures}
         page = cards.audit_page(report, grouped(report), KINDS, encoded)

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePath
 
-from ser_hf.corpora import CorpusError, File, Recording, Scan, files
+from ser_hf.data.corpora.base import CorpusError, File, Recording, Scan, files
 from ser_hf.labels import EMOTIONS
 from ser_hf.utils.files import read_settings
 
