@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ser_hf import adaptation, cross_validation, metrics
+from ser_hf.inference import speaker_adaptation
 
 COUNTS = (0, 1, 3, 10, 30, None)  # None: all
 MISSING, DRAWS = (0, 1, 2, 4), 10
@@ -42,11 +43,11 @@ def main() -> None:
 
 
 def lacking(folds: list[cross_validation.Answers], degrees: list[float], missing: int, draw: int) -> Iterator[float]:
-    """UAR without adapting, after moving the logits evenly, and after `ser_hf.adaptation.fit`."""
+    """UAR without adapting, after moving the logits evenly, and after `ser_hf.inference.speaker_adaptation.fit`."""
     rng = np.random.default_rng([draw, missing])
     kept = [np.concatenate(list(_kept(one, missing, rng))) for one in folds]
     truth = np.concatenate([one.labels[rows] for one, rows in zip(folds, kept, strict=True)])
-    for clips, clustered in ((0, 0.0), (None, 0.0), (None, adaptation.CLUSTERED)):
+    for clips, clustered in ((0, 0.0), (None, 0.0), (None, speaker_adaptation.CLUSTERED)):
         moved = [
             adaptation.crossed(
                 one.logits[rows] / t, one.speakers[rows], np.random.default_rng([draw, place]), clips, clustered

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from transformers import AutoModelForAudioClassification
 
-from ser_hf import IN_THE_BOX, features, modeling, precision
+from ser_hf import IN_THE_BOX, precision
 from ser_hf.clips import Clips
 from ser_hf.data import dataset
+from ser_hf.models import features, loading, padding
 
 
 def gradient(model: torch.nn.Module, batch: dict, bf16: bool) -> dict[str, torch.Tensor]:
@@ -49,9 +50,9 @@ def main() -> None:
     rows = dataset.load(args.dataset)
     drawn = np.random.default_rng(0).choice(len(rows), args.clips, replace=False).tolist()
     narrow, wide = (AutoModelForAudioClassification.from_pretrained(args.model).train() for _ in range(2))
-    extractor = modeling.load_for_training(str(args.model))[1]
+    extractor = loading.load_for_training(str(args.model))[1]
     clips = Clips(rows, drawn, extractor)
-    batch = features.Collator(extractor, modeling.padding_rule(narrow))([clips[place] for place in range(len(clips))])
+    batch = features.Collator(extractor, padding.padding_rule(narrow))([clips[place] for place in range(len(clips))])
     precision.widen(wide, SimpleNamespace(bf16=True, device=torch.device("cpu")))
     right = gradient(narrow, batch, False)
     norms = [n for n, m in narrow.named_modules() if isinstance(m, torch.nn.LayerNorm)]

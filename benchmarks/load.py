@@ -33,7 +33,7 @@ import psutil
 
 from ser_hf.data import dataset
 from ser_hf.gate import API
-from ser_hf.predictor import Predictor
+from ser_hf.inference.predictor import Predictor
 
 APP = Path(__file__).parent.parent / "app.py"
 

@@ -78,7 +78,7 @@ class Ours:
 
     def __init__(self, model: str, backend: str) -> None:
         """Load it."""
-        from ser_hf.predictor import Predictor
+        from ser_hf.inference.predictor import Predictor
 
         self.predictor = Predictor(model, backend=backend)
 
@@ -145,12 +145,13 @@ def make_model(size: str, folder: Path) -> str:
     import torch
     from transformers import AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2FeatureExtractor
 
-    from ser_hf import export, features, modeling, tiny
+    from ser_hf.inference import export
     from ser_hf.labels import ID2LABEL, LABEL2ID
+    from ser_hf.models import features, loading, presets
 
     torch.manual_seed(0)
     if size == "tiny":
-        model, extractor = modeling.load_for_training(tiny.TINY)
+        model, extractor = loading.load_for_training(presets.TINY)
     else:
         config = Wav2Vec2Config(id2label=ID2LABEL, label2id=LABEL2ID)
         model, extractor = AutoModelForAudioClassification.from_config(config), Wav2Vec2FeatureExtractor()

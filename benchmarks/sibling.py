@@ -22,7 +22,7 @@ import torch
 import yaml
 from transformers import AutoModelForAudioClassification
 
-from ser_hf import modeling
+from ser_hf.models import loading
 
 BASE = ["hidden_size=768", "num_hidden_layers=12", "num_attention_heads=12", "intermediate_size=1280"]
 WHOLE = ["--freeze_feature_encoder", "false", "--patience", "0"]
@@ -39,7 +39,7 @@ def make_sibling(like: str, larger: list[str], folder: Path) -> None:
     """A larger model of the same kind, with random weights, unless it is there."""
     if folder.exists():
         return
-    small, extractor = modeling.load_for_training(like)
+    small, extractor = loading.load_for_training(like)
     small.config.update({name: int(value) for name, _, value in (one.partition("=") for one in larger)})
     torch.manual_seed(0)
     AutoModelForAudioClassification.from_config(small.config).save_pretrained(folder)

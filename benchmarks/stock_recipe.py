@@ -17,9 +17,10 @@ import torch
 import transformers
 from transformers import Trainer, TrainingArguments
 
-from ser_hf import audio, metrics, modeling, protocols
+from ser_hf import audio, metrics, protocols
 from ser_hf.arguments import SCRATCH
 from ser_hf.data import dataset
+from ser_hf.models import loading
 
 
 def collator(extractor: transformers.FeatureExtractionMixin):  # noqa: ANN201
@@ -92,7 +93,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     rows = dataset.load(args.dataset)
     split = protocols.split(rows, args.protocol)
-    model, extractor = modeling.load_for_training(args.model, args.seed)
+    model, extractor = loading.load_for_training(args.model, args.seed)
     settings = {**SCRATCH, "num_train_epochs": args.epochs, "lr_scheduler_type": "cosine", "warmup_steps": 0.1}
     settings |= {"per_device_train_batch_size": 16, "per_device_eval_batch_size": 32, "seed": args.seed}
     settings |= {"eval_strategy": "epoch", "save_strategy": "no", "logging_strategy": "epoch"}

@@ -60,8 +60,9 @@ def child(recipe: str, dataset: str, model: str, clips: int, epochs: int, batch:
     import stock_recipe
     import transformers
 
-    from ser_hf import modeling, preparation
+    from ser_hf import preparation
     from ser_hf.arguments import parse_finetune
+    from ser_hf.models import loading
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -69,7 +70,7 @@ def child(recipe: str, dataset: str, model: str, clips: int, epochs: int, batch:
     began = time.perf_counter()
     if recipe == "stock":
         torch.set_num_threads(os.cpu_count())
-        loaded, extractor = modeling.load_for_training(model, 0)
+        loaded, extractor = loading.load_for_training(model, 0)
         settings = {"per_device_train_batch_size": batch, "per_device_eval_batch_size": 1, "num_train_epochs": epochs}
         settings |= {"save_strategy": "no", "report_to": "none", "learning_rate": 5e-5}
         sides = (rows.select(split.train), rows.select(split.validation))
@@ -147,9 +148,9 @@ def work(model: str, seconds: float) -> float:
     """GFLOP of a clip of so many seconds through what is trained, forward and backward (three times the forward)."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from ser_hf import features, modeling
+    from ser_hf.models import features, loading
 
-    loaded, extractor = modeling.load_for_training(model, 0)
+    loaded, extractor = loading.load_for_training(model, 0)
     clip = features.extract(extractor, np.zeros(int(seconds * 16_000), dtype=np.float32))
     batch = torch.from_numpy(clip)[None]
     with FlopCounterMode(display=False) as counter, torch.no_grad():

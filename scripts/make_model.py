@@ -22,8 +22,9 @@ sys.path.pop(0)  # this folder: its evaluate.py would hide the package of that n
 
 import yaml
 
-from ser_hf import cross_validation, in_the_box, tiny
+from ser_hf import cross_validation, in_the_box
 from ser_hf.errors import UserError
+from ser_hf.models import presets
 from ser_hf.protocols.builtin import EMOBOX_FOLDS
 from ser_hf.results import Results
 
@@ -94,7 +95,10 @@ def recipe() -> str:
     names = (*PROTOCOLS, ALL)
     read = [yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in names]
     model = read[0]["model"]
-    read += [tiny.extractor(model).to_dict(), tiny.config(model).to_diff_dict() | {"transformers_version": None}]
+    read += [
+        presets.preset_extractor(model).to_dict(),
+        presets.preset_config(model).to_diff_dict() | {"transformers_version": None},
+    ]
     return hashlib.sha256(json.dumps(read, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

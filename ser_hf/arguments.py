@@ -9,13 +9,10 @@ from typing import TYPE_CHECKING
 import yaml
 
 from ser_hf.finetune_config import ArgumentError, FinetuneConfig, check, check_trainer
+from ser_hf.models.presets import BUILT_IN
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
-
-
-BUILT_IN = ("tiny", "tiny-50")
-"""Models that start from nothing: w2v-BERT on 25 and on 50 mel frames a second (`ser_hf.modeling`)."""
 
 SCRATCH = {"learning_rate": 6e-4, "num_train_epochs": 12, "label_smoothing_factor": 0.1, "weight_decay": 0.05}
 PRETRAINED = {"learning_rate": 5e-5, "num_train_epochs": 12, "label_smoothing_factor": 0.0, "weight_decay": 0.01}

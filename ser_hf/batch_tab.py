@@ -13,8 +13,8 @@ from gradio.utils import get_upload_folder
 
 from ser_hf import rendering, uploads
 from ser_hf.errors import UserError
+from ser_hf.inference.predictor import Predictor
 from ser_hf.limits import Limits
-from ser_hf.predictor import Predictor
 
 _COLUMNS = ["file", "label", "score", "abstained", "duration", "error"]
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from ser_hf.features import EXTRAS
+from ser_hf.models.features import EXTRAS
 
 POOL = 8
 """Optimiser steps whose clips are sorted together: more saves padding, less mixes better."""
@@ -147,7 +147,7 @@ def by_length(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     """The shorter and the longer half of a padded batch, with as much padding as each needs.
 
     Args:
-        batch: tensors whose first dimension is the clips; all but `ser_hf.features.EXTRAS` are cut along the second.
+        batch: tensors whose first dimension is the clips; all but `ser_hf.models.features.EXTRAS` are cut along the second.
             Without a mask, or of one clip, the batch stays whole.
     """
     mask = batch.get("attention_mask")

@@ -14,9 +14,10 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from transformers import PreTrainedModel
 
-from ser_hf import audio, confidence, metrics, modeling
+from ser_hf import audio, confidence, metrics
+from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
-from ser_hf.predictor import Predictor
+from ser_hf.models import loading
 
 BOUNDS = (0.05, 20.0)
 """Temperatures that are looked for, as far from 1 either way."""
@@ -69,7 +70,7 @@ def fold(model: PreTrainedModel, temperature: float) -> None:
     if not 0 < temperature < math.inf:
         raise CalibrationError(f"temperature {temperature} cannot be folded: give a positive number")
     with torch.no_grad():
-        for parameter in modeling.last_linear(model).parameters():
+        for parameter in loading.last_linear(model).parameters():
             parameter.div_(temperature)
 
 

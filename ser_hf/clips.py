@@ -14,9 +14,10 @@ import numpy as np
 from torch.utils.data import Dataset
 from transformers import FeatureExtractionMixin
 
-from ser_hf import audio, augment, features, silence, spectral
+from ser_hf import audio, augment, silence, spectral
 from ser_hf.audio import voice_activity
 from ser_hf.frozen import Store
+from ser_hf.models import features
 
 KEPT_BYTES = 3 * 2**30
 """Of prepared clips in memory; what does not fit is decoded again each epoch."""
@@ -44,7 +45,7 @@ class Clips(Dataset):
     `functionals` `(functionals,)` where a second task has them.
 
     An item is asked for by its index, or by `(epoch, index)` for the variation of that epoch. `features` are those of
-    `ser_hf.features.extract`, or frames `(frames, dimensions)` of a frozen part of the model where a store is given.
+    `ser_hf.models.features.extract`, or frames `(frames, dimensions)` of a frozen part of the model where a store is given.
     """
 
     def __init__(

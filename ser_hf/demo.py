@@ -15,10 +15,10 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from ser_hf import audio, batch_tab, examples, live_tab, model_tab, rendering, uploads, voice_tab
-from ser_hf.adaptation import Adaptation
 from ser_hf.errors import UserError
+from ser_hf.inference.predictor import Predictor
+from ser_hf.inference.speaker_adaptation import Adaptation
 from ser_hf.limits import Limits
-from ser_hf.predictor import Predictor
 
 _PAGE = Path(__file__).parent / "page"
 LOOK: dict = {

@@ -12,10 +12,11 @@ import torch
 from scipy.special import softmax
 from transformers import PretrainedConfig
 
-from ser_hf import __version__, audio, calibration, confidence, metrics, modeling, scorecard
+from ser_hf import __version__, audio, calibration, confidence, metrics, scorecard
 from ser_hf.data.corpora import ravdess, tess
+from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
-from ser_hf.predictor import Predictor
+from ser_hf.models import loading
 from ser_hf.protocols import LeakError, Split
 from ser_hf.results import Results
 
@@ -60,7 +61,7 @@ def evaluate(
     results = judge(
         probabilities, dataset, splits, dataset_name, model_name or predictor.name, predictor.device, history, took
     )
-    results.weights = modeling.digest(predictor.model)
+    results.weights = loading.digest(predictor.model)
     known = getattr(predictor.model.config, "ser_hf", {})
     if "speakers" not in known:
         results.notes.append("The model does not say which speakers it was trained on, so a leak cannot be ruled out.")

@@ -10,7 +10,7 @@ import numpy as np
 from ser_hf import baselines, calibration, cards, confidence, evaluation, protocols, result_plots, shortcuts, stress
 from ser_hf.data import dataset
 from ser_hf.errors import UserError
-from ser_hf.predictor import Predictor
+from ser_hf.inference.predictor import Predictor
 from ser_hf.results import Results
 from ser_hf.utils import files
 

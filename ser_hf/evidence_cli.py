@@ -129,7 +129,7 @@ def explain(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     _check_place(parser, Path(args.output), ".png")
     from ser_hf import audio, explanation
-    from ser_hf.predictor import Predictor
+    from ser_hf.inference.predictor import Predictor
 
     quiet()
     audio.load(args.file)  # a bad file shows before the model is loaded

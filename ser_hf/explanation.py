@@ -19,8 +19,8 @@ from scipy import fft
 
 from ser_hf import audio
 from ser_hf.errors import UserError
+from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import COLOURS
-from ser_hf.predictor import Predictor
 
 WINDOW = 0.25
 """Seconds that are replaced at a time: about a syllable."""

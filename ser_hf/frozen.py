@@ -9,32 +9,24 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torch
 from huggingface_hub.constants import HF_HOME
-from torch import nn
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
-from ser_hf import audio, features, modeling
+from ser_hf import audio
 from ser_hf.audio import voice_activity
-from ser_hf.errors import UserError
+from ser_hf.models import features, padding
+from ser_hf.models.frozen_frontend import CacheError, _evaluating
 from ser_hf.utils import files
 
 VERSION = 1
 """Of the code that makes what is stored: a change of decoding, features or layout asks for another."""
 
-_DEEP = frozenset({"wav2vec2", "hubert", "unispeech", "unispeech-sat", "wav2vec2-bert"})
-"""Encoders whose layers need nothing of the layers below but their output (WavLM's share a position bias)."""
-
 _CHUNK = 256  # clips decoded at a time
-
-
-class CacheError(UserError):
-    """Outputs that cannot be kept."""
 
 
 class Store:
@@ -101,109 +93,6 @@ def store(
     return Store(folder), made
 
 
-class Front:
-    """The frozen part of a model, from its input to the input of encoder layer `depth`; its convolutions at 0."""
-
-    def __init__(self, model: PreTrainedModel, depth: int = 0) -> None:
-        """Take the front of a model.
-
-        Raises:
-            CacheError: for an architecture whose front cannot be told from the rest.
-        """
-        self.model, self.base, self.depth = model, model.base_model, depth
-        has_convolutions = hasattr(self.base, "feature_extractor")
-        if model.config.model_type not in modeling.MASKABLE or not (has_convolutions or depth):
-            raise CacheError(f"the front of a {model.config.model_type} cannot be cached: pass --cache_frozen false")
-        if depth and getattr(model.config, "use_weighted_layer_sum", False):
-            raise CacheError("the head hears every layer, so none can be left out: pass --cache_frozen false")
-        if depth and model.config.model_type not in _DEEP:
-            raise CacheError(f"the layers of a {model.config.model_type} cannot be cached: pass --cache_frozen false")
-        self._originals: list[tuple[nn.Module, str, object]] = []
-
-    def outputs(self, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """What the front makes of a batch: `(frames, dimensions)` for each clip, padding left out."""
-        if self.depth:
-            hidden = _stopped(self.model, batch, self.base.encoder.layers[self.depth], before=True)
-        else:
-            hidden = _stopped(self.model, batch, self.base.feature_extractor, before=False).transpose(1, 2)
-        lengths = batch["attention_mask"].sum(-1)
-        if hasattr(self.base, "feature_extractor"):
-            lengths = self.model._get_feat_extract_output_lengths(lengths)
-        return [row[:length] for row, length in zip(hidden, lengths.tolist(), strict=True)]
-
-    def bypass(self) -> None:
-        """From now on the model takes stored frames `(batch, frames, dimensions)` and their mask as its input."""
-        if hasattr(self.base, "feature_extractor"):
-            self._swap(self.base, "feature_extractor", _Transposed())
-            for owner in (self.model, self.base):
-                self._swap(owner, "_get_feat_extract_output_lengths", lambda lengths, *_, **__: lengths)
-        if not self.depth:
-            return
-        encoder = self.base.encoder
-        self._swap(self.base, "feature_projection", _Twice())
-        self._swap(self.base, "_mask_hidden_states", lambda hidden, *_, **__: hidden)  # its place is in the front
-        self._swap(encoder, "dropout", _Passed())
-        if hasattr(encoder, "pos_conv_embed"):
-            self._swap(encoder, "pos_conv_embed", _Nothing())
-            if not getattr(self.model.config, "do_stable_layer_norm", False):  # it comes before the layers
-                self._swap(encoder, "layer_norm", _Passed())
-        for place in range(self.depth):
-            self._swap(encoder.layers, str(place), _Passed())
-
-    def restore(self) -> None:
-        """Put back what `bypass` took out."""
-        for owner, name, original in reversed(self._originals):
-            if isinstance(original, nn.Module):
-                setattr(owner, name, original)
-            else:
-                delattr(owner, name)  # the class's own method shows again
-        self._originals = []
-
-    def _swap(self, owner: nn.Module, name: str, new: object) -> None:
-        self._originals.append((owner, name, getattr(owner, name)))
-        setattr(owner, name, new)
-
-
-class _Transposed(nn.Module):
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        return frames.transpose(1, 2)
-
-
-class _Twice(nn.Module):
-    def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return frames, frames
-
-
-class _Passed(nn.Module):
-    def forward(self, frames: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-        return frames
-
-
-class _Nothing(nn.Module):
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        return frames.new_zeros(())
-
-
-class _Reached(Exception):
-    """Carries what was wanted out of a forward pass that need not go on."""
-
-
-def _stopped(model: nn.Module, batch: dict[str, torch.Tensor], layer: nn.Module, before: bool) -> torch.Tensor:
-    """What goes into a layer, or comes out of it, in a forward pass that stops there."""
-
-    def stop(module: nn.Module, args: tuple, *output: torch.Tensor) -> None:
-        raise _Reached(args[0] if before else output[0])
-
-    hook = layer.register_forward_pre_hook(stop) if before else layer.register_forward_hook(stop)
-    try:
-        model(**batch)
-    except _Reached as reached:
-        return reached.args[0]
-    finally:
-        hook.remove()
-    raise RuntimeError("the forward pass never came to the layer")
-
-
 def _write(
     folder: Path,
     rows: datasets.Dataset,
@@ -232,9 +121,9 @@ def _computed(
     rows: datasets.Dataset, model: PreTrainedModel, extractor: FeatureExtractionMixin, compute: Callable
 ) -> Iterator[tuple[str, tuple[float, float], torch.Tensor]]:
     """Sound, the voice's begin and end as shares of the clip, and output of each row, which lie in order of length."""
-    rule = modeling.ignore_padding(model)
+    rule = padding.ignore_padding(model)
     collate = features.Collator(extractor, rule)
-    size = 1 if rule == modeling.ALONE else 16
+    size = 1 if rule == padding.ALONE else 16
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
         clips = [audio.load(one) for one in chunk["audio"]]
@@ -245,15 +134,6 @@ def _computed(
             for clip, sound, tensor in zip(some, chunk["sha256"][place : place + size], made, strict=True):
                 first, last = voice_activity.voiced(clip)
                 yield sound, (first / len(clip), last / len(clip)), tensor
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    before = model.training
-    model.eval()
-    with torch.inference_mode():
-        yield
-    model.train(before)
 
 
 def _key(rows: datasets.Dataset, name: str, model: PreTrainedModel, extractor: FeatureExtractionMixin) -> str:

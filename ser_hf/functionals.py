@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from ser_hf import modeling
 from ser_hf.data import acoustic_features
+from ser_hf.models import loading
 
 OF_LEVEL = (10, *range(12, 21), 62, 63, 64, 66, 78, 79, 80, 87)
 """Columns of eGeMAPSv02 that tell how loud a recording is: loudness, spectral flux, slopes of a spectrum, level."""
@@ -63,7 +63,7 @@ def attach(model: PreTrainedModel, functionals: int, weight: float) -> None:
     """
     head = getattr(model, "classifier", None)
     if not isinstance(head, nn.Linear):
-        raise modeling.ModelError(f"the head of a {model.config.model_type} is not linear: leave out --egemaps")
+        raise loading.ModelError(f"the head of a {model.config.model_type} is not linear: leave out --egemaps")
     model.functionals = Teller(head.in_features, functionals, weight)
     model.functionals.hook = head.register_forward_pre_hook(model.functionals.hear)
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from ser_hf import audio, rendering
 from ser_hf.errors import UserError
+from ser_hf.inference.predictor import Predictor
 from ser_hf.limits import Limits
-from ser_hf.predictor import Predictor
 
 _OVER = {"stream": None}
 """The state of a session past its limit, until Record is pressed again."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import gradio as gr
 
 from ser_hf import rendering
-from ser_hf.predictor import Predictor
+from ser_hf.inference.predictor import Predictor
 from ser_hf.results import Results
 
 

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ser_hf import functionals, modeling
-from ser_hf.frozen import CacheError, Front
+from ser_hf import functionals
+from ser_hf.models import loading
+from ser_hf.models.frozen_frontend import CacheError, FrozenFrontend
 
 MODES = ("full", "partial", "lora", "probe")
 _LAYER = re.compile(r"\.encoder\.layers\.(\d+)\.")
@@ -22,7 +23,7 @@ class Trained:
 
     model: PreTrainedModel
     """The stock model; its trained part alone requires gradients."""
-    front: Front | None
+    front: FrozenFrontend | None
     """Of what is frozen, where it can be computed once."""
     adapted: nn.Module | None = None
     """The model wrapped by peft, in mode `lora`."""
@@ -60,7 +61,7 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     """
     layers = getattr(getattr(model.base_model, "encoder", None), "layers", None)
     if layers is None:
-        raise modeling.ModelError(f"a {model.config.model_type} has no encoder.layers: use --mode full")
+        raise loading.ModelError(f"a {model.config.model_type} has no encoder.layers: use --mode full")
     return layers
 
 
@@ -77,7 +78,7 @@ def prepare(model: PreTrainedModel, mode: str, freeze_convolutions: bool, layers
         ModelError: where the model does not have what the mode needs.
     """
     if mode == "full":
-        frozen = freeze_convolutions and modeling.freeze_feature_encoder(model)
+        frozen = freeze_convolutions and loading.freeze_feature_encoder(model)
         return Trained(model, _front(model, 0) if frozen else None)
     encoder = layers_of(model)
     model.requires_grad_(False)
@@ -87,7 +88,7 @@ def prepare(model: PreTrainedModel, mode: str, freeze_convolutions: bool, layers
     if mode == "partial":
         count = max(1, len(encoder) // 3) if layers is None else layers
         if count >= len(encoder):
-            raise modeling.ModelError(
+            raise loading.ModelError(
                 f"--layers is {count}, but the model has {len(encoder)}: train fewer, or use --mode full"
             )
         depth = len(encoder) - count
@@ -96,11 +97,11 @@ def prepare(model: PreTrainedModel, mode: str, freeze_convolutions: bool, layers
             model.base_model.encoder.layer_norm.requires_grad_(True)
         return Trained(model, _front(model, depth))
     if getattr(model.config, "use_weighted_layer_sum", False):  # its weights are no module that peft could keep
-        raise modeling.ModelError("adapters cannot train a head that mixes layers: use --mode partial or full")
+        raise loading.ModelError("adapters cannot train a head that mixes layers: use --mode partial or full")
     if model.config.model_type == "wavlm":  # its attention reads the weights itself: adapters would never be asked
-        raise modeling.ModelError("the adapters of a wavlm would learn nothing: use --mode partial or full")
+        raise loading.ModelError("the adapters of a wavlm would learn nothing: use --mode partial or full")
     if not any(re.fullmatch(_ADAPTED, name) for name, _ in model.named_modules()):
-        raise modeling.ModelError(f"a {model.config.model_type} has no attention to adapt: use --mode partial")
+        raise loading.ModelError(f"a {model.config.model_type} has no attention to adapt: use --mode partial")
     return Trained(model, _front(model, 0) if hasattr(model.base_model, "feature_extractor") else None)
 
 
@@ -116,9 +117,9 @@ def decayed(model: nn.Module, rate: float, decay: float) -> dict[str, float]:
     return {name: rate * decay ** (top - depth) for name, depth in depths.items()}
 
 
-def _front(model: PreTrainedModel, depth: int) -> Front | None:
+def _front(model: PreTrainedModel, depth: int) -> FrozenFrontend | None:
     try:
-        return Front(model, depth)
+        return FrozenFrontend(model, depth)
     except CacheError:
         return None  # computed again each step
 

@@ -24,15 +24,15 @@ def predict(argv: list[str]) -> None:
         parser.error(f"--output is '{args.output}': name a file in a folder that exists")
     if missing := [file for file in (*args.files, *args.adapt) if not Path(file).is_file()]:
         raise UserError(f"'{missing[0]}' is not a file: check the path")
-    from ser_hf import adaptation
-    from ser_hf.predictor import Predictor
+    from ser_hf.inference import speaker_adaptation
+    from ser_hf.inference.predictor import Predictor
 
     if args.save_voice:
-        adaptation.check_name(args.save_voice)
+        speaker_adaptation.check_name(args.save_voice)
     quiet()
     predictor = Predictor(args.model, backend=args.backend, revision=args.revision)
     if args.adapt:
-        saved = len(args.adapt) == 1 and Path(args.adapt[0]).suffix == adaptation.SUFFIX
+        saved = len(args.adapt) == 1 and Path(args.adapt[0]).suffix == speaker_adaptation.SUFFIX
         predictor = predictor.adapt(args.adapt[0] if saved else args.adapt)
     if args.save_voice:
         predictor.adaptation.save(args.save_voice)

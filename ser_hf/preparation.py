@@ -17,20 +17,19 @@ from ser_hf import (
     batches,
     dropout,
     evaluation,
-    features,
     frozen,
     functionals,
-    modeling,
     modes,
     objective,
     precision,
     protocols,
-    tiny,
 )
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.clips import Clips, Variation
 from ser_hf.data import dataset
 from ser_hf.endings import TrainingError
+from ser_hf.models import features, loading, presets
+from ser_hf.models.padding import frames_of, ignore_padding
 from ser_hf.trainer import Recipe, SerTrainer, make_trainer
 from ser_hf.watch import Watch
 
@@ -142,11 +141,13 @@ def _model(
 ) -> tuple[modes.Trained, transformers.FeatureExtractionMixin, str]:
     """The model, frozen as its mode wants; its extractor; its padding rule."""
     attention = None if config.attention == "auto" else config.attention
-    model, extractor = modeling.load_for_training(config.model, args.seed, attention)
+    model, extractor = loading.load_for_training(config.model, args.seed, attention)
     evaluation.refuse_seen(model.config, config.model, rows, split)
-    padding = modeling.ignore_padding(model)
+    padding = ignore_padding(model)
     _set_masking(model, config)
-    freeze = config.model not in tiny.NAMES if config.freeze_feature_encoder is None else config.freeze_feature_encoder
+    freeze = (
+        config.model not in presets.BUILT_IN if config.freeze_feature_encoder is None else config.freeze_feature_encoder
+    )
     trained = modes.prepare(model, config.mode, freeze, config.layers)
     drop_unused(model)
     return trained, extractor, padding
@@ -159,7 +160,7 @@ def _fit_masking(
     fastest = (1.5 if config.augment else 1.0) * (np.exp(0.5) if "tempo" in config.augment else 1.0)
     samples = int(train.shortest() / fastest * audio.SAMPLING_RATE)
     shortest = features.extract(extractor, np.zeros(samples, dtype=np.float32))
-    modeling.fit_masking(model, modeling.frames_of(model, len(shortest)))
+    loading.fit_masking(model, frames_of(model, len(shortest)))
 
 
 def _make_trainable(

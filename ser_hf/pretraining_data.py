@@ -10,7 +10,8 @@ from torch.utils.data import Dataset, Sampler
 from transformers import FeatureExtractionMixin, PreTrainedModel
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 
-from ser_hf import audio, features
+from ser_hf import audio
+from ser_hf.models import features
 
 CACHE_BYTES = 2 * 2**30
 SPAN = 0.2  # seconds that a masked stretch lasts in wav2vec 2.0

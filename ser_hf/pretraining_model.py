@@ -20,10 +20,10 @@ from transformers import initialization as init
 from transformers.models.wav2vec2 import modeling_wav2vec2 as wav2vec2
 from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertPreTrainedModel
 
-from ser_hf import modeling, tiny
+from ser_hf.models import loading, padding, presets
 
 SMALL = "small"
-SCRATCH = (*tiny.NAMES, SMALL)
+SCRATCH = (*presets.BUILT_IN, SMALL)
 _DROPOUTS = ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout")
 _DROPOUTS += ("layerdrop", "feat_quantizer_dropout")
 _FRESH = ("quantizer.", "project_hid.", "project_q.")
@@ -164,7 +164,7 @@ def load(name: str | PathLike, seed: int) -> tuple[PreTrainedModel, FeatureExtra
     if isinstance(model, Wav2Vec2ForPreTraining):
         stock, model.quantizer = model.quantizer, Codebook(model.config)
         model.quantizer.load_state_dict(stock.state_dict())
-    modeling.ignore_padding(model)
+    padding.ignore_padding(model)
     return model, extractor, kept
 
 
@@ -202,12 +202,12 @@ def small_config() -> Wav2Vec2Config:
 
 
 def _new(name: str) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
-    config = small_config() if name == SMALL else tiny.config(name)
+    config = small_config() if name == SMALL else presets.preset_config(name)
     # at these sizes plain attention is quicker on a CPU than the fused kernel
     model = CLASSES[config.model_type]._from_config(config, attn_implementation="eager")
     if isinstance(model, Wav2Vec2ForPreTraining):
         return model, Wav2Vec2FeatureExtractor(return_attention_mask=True)
-    return model, tiny.extractor(name)
+    return model, presets.preset_extractor(name)
 
 
 def _pretrained(name: str | PathLike) -> tuple[PreTrainedModel, FeatureExtractionMixin, dict]:
@@ -226,21 +226,21 @@ def _pretrained(name: str | PathLike) -> tuple[PreTrainedModel, FeatureExtractio
         model, info = CLASSES[config.model_type].from_pretrained(
             name, config=config, output_loading_info=True, dtype=torch.float32
         )
-    except modeling.ModelError:
+    except loading.ModelError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]
         remedy = f"give a folder, or --model {' or '.join(SCRATCH)}, which need no download"
-        raise modeling.ModelError(f"model '{name}' cannot be loaded ({reason}): {remedy}") from error
+        raise loading.ModelError(f"model '{name}' cannot be loaded ({reason}): {remedy}") from error
     missing = [key for key in info["missing_keys"] if not key.startswith(_FRESH) and "masked_spec_embed" not in key]
     if missing:
-        raise modeling.ModelError(f"'{name}' has no weights for {sorted(missing)[0]}: give a whole {config.model_type}")
+        raise loading.ModelError(f"'{name}' has no weights for {sorted(missing)[0]}: give a whole {config.model_type}")
     return model, extractor, kept
 
 
 def _refuse_other(name: str | PathLike, config: PretrainedConfig) -> None:
     if config.model_type not in CLASSES:
         known = f"{' and '.join(CLASSES)} can be pretrained, {' and '.join(SCRATCH)} from nothing"
-        raise modeling.ModelError(f"'{name}' is of the type {config.model_type}: {known}")
+        raise loading.ModelError(f"'{name}' is of the type {config.model_type}: {known}")
     if config.add_adapter:
-        raise modeling.ModelError(f"'{name}' has an adapter that merges frames: give a checkpoint without one")
+        raise loading.ModelError(f"'{name}' has an adapter that merges frames: give a checkpoint without one")

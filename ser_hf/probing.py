@@ -18,10 +18,11 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
-from ser_hf import audio, calibration, features, frozen, metrics, modeling, modes, objective, protocols
+from ser_hf import audio, calibration, frozen, metrics, modes, objective, protocols
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.endings import TrainingError
 from ser_hf.labels import EMOTIONS
+from ser_hf.models import features, padding
 
 STRETCH = 0.1
 """Seconds over which frames are averaged where a head pools over time itself: a layer's frames would fill the disk."""
@@ -98,13 +99,13 @@ def embeddings(
     """
     stretched = config.pooling == "attentive"
     ten_seconds = features.extract(extractor, np.zeros(10 * audio.SAMPLING_RATE, dtype=np.float32))
-    stretch = max(1, round(STRETCH * modeling.frames_of(model, len(ten_seconds)) / 10))
+    stretch = max(1, round(STRETCH * padding.frames_of(model, len(ten_seconds)) / 10))
 
     def compute(batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         hidden = torch.stack(model(**batch, output_hidden_states=True).hidden_states, dim=2)  # its hooks count frames
         lengths = [hidden.shape[1]] * len(hidden)
         if "attention_mask" in batch:
-            lengths = [modeling.frames_of(model, int(length)) for length in batch["attention_mask"].sum(-1)]
+            lengths = [padding.frames_of(model, int(length)) for length in batch["attention_mask"].sum(-1)]
         size = stretch if stretched else max(lengths)
         return [
             torch.stack([part.mean(0) for part in row[:length].float().split(size)])

@@ -5,8 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ser_hf import cards, modeling
+from ser_hf import cards
 from ser_hf.errors import UserError
+from ser_hf.models import loading
 from ser_hf.results import Results
 
 
@@ -70,11 +71,11 @@ def check(folder: Path, allow_leaky: bool = False) -> Results:
         ProvenanceError: where the evidence is of other weights, where the card says figures that the results do not or
             lacks its stamp, or where the test's speakers were not held out.
     """
-    model, _, _ = modeling.load_for_prediction(folder)
+    model, _, _ = loading.load_for_prediction(folder)
     results = Results.load(folder / "results.json")
     card = folder / "README.md"
     again = f"run `ser-hf evaluate --model {folder} --into_model` with its dataset and protocol"
-    if results.weights != modeling.digest(model):
+    if results.weights != loading.digest(model):
         tested = results.weights or "unknown"
         raise ProvenanceError(f"results.json in '{folder}' is of other weights ({tested}): {again}")
     if not card.is_file():

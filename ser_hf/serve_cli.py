@@ -13,7 +13,7 @@ from ser_hf.limits import Limits
 if TYPE_CHECKING:
     import argparse
 
-    from ser_hf.predictor import Predictor
+    from ser_hf.inference.predictor import Predictor
 
 
 def app(argv: list[str]) -> None:
@@ -48,7 +48,7 @@ def export(argv: list[str]) -> None:
     parser.add_argument("--int8", action="store_true", help="matrix products in int8")
     parser.add_argument("--dataset", metavar="DIR|REPO", help="compare on its clips (default: synthetic voices)")
     args = parser.parse_args(argv)
-    from ser_hf import export
+    from ser_hf.inference import export
     from ser_hf.utils import files
 
     files.refuse_existing(args.output)
@@ -64,7 +64,7 @@ def export(argv: list[str]) -> None:
 
 def _load(model: str, backend: str, revision: str | None) -> "tuple[Predictor, Path | None, str | None]":
     from ser_hf import hub
-    from ser_hf.predictor import Predictor
+    from ser_hf.inference.predictor import Predictor
 
     predictor = Predictor(model, backend=backend, revision=revision)
     return predictor, *hub.snapshot(model, revision)

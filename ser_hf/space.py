@@ -71,9 +71,9 @@ def push(model: str, space: str, private: bool = True, revision: str | None = No
     check(space)
     found = hub.find_model(model, revision)
     if not checked:
-        from ser_hf import modeling
+        from ser_hf.models import loading
 
-        modeling.load_for_prediction(found.id, found.sha)
+        loading.load_for_prediction(found.id, found.sha)
     closed = "private" if found.private else "gated" if found.gated else None
     name = hub.full_name(space)
     commit = hub.commit(files(found.id, found.sha, name, closed), name, private, "space")

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from ser_hf import audio, metrics
 from ser_hf.audio import effects, resampling, voice_activity
-from ser_hf.predictor import Predictor
+from ser_hf.inference.predictor import Predictor
 
 _RATE = audio.SAMPLING_RATE
 _SHORTEST = round(audio.MIN_SECONDS * _RATE)

@@ -17,8 +17,8 @@ from ser_hf.averaging import Average
 from ser_hf.batches import FrameBudget, by_length
 from ser_hf.clips import Clips
 from ser_hf.endings import RUN, TrainingError
-from ser_hf.features import EXTRAS, Collator
-from ser_hf.modeling import ALONE
+from ser_hf.models.features import EXTRAS, Collator
+from ser_hf.models.padding import ALONE
 from ser_hf.objective import Objective
 from ser_hf.sharpness import ascended
 from ser_hf.watch import Watch

@@ -14,10 +14,12 @@ import transformers
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_callback import TrainerState
 
-from ser_hf import calibration, evaluation, evidence, features, modeling, modes, preparation, probing, protocols
+from ser_hf import calibration, evaluation, evidence, modes, preparation, probing, protocols
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.endings import RUN, TrainingError, checkpoints, complete, room_for, surviving
-from ser_hf.predictor import Predictor
+from ser_hf.inference.predictor import Predictor
+from ser_hf.models import features, loading
+from ser_hf.models.padding import ignore_padding, padding_rule
 from ser_hf.results import Results
 from ser_hf.utils import files
 from ser_hf.watch import by_epoch
@@ -105,13 +107,13 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     if (output / "results.json").exists():
         raise TrainingError(f"'{output}' holds an earlier run: choose another --output_dir")
     rows, split = preparation.data(config)
-    model, extractor = modeling.load_for_training(config.model, args.seed)
+    model, extractor = loading.load_for_training(config.model, args.seed)
     evaluation.refuse_seen(model.config, config.model, rows, split)
     probing.check(config, model)
     if args.process_index:
         return None  # a head is trained in seconds, by one process
     preparation.set_threads(config.threads, args)
-    padding = modeling.ignore_padding(model)
+    padding = ignore_padding(model)
     preparation.remember(model, rows, split)
     with room_for("the backbone's embeddings are computed"):
         probed = probing.probe(config, args, rows, split, model, extractor)
@@ -131,7 +133,7 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
         results = evaluation.judge(
             probed.probabilities, rows, [split], config.dataset, name, device, probed.history, probed.seconds
         )
-        results.weights = "" if config.figures_only else modeling.digest(put)
+        results.weights = "" if config.figures_only else loading.digest(put)
         if probed.calibration is not None:
             references = np.array(rows.select(split.test)["label"])
             known = evaluation.calibrated(probed.probabilities, references, model.config.ser_hf)
@@ -146,7 +148,7 @@ def _gathered(
     config: FinetuneConfig, args: TrainingArguments, trained: modes.Trained, weights: dict
 ) -> PreTrainedModel:
     """A whole model on this process out of the one whose parts FSDP had shared out."""
-    model, _ = modeling.load_for_training(config.model, args.seed)
+    model, _ = loading.load_for_training(config.model, args.seed)
     model.config = trained.model.config
     whole = modes.Trained(model, None)
     if config.mode == "lora":
@@ -185,7 +187,7 @@ def _written(
 def summarise(model: PreTrainedModel, extractor: transformers.FeatureExtractionMixin) -> str:
     """Layers, output shapes for one clip of two seconds, and parameters, as text."""
     clip = features.extract(extractor, np.zeros(32_000, dtype=np.float32))
-    batch = features.Collator(extractor, modeling.padding_rule(model))([{"features": clip}])
+    batch = features.Collator(extractor, padding_rule(model))([{"features": clip}])
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
     columns = ("output_size", "num_params", "trainable")
     return str(torchinfo.summary(model.eval(), input_data=batch, depth=4, col_names=columns, verbose=0)) + "\n"

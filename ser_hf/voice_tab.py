@@ -5,10 +5,10 @@ from pathlib import Path
 import gradio as gr
 
 from ser_hf import rendering, uploads
-from ser_hf.adaptation import Adaptation
 from ser_hf.errors import UserError
+from ser_hf.inference.predictor import Predictor
+from ser_hf.inference.speaker_adaptation import Adaptation
 from ser_hf.limits import Limits
-from ser_hf.predictor import Predictor
 
 
 def build(predictor: Predictor, limits: Limits) -> gr.State:

@@ -27,10 +27,11 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
-from ser_hf import audio, backends, protocols
+from ser_hf import audio, protocols
 from ser_hf.cli import main
 from ser_hf.data import dataset
 from ser_hf.data.corpora import synthetic
+from ser_hf.inference import backends
 from ser_hf.labels import ID2LABEL, LABEL2ID
 
 ROOT = Path(__file__).parent.parent

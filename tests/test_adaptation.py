@@ -10,11 +10,11 @@ from safetensors.torch import save_file
 from scipy.special import softmax
 from sklearn.mixture import GaussianMixture
 
-from ser_hf import adaptation, audio
-from ser_hf.adaptation import Adaptation, AdaptationError
+from ser_hf import audio
 from ser_hf.cli import main
-from ser_hf.deadline import TimeoutExceeded
-from ser_hf.predictor import Predictor
+from ser_hf.inference import speaker_adaptation
+from ser_hf.inference.predictor import Predictor, TimeoutExceeded
+from ser_hf.inference.speaker_adaptation import Adaptation, AdaptationError
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,13 @@ def test_the_answers_for_a_voice_are_spread_evenly_over_its_clips():
     rng = np.random.default_rng(0)
     truth = rng.integers(8, size=400)
     heard = 4 * np.eye(8)[truth] + rng.normal(size=(400, 8)) + np.array([6, 0, 0, -3, 0, 0, 2, 0])
-    voice = adaptation.fit(heard, "0" * 16)
+    voice = speaker_adaptation.fit(heard, "0" * 16)
     assert (heard.argmax(axis=1) == truth).mean() < 0.4
     assert (voice.moved(heard).argmax(axis=1) == truth).mean() > 0.97
     assert voice.offset.mean() == pytest.approx(0, abs=1e-6)
     assert np.allclose(voice.moved(heard).mean(axis=1), (1 - 0.3 * 400 / 404) * heard.mean(axis=1), atol=1e-5)
     assert (voice.clips, voice.model) == (400, "0" * 16)
-    evenly = adaptation.fit(heard, "", clustered=0)
+    evenly = speaker_adaptation.fit(heard, "", clustered=0)
     shares = softmax(heard + evenly.offset * 404 / 400, axis=1).mean(axis=0)
     assert np.allclose(shares, 1 / 8, atol=1e-3)
     assert np.allclose(evenly.moved(heard), heard + evenly.offset, atol=1e-5)
@@ -51,7 +51,7 @@ def test_clusters_hold_against_emotions_that_are_missing():
     rng = np.random.default_rng(0)
     truth = rng.integers(5, size=120)
     heard = 3 * np.eye(8)[truth] + 0.8 * rng.normal(size=(120, 8)) + np.array([0, 0, 1, 0, 0, 0, 0, 0])
-    voices = [adaptation.fit(heard, "", clustered) for clustered in (0, adaptation.CLUSTERED)]
+    voices = [speaker_adaptation.fit(heard, "", clustered) for clustered in (0, speaker_adaptation.CLUSTERED)]
     evenly, clustered = ((one.moved(heard).argmax(axis=1) == truth).mean() for one in voices)
     assert evenly < 0.85  # over eight labels, where there are five
     assert clustered > evenly + 0.05
@@ -63,18 +63,18 @@ def test_the_clusters_are_those_of_a_gaussian_mixture():
     truth = rng.integers(3, size=3_000)
     skewed = np.array([[1, 0.4, 0], [0, 0.7, 0.3], [0, 0, 0.5]])
     places = 4 * np.eye(3)[truth] + rng.normal(size=(3_000, 3)) @ skewed
-    weight, constant = adaptation._clusters(places, places, 1.0)
+    weight, constant = speaker_adaptation._clusters(places, places, 1.0)
     mixture = GaussianMixture(3, covariance_type="tied", means_init=4 * np.eye(3), tol=1e-6, max_iter=500).fit(places)
     assert np.allclose(softmax(places @ weight.T + constant, axis=1), mixture.predict_proba(places), atol=0.01)
 
 
 def test_few_clips_move_little_and_what_is_even_nothing():
     one = np.array([[3.0, 0.0, 0.0, 0.0]])
-    few, many = (adaptation.fit(np.repeat(one, clips, axis=0), "", 0).offset for clips in (1, 100))
+    few, many = (speaker_adaptation.fit(np.repeat(one, clips, axis=0), "", 0).offset for clips in (1, 100))
     assert -0.5 < few[0] < 0
     assert many[0] < -2  # a single emotion over and over is taken for the voice
-    assert np.allclose(adaptation.fit(10 * np.eye(4), "").offset, 0, atol=1e-9)
-    moved = softmax(adaptation.fit(one, "").moved(one), axis=1)[0]  # by the clusters of one clip, too
+    assert np.allclose(speaker_adaptation.fit(10 * np.eye(4), "").offset, 0, atol=1e-9)
+    moved = softmax(speaker_adaptation.fit(one, "").moved(one), axis=1)[0]  # by the clusters of one clip, too
     assert softmax(one, axis=1)[0, 0] - 0.2 < moved[0] < softmax(one, axis=1)[0, 0]
     assert np.allclose(moved[1:], moved[1])
 
@@ -82,7 +82,7 @@ def test_few_clips_move_little_and_what_is_even_nothing():
 def test_all_logits_are_moved(predictor, clips):
     voice = predictor.adapt(clips)
     heard = logits(predictor, clips)
-    moved = adaptation.fit(heard, "").moved(heard)
+    moved = speaker_adaptation.fit(heard, "").moved(heard)
     assert np.allclose(logits(voice, clips), moved, atol=1e-3)
     expected = softmax(moved, axis=1)
     assert np.allclose(voice.probabilities([audio.load(clip) for clip in clips]), expected, atol=1e-4)

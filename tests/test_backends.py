@@ -9,10 +9,11 @@ import torch
 from conftest import make_model
 from transformers import AutoModelForAudioClassification
 
-from ser_hf import backends, export, features, modeling
 from ser_hf.errors import UserError
+from ser_hf.inference import backends, export
+from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import ID2LABEL
-from ser_hf.predictor import Predictor
+from ser_hf.models import features, loading
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def train_on(folder):
 def test_a_kept_graph_needs_no_weights_and_no_exporter(home, models, clips, monkeypatch):
     first = Predictor(models["layer"], backend="onnx").probabilities(clips[:3])
     np.testing.assert_allclose(first, Predictor(models["layer"]).probabilities(clips[:3]), atol=1e-5)
-    monkeypatch.delattr(modeling, "load_for_prediction")
+    monkeypatch.delattr(loading, "load_for_prediction")
     monkeypatch.setitem(sys.modules, "onnx", None)
     np.testing.assert_array_equal(Predictor(models["layer"], backend="onnx").probabilities(clips[:3]), first)
     assert len(list(home.iterdir())) == 1
@@ -64,7 +65,7 @@ def test_an_unreadable_kept_graph_is_named(home, models):
 def test_a_hub_id_is_one_commit(home, models, monkeypatch, tmp_path):
     snapshot, asked_for = tmp_path / "snapshots" / "c0ffee", []
     shutil.copytree(models["layer"], snapshot)
-    original = modeling.load_for_prediction
+    original = loading.load_for_prediction
 
     def downloaded(name, revision, allow_patterns):
         asked_for.append((name, revision))
@@ -76,7 +77,7 @@ def test_a_hub_id_is_one_commit(home, models, monkeypatch, tmp_path):
         return original(snapshot)
 
     monkeypatch.setattr(backends, "snapshot_download", downloaded)
-    monkeypatch.setattr(modeling, "load_for_prediction", load)
+    monkeypatch.setattr(loading, "load_for_prediction", load)
     backends.load("you/model", "onnx", revision="v1")
     assert asked_for == [("you/model", "v1"), ("you/model", "c0ffee")]
 
@@ -95,7 +96,7 @@ def test_labels_without_a_meaning_are_refused(home, int8, models, tmp_path):
         config = json.loads((folder / "config.json").read_text())
         config["id2label"] = {str(i): f"LABEL_{i}" for i in range(8)}
         (folder / "config.json").write_text(json.dumps(config))
-        with pytest.raises(modeling.ModelError, match="labels without a meaning"):
+        with pytest.raises(loading.ModelError, match="labels without a meaning"):
             backends.load(folder, backend)
 
 
@@ -116,13 +117,13 @@ def test_wrong_backends_and_devices_end_in_one_line(models):
         with pytest.raises(UserError) as raised:
             backends.load(models["layer"], **named)
         assert str(raised.value).endswith(message)
-    with pytest.raises(modeling.ModelError, match="does not exist"):
+    with pytest.raises(loading.ModelError, match="does not exist"):
         backends.load("/nowhere", "onnx")
 
 
 @pytest.mark.parametrize("kind", ["bert", "group"])
 def test_bfloat16_is_autocast_whoever_calls_the_model(kind, models):
-    model, extractor, _ = modeling.load_for_prediction(models[kind])
+    model, extractor, _ = loading.load_for_prediction(models[kind])
     backend = backends.load(models[kind], "torch-bf16", "cpu")
     made = features.extract(extractor, np.random.default_rng(0).normal(size=8000).astype(np.float32))[None]
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):

@@ -8,10 +8,11 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from transformers import pipeline
 
-from ser_hf import audio, calibration, metrics, modeling, protocols
+from ser_hf import audio, calibration, metrics, protocols
 from ser_hf.calibration import CalibrationError
 from ser_hf.confidence import ConfidenceError
-from ser_hf.predictor import Predictor
+from ser_hf.inference.predictor import Predictor
+from ser_hf.models import loading
 
 
 def draw(degrees, n=2000, seed=0):
@@ -38,7 +39,7 @@ def sure(models, rows, head):
     """A model that is far too sure of itself, the validation clips, and its logits and their labels."""
     predictor = Predictor(models["group"])
     predictor.model.config.ser_hf = {"protocol_hash": "h", "speakers": ["ravdess-01"]}
-    layer = modeling.last_linear(predictor.model)
+    layer = loading.last_linear(predictor.model)
     layer.weight.data, layer.bias.data = (3 * one.float() for one in head)
     indices = protocols.split(rows).validation
     return predictor, indices, *logits_of(predictor, rows, indices)

@@ -4,9 +4,10 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-from ser_hf import audio, augment, clips, features, frozen, silence, spectral
+from ser_hf import audio, augment, clips, frozen, silence, spectral
 from ser_hf.audio import effects, voice_activity
 from ser_hf.clips import Clips, Variation
+from ser_hf.models import features, frozen_frontend
 
 INDICES = [5, 9, 40, 200, 390, 405]
 
@@ -209,7 +210,9 @@ def test_weights_come_with_the_examples(rows, extractors):
 def test_examples_from_frozen_outputs(rows, models, extractors, tmp_path):
     model = AutoModelForAudioClassification.from_pretrained(models["layer"]).eval()
     used = rows.select(INDICES)
-    store, _ = frozen.store(used, "front", model, extractors["layer"], frozen.Front(model).outputs, tmp_path)
+    store, _ = frozen.store(
+        used, "front", model, extractors["layer"], frozen_frontend.FrozenFrontend(model).outputs, tmp_path
+    )
     stored = Clips(rows, INDICES, extractors["layer"], store=store).decode()
     varied = Clips(rows, INDICES, extractors["layer"], Variation(silence="vary"), store).decode()
     cut = 0

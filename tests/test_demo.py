@@ -15,8 +15,8 @@ from conftest import serving
 from safetensors.torch import load_file, save_file
 
 from ser_hf import audio
+from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
-from ser_hf.predictor import Predictor
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SCREENSHOTS = os.environ.get("SER_HF_SCREENSHOT", "")  # a folder

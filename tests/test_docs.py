@@ -10,8 +10,8 @@ import sys
 import pytest
 from conftest import ROOT, serving
 
+from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
-from ser_hf.predictor import Predictor
 
 BLOCKS = re.findall(r"```(python|bash)\n(.*?)```", (ROOT / "docs" / "in_your_code.md").read_text(), re.DOTALL)
 ADDRESS = "http://127.0.0.1:7860"

@@ -6,7 +6,7 @@ import pytest
 
 from ser_hf import evaluation, protocols
 from ser_hf.cli import main
-from ser_hf.predictor import Predictor
+from ser_hf.inference.predictor import Predictor
 from ser_hf.protocols import LeakError
 from ser_hf.results import Results, ResultsError
 

@@ -12,10 +12,11 @@ import torch
 from conftest import FAST
 from transformers import pipeline
 
-from ser_hf import audio, baselines, cards, evidence, modeling, provenance, report
+from ser_hf import audio, baselines, cards, evidence, provenance, report
 from ser_hf.cli import main
+from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
-from ser_hf.predictor import Predictor
+from ser_hf.models import loading
 from ser_hf.provenance import ProvenanceError
 from ser_hf.results import Results
 
@@ -75,7 +76,7 @@ def test_history_and_settings_of_the_training_are_kept(full, tuned):
     assert later.history == own.history
     assert later.training == own.training
     assert later.calibration["validation"] == own.calibration["validation"]
-    assert later.weights == own.weights == modeling.digest(Predictor(tuned).model)
+    assert later.weights == own.weights == loading.digest(Predictor(tuned).model)
 
 
 def test_fine_tuning_calibrates_and_stock_pipeline_with_it(tuned, recordings):
@@ -98,7 +99,7 @@ def test_fine_tuning_without_calibration_has_the_same_answers(tuned, built, mode
     assert plain.calibration is None
     assert plain.confusion_matrix == calibrated.confusion_matrix
     assert plain.ece == pytest.approx(calibrated.calibration["ece_before"], abs=1e-6)
-    last = [modeling.last_linear(Predictor(folder).model).weight for folder in (tmp_path / "m", tuned)]
+    last = [loading.last_linear(Predictor(folder).model).weight for folder in (tmp_path / "m", tuned)]
     torch.testing.assert_close(last[0] / calibrated.calibration["temperature"], last[1])
 
 
@@ -199,7 +200,7 @@ class TestProvenance:
 
     def test_evidence_of_other_weights_is_refused(self, model):
         predictor = Predictor(model)
-        modeling.last_linear(predictor.model).weight.data += 0.01
+        loading.last_linear(predictor.model).weight.data += 0.01
         predictor.model.save_pretrained(model)
         with pytest.raises(ProvenanceError, match="is of other weights"):
             provenance.check(model)

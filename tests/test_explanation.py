@@ -10,8 +10,8 @@ from transformers import AutoModelForAudioClassification, Wav2Vec2FeatureExtract
 from ser_hf import audio, explanation
 from ser_hf.errors import UserError
 from ser_hf.explanation import ExplanationError
+from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import COLOURS, EMOTIONS
-from ser_hf.predictor import Predictor
 
 
 def recording(seconds=3.0, seed=0, floor=1e-3):

@@ -10,10 +10,12 @@ import torch
 from scipy.special import softmax
 from transformers import AutoModelForAudioClassification, HubertConfig, Wav2Vec2FeatureExtractor, WavLMConfig
 
-from ser_hf import audio, backends, export, features, modeling, onnx_backend
+from ser_hf import audio
 from ser_hf.errors import UserError
+from ser_hf.inference import backends, export
+from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import ID2LABEL, LABEL2ID
-from ser_hf.predictor import Predictor
+from ser_hf.models import features, loading, padding
 
 SECONDS = (0.1, 0.13, 0.5, 1.0, 1.37, 2.0, 3.3, 6.0)
 
@@ -29,10 +31,10 @@ def int8(tuned, tmp_path_factory):
 def loaded(kind, models):
     """A small model, its extractor and its rule; of the kinds of `models`, `tiny`, or another architecture."""
     if kind in models:
-        return modeling.load_for_prediction(models[kind])
+        return loading.load_for_prediction(models[kind])
     torch.manual_seed(0)
     if kind == "tiny":
-        model, extractor = modeling.load_for_training("tiny")
+        model, extractor = loading.load_for_training("tiny")
     else:
         config = {"hubert": HubertConfig, "wavlm": WavLMConfig}[kind](
             **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32},
@@ -42,7 +44,7 @@ def loaded(kind, models):
         )
         model, extractor = AutoModelForAudioClassification.from_config(config), Wav2Vec2FeatureExtractor()
         model.classifier.weight.data *= 50
-    rule = modeling.ignore_padding(model)
+    rule = padding.ignore_padding(model)
     return model.eval(), extractor, rule
 
 
@@ -55,7 +57,7 @@ def test_a_graph_answers_as_torch_for_any_number_of_clips_of_any_length(kind, mo
     model, extractor, rule = loaded(kind, models)
     export.write_onnx(model, extractor, rule, tmp_path / "model.onnx")
     assert not model.training
-    session, rng = onnx_backend.session(tmp_path / "model.onnx"), np.random.default_rng(0)
+    session, rng = backends.onnx_session(tmp_path / "model.onnx"), np.random.default_rng(0)
     for seconds in SECONDS:
         noise = rng.normal(scale=0.1, size=(3, int(seconds * audio.SAMPLING_RATE))).astype(np.float32)
         made = np.stack([features.extract(extractor, clip) for clip in noise])
@@ -72,7 +74,9 @@ def test_the_mask_of_another_batch_is_not_baked_in(models, tmp_path):
         wanted = model(samples).logits
         model(samples, attention_mask=torch.tensor([[1] * 8000, [1] * 4000 + [0] * 4000]))
     export.write_onnx(model, extractor, rule, tmp_path / "model.onnx")
-    np.testing.assert_allclose(asked(onnx_backend.session(tmp_path / "model.onnx"), samples.numpy()), wanted, atol=1e-5)
+    np.testing.assert_allclose(
+        asked(backends.onnx_session(tmp_path / "model.onnx"), samples.numpy()), wanted, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", ["bert", "group"])
@@ -111,10 +115,10 @@ def test_an_exported_folder_needs_no_safetensors(quantised, tuned, clips, tmp_pa
     assert {path.name for path in folder.iterdir()} == files
     assert json.loads((folder / "export.json").read_text()) == found
     assert (found["model"], found["backend"]) == (tuned.name, backend)
-    assert found["digest"] == modeling.digest(modeling.load_for_prediction(tuned)[0])
+    assert found["digest"] == loading.digest(loading.load_for_prediction(tuned)[0])
     assert found["gate"]["clips"] == 4
     assert found["gate"]["max_difference"] < (0.1 if quantised else 1e-4)
-    monkeypatch.delattr(modeling, "load_for_prediction")
+    monkeypatch.delattr(loading, "load_for_prediction")
     predictor = Predictor(folder, backend=backend)
     assert predictor.trained_on["protocol"] == "speaker"
     answer = predictor.predict({"array": clips[0], "sampling_rate": 16_000})
@@ -146,7 +150,7 @@ def test_the_gate_refuses_other_answers_and_leaves_nothing(quantised, home, mode
 
 @pytest.mark.parametrize(("lead", "changed"), [(0.04, 0), (0.06, 1)])
 def test_labels_that_hang_by_a_hair_may_change(lead, changed, models, monkeypatch):
-    _, extractor, _ = modeling.load_for_prediction(models["layer"])
+    _, extractor, _ = loading.load_for_prediction(models["layer"])
     torchs, graphs = np.log([[0.5 + lead / 2, 0.5 - lead / 2]]), np.log([[0.49, 0.51]])
     fake = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="x")], run=lambda names, made: [graphs])
     monkeypatch.setattr(export, "session", lambda path: fake)
@@ -164,7 +168,7 @@ def test_the_gate_lets_near_answers_pass():
     figures = {"clips": 10, "max_difference": 0.03, "same_labels": 0.9, "changed": 0}
     export._judge(figures, "onnx-int8")
     for bad in ({"max_difference": 0.2}, {"max_difference": float("nan")}, {"changed": 1}):
-        with pytest.raises(onnx_backend.OnnxError):
+        with pytest.raises(backends.OnnxError):
             export._judge(figures | bad, "onnx-int8")
 
 

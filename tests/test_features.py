@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from transformers import AutoFeatureExtractor, SeamlessM4TFeatureExtractor
 
-from ser_hf import features, tiny
-from ser_hf.features import Collator
+from ser_hf.models import features, presets
+from ser_hf.models.features import Collator
 
 
 def noise(samples, seed=0):
@@ -30,7 +30,7 @@ def test_mel_frames_are_those_of_the_stock_extractor(samples, stride):
 
 @pytest.mark.parametrize("samples", [1_600, 1_999, 48_123])
 def test_frames_that_are_not_normalised_are_those_of_the_stock_extractor(samples):
-    extractor = tiny.extractor("tiny-50")
+    extractor = presets.preset_extractor("tiny-50")
     prepared = features.prepare(extractor, noise(samples))
     stock = extractor(noise(samples), sampling_rate=16_000, return_tensors="np")
     mask, stock = stock["attention_mask"][0], stock["input_features"][0]

@@ -12,10 +12,11 @@ from transformers import (
     WavLMConfig,
 )
 
-from ser_hf import audio, features, frozen, modeling
+from ser_hf import audio, frozen
 from ser_hf.audio import voice_activity
 from ser_hf.clips import Clips
-from ser_hf.frozen import CacheError, Front
+from ser_hf.models import features, padding
+from ser_hf.models.frozen_frontend import CacheError, FrozenFrontend
 
 INDICES = [5, 40, 390, 405, 200]
 DEPTHS = [("group", 0), ("layer", 0), *[(kind, depth) for kind in ("bert", "group", "layer") for depth in (1, 2)]]
@@ -52,13 +53,13 @@ def test_stored_outputs_give_the_models_own_answer(rows, models, tmp_path, kind,
     used = rows.select(INDICES)
     alone = [model(**features.Collator(extractor, "fixed length")([one])).logits for one in raw(used, extractor)]
     expected = torch.cat(alone).detach()
-    rule = modeling.ignore_padding(model)
-    front = Front(model, depth)
+    rule = padding.ignore_padding(model)
+    front = FrozenFrontend(model, depth)
     store, made = frozen.store(used, "front", model, extractor, front.outputs, tmp_path)
     assert made
     clips = Clips(rows, INDICES, extractor, store=store)
     stored = [clips[place] for place in range(len(clips))]
-    lengths = [modeling.frames_of(model, len(one["features"])) for one in raw(used, extractor)]
+    lengths = [padding.frames_of(model, len(one["features"])) for one in raw(used, extractor)]
     assert [len(one["features"]) for one in stored] == lengths
     assert len(set(lengths)) > 2
     front.bypass()
@@ -74,11 +75,11 @@ def test_stored_outputs_give_the_models_own_answer(rows, models, tmp_path, kind,
 @pytest.mark.parametrize(("kind", "depth"), DEPTHS)
 def test_what_is_bypassed_comes_back(rows, models, kind, depth):
     model, extractor = deep(models, kind)
-    collate = features.Collator(extractor, modeling.ignore_padding(model))
+    collate = features.Collator(extractor, padding.ignore_padding(model))
     clips = raw(rows.select(INDICES[:3]), extractor)
     modules, before = dict(model.named_modules()), logits(model, clips, collate)
     methods = {(owner, name) for owner in (model, model.base_model) for name in vars(owner)}
-    front = Front(model, depth)
+    front = FrozenFrontend(model, depth)
     front.bypass()
     assert dict(model.named_modules()) != modules
     front.restore()
@@ -89,8 +90,8 @@ def test_what_is_bypassed_comes_back(rows, models, kind, depth):
 
 def test_a_bypassed_model_trains_only_what_lies_above(rows, models, tmp_path):
     model, extractor = deep(models, "group")
-    rule = modeling.ignore_padding(model)
-    front = Front(model, 2)
+    rule = padding.ignore_padding(model)
+    front = FrozenFrontend(model, 2)
     store, _ = frozen.store(rows.select(INDICES), "front", model, extractor, front.outputs, tmp_path)
     clips = Clips(rows, INDICES, extractor, store=store)
     front.bypass()
@@ -105,12 +106,12 @@ def test_a_bypassed_model_trains_only_what_lies_above(rows, models, tmp_path):
 
 def test_storing_leaves_the_model_as_it_is(rows, models, tmp_path):
     model, extractor = deep(models, "group")
-    modeling.ignore_padding(model)
+    padding.ignore_padding(model)
     model.freeze_feature_encoder()
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     modules, hooks = list(model.named_modules()), len(model._forward_pre_hooks)
     model.train()
-    frozen.store(rows.select(INDICES), "front", model, extractor, Front(model).outputs, tmp_path)
+    frozen.store(rows.select(INDICES), "front", model, extractor, FrozenFrontend(model).outputs, tmp_path)
     assert model.training
     assert list(model.named_modules()) == modules
     assert len(model._forward_pre_hooks) == hooks
@@ -122,7 +123,7 @@ class Counting:
     """A front whose calls are counted."""
 
     def __init__(self, model):
-        self.front, self.calls = Front(model), 0
+        self.front, self.calls = FrozenFrontend(model), 0
 
     def __call__(self, batch):
         self.calls += 1
@@ -184,9 +185,11 @@ def test_what_changes_the_outputs_changes_the_key(rows, models, tmp_path, change
 
 def test_a_sound_that_occurs_twice_is_stored_once(rows, models, tmp_path):
     model, extractor = deep(models, "layer")
-    store, _ = frozen.store(rows.select([5, 9, 5, 5]), "front", model, extractor, Front(model).outputs, tmp_path)
+    store, _ = frozen.store(
+        rows.select([5, 9, 5, 5]), "front", model, extractor, FrozenFrontend(model).outputs, tmp_path
+    )
     assert len(store) == 2
-    alone, _ = frozen.store(rows.select([9]), "front", model, extractor, Front(model).outputs, tmp_path)
+    alone, _ = frozen.store(rows.select([9]), "front", model, extractor, FrozenFrontend(model).outputs, tmp_path)
     np.testing.assert_allclose(store[rows[9]["sha256"]][0], alone[rows[9]["sha256"]][0], atol=2e-3)
     assert len(store.values) == sum(len(store[rows[index]["sha256"]][0]) for index in (5, 9))
 
@@ -201,13 +204,13 @@ def test_what_is_half_written_is_no_store(rows, models, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         frozen.store(used, "front", model, extractor, broken, tmp_path)
     assert not list(tmp_path.iterdir())
-    whole, _ = frozen.store(used, "front", model, extractor, Front(model).outputs, tmp_path)
+    whole, _ = frozen.store(used, "front", model, extractor, FrozenFrontend(model).outputs, tmp_path)
     expected = np.array(whole.values)
     del whole  # or its file would be cut off while it is mapped
     (folder,) = tmp_path.iterdir()
     (folder / "index.json").unlink()
     (folder / "values.f16").write_bytes(b"\0\0")
-    store, made = frozen.store(used, "front", model, extractor, Front(model).outputs, tmp_path)
+    store, made = frozen.store(used, "front", model, extractor, FrozenFrontend(model).outputs, tmp_path)
     assert made
     np.testing.assert_array_equal(store.values, expected)
     assert json.loads((folder / "index.json").read_text())["shape"] == [16]
@@ -215,7 +218,7 @@ def test_what_is_half_written_is_no_store(rows, models, tmp_path):
 
 def test_the_voice_is_found_in_frames(rows, models, tmp_path):
     model, extractor = deep(models, "layer")
-    store, _ = frozen.store(rows.select(INDICES), "front", model, extractor, Front(model).outputs, tmp_path)
+    store, _ = frozen.store(rows.select(INDICES), "front", model, extractor, FrozenFrontend(model).outputs, tmp_path)
     for index in INDICES:
         samples = audio.load(rows[index]["audio"])
         first, last = voice_activity.voiced(samples)
@@ -243,12 +246,12 @@ def test_unknown_fronts_are_refused(models):
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     convolutions = {"conv_dim": (16,), "conv_kernel": (10,), "conv_stride": (10,), "num_conv_pos_embedding_groups": 2}
     wavlm = small(WavLMConfig(**sizes, **convolutions))
-    assert Front(wavlm, 0).base is wavlm.base_model
+    assert FrozenFrontend(wavlm, 0).base is wavlm.base_model
     with pytest.raises(CacheError, match=r"^the layers of a wavlm cannot be cached: pass --cache_frozen false$"):
-        Front(wavlm, 1)
+        FrozenFrontend(wavlm, 1)
     spectrogram = small(ASTConfig(**sizes))
     for depth in (0, 1):
         with pytest.raises(CacheError, match=r"^the front of a audio-spectrogram-transformer cannot be cached"):
-            Front(spectrogram, depth)
+            FrozenFrontend(spectrogram, depth)
     with pytest.raises(CacheError, match=r"^the front of a wav2vec2-bert cannot be cached"):
-        Front(deep(models, "bert")[0], 0)  # nothing comes before its layers
+        FrozenFrontend(deep(models, "bert")[0], 0)  # nothing comes before its layers

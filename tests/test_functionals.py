@@ -8,10 +8,11 @@ import torch
 from conftest import FAST
 from safetensors.torch import load_file
 
-from ser_hf import functionals, modeling, preparation, protocols
+from ser_hf import functionals, preparation, protocols
 from ser_hf.arguments import parse_finetune
 from ser_hf.cli import main
 from ser_hf.data import acoustic_features
+from ser_hf.models import loading
 
 
 def voice(rng):
@@ -89,7 +90,7 @@ def test_nothing_of_the_second_task_is_left_in_what_is_saved(built, models, tmp_
 
 
 def test_a_head_that_is_not_linear_is_refused(models):
-    model, _ = modeling.load_for_training(models["bert"])
+    model, _ = loading.load_for_training(models["bert"])
     model.classifier = torch.nn.Sequential(model.classifier)
-    with pytest.raises(modeling.ModelError, match="leave out --egemaps"):
+    with pytest.raises(loading.ModelError, match="leave out --egemaps"):
         functionals.attach(model, 70, 1.0)

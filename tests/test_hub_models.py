@@ -10,8 +10,9 @@ from clients import run
 from hub import Hub, Repo
 from safetensors.torch import load_file, save_file
 
-from ser_hf import hub, modeling
-from ser_hf.modeling import ModelError
+from ser_hf import hub
+from ser_hf.models import loading
+from ser_hf.models.loading import ModelError
 
 NAME = "you/voices"
 PUSHED = {"config.json", "preprocessor_config.json", "model.safetensors", "results.json", "README.md"}
@@ -38,11 +39,11 @@ def others(tuned, tmp_path_factory):
         for name in ("sharded", "leaky", "headless", "nameless")
     }
     results = json.loads((tuned / "results.json").read_text())
-    model, _, _ = modeling.load_for_prediction(tuned)
+    model, _, _ = loading.load_for_prediction(tuned)
     model.classifier.bias.data += 0.5
     (made["sharded"] / "model.safetensors").unlink()
     model.save_pretrained(made["sharded"], max_shard_size="20KB")
-    (made["sharded"] / "results.json").write_text(json.dumps(results | {"weights": modeling.digest(model)}))
+    (made["sharded"] / "results.json").write_text(json.dumps(results | {"weights": loading.digest(model)}))
     (made["leaky"] / "results.json").write_text(json.dumps(results | {"held_apart": []}))
     weights = load_file(tuned / "model.safetensors")
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("classifier")}
@@ -141,10 +142,10 @@ def test_a_revision_is_loaded_and_what_cannot_be_is_said_in_one_line(remote, tun
     head = next(iter(repo.heads().values()))
     repo.tags["v1"], repo.branches[BRANCH] = head.oid, [head._replace(oid="1" * 40, files=contents(others["sharded"]))]
     asked = {
-        (NAME, None): (mine := modeling.digest(modeling.load_for_prediction(tuned)[0])),
+        (NAME, None): (mine := loading.digest(loading.load_for_prediction(tuned)[0])),
         (NAME, "v1"): mine,
         (NAME, head.oid): mine,
-        (NAME, BRANCH): (other := modeling.digest(modeling.load_for_prediction(others["sharded"])[0])),
+        (NAME, BRANCH): (other := loading.digest(loading.load_for_prediction(others["sharded"])[0])),
         (NAME, "1" * 40): other,
         (NAME, "v9"): f"model '{NAME}' at 'v9' cannot be loaded (the Hub has no such revision): check the branch, tag",
         ("you/nothing", None): "model 'you/nothing' cannot be loaded (the Hub has none of that name, or hides it",
@@ -163,7 +164,7 @@ def test_a_revision_is_loaded_and_what_cannot_be_is_said_in_one_line(remote, tun
 
 def test_offline_a_model_that_is_not_in_the_cache_is_said_in_one_line():
     with pytest.raises(ModelError, match=r"'nobody/nothing' cannot be loaded .*unset HF_HUB_OFFLINE"):
-        modeling.load_for_prediction("nobody/nothing")
+        loading.load_for_prediction("nobody/nothing")
 
 
 @pytest.fixture

@@ -14,8 +14,9 @@ from ser_hf import IN_THE_BOX, adaptation, audio, calibration, cross_validation,
 from ser_hf.cards import CardError
 from ser_hf.cli import main
 from ser_hf.errors import UserError
+from ser_hf.inference import speaker_adaptation
+from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
-from ser_hf.predictor import Predictor
 from ser_hf.results import Results
 
 NAMES = ("accuracy", "uar", "adapted uar", "ece before", "ece")
@@ -164,7 +165,7 @@ def test_no_clip_is_adapted_on_itself():
     logits = np.eye(8)[[0, 1, 2, 3]] * 5
     moved = adaptation.crossed(logits, ["a", "a", "a", "b"], np.random.default_rng(0))
     for place, others in ((0, [1, 2]), (1, [0, 2]), (2, [0, 1])):
-        assert np.allclose(moved[place], adaptation.fit(logits[others], "").moved(logits[place]))
+        assert np.allclose(moved[place], speaker_adaptation.fit(logits[others], "").moved(logits[place]))
     assert np.array_equal(moved[3], logits[3])  # its speaker has no other clip
 
 

@@ -4,7 +4,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForAudioClassification, WavLMConfig
 
 from ser_hf import modes
-from ser_hf.modeling import ModelError, ignore_padding
+from ser_hf.models.loading import ModelError
+from ser_hf.models.padding import ignore_padding
 
 KINDS = ("bert", "group", "layer")
 

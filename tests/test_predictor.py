@@ -11,12 +11,12 @@ import pytest
 import soundfile
 from conftest import ROOT
 
-from ser_hf import audio, windows
-from ser_hf.answers import segment
+from ser_hf import audio
 from ser_hf.audio.voice_activity import FRAME, VoiceActivityDetector
-from ser_hf.deadline import TimeoutExceeded
+from ser_hf.inference import long_audio
+from ser_hf.inference.prediction import segment
+from ser_hf.inference.predictor import Predictor, TimeoutExceeded
 from ser_hf.labels import EMOTIONS
-from ser_hf.predictor import Predictor
 
 RATE = audio.SAMPLING_RATE
 
@@ -75,24 +75,24 @@ def test_answers_equal_those_of_the_stock_pipeline(kind, models, clips):
 
 
 def test_up_to_ten_seconds_are_one_utterance(predictor, talk):
-    whole = predictor.predict(talk[: windows.LONG])
+    whole = predictor.predict(talk[: long_audio.LONG])
     assert [(one["start"], one["end"]) for one in whole["segments"]] == [(0.0, 10.0)]
-    expected = predictor.probabilities([talk[: windows.LONG]])[0]
+    expected = predictor.probabilities([talk[: long_audio.LONG]])[0]
     assert list(whole["scores"].values()) == pytest.approx(expected, abs=2e-6)
 
 
 def test_a_long_recording_is_the_mean_of_its_windows(predictor, talk):
     answer = predictor.predict(talk)
-    starts = [*range(0, len(talk) - windows.WINDOW + 1, windows.HOP), len(talk) - windows.WINDOW]
-    listener, voiced = VoiceActivityDetector().listen(), windows.Voiced()
+    starts = [*range(0, len(talk) - long_audio.WINDOW + 1, long_audio.HOP), len(talk) - long_audio.WINDOW]
+    listener, voiced = VoiceActivityDetector().listen(), long_audio.Voiced()
     voiced.add(np.concatenate([listener.feed(talk), listener.finish()]))
-    kept = [s for s in dict.fromkeys(starts) if voiced.within(s, s + windows.WINDOW)[0] >= windows.MIN_VOICE]
-    rows = predictor.probabilities([talk[s : s + windows.WINDOW] for s in kept])
-    cells = -(-len(talk) // windows.HOP)
+    kept = [s for s in dict.fromkeys(starts) if voiced.within(s, s + long_audio.WINDOW)[0] >= long_audio.MIN_VOICE]
+    rows = predictor.probabilities([talk[s : s + long_audio.WINDOW] for s in kept])
+    cells = -(-len(talk) // long_audio.HOP)
     total, weight = np.zeros(8), 0
     for cell in range(cells):
-        low, high = cell * windows.HOP, min(len(talk), (cell + 1) * windows.HOP)
-        shares = np.array([max(0, min(s + windows.WINDOW, (cell + 1) * windows.HOP) - max(s, low)) for s in kept])
+        low, high = cell * long_audio.HOP, min(len(talk), (cell + 1) * long_audio.HOP)
+        shares = np.array([max(0, min(s + long_audio.WINDOW, (cell + 1) * long_audio.HOP) - max(s, low)) for s in kept])
         if shares.sum():
             heard = voiced.within(low, high)[0]
             total, weight = total + heard * (shares @ rows) / shares.sum(), weight + heard
@@ -114,11 +114,11 @@ def test_a_timeline_is_in_order_and_has_no_silence(predictor, talk):
 
 
 def test_labels_of_a_timeline_follow_the_windows():
-    timeline = windows.Timeline(["a", "b"])
+    timeline = long_audio.Timeline(["a", "b"])
     sure = {0: 0.9, 2: 0.9, 4: 0.1, 6: 0.1, 8: 0.1}
     for second, first in sure.items():
         timeline.add(second * RATE, np.array([first, 1 - first]))
-    voiced = windows.Voiced()
+    voiced = long_audio.Voiced()
     voiced.add(np.ones(12 * RATE // FRAME, dtype=bool))
     whole, segments = timeline.read(voiced, 12 * RATE)
     # the cell of 4 to 6 s lies in a window of either kind: 0.5 each, of which the first label is taken
@@ -165,7 +165,7 @@ def test_too_long_and_too_slow_are_refused_in_words(predictor, talk):
 
 MEMORY = """
 import resource, sys
-from ser_hf.predictor import Predictor
+from ser_hf.inference.predictor import Predictor
 predictor = Predictor(sys.argv[1], device="cpu")
 for file in sys.argv[2:]:
     seconds = predictor.predict(file)["duration"]
@@ -233,7 +233,7 @@ class Said:
 
 
 def running(rows, voiced=True):
-    from ser_hf.streaming import Stream
+    from ser_hf.inference.long_audio import Stream
 
     class Heard:
         def feed(self, part):

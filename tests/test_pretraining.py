@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForAudioClassification, HubertConfig
 
-from ser_hf import evaluation, modeling, pretraining, pretraining_data, pretraining_model, protocols, tiny
+from ser_hf import evaluation, pretraining, pretraining_data, pretraining_model, protocols
 from ser_hf.errors import UserError
+from ser_hf.models import loading, presets
 from ser_hf.pretrain_cli import pretrain
 from ser_hf.pretraining_data import Masking
 from ser_hf.utils.files import OutputError
@@ -115,11 +116,11 @@ def test_models_from_nothing_are_saved_whole(name, least, tmp_path):
     assert int(model._get_feat_extract_output_lengths(torch.tensor(len(clip)))) == {"tiny": 24, "small": 49}[name]
     pretraining_model.save(model, kept, tmp_path / "m")
     extractor.save_pretrained(tmp_path / "m")
-    loaded, _ = modeling.load_for_training(tmp_path / "m")
+    loaded, _ = loading.load_for_training(tmp_path / "m")
     for key, tensor in model.base_model.state_dict().items():
         assert torch.equal(tensor, loaded.base_model.state_dict()[key])
     if name == "tiny":
-        assert loaded.config.mask_time_length == tiny.config().mask_time_length
+        assert loaded.config.mask_time_length == presets.preset_config().mask_time_length
         assert "attn_implementation" not in (tmp_path / "m" / "config.json").read_text()
 
 
@@ -137,10 +138,10 @@ def test_layer_norms_hear_float32_in_bf16(built, models, tmp_path, monkeypatch):
 
 def test_other_models_are_refused_at_the_start(tmp_path):
     HubertConfig().save_pretrained(tmp_path / "hubert")
-    with pytest.raises(modeling.ModelError, match="is of the type hubert: wav2vec2 and wav2vec2-bert") as error:
+    with pytest.raises(loading.ModelError, match="is of the type hubert: wav2vec2 and wav2vec2-bert") as error:
         pretrain(words("nowhere", tmp_path / "hubert", tmp_path / "m"))
     assert "\n" not in str(error.value)
-    with pytest.raises(modeling.ModelError, match="cannot be loaded"):
+    with pytest.raises(loading.ModelError, match="cannot be loaded"):
         pretrain(words("nowhere", tmp_path / "nothing", tmp_path / "m"))
     with pytest.raises(OutputError, match="exists already"):
         pretrain(words("nowhere", "tiny", tmp_path))

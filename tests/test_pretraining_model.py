@@ -8,7 +8,8 @@ import torch
 from transformers import Wav2Vec2ForPreTraining
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2GumbelVectorQuantizer
 
-from ser_hf import features, pretraining, pretraining_model
+from ser_hf import pretraining, pretraining_model
+from ser_hf.models import features
 from ser_hf.pretraining_data import Masking, Order
 from ser_hf.pretraining_model import Codebook, contrastive
 

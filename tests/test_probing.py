@@ -10,8 +10,8 @@ from transformers import Wav2Vec2Model
 
 from ser_hf import audio, frozen, probing, protocols
 from ser_hf.cli import main
+from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
-from ser_hf.predictor import Predictor
 
 FLAGS = ["--mode", "probe", "--num_train_epochs", "4", "--learning_rate", "3e-2", "--bf16", "false"]
 

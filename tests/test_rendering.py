@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ser_hf import batch_tab, examples, model_tab, rendering
-from ser_hf.answers import answer, segment
 from ser_hf.audio import SAMPLING_RATE, load
+from ser_hf.inference.prediction import prediction, segment
 from ser_hf.labels import COLOURS, EMOTIONS
 
 RATE = SAMPLING_RATE
@@ -18,7 +18,7 @@ EVIL = "<img src=x onerror=alert(1)>"
 def predicted(segments, seconds=3, label="sad", below=0.0, labels=EMOTIONS):
     row = np.full(len(labels), 0.1)
     row[list(labels).index(label)] = 0.3
-    return answer("a.wav", seconds * RATE, row, segments, list(labels), below)
+    return prediction("a.wav", seconds * RATE, row, segments, list(labels), below)
 
 
 def test_bars_stand_in_the_order_of_the_labels():

@@ -16,7 +16,7 @@ from conftest import FAST
 from gradio_client import Client, handle_file
 from hub import Hub
 
-from ser_hf.predictor import Predictor
+from ser_hf.inference.predictor import Predictor
 
 DATASET, MODEL, SPACE = "you/tones", "you/voices", "you/voices-page"
 

@@ -72,7 +72,7 @@ def test_the_evaluator_of_the_evaluate_library_takes_the_metric(tuned, rows, mon
     from evaluate import evaluator
 
     from ser_hf import audio
-    from ser_hf.predictor import Predictor
+    from ser_hf.inference.predictor import Predictor
 
     some = rows.select(range(0, 384, 30))
     clips = [audio.load(row["audio"]) for row in some]

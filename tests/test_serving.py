@@ -24,8 +24,8 @@ from conftest import ROOT, free_port, serving, when_up
 from ser_hf import model_tab
 from ser_hf import serving as rooms
 from ser_hf.gate import API
+from ser_hf.inference.predictor import Predictor
 from ser_hf.limits import Limits
-from ser_hf.predictor import Predictor
 
 ELSEWHERE = "203.0.113.7"  # an address of nobody (RFC 5737), as a proxy on this machine passes it on
 

@@ -9,8 +9,8 @@ from starlette.testclient import TestClient
 
 from ser_hf import serving, sessions
 from ser_hf.gate import API
+from ser_hf.inference.predictor import Predictor
 from ser_hf.limits import Limits
-from ser_hf.predictor import Predictor
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from scipy import signal
 
 from ser_hf import stress
 from ser_hf.audio import effects, voice_activity
+from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
-from ser_hf.predictor import Predictor
 
 BY_NAME = {condition.name: condition for condition in stress.CONDITIONS}
 

@@ -2,13 +2,14 @@ import numpy as np
 import torch
 from transformers import AutoModelForAudioClassification
 
-from ser_hf import features, modeling, preparation
+from ser_hf import preparation
 from ser_hf.arguments import parse_finetune
+from ser_hf.models import features, loading
 
 
 def test_the_model_of_50_frames_a_second_is_narrower_than_tiny_and_hears_the_spectrum_at_any_loudness():
-    fine, extractor = modeling.load_for_training("tiny-50")
-    coarse, _ = modeling.load_for_training("tiny")
+    fine, extractor = loading.load_for_training("tiny-50")
+    coarse, _ = loading.load_for_training("tiny")
     assert (extractor.hop_length, fine.config.feature_projection_input_dim) == (320, extractor.feature_size)
     rng = np.random.default_rng(0)
     clip = rng.normal(size=16_000).astype(np.float32) / 10
@@ -26,7 +27,7 @@ def test_the_model_of_50_frames_a_second_is_narrower_than_tiny_and_hears_the_spe
 
 
 def test_a_model_that_masks_nothing_is_saved_without_a_vector_for_it(tmp_path):
-    model, _ = modeling.load_for_training("tiny")
+    model, _ = loading.load_for_training("tiny")
     preparation.drop_unused(model)
     assert hasattr(model.base_model, "masked_spec_embed")
     model.config.mask_time_prob = 0.0

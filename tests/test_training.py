@@ -19,7 +19,7 @@ from ser_hf.arguments import ArgumentError, parse_finetune
 from ser_hf.averaging import Average
 from ser_hf.cli import main
 from ser_hf.data import dataset
-from ser_hf.predictor import Predictor
+from ser_hf.inference.predictor import Predictor
 from ser_hf.results import Results
 
 

@@ -5,8 +5,8 @@ import zipfile
 import pytest
 
 from ser_hf import batch_tab, uploads
+from ser_hf.inference.predictor import Predictor
 from ser_hf.limits import Limits
-from ser_hf.predictor import Predictor
 from ser_hf.uploads import UploadError
 
 LIMITS = Limits(files=4, zip_mb=1)

@@ -1,7 +1,6 @@
-"""Backbone + head as stock transformers classes: load, make, check, and keep padding out of the answer."""
+"""Load a backbone or a fine-tuned model, and check it."""
 
 import hashlib
-import inspect
 import re
 from os import PathLike
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from torch.nn import functional
 from transformers import (
     AutoConfig,
     AutoFeatureExtractor,
@@ -19,14 +17,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ser_hf import tiny
 from ser_hf.errors import UserError
 from ser_hf.labels import EMOTIONS, ID2LABEL, LABEL2ID
+from ser_hf.models import presets
+from ser_hf.models.padding import ignore_padding
 from ser_hf.utils import hub_errors
-
-ALONE = "one clip at a time"
-MASKABLE = frozenset({"wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert"})
-"""Architectures in which masked frames change nothing."""
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
@@ -37,68 +32,6 @@ LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
 
 class ModelError(UserError):
     """A model that cannot be loaded, or that is not what the task needs."""
-
-
-class MaskedGroupNorm(nn.GroupNorm):
-    """Group norm over time that takes its statistics over the valid frames of each clip.
-
-    wav2vec2-base and its kin normalise the first convolution's output over all of time, padding included, so that a
-    clip's answer depends on the longest clip of its batch. Same parameters, same state dict, and the same answer for an
-    unpadded clip as `nn.GroupNorm`.
-    """
-
-    frames: list[int] | None = None  # valid frames of each clip of the running batch
-    kernel, stride = 1, 1  # of the convolution that is normalised
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Normalise `(batch, channels, frames)`; zeros where frames are not valid."""
-        if self.frames is None:
-            return super().forward(hidden)
-        norm, length = super().forward, hidden.shape[-1]
-        # clip by clip: masked sums over the batch took five times as long on a CPU
-        clips = [norm(clip[None, :, :valid]) for clip, valid in zip(hidden, self.frames, strict=True)]
-        return torch.cat([functional.pad(clip, (0, length - clip.shape[-1])) for clip in clips])
-
-
-def padding_rule(model: PreTrainedModel) -> str:
-    """How padding is kept out of a model's answer.
-
-    Returns:
-        `fixed length` where every clip becomes the same number of frames, `masked group norm` or `attention mask` for
-        architectures that are known to hear nothing of what is masked, `one clip at a time` for all others: some mix
-        padding in again behind the mask.
-    """
-    if "attention_mask" not in inspect.signature(model.forward).parameters:
-        return "fixed length"
-    if model.config.model_type not in MASKABLE or getattr(model.config, "conv_pos_batch_norm", False):
-        return ALONE
-    return "masked group norm" if _group_norms(model) else "attention mask"
-
-
-def ignore_padding(model: PreTrainedModel) -> str:
-    """Give a model its padding rule, in place, and name it as `padding_rule` does."""
-    rule = padding_rule(model)
-    if rule == "masked group norm" and not any(isinstance(one, MaskedGroupNorm) for one in model.modules()):
-        model.register_forward_pre_hook(_count_frames, with_kwargs=True)
-    for layer in _group_norms(model) if rule == "masked group norm" else []:
-        norm = layer.layer_norm
-        if isinstance(norm, MaskedGroupNorm):  # it has its rule already
-            continue
-        layer.layer_norm = MaskedGroupNorm(norm.num_groups, norm.num_channels, norm.eps)
-        layer.layer_norm.load_state_dict(norm.state_dict())
-        layer.layer_norm.kernel, layer.layer_norm.stride = layer.conv.kernel_size[0], layer.conv.stride[0]
-    return rule
-
-
-def _group_norms(model: PreTrainedModel) -> list[nn.Module]:
-    """The convolutional layers that normalise each channel over time."""
-    return [
-        module
-        for module in model.modules()
-        if isinstance(norm := getattr(module, "layer_norm", None), nn.GroupNorm)
-        and hasattr(module, "conv")
-        and norm.num_groups == norm.num_channels
-    ]
 
 
 def load_for_training(
@@ -115,8 +48,8 @@ def load_for_training(
         ModelError: if it cannot be loaded, with what to do instead.
     """
     torch.manual_seed(seed)
-    if str(name) in tiny.NAMES:
-        config, extractor = tiny.config(str(name)), tiny.extractor(str(name))
+    if str(name) in presets.BUILT_IN:
+        config, extractor = presets.preset_config(str(name)), presets.preset_extractor(str(name))
         # At this size the fused kernel's bf16 backward is slower on a CPU than plain attention.
         attention = attention or "eager"
         return AutoModelForAudioClassification.from_config(config, attn_implementation=attention), extractor
@@ -223,22 +156,6 @@ def fit_masking(model: PreTrainedModel, shortest_frames: int) -> None:
     """Keep SpecAugment's time masks no longer than the shortest training clip, on which transformers would fail."""
     if getattr(model.config, "mask_time_length", 0) > shortest_frames:
         model.config.mask_time_length = max(1, shortest_frames)
-
-
-def frames_of(model: PreTrainedModel, feature_length: int) -> int:
-    """Encoder frames that a clip of so many features becomes."""
-    for owner in (model, model.base_model):
-        if hasattr(owner, "_get_feat_extract_output_lengths"):
-            return int(owner._get_feat_extract_output_lengths(torch.tensor(feature_length)))
-    return feature_length
-
-
-def _count_frames(model: nn.Module, args: tuple, kwargs: dict) -> None:
-    """Before a forward pass; the norms are looked for in the model that is called, which may be a copy."""
-    mask = kwargs.get("attention_mask")
-    lengths = None if mask is None or bool(mask.all()) else mask.sum(-1)
-    for norm in (module for module in model.modules() if isinstance(module, MaskedGroupNorm)):
-        norm.frames = None if lengths is None else ((lengths - norm.kernel) // norm.stride + 1).tolist()
 
 
 def check_folder(name: str | PathLike, revision: str | None = None) -> None:

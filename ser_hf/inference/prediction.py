@@ -10,7 +10,7 @@ from ser_hf.audio import SAMPLING_RATE, Source
 _DIGITS = 6  # of probabilities: more would be rounding noise
 
 
-def answer(
+def prediction(
     file: str | None,
     length: int,
     probabilities: np.ndarray,
@@ -52,7 +52,7 @@ def segment(start: int, end: int, label: str, score: float) -> dict:
     }
 
 
-def name(source: Source) -> str | None:
+def source_name(source: Source) -> str | None:
     """What a prediction calls a recording: its file's name, without folders."""
     if isinstance(source, dict):
         source = source.get("path")

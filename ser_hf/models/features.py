@@ -97,7 +97,7 @@ class Collator:
     """Pads features to the longest of the batch, with an attention mask where the model takes one."""
 
     def __init__(self, extractor: FeatureExtractionMixin, rule: str) -> None:
-        """Take the extractor of a model and its padding rule (`ser_hf.modeling.padding_rule`)."""
+        """Take the extractor of a model and its padding rule (`ser_hf.models.padding.padding_rule`)."""
         self.input_name = extractor.model_input_names[0]
         self.with_mask = rule != "fixed length"
         self.rounds_up = rule in ("attention mask", "masked group norm")

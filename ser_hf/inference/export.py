@@ -19,11 +19,12 @@ from scipy.special import softmax
 from torch import nn
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
-from ser_hf import audio, features, modeling
+from ser_hf import audio
 from ser_hf.audio import synthesis
 from ser_hf.data import dataset
+from ser_hf.inference.backends import FILES, OnnxError, first_line, onnx_session, require, runtime_errors
 from ser_hf.labels import EMOTIONS
-from ser_hf.onnx_backend import FILES, OnnxError, first_line, require, runtime_errors, session
+from ser_hf.models import features, loading
 from ser_hf.utils import files
 
 OPSET = 17
@@ -66,7 +67,7 @@ def export(
     import onnx
     import onnxruntime
 
-    loaded, extractor, rule = modeling.load_for_prediction(model)
+    loaded, extractor, rule = loading.load_for_prediction(model)
     backend = "onnx-int8" if int8 else "onnx"
     with files.new_folder(output) as folder:
         gate = write_checked(loaded, extractor, rule, folder / FILES[backend], int8, clips)
@@ -74,7 +75,7 @@ def export(
         extractor.save_pretrained(folder)
         # not where it lies on this machine: the folder may be pushed
         name = Path(model).resolve().name if Path(model).exists() else str(model)
-        found = {"model": name, "digest": modeling.digest(loaded), "backend": backend, "gate": gate}
+        found = {"model": name, "digest": loading.digest(loaded), "backend": backend, "gate": gate}
         found |= {"opset": OPSET, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
         (folder / "export.json").write_text(json.dumps(found, indent=2) + "\n")
     return found
@@ -166,7 +167,7 @@ def compare(model: PreTrainedModel, extractor: FeatureExtractionMixin, path: Pat
     Raises:
         OnnxError: where the graph fails on a clip.
     """
-    running = session(path)
+    running = onnx_session(path)
     graph_input = running.get_inputs()[0].name
     wanted, found = [], []
     for clip in clips:

@@ -1,5 +1,6 @@
-"""The one way to predict: the command line, the page, the API and the evaluation all call it."""
+"""How long an answer may take."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -14,11 +15,42 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from ser_hf import IN_THE_BOX, adaptation, answers, audio, backends, features, modeling, streaming, windows
+from ser_hf import IN_THE_BOX, audio
 from ser_hf.audio import voice_activity
-from ser_hf.deadline import Deadline
 from ser_hf.errors import UserError
-from ser_hf.workers import Workers
+from ser_hf.inference import backends, long_audio, prediction, speaker_adaptation
+from ser_hf.inference.backends import InferencePool
+from ser_hf.models import features, loading, padding
+
+
+class TimeoutExceeded(UserError):
+    """A recording that took longer than it was given."""
+
+
+class Deadline:
+    """So many seconds from now, or no end."""
+
+    def __init__(self, seconds: float | None) -> None:
+        """Begin; no end where `seconds` is None."""
+        self._until = None if seconds is None else time.monotonic() + seconds
+
+    def check(self, file: str | None) -> None:
+        """Raise `TimeoutExceeded`, which names the file, where the time is over."""
+        if self._until is not None and time.monotonic() > self._until:
+            raise _too_slow(file)
+
+    def result(self, asked: Future[np.ndarray], file: str | None) -> np.ndarray:
+        """Wait for a result; where the time is over before it comes, it is given up and `TimeoutExceeded` raised."""
+        try:
+            return asked.result(None if self._until is None else max(0.0, self._until - time.monotonic()))
+        except TimeoutError:
+            asked.cancel()
+            raise _too_slow(file) from None
+
+
+def _too_slow(file: str | None) -> TimeoutExceeded:
+    return TimeoutExceeded(f"{file!r} took longer than it was given: cut it into parts")
+
 
 _Waiting = tuple[str | None, Callable[[], dict]]
 """The name of a recording, and what waits for its answer and gives it."""
@@ -63,24 +95,24 @@ class Predictor:
         self.trained_on: dict = getattr(config, "ser_hf", None) or {}
         self.abstain_below: float = self.trained_on.get("abstain_below") or 0.0
         self.voice = voice_activity.VoiceActivityDetector(voice_kind)
-        self.adaptation: adaptation.Adaptation | None = None
-        self._workers = Workers(self._backend)
+        self.adaptation: speaker_adaptation.Adaptation | None = None
+        self._workers = InferencePool(self._backend)
         self._in_torch = isinstance(self._backend, backends.TorchBackend)
         if self._in_torch:
             self.model, self.device, rule = self._backend.model, self._backend.device, self._backend.rule
-            self.batch_size = 1 if rule == modeling.ALONE else batch_size
-            self._last = modeling.last_linear(self.model)
+            self.batch_size = 1 if rule == padding.ALONE else batch_size
+            self._last = loading.last_linear(self.model)
             self._collate = features.Collator(self.extractor, rule)
         else:
             self.batch_size = batch_size
 
     def adapt(
         self,
-        clips: Iterable[audio.Source] | str | PathLike | adaptation.Adaptation,
+        clips: Iterable[audio.Source] | str | PathLike | speaker_adaptation.Adaptation,
         timeout: float | None = None,
         longest: float | None = None,
     ) -> "Predictor":
-        """A predictor of one voice, which shares the model with this one (`ser_hf.adaptation`).
+        """A predictor of one voice, which shares the model with this one (`ser_hf.inference.speaker_adaptation`).
 
         A few clips without labels are enough; they should hold several emotions, and count as if they held all of them
         about as often. Its confidence was not calibrated.
@@ -98,14 +130,14 @@ class Predictor:
             AudioError, TimeoutExceeded: for a clip that cannot be used, as `predict`.
         """
         if self.adaptation is not None:
-            raise adaptation.AdaptationError("an adapted predictor cannot be adapted: load the model anew")
+            raise speaker_adaptation.AdaptationError("an adapted predictor cannot be adapted: load the model anew")
         if isinstance(clips, str | PathLike):
-            clips = adaptation.Adaptation.load(clips)
-        if not isinstance(clips, adaptation.Adaptation):
-            clips = adaptation.fit(self._heard(clips, timeout, longest), self._backend.digest)
+            clips = speaker_adaptation.Adaptation.load(clips)
+        if not isinstance(clips, speaker_adaptation.Adaptation):
+            clips = speaker_adaptation.fit(self._heard(clips, timeout, longest), self._backend.digest)
         other = copy(self)
         other.adaptation = clips
-        other._backend = adaptation.AdaptedBackend(self._backend, clips)
+        other._backend = speaker_adaptation.AdaptedBackend(self._backend, clips)
         other._workers = self._workers.of(other._backend)
         return other
 
@@ -116,16 +148,16 @@ class Predictor:
             deadline = Deadline(timeout)
             for part in self._parts(clip, longest):
                 asked = self._workers.run(self._backend.logits, features.extract(self.extractor, part)[None])
-                heard.append(deadline.result(asked, answers.name(clip)))
+                heard.append(deadline.result(asked, prediction.source_name(clip)))
         if not heard:
-            raise adaptation.AdaptationError("there is no voice to adapt to: give at least one clip of it")
+            raise speaker_adaptation.AdaptationError("there is no voice to adapt to: give at least one clip of it")
         return np.concatenate(heard)
 
     def _parts(self, source: audio.Source, longest: float | None) -> Iterator[np.ndarray]:
         """A recording of up to `LONG`, or the windows of a longer one."""
-        whole, blocks = windows.opened(audio.at_most(longest, audio.stream(source), answers.name(source)))
+        whole, blocks = long_audio.opened(audio.at_most(longest, audio.stream(source), prediction.source_name(source)))
         if whole is None:
-            yield from (one.samples for one in windows.Windows(blocks, self.voice.listen(), self._workers))
+            yield from (one.samples for one in long_audio.Windows(blocks, self.voice.listen(), self._workers))
         else:
             yield whole
 
@@ -136,7 +168,7 @@ class Predictor:
 
     def warm(self) -> "Predictor":
         """Ask every worker once, so that the first answer does not wait for kernels and memory."""
-        clip = np.zeros(windows.WINDOW, dtype=np.float32)
+        clip = np.zeros(long_audio.WINDOW, dtype=np.float32)
         for ready in [self._workers.ask([clip]) for _ in range(self._workers.count)]:
             ready.result()
         return self
@@ -202,7 +234,7 @@ class Predictor:
             sampling_rate: in Hz.
 
         Yields:
-            Predictions as `predict` gives them, of the last seconds; see `ser_hf.streaming.Stream`.
+            Predictions as `predict` gives them, of the last seconds; see `ser_hf.inference.long_audio.Stream`.
 
         Raises:
             AudioError: for what is no audio.
@@ -211,9 +243,9 @@ class Predictor:
         for chunk in chunks:
             yield from running.feed(chunk)
 
-    def start_stream(self, sampling_rate: int = audio.SAMPLING_RATE) -> "streaming.Stream":
+    def start_stream(self, sampling_rate: int = audio.SAMPLING_RATE) -> "long_audio.Stream":
         """The same for a caller to whom chunks are handed: `feed` takes one and gives the answers that are due."""
-        return streaming.Stream(self._workers, self.voice.listen(), self.labels, self.abstain_below, sampling_rate)
+        return long_audio.Stream(self._workers, self.voice.listen(), self.labels, self.abstain_below, sampling_rate)
 
     def probabilities(self, clips: list[np.ndarray]) -> np.ndarray:
         """Probabilities of shape `(clips, labels)` for 16 kHz waveforms, in their order.
@@ -259,7 +291,7 @@ class Predictor:
         deadline = Deadline(timeout)
         results: dict[int, Callable[[], dict]] = {}
         lengths: dict[int, list[tuple[int, np.ndarray]]] = {}
-        files = [answers.name(source) for source in sources]
+        files = [prediction.source_name(source) for source in sources]
         for place, source in enumerate(sources):
             try:
                 heard = self._hear(source, deadline, longest)
@@ -278,22 +310,22 @@ class Predictor:
 
     def _hear(self, source: audio.Source, deadline: Deadline, longest: float | None) -> np.ndarray | dict:
         """The samples of a recording of up to `LONG`, or the answer for a longer one."""
-        file = answers.name(source)
-        whole, blocks = windows.opened(audio.at_most(longest, audio.stream(source), file))
+        file = prediction.source_name(source)
+        whole, blocks = long_audio.opened(audio.at_most(longest, audio.stream(source), file))
         return self._long(file, blocks, deadline) if whole is None else whole
 
     def _whole(self, file: str | None, length: int, asked: Future[np.ndarray], row: int, deadline: Deadline) -> dict:
         probabilities = deadline.result(asked, file)[row]
         best = int(probabilities.argmax())
-        one = answers.segment(0, length, self.labels[best], probabilities[best])
-        return answers.answer(file, length, probabilities, [one], self.labels, self.abstain_below)
+        one = prediction.segment(0, length, self.labels[best], probabilities[best])
+        return prediction.prediction(file, length, probabilities, [one], self.labels, self.abstain_below)
 
     def _long(self, file: str | None, blocks: Iterable[np.ndarray], deadline: Deadline) -> dict:
-        found = windows.Windows(blocks, self.voice.listen(), self._workers)
+        found = long_audio.Windows(blocks, self.voice.listen(), self._workers)
         # A waveform's first convolution is the largest thing there is: a batch takes its memory and saves no time
         together = self._backend.together and (self._workers.on_gpu or features.hop(self.extractor) > 1)
-        whole, segments = windows.heard(found, self._workers, self.labels, together, partial(deadline.check, file))
-        return answers.answer(file, found.length, whole, segments, self.labels, self.abstain_below)
+        whole, segments = long_audio.heard(found, self._workers, self.labels, together, partial(deadline.check, file))
+        return prediction.prediction(file, found.length, whole, segments, self.labels, self.abstain_below)
 
 
 def _finished(waiting: _Waiting, on_error: str) -> dict:

@@ -1,5 +1,9 @@
-"""The built-in models, which are trained from nothing: a small w2v-BERT 2.0 on mel frames."""
+"""Models that start from nothing."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
 from transformers import (
     FeatureExtractionMixin,
     NemotronAsrStreamingFeatureExtractor,
@@ -7,17 +11,19 @@ from transformers import (
     Wav2Vec2BertConfig,
 )
 
-from ser_hf.arguments import BUILT_IN as NAMES
 from ser_hf.labels import ID2LABEL, LABEL2ID
 
-TINY, TINY_50 = NAMES
+BUILT_IN = ("tiny", "tiny-50")
+"""Models that start from nothing: w2v-BERT on 25 and on 50 mel frames a second (`ser_hf.models.loading`)."""
+
+TINY, TINY_50 = BUILT_IN
 
 _FINE = {"feature_size": 80, "hop_length": 320, "n_fft": 512, "win_length": 400, "preemphasis": -1000.0}
 """25 ms every 20 ms. So strong a "pre-emphasis" is no filter but a gain of 60 dB: it takes even the quietest recording
 far above the smallest power that the extractor tells apart, 2⁻²⁴."""
 
 
-def config(name: str = TINY) -> Wav2Vec2BertConfig:
+def preset_config(name: str = TINY) -> Wav2Vec2BertConfig:
     """A small w2v-BERT 2.0 on mel frames: 25 stacked ones a second (2.7 M parameters), or 50 (narrower, 1.5 M).
 
     It learns from nothing in minutes, where the raw-waveform members of the family do not. No dropout: drawing its
@@ -43,7 +49,7 @@ def config(name: str = TINY) -> Wav2Vec2BertConfig:
     )
 
 
-def extractor(name: str = TINY) -> FeatureExtractionMixin:
+def preset_extractor(name: str = TINY) -> FeatureExtractionMixin:
     """What `tiny` hears: w2v-BERT's frames, four stacked, each mel bin normalised over the clip.
 
     That removes the long-term spectrum, and with it how tense or dark a voice is. `tiny-50` hears frames that are not
