@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_hf import adaptation, cross_validation, metrics
+from ser_hf import adaptation, cross_validation
+from ser_hf.evaluation import metrics
 from ser_hf.inference import speaker_adaptation
 
 COUNTS = (0, 1, 3, 10, 30, None)  # None: all

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit
 
-from ser_hf import intervals, metrics
+from ser_hf.evaluation import bootstrap, metrics
 
 RESAMPLES = 300  # of each bootstrap; 2,000, as in use, give the same coverage and take longer
 EASE = np.array([0.2, 1.2, -0.4, -0.8, 1.5, 0.3, 0.8, 0.6])  # log odds of recall of each emotion
@@ -101,17 +101,17 @@ def row(design: Design, simulations: int, seed: list[int]) -> str:
     held = {(method, name): 0 for method in METHODS for name in NAMES}
     for index, matrices in enumerate(simulate(design, simulations, rng)):
         found = (
-            intervals.bounds(matrices, RESAMPLES, index),
-            percentiles(intervals.draw(matrices, RESAMPLES, index)),
+            bootstrap.bounds(matrices, RESAMPLES, index),
+            percentiles(bootstrap.resample_counts(matrices, RESAMPLES, index)),
             percentiles(over_clips(matrices, index)),
         )
         for method, bounds in zip(METHODS, found, strict=True):
             for name in NAMES:
                 held[method, name] += bounds[name][0] <= truth[name] <= bounds[name][1]
     shares = {key: f"{100 * count / simulations:.1f}" for key, count in held.items()}
-    if intervals.refusal(matrices):  # depends on the design alone
+    if bootstrap.refusal(matrices):  # depends on the design alone
         shares |= {("ours", name): f"none ({shares['ours', name]})" for name in NAMES}
-    worth = min(intervals.effective(matrices).values())
+    worth = min(bootstrap.effective(matrices).values())
     cells = [design.name, f"{worth:.1f}", "{}, {}".format(*design.spread), f"{truth['uar']:.2f}", *shares.values()]
     return f"| {' | '.join(cells)} |"
 

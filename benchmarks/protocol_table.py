@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ser_hf.baselines import NAMES
-from ser_hf.results import Results
+from ser_hf.evaluation.baselines import NAMES
+from ser_hf.evaluation.results import Results
 
 PROTOCOLS = ("random", "sentence", "speaker", "emobox-ravdess", "tess-oaf-yaf", "tess-yaf-oaf")
 SEVERAL = ("emobox-ravdess",)

@@ -15,8 +15,9 @@ import numpy as np
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from ser_hf import baselines, metrics, protocols
+from ser_hf import protocols
 from ser_hf.data import acoustic_features, dataset
+from ser_hf.evaluation import baselines, metrics
 
 PUBLISHED = {"accuracy": 0.85, "weighted_f1": 0.85}
 FIGURES = ("accuracy", "weighted_f1", "uar")

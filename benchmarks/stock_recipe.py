@@ -17,9 +17,10 @@ import torch
 import transformers
 from transformers import Trainer, TrainingArguments
 
-from ser_hf import audio, metrics, protocols
+from ser_hf import audio, protocols
 from ser_hf.arguments import SCRATCH
 from ser_hf.data import dataset
+from ser_hf.evaluation import metrics
 from ser_hf.models import loading
 
 

@@ -24,9 +24,9 @@ import yaml
 
 from ser_hf import cross_validation, in_the_box
 from ser_hf.errors import UserError
+from ser_hf.evaluation.results import Results
 from ser_hf.models import presets
 from ser_hf.protocols.builtin import EMOBOX_FOLDS
-from ser_hf.results import Results
 
 EMOBOX, ALL = "emobox-ravdess", "all"
 PROTOCOLS = (EMOBOX, "speaker", "tess-oaf-yaf", "tess-yaf-oaf", "random")

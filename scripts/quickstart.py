@@ -61,7 +61,7 @@ def main() -> None:
 
 def closing(run: Path, data: Path, model: Path, flattering: Path, evidence: Path, file: Path) -> None:
     """Where everything lies, the honest figure beside the flattering one, and what to do next."""
-    from ser_hf.results import Results
+    from ser_hf.evaluation.results import Results
 
     print("\n== figures")
     for folder in (model, flattering):

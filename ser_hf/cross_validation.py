@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from scipy.special import softmax
 
-from ser_hf import adaptation, calibration, evaluation, metrics
+from ser_hf import adaptation
+from ser_hf.evaluation import calibration, evaluate, metrics
 from ser_hf.labels import LABEL2ID
 
 _DRAWS = 10  # of the clips that are adapted to
@@ -35,7 +36,7 @@ def read(run: Path) -> Answers:
     columns = (np.array([row[name] for row in rows]) for name in ("file", "label", "speaker", "corpus"))
     files, labels, speakers, corpora = columns
     with np.errstate(divide="ignore"):
-        logits = np.maximum(np.log(evaluation.read_answers(file).astype(np.float64)), -50.0)
+        logits = np.maximum(np.log(evaluate.read_answers(file).astype(np.float64)), -50.0)
     return Answers(files, logits, np.array([LABEL2ID[label] for label in labels]), speakers, corpora)
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from ser_hf import baselines, evidence, repeats
+from ser_hf import repeats
 from ser_hf.arguments import parse_finetune
 from ser_hf.errors import UserError
-from ser_hf.results import Results
+from ser_hf.evaluation import baselines
+from ser_hf.evaluation.results import Results
+from ser_hf.evaluation.run import run_baseline
 from ser_hf.utils.plotting import STYLE, save
 
 NEW = {
@@ -102,7 +104,7 @@ def _results(model: str, dataset: str, folder: Path, protocol: str, flags: list[
         return Results.load(folder / "results.json")
     print(f"\n== {protocol}", flush=True)
     if model in baselines.NAMES:
-        return evidence.baseline(model, dataset, protocol, "0", folder)
+        return run_baseline(model, dataset, protocol, "0", folder)
     resume = ["--resume_from_checkpoint", "true"] if list(folder.glob("checkpoint-*")) else []
     words = ["--model", model, "--dataset", dataset, "--protocol", protocol, "--output_dir", str(folder)]
     return repeats.run(*parse_finetune([*words, *flags, *resume]))

@@ -29,10 +29,10 @@ def evaluate(argv: list[str]) -> None:
     parser.add_argument("--into_model", action="store_true", help="renew the evidence and card in the model's folder")
     parser.add_argument("--cache_dir", metavar="DIR", help="of the baselines' features")
     args = parser.parse_args(argv)
-    from ser_hf import evidence
+    from ser_hf.evaluation import run
 
     quiet()
-    results = evidence.evaluate(
+    results = run.run_evaluation(
         args.model,
         args.dataset,
         args.protocol,
@@ -40,7 +40,7 @@ def evaluate(argv: list[str]) -> None:
         Path(args.output),
         args.split_seed,
         args.text_disjoint,
-        evidence.ALSO if "all" in args.also else tuple(args.also),
+        run.ALSO if "all" in args.also else tuple(args.also),
         args.into_model,
         args.cache_dir,
     )
@@ -75,10 +75,10 @@ def baseline(argv: list[str]) -> None:
     parser.add_argument("--output", required=True, metavar="DIR", help="must not exist yet")
     parser.add_argument("--cache_dir", metavar="DIR", help="of features; ser_hf beside the Hub's cache")
     args = parser.parse_args(argv)
-    from ser_hf import evidence
+    from ser_hf.evaluation import run
 
     place = (args.dataset, args.protocol, args.fold, Path(args.output), args.split_seed, args.seed, args.cache_dir)
-    results = evidence.baseline(args.name, *place)
+    results = run.run_baseline(args.name, *place)
     print(f"{results.report()}\nresults.json and plots/: {args.output}")
 
 
@@ -96,11 +96,11 @@ def calibrate(argv: list[str]) -> None:
     wish.add_argument("--error", type=float, metavar="SHARE", help="of wrong answers to keep to on validation")
     parser.add_argument("--output", required=True, metavar="DIR", help="gets the calibrated model; must not exist yet")
     args = parser.parse_args(argv)
-    from ser_hf import evidence
+    from ser_hf.evaluation import run
 
     quiet()
     split = (args.protocol, args.fold, args.split_seed, args.text_disjoint)
-    found = evidence.calibrate(args.model, args.dataset, *split, Path(args.output), args.coverage, args.error)
+    found = run.run_calibration(args.model, args.dataset, *split, Path(args.output), args.coverage, args.error)
     print(json.dumps(found, indent=2))
     print(f"calibrated model: {args.output}  (test it with `ser-hf evaluate`)")
 
@@ -112,10 +112,10 @@ def compare(argv: list[str]) -> None:
     parser.add_argument("b", metavar="B", help="another, of the same split")
     parser.add_argument("--output", metavar="FILE.json", help="write the figures there, too")
     args = parser.parse_args(argv)
-    from ser_hf import comparison
+    from ser_hf.evaluation import compare
 
-    report = comparison.compare(Path(args.a), Path(args.b))
-    print(comparison.table(report))
+    report = compare.compare_models(Path(args.a), Path(args.b))
+    print(compare.comparison_table(report))
     if args.output is not None:
         _write(Path(args.output), json.dumps(report, indent=2).encode() + b"\n")
 
@@ -128,16 +128,17 @@ def explain(argv: list[str]) -> None:
     parser.add_argument("--output", required=True, metavar="FILE.png")
     args = parser.parse_args(argv)
     _check_place(parser, Path(args.output), ".png")
-    from ser_hf import audio, explanation
+    from ser_hf import audio
+    from ser_hf.evaluation import occlusion
     from ser_hf.inference.predictor import Predictor
 
     quiet()
     audio.load(args.file)  # a bad file shows before the model is loaded
-    found = explanation.explain(Predictor(args.model), args.file)
+    found = occlusion.explain(Predictor(args.model), args.file)
     drawn = io.BytesIO()
-    explanation.draw(found).savefig(drawn)
+    occlusion.draw_occlusion(found).savefig(drawn)
     _write(Path(args.output), drawn.getvalue())
-    print(json.dumps(explanation.summary(found)))
+    print(json.dumps(occlusion.summary(found)))
 
 
 def report(argv: list[str]) -> None:
@@ -148,9 +149,9 @@ def report(argv: list[str]) -> None:
     args = parser.parse_args(argv)
     if not Path(args.folder).is_dir():
         raise UserError(f"'{args.folder}' is no folder: give one with models or evaluations in it")
-    from ser_hf import report
+    from ser_hf.evaluation import reports
 
-    page, table = report.report(Path(args.folder), args.output and Path(args.output))
+    page, table = reports.write_report(Path(args.folder), args.output and Path(args.output))
     print(f"page: {page}\ntable: {table}")
 
 

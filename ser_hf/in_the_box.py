@@ -12,9 +12,10 @@ import torch
 from huggingface_hub import EvalResult, ModelCardData
 from safetensors.torch import load_file, save_file
 
-from ser_hf import IN_THE_BOX, cards
+from ser_hf import IN_THE_BOX
 from ser_hf.errors import UserError
-from ser_hf.results import Results
+from ser_hf.evaluation import reports
+from ser_hf.evaluation.results import Results
 
 LARGEST = 12_000_000
 """Bytes that it may add to the wheel."""
@@ -77,9 +78,9 @@ def put(model: Path, tested: Path, measured: dict[str, dict], recipe: str, folde
     weights = {name: one.half().contiguous() for name, one in load_file(model / "model.safetensors").items()}
     size = sum(one.numel() * one.element_size() for one in weights.values())
     if size > LARGEST:
-        raise cards.CardError(f"{size:,} bytes of weights do not fit in the box: {LARGEST:,} do")
+        raise reports.CardError(f"{size:,} bytes of weights do not fit in the box: {LARGEST:,} do")
     if not all(torch.isfinite(one).all() for one in weights.values()):
-        raise cards.CardError("a weight does not fit in fp16")
+        raise reports.CardError("a weight does not fit in fp16")
     results = Results.load(tested / "results.json")
     results.model, results.dataset = folder.name, "RAVDESS + TESS"
     results.notes = [  # those of single runs are of single runs
@@ -169,7 +170,7 @@ def _card(folder: Path, measured: dict[str, dict]) -> str:
     )
     values = {"table": table(measured), "parameters": sum(one.numel() for one in weights)}
     size = sum(one.numel() * one.element_size() for one in weights)
-    return cards.rendered("box.md.jinja", data, r=results, size=size, **values)
+    return reports.rendered("box.md.jinja", data, r=results, size=size, **values)
 
 
 def _spread(figure: dict) -> str:

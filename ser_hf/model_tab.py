@@ -8,8 +8,8 @@ from pathlib import Path
 import gradio as gr
 
 from ser_hf import rendering
+from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
-from ser_hf.results import Results
 
 
 def build(predictor: Predictor, folder: Path | None) -> None:

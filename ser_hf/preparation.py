@@ -11,23 +11,12 @@ import torch
 import transformers
 from transformers import PreTrainedModel, TrainingArguments
 
-from ser_hf import (
-    audio,
-    augment,
-    batches,
-    dropout,
-    evaluation,
-    frozen,
-    functionals,
-    modes,
-    objective,
-    precision,
-    protocols,
-)
+from ser_hf import audio, augment, batches, dropout, frozen, functionals, modes, objective, precision, protocols
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.clips import Clips, Variation
 from ser_hf.data import dataset
 from ser_hf.endings import TrainingError
+from ser_hf.evaluation import evaluate
 from ser_hf.models import features, loading, presets
 from ser_hf.models.padding import frames_of, ignore_padding
 from ser_hf.trainer import Recipe, SerTrainer, make_trainer
@@ -142,7 +131,7 @@ def _model(
     """The model, frozen as its mode wants; its extractor; its padding rule."""
     attention = None if config.attention == "auto" else config.attention
     model, extractor = loading.load_for_training(config.model, args.seed, attention)
-    evaluation.refuse_seen(model.config, config.model, rows, split)
+    evaluate.refuse_seen(model.config, config.model, rows, split)
     padding = ignore_padding(model)
     _set_masking(model, config)
     freeze = (

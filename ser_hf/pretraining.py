@@ -13,9 +13,10 @@ import torch
 import transformers
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ser_hf import arguments, evaluation, precision, preparation, pretraining_model, protocols, training
+from ser_hf import arguments, precision, preparation, pretraining_model, protocols, training
 from ser_hf.endings import RUN, checkpoints, room_for, surviving
 from ser_hf.errors import UserError
+from ser_hf.evaluation.evaluate import refuse_seen
 from ser_hf.pretraining_data import Masking, Order, Recordings
 from ser_hf.utils import files
 from ser_hf.watch import by_epoch
@@ -161,7 +162,7 @@ def pretrain(config: PretrainConfig) -> list[dict] | None:
     checkpoint = training.starting_point(scratch, args)
     model, extractor, kept = pretraining_model.load(config.model, config.seed)
     rows, split = preparation.data(config)
-    evaluation.refuse_seen(model.config, config.model, rows, split)
+    refuse_seen(model.config, config.model, rows, split)
     preparation.remember(model, rows, split)
     trainer = _trainer(config, args, rows, split, model, extractor)
     if checkpoint is not None:

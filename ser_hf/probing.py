@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
-from ser_hf import audio, calibration, frozen, metrics, modes, objective, protocols
+from ser_hf import audio, frozen, modes, objective, protocols
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.endings import TrainingError
+from ser_hf.evaluation import calibration, metrics
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import features, padding
 

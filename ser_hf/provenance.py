@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ser_hf import cards
 from ser_hf.errors import UserError
+from ser_hf.evaluation import reports
+from ser_hf.evaluation.results import Results
 from ser_hf.models import loading
-from ser_hf.results import Results
 
 
 class ProvenanceError(UserError):
@@ -28,7 +28,7 @@ def public(folder: Path, repo: str, revision: str | None = None) -> dict[str, by
     names = {path: Path(path).name for path in local} | {results.model: repo}
     told = _renamed(json.loads((folder / "results.json").read_text()), names) | {"model": repo}
     pictures = _pictures(folder)
-    ours, theirs = (cards.model_card(one, pictures).splitlines() for one in (results, Results(**told)))
+    ours, theirs = (reports.model_card(one, pictures).splitlines() for one in (results, Results(**told)))
     lines = dict(zip(ours, theirs, strict=True)) if len(ours) == len(theirs) else {}
     text = _without_branch((folder / "README.md").read_text(), results.model)
     card = "\n".join(lines.get(line) or _renamed(line, names) for line in text.splitlines())
@@ -84,11 +84,11 @@ def check(folder: Path, allow_leaky: bool = False) -> Results:
         why = results.notes[0] if results.notes else "its protocol holds no speakers out"
         raise ProvenanceError(f"'{folder}' was not tested on held-out speakers ({why}): {again}, or pass --allow_leaky")
     text = _without_branch(card.read_text(), results.model)
-    if results.leaks and cards.STAMP not in text:
+    if results.leaks and reports.STAMP not in text:
         raise ProvenanceError(f"the card of '{folder}' does not say that its figures leak: {again}")
-    written = set(cards.model_card(results, _pictures(folder)).splitlines())
+    written = set(reports.model_card(results, _pictures(folder)).splitlines())
     added = "\n".join(line for line in text.splitlines() if line not in written)
-    if wrong := cards.unfounded(added, results):
+    if wrong := reports.unfounded(added, results):
         raise ProvenanceError(f"the card of '{folder}' says {wrong[0]}, which is not in results.json: {again}")
     return results
 

@@ -12,11 +12,13 @@ import numpy as np
 import yaml
 from transformers import TrainingArguments
 
-from ser_hf import evaluation, evidence, preparation, protocols, training
+from ser_hf import preparation, protocols, training
 from ser_hf.arguments import FinetuneConfig, parse_finetune
 from ser_hf.data import dataset
 from ser_hf.endings import RUN, TrainingError, surviving
-from ser_hf.results import Results
+from ser_hf.evaluation import evaluate
+from ser_hf.evaluation.results import Results
+from ser_hf.evaluation.run import write_evidence
 
 FIGURES = ("uar", "accuracy", "macro_f1")
 
@@ -70,19 +72,19 @@ def _repeated(config: FinetuneConfig, args: TrainingArguments) -> Results | None
             places.append(folder.relative_to(output).as_posix())
             singles.append(_single(config, args, folder, seed, split.fold, resumes))
             if args.process_index == 0:
-                answers.append(evaluation.read_answers(folder / "predictions.csv"))
+                answers.append(evaluate.read_answers(folder / "predictions.csv"))
         if args.process_index == 0:
             probabilities = np.concatenate(answers)
             device = str(args.device)
             name = str(output)
-            pooled.append((evaluation.judge(probabilities, rows, splits, config.dataset, name, device), probabilities))
+            pooled.append((evaluate.judge(probabilities, rows, splits, config.dataset, name, device), probabilities))
     if args.process_index:
         return None
     report = _report([results for results, _ in pooled], singles, places, args.seed)
     first, probabilities = pooled[0]
     first.notes.append(report["says"])
     first.repeats = report
-    evidence.write(first, output, probabilities, rows, splits)
+    write_evidence(first, output, probabilities, rows, splits)
     (output / "repeats.json").write_text(json.dumps(report, indent=2) + "\n")
     print(f"\n{report['says']}", flush=True)
     return first

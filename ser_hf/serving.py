@@ -21,11 +21,11 @@ from fastapi import FastAPI, Response
 
 import ser_hf
 from ser_hf.errors import UserError
+from ser_hf.evaluation.results import Results
 from ser_hf.examples import EXAMPLES
 from ser_hf.gate import Gate
 from ser_hf.inference.predictor import Predictor
 from ser_hf.limits import Limits
-from ser_hf.results import Results
 
 if TYPE_CHECKING:
     import gradio

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from huggingface_hub import CommitInfo, SpaceCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ser_hf import IN_THE_BOX, cards, hub
+from ser_hf import IN_THE_BOX, hub
 from ser_hf.errors import UserError
+from ser_hf.evaluation import reports
 
 _EXTRAS = ("onnx", "vad")
 
@@ -129,7 +130,7 @@ def files(model: str, commit: str, space: str, closed: str | None = None) -> dic
     source = [path for path in sorted(package.rglob("*")) if path.is_file() and _is_source(path.relative_to(package))]
     found: dict[str, Path | bytes] = {f"ser_hf/{path.relative_to(package).as_posix()}": path for path in source}
     # where `cards` looks first, and where a wheel has them; in a checkout they lie beside the package
-    found |= {f"ser_hf/cards_templates/{path.name}": path for path in sorted(cards.TEMPLATES.glob("*.jinja"))}
+    found |= {f"ser_hf/cards_templates/{path.name}": path for path in sorted(reports.TEMPLATES.glob("*.jinja"))}
     page = {
         "LICENSE": distribution("ser-hf").read_text("licenses/LICENSE") or "Apache-2.0\n",
         "README.md": _card(model, pins, commit=commit, space=space, closed=closed),
@@ -159,7 +160,7 @@ def _card(model: str, pins: list[str], **values: str | None) -> str:
         tags=["speech-emotion-recognition", "audio-classification", "ser_hf"],
     )
     environment = Environment(
-        loader=FileSystemLoader(cards.TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(reports.TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     body = environment.get_template("space.md.jinja").render(model=model, **values)
     return f"---\n{data.to_yaml()}\n---\n\n{body}\n"

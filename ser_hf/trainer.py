@@ -12,11 +12,12 @@ from torch.utils.data import DataLoader
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from ser_hf import metrics, modes
+from ser_hf import modes
 from ser_hf.averaging import Average
 from ser_hf.batches import FrameBudget, by_length
 from ser_hf.clips import Clips
 from ser_hf.endings import RUN, TrainingError
+from ser_hf.evaluation import metrics
 from ser_hf.models.features import EXTRAS, Collator
 from ser_hf.models.padding import ALONE
 from ser_hf.objective import Objective

@@ -14,13 +14,15 @@ import transformers
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_callback import TrainerState
 
-from ser_hf import calibration, evaluation, evidence, modes, preparation, probing, protocols
+from ser_hf import modes, preparation, probing, protocols
 from ser_hf.arguments import FinetuneConfig
 from ser_hf.endings import RUN, TrainingError, checkpoints, complete, room_for, surviving
+from ser_hf.evaluation import calibration, evaluate
+from ser_hf.evaluation.results import Results
+from ser_hf.evaluation.run import write_evidence
 from ser_hf.inference.predictor import Predictor
 from ser_hf.models import features, loading
 from ser_hf.models.padding import ignore_padding, padding_rule
-from ser_hf.results import Results
 from ser_hf.utils import files
 from ser_hf.watch import by_epoch
 
@@ -76,7 +78,7 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
         if found is not None:
             predictor.model.save_pretrained(partial)
         name = str(args.output_dir)
-        results, answers, _ = evaluation.evaluate(predictor, rows, [split], config.dataset, name, history, seconds)
+        results, answers, _ = evaluate.evaluate(predictor, rows, [split], config.dataset, name, history, seconds)
         if config.temperature is None:
             results.calibration = found and results.calibration | found
         return results, answers
@@ -108,7 +110,7 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
         raise TrainingError(f"'{output}' holds an earlier run: choose another --output_dir")
     rows, split = preparation.data(config)
     model, extractor = loading.load_for_training(config.model, args.seed)
-    evaluation.refuse_seen(model.config, config.model, rows, split)
+    evaluate.refuse_seen(model.config, config.model, rows, split)
     probing.check(config, model)
     if args.process_index:
         return None  # a head is trained in seconds, by one process
@@ -130,13 +132,13 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
         (partial / "history.json").write_text(json.dumps(probed.history, indent=1))
         device = str(args.device)
         name = str(args.output_dir)
-        results = evaluation.judge(
+        results = evaluate.judge(
             probed.probabilities, rows, [split], config.dataset, name, device, probed.history, probed.seconds
         )
         results.weights = "" if config.figures_only else loading.digest(put)
         if probed.calibration is not None:
             references = np.array(rows.select(split.test)["label"])
-            known = evaluation.calibrated(probed.probabilities, references, model.config.ser_hf)
+            known = evaluate.calibrated(probed.probabilities, references, model.config.ser_hf)
             results.calibration = known | probed.calibration
         return results, probed.probabilities
 
@@ -179,7 +181,7 @@ def _written(
             "padding": padding,
             "settings": _flags(config, args),
         }
-        evidence.write(results, partial, answers, rows, [split], card=not config.figures_only)
+        write_evidence(results, partial, answers, rows, [split], card=not config.figures_only)
         files.move_into(partial, output)
     return results
 

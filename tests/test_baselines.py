@@ -10,9 +10,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from ser_hf import audio, baselines, metrics, protocols
+from ser_hf import audio, protocols
 from ser_hf.data import acoustic_features
 from ser_hf.errors import UserError
+from ser_hf.evaluation import baselines, metrics
 from ser_hf.labels import EMOTIONS
 
 

@@ -8,9 +8,10 @@ from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 from transformers import pipeline
 
-from ser_hf import audio, calibration, metrics, protocols
-from ser_hf.calibration import CalibrationError
-from ser_hf.confidence import ConfidenceError
+from ser_hf import audio, protocols
+from ser_hf.evaluation import calibration, metrics
+from ser_hf.evaluation.calibration import CalibrationError
+from ser_hf.evaluation.metrics import ConfidenceError
 from ser_hf.inference.predictor import Predictor
 from ser_hf.models import loading
 

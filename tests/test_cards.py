@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
-from ser_hf import cards, evaluation, protocols
+from ser_hf import protocols
+from ser_hf.evaluation import evaluate, reports
+from ser_hf.evaluation.results import Results
 from ser_hf.labels import EMOTIONS
-from ser_hf.results import Results
 
 PICTURES = ["confusion_matrix.png", "groups.png", "history.png", "reliability.png", "risk_coverage.png"]
 
@@ -62,12 +63,12 @@ def cells(card, start):
 
 def test_the_card_beside_a_model_is_rendered_from_its_results(tuned, results):
     pictures = [path.name for path in (tuned / "plots").glob("*.png")]
-    assert (tuned / "README.md").read_text() == cards.model_card(results, pictures)
+    assert (tuned / "README.md").read_text() == reports.model_card(results, pictures)
 
 
 def test_every_figure_stands_where_it_belongs(results):
     made = figures(results, 1)
-    card = cards.model_card(made, PICTURES)
+    card = reports.model_card(made, PICTURES)
     assert cells(card, "UAR (mean recall of the emotions)") == [
         f"{made.uar:.3f}",
         "{:.3f} to {:.3f}".format(*made.ci95["uar"]),
@@ -99,31 +100,31 @@ def test_every_figure_stands_where_it_belongs(results):
 @pytest.mark.parametrize("seed", range(3))
 def test_no_figure_in_a_card_is_without_a_source(results, seed):
     made = figures(results, seed)
-    card = cards.model_card(made, PICTURES)
-    assert cards.unfounded(card, made) == []
-    other = cards.model_card(figures(results, seed + 10), PICTURES)
-    assert len(cards.unfounded(other, made)) > 50  # the figures of other results are no figures of these
+    card = reports.model_card(made, PICTURES)
+    assert reports.unfounded(card, made) == []
+    other = reports.model_card(figures(results, seed + 10), PICTURES)
+    assert len(reports.unfounded(other, made)) > 50  # the figures of other results are no figures of these
 
 
 @pytest.mark.parametrize("lie", ["UAR 0.9871", "better than 4,711 humans", "reaches 98.7 %", "since 1997"])
 def test_a_figure_without_a_source_is_found(results, lie):
-    card = cards.model_card(results, PICTURES)
+    card = reports.model_card(results, PICTURES)
     number = re.search(r"\d[\d,.]*\d", lie)[0]
-    assert cards.unfounded(f"{card}\n{lie}\n", results) == [number]
+    assert reports.unfounded(f"{card}\n{lie}\n", results) == [number]
 
 
 def test_a_template_that_invents_a_figure_is_refused(results, monkeypatch, tmp_path):
-    for template in cards.TEMPLATES.glob("*.jinja"):
+    for template in reports.TEMPLATES.glob("*.jinja"):
         (tmp_path / template.name).write_text(template.read_text())
     model = tmp_path / "model.md.jinja"
     model.write_text(model.read_text() + "\nSums up to {{ r.uar + 1 }}.\n")
-    monkeypatch.setattr(cards, "TEMPLATES", tmp_path)
-    with pytest.raises(cards.CardError, match="figures without a source"):
-        cards.model_card(results, PICTURES)
+    monkeypatch.setattr(reports, "TEMPLATES", tmp_path)
+    with pytest.raises(reports.CardError, match="figures without a source"):
+        reports.model_card(results, PICTURES)
 
 
 def test_the_front_matter_is_what_the_hub_reads(results):
-    card = ModelCard(cards.model_card(results, PICTURES))
+    card = ModelCard(reports.model_card(results, PICTURES))
     assert card.data.pipeline_tag == "audio-classification"
     assert card.data.library_name == "transformers"
     found = {one.metric_name: one.metric_value for one in card.data.eval_results}
@@ -136,13 +137,13 @@ def test_the_front_matter_is_what_the_hub_reads(results):
 
 
 def test_licences_come_from_the_recordings(results):
-    card = cards.model_card(results, PICTURES)
+    card = reports.model_card(results, PICTURES)
     assert "CC BY-NC-SA 4.0" in card
     assert "forbid commercial use" in card
     assert "license: cc-by-nc-sa-4.0" in card
     own = copy.deepcopy(results)
     own.data["corpora"] = {"mine": {"clips": 3, "speakers": 2, "licence": ""}}
-    card = cards.model_card(own, PICTURES)
+    card = reports.model_card(own, PICTURES)
     assert "CC BY" not in card
     assert "license: other" in card
     assert "North American English" not in card
@@ -151,18 +152,18 @@ def test_licences_come_from_the_recordings(results):
 def test_what_leaks_is_stamped(models, rows):
     split = protocols.split(rows, "random")
     answers = np.eye(8, dtype=np.float32)[np.array(rows.select(split.test)["label"])]
-    results = evaluation.judge(answers, rows, [split], "d", "m")
-    card = cards.model_card(results, PICTURES)
-    assert f"> **{cards.STAMP}.** protocol 'random' leaks: 26 of 26" in card
+    results = evaluate.judge(answers, rows, [split], "d", "m")
+    card = reports.model_card(results, PICTURES)
+    assert f"> **{reports.STAMP}.** protocol 'random' leaks: 26 of 26" in card
     assert "leaky-evaluation" in card
-    honest = evaluation.judge(
+    honest = evaluate.judge(
         np.eye(8)[np.array(rows.select(protocols.split(rows).test)["label"])], rows, [protocols.split(rows)], "d", "m"
     )
-    assert cards.STAMP not in cards.model_card(honest, PICTURES)
+    assert reports.STAMP not in reports.model_card(honest, PICTURES)
 
 
 def test_results_of_json_make_the_same_card(results, tmp_path):
     made = figures(results, 5)
     made.save(tmp_path / "r.json")
     again = Results(**json.loads((tmp_path / "r.json").read_text()))
-    assert cards.model_card(again, PICTURES) == cards.model_card(made, PICTURES)
+    assert reports.model_card(again, PICTURES) == reports.model_card(made, PICTURES)

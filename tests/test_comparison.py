@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from ser_hf import comparison
-from ser_hf.comparison import ComparisonError, compare, table
+from ser_hf.evaluation import compare
+from ser_hf.evaluation.compare import ComparisonError, compare_models, comparison_table
+from ser_hf.evaluation.metrics import scores
 from ser_hf.labels import EMOTIONS
-from ser_hf.metrics import scores
 
 
 def make(folder, labels, answers, speakers, protocol="speaker", digest="abc", order=None):
@@ -52,7 +52,7 @@ def folders(tmp_path):
 
 
 def test_a_better_model_is_called_so(folders):
-    report = json.loads(json.dumps(compare(*folders)))
+    report = json.loads(json.dumps(compare_models(*folders)))
     for name in ("uar", "accuracy", "macro_f1"):
         row = report["differences"][name]
         assert row["difference"] == pytest.approx(report["b"][name] - report["a"][name])
@@ -62,7 +62,7 @@ def test_a_better_model_is_called_so(folders):
     assert report["b"]["accuracy"] == pytest.approx(0.75, abs=0.1)
     assert report["smallest_p"] == 2 / 2**8
     assert report["verdict"].startswith("B is better: UAR differs by +0.")
-    text = table(report)
+    text = comparison_table(report)
     assert "speaker fold 0: 320 clips of 8 speakers" in text
     assert (
         "all 256 exchanges of both models' answers to whole speakers; with 8 speakers it cannot fall below 0.00781"
@@ -72,7 +72,7 @@ def test_a_better_model_is_called_so(folders):
 
 
 def test_exchanging_the_folders_turns_every_sign(folders):
-    there, back = compare(*folders), compare(*folders[::-1])
+    there, back = compare_models(*folders), compare_models(*folders[::-1])
     for name, row in there["differences"].items():
         other = back["differences"][name]
         assert other["difference"] == pytest.approx(-row["difference"])
@@ -83,7 +83,7 @@ def test_exchanging_the_folders_turns_every_sign(folders):
 
 
 def test_a_model_does_not_differ_from_itself(folders):
-    report = compare(folders[0], folders[0])
+    report = compare_models(folders[0], folders[0])
     for row in report["differences"].values():
         assert (row["difference"], row["p"]) == (0.0, 1.0)
         assert row["ci95"][0] == -row["ci95"][1]
@@ -94,9 +94,9 @@ def test_a_model_does_not_differ_from_itself(folders):
 @pytest.mark.parametrize("seed", range(3))
 def test_p_by_brute_force(seed):
     a, b = (matrices[0] for matrices in pair(np.random.default_rng(seed), 1, 5, gain=0.3))
-    values, tried = comparison.exchanged(a, b)
+    values, tried = compare.exchanged(a, b)
     assert tried == 32
-    seen = {name: [] for name in comparison.NAMES}
+    seen = {name: [] for name in compare.NAMES}
     for exchange in itertools.product([False, True], repeat=5):
         ours = sum(y if swap else x for swap, x, y in zip(exchange, a, b, strict=True))
         theirs = sum(x if swap else y for swap, x, y in zip(exchange, a, b, strict=True))
@@ -108,7 +108,7 @@ def test_p_by_brute_force(seed):
 
 def test_p_is_even_where_models_do_not_differ():
     ours, theirs = pair(np.random.default_rng(3), 600, 8)
-    values = np.array([comparison.exchanged(a, b)[0]["uar"] for a, b in zip(ours, theirs, strict=True)])
+    values = np.array([compare.exchanged(a, b)[0]["uar"] for a, b in zip(ours, theirs, strict=True)])
     for level in (0.05, 0.25, 0.5, 0.75):
         assert abs((values <= level).mean() - level) < 0.05
     assert (values <= 0.05).mean() < 0.08
@@ -116,10 +116,10 @@ def test_p_is_even_where_models_do_not_differ():
 
 def test_many_speakers_draw_exchanges_with_the_same_p(monkeypatch):
     a, b = (matrices[0] for matrices in pair(np.random.default_rng(1), 1, 16, gain=0.3))
-    drawn, tried = comparison.exchanged(a, b)
+    drawn, tried = compare.exchanged(a, b)
     assert tried == 10_000
-    monkeypatch.setattr(comparison, "EXACT", 16)
-    exact, tried = comparison.exchanged(a, b)
+    monkeypatch.setattr(compare, "EXACT", 16)
+    exact, tried = compare.exchanged(a, b)
     assert tried == 2**16
     for name, value in exact.items():
         assert 0.001 < value < 0.9
@@ -131,7 +131,7 @@ def test_intervals_of_differences_hold_the_truth():
     ours, theirs = (scores(matrices.sum(1))["uar"] for matrices in pair(rng, 8000, 5, gain=0.4))
     truth, held = (theirs - ours).mean(), 0
     for seed, (a, b) in enumerate(zip(*pair(rng, 300, 5, gain=0.4), strict=True)):
-        low, high = comparison.differences(a, b, resamples=200, seed=seed)["differences"]["uar"]["ci95"]
+        low, high = compare.differences(a, b, resamples=200, seed=seed)["differences"]["uar"]["ci95"]
         held += low <= truth <= high
     assert 92.5 <= held / 3 <= 97.5  # plain percentiles come to 84
 
@@ -140,7 +140,7 @@ def test_intervals_of_differences_hold_the_truth():
 def test_five_speakers_cannot_prove_a_thing(tmp_path, speakers, says):
     labels, names = np.tile(np.arange(8), 5 * speakers), np.repeat(np.arange(speakers), 40)
     worse = np.where(np.arange(len(labels)) % 3, labels, (labels + 1) % 8)
-    report = compare(make(tmp_path / "a", labels, worse, names), make(tmp_path / "b", labels, labels, names))
+    report = compare_models(make(tmp_path / "a", labels, worse, names), make(tmp_path / "b", labels, labels, names))
     assert report["differences"]["uar"]["p"] == report["smallest_p"] == 2 / 2**speakers
     assert says in report["verdict"]
 
@@ -148,26 +148,26 @@ def test_five_speakers_cannot_prove_a_thing(tmp_path, speakers, says):
 def test_two_speakers_give_neither_interval_nor_p(tmp_path):
     labels, names = np.tile(np.arange(8), 10), np.repeat(["x", "y"], 40)
     a, b = (make(tmp_path / name, labels, (labels + i) % 8, names) for i, name in enumerate("ab"))
-    report = compare(a, b)
+    report = compare_models(a, b)
     assert report["differences"]["uar"] == {"difference": -1.0, "ci95": None, "p": None}
     assert report["smallest_p"] is None
     assert report["ci95_says"] == "no interval: 2 test speaker(s), at least 3 are needed"
     assert report["verdict"] == "No verdict: 2 test speaker(s), at least 3 are needed."
-    assert "no p: 2 test speaker(s)" in table(report)
+    assert "no p: 2 test speaker(s)" in comparison_table(report)
 
 
 def test_one_speaker_with_most_clips_gives_p_without_interval(tmp_path):
     labels, names = np.tile(np.arange(8), 60), np.array(["x"] * 400 + list("abcde") * 16)
-    report = compare(*(make(tmp_path / name, labels, (labels + i) % 8, names) for i, name in enumerate("ab")))
+    report = compare_models(*(make(tmp_path / name, labels, (labels + i) % 8, names) for i, name in enumerate("ab")))
     assert report["differences"]["uar"]["ci95"] is None
     assert "one of 6 test speakers has 83" in report["ci95_says"]
     assert report["differences"]["uar"]["p"] == 2 / 2**6
-    assert "none" in table(report)
+    assert "none" in comparison_table(report)
 
 
 def refused(one, other, *words):
     with pytest.raises(ComparisonError) as caught:
-        compare(one, other)
+        compare_models(one, other)
     message = str(caught.value)
     assert "\n" not in message
     for word in words:

@@ -9,11 +9,12 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from ser_hf import audio, metrics, protocols
+from ser_hf import audio, protocols
 from ser_hf.data import dataset
 from ser_hf.data.audit.report import audit_recordings
 from ser_hf.data.corpora import base, ravdess, synthetic, tess
 from ser_hf.data.corpora.base import CorpusError
+from ser_hf.evaluation import metrics
 from ser_hf.labels import EMOTIONS
 
 

@@ -6,8 +6,8 @@ from split_helpers import actors, changed, picked, speakers
 
 from ser_hf import protocols
 from ser_hf.cli import main
+from ser_hf.evaluation.results import Results
 from ser_hf.protocols import LeakError, ProtocolError
-from ser_hf.results import Results
 
 
 def test_conditions_pick_the_rows_they_name(rows, custom):

@@ -5,7 +5,7 @@ from conftest import FAST
 
 from ser_hf import dial
 from ser_hf.cli import main
-from ser_hf.results import Results
+from ser_hf.evaluation.results import Results
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,12 @@ import shutil
 import numpy as np
 import pytest
 
-from ser_hf import evaluation, protocols
+from ser_hf import protocols
 from ser_hf.cli import main
+from ser_hf.evaluation import evaluate
+from ser_hf.evaluation.results import Results, ResultsError
 from ser_hf.inference.predictor import Predictor
 from ser_hf.protocols import LeakError
-from ser_hf.results import Results, ResultsError
 
 
 @pytest.fixture
@@ -49,28 +50,28 @@ def test_a_model_is_not_tested_on_speakers_it_was_trained_on(tuned, built, fails
 
 
 def test_unseen_speakers_of_another_protocol_are_fine(tuned, rows):
-    results, *_ = evaluation.evaluate(Predictor(tuned), rows, [protocols.split(rows, "tess-oaf-yaf")], "d")
+    results, *_ = evaluate.evaluate(Predictor(tuned), rows, [protocols.split(rows, "tess-oaf-yaf")], "d")
     assert set(results.per_speaker) == {"tess-yaf"}
     assert results.ci95 is None
     assert "1 test speaker(s)" in results.ci95_says
 
 
 def test_the_random_split_says_in_every_output_that_it_leaks(random_model, rows, tmp_path):
-    from ser_hf import cards, result_plots
+    from ser_hf.evaluation import plots, reports
 
     predictor, split = random_model
-    results, *_ = evaluation.evaluate(predictor, rows, [split], "d")
+    results, *_ = evaluate.evaluate(predictor, rows, [split], "d")
     warning = "leaks: 26 of 26 test speakers"
     assert any(warning in note for note in results.notes)
     assert warning in results.report()
     assert results.leaks
-    assert warning in cards.model_card(results, [])
-    assert "LEAKS" in result_plots.confusion_matrix(results).axes[0].get_title()
+    assert warning in reports.model_card(results, [])
+    assert "LEAKS" in plots.confusion_matrix(results).axes[0].get_title()
 
 
 def test_pooled_folds_test_every_clip_once(models, rows):
     splits = [protocols.split(rows, "emobox-ravdess", fold) for fold in range(6)]
-    results, *_ = evaluation.evaluate(Predictor(models["bert"]), rows, splits, "d")
+    results, *_ = evaluate.evaluate(Predictor(models["bert"]), rows, splits, "d")
     assert results.fold == "all"
     assert results.n == 24 * 16
     assert len(results.per_speaker) == 24
@@ -82,7 +83,7 @@ def test_a_model_with_other_labels_is_refused(tuned, rows):
     predictor = Predictor(tuned)
     predictor.labels = predictor.labels[::-1]
     with pytest.raises(LeakError, match="they must be"):
-        evaluation.evaluate(predictor, rows, [protocols.split(rows)], "d")
+        evaluate.evaluate(predictor, rows, [protocols.split(rows)], "d")
 
 
 def test_results_survive_json_and_hold_the_contract(tuned):

@@ -12,13 +12,14 @@ import torch
 from conftest import FAST
 from transformers import pipeline
 
-from ser_hf import audio, baselines, cards, evidence, provenance, report
+from ser_hf import audio, provenance
 from ser_hf.cli import main
+from ser_hf.evaluation import baselines, reports, run
+from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading
 from ser_hf.provenance import ProvenanceError
-from ser_hf.results import Results
 
 PIXEL = re.compile(r'src="data:image/png;base64,[A-Za-z0-9+/=]{1000,}"')
 
@@ -178,7 +179,7 @@ def test_names_in_a_report_are_escaped(full, tmp_path):
     results = Results.load(full[1] / "results.json")
     results.model = "a_b & <script>alert(1)</script> 50%"
     results.save(tmp_path / "results.json")
-    page, table = report.report(tmp_path)
+    page, table = reports.write_report(tmp_path)
     assert "<script>" not in page.read_text()
     assert r"a\_b \& <script>" in table.read_text()
     assert r"50\%" in table.read_text()
@@ -226,7 +227,7 @@ class TestProvenance:
         with pytest.raises(ProvenanceError, match="does not say that its figures leak"):
             provenance.check(model, allow_leaky=True)
         pictures = [path.name for path in (model / "plots").iterdir()]
-        (model / "README.md").write_text(cards.model_card(results, pictures))
+        (model / "README.md").write_text(reports.model_card(results, pictures))
         provenance.check(model, allow_leaky=True)
 
     def test_a_model_without_evidence_is_refused(self, models, fails):
@@ -241,7 +242,7 @@ def test_abstaining_flags_that_cannot_be(fails, built, tmp_path):
 
 
 def test_evidence_of_the_library_is_that_of_the_command(tuned, built, tmp_path):
-    results = evidence.evaluate(str(tuned), str(built), "speaker", "0", tmp_path / "e")
+    results = run.run_evaluation(str(tuned), str(built), "speaker", "0", tmp_path / "e")
     assert results.uar == Results.load(tuned / "results.json").uar
     answers = np.loadtxt(tmp_path / "e" / "predictions.csv", delimiter=",", skiprows=1, usecols=range(5, 13))
     assert answers.shape == (results.n, len(EMOTIONS))

@@ -7,9 +7,10 @@ import torch
 from scipy import signal
 from transformers import AutoModelForAudioClassification, Wav2Vec2FeatureExtractor
 
-from ser_hf import audio, explanation
+from ser_hf import audio
 from ser_hf.errors import UserError
-from ser_hf.explanation import ExplanationError
+from ser_hf.evaluation import occlusion
+from ser_hf.evaluation.occlusion import ExplanationError
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import COLOURS, EMOTIONS
 
@@ -47,7 +48,7 @@ def test_the_peak_lies_where_the_model_listens(start, end):
     samples = recording()
     kept = samples.copy()
     model = listener(start, end, len(samples))
-    found = explanation.explain(model, samples)
+    found = occlusion.explain(model, samples)
     np.testing.assert_array_equal(samples, kept)
     assert found.label == "angry"
     assert found.score == pytest.approx(model.probabilities([samples])[0].max())
@@ -63,12 +64,12 @@ def test_the_peak_lies_where_the_model_listens(start, end):
 def test_importance_is_the_mean_of_the_windows_that_cover_a_cell():
     samples = recording(2.0)
     model = listener(0.9, 1.0, len(samples))
-    found = explanation.explain(model, samples)
+    found = occlusion.explain(model, samples)
     cell = 1_333  # a third of 0.25 s
     assert found.window == 3 * cell / 16_000
     assert len(found.seconds) == len(found.importance) == 25  # the last one is a rest
     assert found.seconds[:2] == pytest.approx([cell / 2 / 16_000, 1.5 * cell / 16_000])
-    floor, number = explanation.noise_floor(samples), EMOTIONS.index("angry")
+    floor, number = occlusion.noise_floor(samples), EMOTIONS.index("angry")
     drops = []
     for first in (9, 10, 11):
         changed = samples.copy()
@@ -79,15 +80,15 @@ def test_importance_is_the_mean_of_the_windows_that_cover_a_cell():
         drops.append(np.log(found.score) - np.log(model.probabilities([changed])[0, number]))
     assert found.importance[11] == pytest.approx(np.mean(drops), rel=1e-4)
     assert found.importance[11] > 0.1
-    first = explanation.explain(listener(0.0, 0.05, len(samples), "sad"), samples)
+    first = occlusion.explain(listener(0.0, 0.05, len(samples), "sad"), samples)
     assert first.importance[0] == pytest.approx(0, abs=0.02)  # silence by silence
 
 
 def test_the_strongest_stretch_is_the_shortest_with_half():
-    assert explanation._strongest(np.array([0, 0.1, 2, 2, 0.1, -3])) == (2, 4)
-    assert explanation._strongest(np.array([0, 5, 1, 1, 1, 1])) == (1, 2)
-    assert explanation._strongest(np.array([1.0, 1, 1, 1])) == (0, 2)
-    assert explanation._strongest(np.array([1, 0, 0, 3])) == (3, 4)
+    assert occlusion._strongest(np.array([0, 0.1, 2, 2, 0.1, -3])) == (2, 4)
+    assert occlusion._strongest(np.array([0, 5, 1, 1, 1, 1])) == (1, 2)
+    assert occlusion._strongest(np.array([1.0, 1, 1, 1])) == (0, 2)
+    assert occlusion._strongest(np.array([1, 0, 0, 3])) == (3, 4)
 
 
 def test_the_noise_floor_sounds_like_the_pauses():
@@ -96,10 +97,10 @@ def test_the_noise_floor_sounds_like_the_pauses():
     voice = np.zeros(64_000)
     voice[20_000:50_000] = rng.normal(size=30_000)
     samples = (hum + voice).astype(np.float32)
-    floor = explanation.noise_floor(samples)
+    floor = occlusion.noise_floor(samples)
     assert len(floor) == len(samples)
     assert floor.dtype == np.float32
-    np.testing.assert_array_equal(floor, explanation.noise_floor(samples))
+    np.testing.assert_array_equal(floor, occlusion.noise_floor(samples))
     frequency, wanted = signal.welch(hum, 16_000, nperseg=512)
     _, found = signal.welch(floor, 16_000, nperseg=512)
     for low, high in ((60, 500), (500, 1_000), (1_000, 2_000), (2_000, 4_000)):  # falls by 50 dB from first to last
@@ -110,26 +111,26 @@ def test_the_noise_floor_sounds_like_the_pauses():
 def test_digital_zeros_are_not_the_noise_floor():
     samples = recording()
     padded = np.pad(samples, 16_000)
-    level = np.sqrt(np.mean(np.square(explanation.noise_floor(padded))))
+    level = np.sqrt(np.mean(np.square(occlusion.noise_floor(padded))))
     assert level == pytest.approx(1e-3, rel=0.15)
-    assert not explanation.noise_floor(np.zeros(1_600, dtype=np.float32)).any()
+    assert not occlusion.noise_floor(np.zeros(1_600, dtype=np.float32)).any()
 
 
 def test_a_replaced_window_fades_and_leaves_the_rest():
     samples, floor = np.ones(16_000, dtype=np.float32), np.zeros(16_000, dtype=np.float32)
-    out = explanation._replaced(samples, floor, 4_000, 8_000)
+    out = occlusion._replaced(samples, floor, 4_000, 8_000)
     assert (out[:4_000] == 1).all()
     assert (out[8_000:] == 1).all()
     assert (out[4_160:7_840] == 0).all()
     assert np.abs(np.diff(out)).max() < 0.011
-    assert explanation._replaced(samples, floor, 15_000, 19_000)[15_160:15_840].max() == 0
+    assert occlusion._replaced(samples, floor, 15_000, 19_000)[15_160:15_840].max() == 0
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.26, 0.8, 12.0, 60.0])
 def test_windows_fit_the_clip(seconds):
     samples = recording(seconds)
     model = listener(seconds / 3, seconds / 2, len(samples))
-    found = explanation.explain(model, samples)
+    found = occlusion.explain(model, samples)
     assert 12 <= len(found.importance) <= 121
     assert found.window <= max(0.25, seconds / 4 + 0.01, seconds / 39)
     assert seconds / 3 - found.window <= found.seconds[found.importance.argmax()] <= seconds / 2 + found.window
@@ -139,7 +140,7 @@ def test_windows_fit_the_clip(seconds):
 
 def test_a_recording_that_is_too_long_is_named():
     with pytest.raises(ExplanationError, match="the recording is 61 s long: cut out the 60 s or less"):
-        explanation.explain(None, np.ones(61 * 16_000, dtype=np.float32))
+        occlusion.explain(None, np.ones(61 * 16_000, dtype=np.float32))
     assert issubclass(ExplanationError, UserError)
 
 
@@ -148,17 +149,17 @@ def test_what_counts_nowhere_is_said():
     constant[0, 2] = 0.3
     model = SimpleNamespace(probabilities=lambda clips: np.repeat(constant, len(clips), 0), labels=list(EMOTIONS))
     for samples in (recording(), np.zeros(4_000, dtype=np.float32)):
-        found = explanation.explain(model, samples)
-        report = explanation.summary(found)
+        found = occlusion.explain(model, samples)
+        report = occlusion.summary(found)
         assert (report["label"], report["stretch"], report["without"]) == ("happy", None, None)
         assert report["says"].startswith("no stretch of 0.")
         assert not np.any(report["importance"])
-        explanation.draw(found).canvas.draw()
+        occlusion.draw_occlusion(found).canvas.draw()
 
 
 def test_a_summary_says_where_and_what_is_left():
     samples = recording()
-    report = explanation.summary(explanation.explain(listener(1.4, 1.6, len(samples)), samples))
+    report = occlusion.summary(occlusion.explain(listener(1.4, 1.6, len(samples)), samples))
     (start, end), answer = report["stretch"], max(report["without"], key=report["without"].get)
     assert answer == "angry"
     left = report["without"]["angry"]
@@ -181,26 +182,26 @@ def mixing(models, folder):
 
 def test_layer_weights_are_those_of_a_model_that_mixes(models, tmp_path):
     model, clip = mixing(models, tmp_path), audio.to_flac(audio.to_pcm(recording(1.5)))
-    found = explanation.explain(model, {"bytes": clip, "path": "somewhere/angry.flac"})
+    found = occlusion.explain(model, {"bytes": clip, "path": "somewhere/angry.flac"})
     assert found.layer_weights == pytest.approx([0.25, 0.75])
-    assert explanation.summary(found)["layer_weights"] == found.layer_weights
-    figure = explanation.draw(found)
+    assert occlusion.summary(found)["layer_weights"] == found.layer_weights
+    figure = occlusion.draw_occlusion(found)
     assert [axes.get_ylabel() for axes in figure.axes] == ["amplitude", "importance (nats)", "share"]
     assert [bar.get_height() for bar in figure.axes[2].patches] == pytest.approx([0.25, 0.75])
     assert figure.get_suptitle().startswith(f"angry.flac: {found.label}, 0.")
-    assert explanation.layer_weights(Predictor(models["layer"], device="cpu")) is None
+    assert occlusion.layer_weights(Predictor(models["layer"], device="cpu")) is None
 
 
 def test_the_shortest_clip_can_be_drawn(tmp_path):
     samples = recording(0.1)
-    explanation.draw(explanation.explain(listener(0.04, 0.06, 1_600), samples)).savefig(tmp_path / "short.png")
+    occlusion.draw_occlusion(occlusion.explain(listener(0.04, 0.06, 1_600), samples)).savefig(tmp_path / "short.png")
     assert (tmp_path / "short.png").stat().st_size > 5_000
 
 
 def test_the_picture_shows_clip_and_importance():
     samples = recording()
-    found = explanation.explain(listener(1.4, 1.6, len(samples)), samples)
-    wave, curve = explanation.draw(found).axes
+    found = occlusion.explain(listener(1.4, 1.6, len(samples)), samples)
+    wave, curve = occlusion.draw_occlusion(found).axes
     assert wave.get_xlim() == curve.get_xlim() == (0, 3)
     assert curve.get_xlabel() == "time (s)"
     assert curve.get_ylim()[1] >= found.importance.max()

@@ -10,14 +10,15 @@ from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 from transformers import pipeline
 
-from ser_hf import IN_THE_BOX, adaptation, audio, calibration, cross_validation, in_the_box, metrics
-from ser_hf.cards import CardError
+from ser_hf import IN_THE_BOX, adaptation, audio, cross_validation, in_the_box
 from ser_hf.cli import main
 from ser_hf.errors import UserError
+from ser_hf.evaluation import calibration, metrics
+from ser_hf.evaluation.reports import CardError
+from ser_hf.evaluation.results import Results
 from ser_hf.inference import speaker_adaptation
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
-from ser_hf.results import Results
 
 NAMES = ("accuracy", "uar", "adapted uar", "ece before", "ece")
 

@@ -10,7 +10,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from ser_hf import metrics
+from ser_hf.evaluation import metrics
 from ser_hf.labels import EMOTIONS
 
 

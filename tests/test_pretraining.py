@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForAudioClassification, HubertConfig
 
-from ser_hf import evaluation, pretraining, pretraining_data, pretraining_model, protocols
+from ser_hf import pretraining, pretraining_data, pretraining_model, protocols
 from ser_hf.errors import UserError
+from ser_hf.evaluation import evaluate
 from ser_hf.models import loading, presets
 from ser_hf.pretrain_cli import pretrain
 from ser_hf.pretraining_data import Masking
@@ -77,9 +78,9 @@ def test_what_was_heard_is_remembered(pretrained, rows, built, tmp_path):
         "fold": 0,
         "speakers": ["tess-oaf"],
     }
-    evaluation.refuse_seen(config, "m", rows, split)
+    evaluate.refuse_seen(config, "m", rows, split)
     with pytest.raises(protocols.LeakError, match="tess-oaf, whom 'tess-yaf-oaf'"):
-        evaluation.refuse_seen(config, "m", rows, protocols.split(rows, "tess-yaf-oaf"))
+        evaluate.refuse_seen(config, "m", rows, protocols.split(rows, "tess-yaf-oaf"))
     with pytest.raises(protocols.LeakError, match="was trained under 'tess-oaf-yaf' fold 0 on tess-oaf"):
         pretrain(words(built, pretrained["layer"], tmp_path / "m", "--protocol", "ravdess-tess"))
     pretrain(words(built, pretrained["bert"], tmp_path / "m", "--protocol", "speaker"))
@@ -94,7 +95,7 @@ def test_more_voices_are_heard_and_those_that_test_are_not(built, models, rows, 
     config = AutoConfig.from_pretrained(tmp_path / "m")
     assert {"tess-oaf", "ravdess-01", "ravdess-21"} <= set(config.ser_hf["speakers"])
     assert "tess-yaf" not in config.ser_hf["speakers"]
-    evaluation.refuse_seen(config, "m", rows, protocols.split(rows, "tess-oaf-yaf"))
+    evaluate.refuse_seen(config, "m", rows, protocols.split(rows, "tess-oaf-yaf"))
 
 
 def test_the_same_seed_gives_the_same_weights(built, models, tmp_path, monkeypatch):

@@ -5,8 +5,9 @@ import shutil
 
 import pytest
 
-from ser_hf import cards, provenance
-from ser_hf.results import Results
+from ser_hf import provenance
+from ser_hf.evaluation import reports
+from ser_hf.evaluation.results import Results
 
 REPO = "you/voices-2"
 
@@ -23,7 +24,7 @@ def pushed(tuned, tmp_path, monkeypatch):
         results.model = name
         results.save(folder / "results.json")
         pictures = [path.name for path in (folder / "plots").glob("*.png")]
-        (folder / "README.md").write_text(cards.model_card(results, pictures) + added)
+        (folder / "README.md").write_text(reports.model_card(results, pictures) + added)
         found = provenance.public(folder, REPO, revision)
         (folder / "README.md").write_bytes(found["README.md"])
         (folder / "results.json").write_bytes(found["results.json"])

@@ -13,8 +13,8 @@ from ser_hf.arguments import parse_finetune
 from ser_hf.averaging import Average
 from ser_hf.cli import main
 from ser_hf.data import dataset
-from ser_hf.evaluation import read_answers, tested
-from ser_hf.results import Results
+from ser_hf.evaluation.evaluate import read_answers, test_rows
+from ser_hf.evaluation.results import Results
 
 STEPS = ["--max_steps", "2", "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps"]
 STEPS += ["--save_steps", "2", "--bf16", "false", "--logging_strategy", "steps", "--logging_steps", "1"]
@@ -43,7 +43,9 @@ def test_folds_are_pooled_clip_by_clip(built, rows, models, tmp_path, capsys):
     kept = (tmp_path / "m" / "predictions.csv").read_text().splitlines()
     assert len(kept) == 1 + pooled.n
     assert kept[1].split(",")[0] == rows[splits[0].test[0]]["file"]
-    right = read_answers(tmp_path / "m" / "predictions.csv").argmax(1) == np.array(rows.select(tested(splits))["label"])
+    right = read_answers(tmp_path / "m" / "predictions.csv").argmax(1) == np.array(
+        rows.select(test_rows(splits))["label"]
+    )
     assert right.mean() == pytest.approx(pooled.accuracy)
 
 

@@ -3,7 +3,7 @@ import pytest
 from sklearn.metrics import accuracy_score, recall_score
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-from ser_hf import intervals, metrics, scorecard
+from ser_hf.evaluation import bootstrap, metrics, results
 from ser_hf.labels import EMOTIONS
 
 
@@ -25,7 +25,7 @@ def answers():
 
 def test_groups_are_what_scikit_learn_says_of_their_clips(answers):
     references, probabilities, columns = answers
-    found = scorecard.score(references, probabilities, columns)
+    found = results.score(references, probabilities, columns)
     assert set(found["per_corpus"]) == {"a", "b"}
     assert set(found["per_sex"]) == {"unknown", "f"}  # no sex known is a group of its own
     assert "per_channel" not in found
@@ -41,19 +41,19 @@ def test_groups_are_what_scikit_learn_says_of_their_clips(answers):
     assert found["per_corpus"]["a"]["speakers"] == 5
     assert found["per_speaker"]["s1"]["ci95"] is None
     mask = columns["corpus"] == "a"
-    bounds, _ = intervals.by_speaker(references[mask], probabilities.argmax(1)[mask], columns["speaker"][mask])
+    bounds, _ = bootstrap.by_speaker(references[mask], probabilities.argmax(1)[mask], columns["speaker"][mask])
     assert found["per_corpus"]["a"]["ci95"] == {name: bounds[name] for name in ("accuracy", "uar")}
 
 
 def test_the_metric_says_the_same_with_all_and_less_with_less(answers):
     references, probabilities, columns = answers
     said = probabilities.argmax(1)
-    metric = scorecard.SpeechEmotion()
+    metric = results.SpeechEmotion()
     few = metric.compute(predictions=said, references=references)
     assert few["uar"] == metrics.scores(metrics.confusion(references, said))["uar"]
     assert set(few) == {*metrics.NAMES, "per_class", "confusion_matrix"}
     more = metric.compute(predictions=said, references=references, speakers=columns["speaker"])
-    assert more["ci95"] == intervals.by_speaker(references, said, columns["speaker"])[0]
+    assert more["ci95"] == bootstrap.by_speaker(references, said, columns["speaker"])[0]
     everything = metric.compute(
         predictions=said,
         references=references,
@@ -62,7 +62,7 @@ def test_the_metric_says_the_same_with_all_and_less_with_less(answers):
         corpus=columns["corpus"],
         sex=columns["sex"],
     )
-    assert everything == scorecard.score(references, probabilities, columns)
+    assert everything == results.score(references, probabilities, columns)
     assert set(everything["per_class"]) == set(EMOTIONS)
 
 
@@ -89,7 +89,7 @@ def test_the_evaluator_of_the_evaluate_library_takes_the_metric(tuned, rows, mon
     found = evaluator("audio-classification").compute(
         model_or_pipeline=pipe,
         data=data,
-        metric=scorecard.SpeechEmotion(),
+        metric=results.SpeechEmotion(),
         input_column="audio",
         label_mapping={emotion: index for index, emotion in enumerate(EMOTIONS)},
     )

@@ -15,8 +15,8 @@ from ser_hf.arguments import parse_finetune
 from ser_hf.batches import by_length
 from ser_hf.cli import main
 from ser_hf.data import dataset
+from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
-from ser_hf.results import Results
 from ser_hf.sharpness import ascended
 from ser_hf.trainer import SerTrainer
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from ser_hf import shortcuts
+from ser_hf.evaluation import bias_probes
 from ser_hf.protocols.base import columns_of
 
 
@@ -26,7 +26,7 @@ def clips(n=600, speakers=12, width=16, seed=0):
 
 def test_embeddings_that_say_nothing():
     embeddings, columns = clips()
-    found = shortcuts.probe(embeddings, columns)
+    found = bias_probes.probe(embeddings, columns)
     assert json.loads(json.dumps(found)) == found
     assert found["n"] == found["probed"] == 600
     for name, classes in (("corpus", 2), ("speaker", 12), ("sex", 2)):
@@ -46,7 +46,7 @@ def test_what_is_planted_is_found_and_nothing_else(name):
     values = columns[name] if name == "duration" else (columns[name] == columns[name][0]) * 4.0
     embeddings[:, 0] = values + 0.1 * embeddings[:, 0]
     columns["label"] = (columns["corpus"] == "one") * 2 + (np.arange(600) // 12) % 2  # a corpus, two emotions
-    found = shortcuts.probe(embeddings, columns)
+    found = bias_probes.probe(embeddings, columns)
     assert found["probes"][name]["score"] > 0.98
     assert found["probes"][name]["folds"] == "5 folds that hold 12 speakers apart"
     assert all(found["probes"][other]["score"] < 0.65 for other in {"corpus", "sex", "duration"} - {name})
@@ -61,9 +61,9 @@ def test_what_is_planted_is_found_and_nothing_else(name):
 def test_a_corpus_that_tells_nothing_of_the_emotion_is_no_warning():
     embeddings, columns = clips()
     embeddings[:, 0] = columns["corpus"] == "one"
-    found = shortcuts.probe(embeddings, columns)
+    found = bias_probes.probe(embeddings, columns)
     assert found["probes"]["corpus"]["score"] == 1
-    assert found["emotion_from_corpus"]["entropy_share"] < shortcuts.TELLS
+    assert found["emotion_from_corpus"]["entropy_share"] < bias_probes.TELLS
     assert found["warnings"] == []
 
 
@@ -75,7 +75,7 @@ def test_a_voice_alone_does_not_pass_for_what_its_speaker_is():
         voices = np.random.default_rng(seed).standard_normal((24, 24))
         embeddings = 0.01 * embeddings + voices[np.arange(240) % 24]
         columns["duration"] = 1 + np.random.default_rng(seed).permutation(24)[np.arange(240) % 24] / 24
-        found = shortcuts.probe(embeddings, columns, seed=seed)
+        found = bias_probes.probe(embeddings, columns, seed=seed)
         assert found["probes"]["speaker"]["score"] > 0.99
         assert found["probes"]["speaker"]["folds"] == "5 folds over clips"
         assert found["probes"]["duration"]["score"] < 0.3
@@ -88,8 +88,8 @@ def test_a_voice_alone_does_not_pass_for_what_its_speaker_is():
 @pytest.mark.parametrize("speakers", [4, 5, 12])
 def test_folds_hold_speakers_apart_and_have_every_class_on_both_sides(speakers):
     embeddings, columns = clips(speakers=speakers)
-    its = shortcuts._Property("sex", columns["sex"], columns["speaker"], embeddings)
-    keep, folds, _ = shortcuts._by_speaker(its, seed=0)
+    its = bias_probes._Property("sex", columns["sex"], columns["speaker"], embeddings)
+    keep, folds, _ = bias_probes._by_speaker(its, seed=0)
     assert len(keep) == 600
     assert sorted(np.concatenate([test for _, test in folds])) == list(range(600))
     for train, test in folds:
@@ -102,7 +102,7 @@ def test_a_class_of_one_speaker_is_read_over_clips_and_said_so():
     lone = columns["speaker"] == "s00"
     columns["corpus"] = np.where(lone, "lone", "rest")
     embeddings += 3 * lone[:, None]
-    its = shortcuts.probe(embeddings, columns)["probes"]["corpus"]
+    its = bias_probes.probe(embeddings, columns)["probes"]["corpus"]
     assert its["score"] > 0.98
     assert its["folds"] == "5 folds over clips: 'lone' has fewer than two speakers, whose voice may be what is read"
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_asked_says_why():
         "speaker": np.full(60, "one-unknown"),
         "duration": np.full(60, 2.0),
     }
-    found = shortcuts.probe(embeddings, columns)
+    found = bias_probes.probe(embeddings, columns)
     reasons = {name: its["folds"] for name, its in found["probes"].items()}
     assert reasons == {
         "corpus": "cannot be asked: one corpus only (one)",
@@ -131,7 +131,7 @@ def test_speakers_of_a_few_clips_and_unknown_sexes_are_left_out():
     embeddings, columns = clips()
     columns["speaker"][:3] = "rare"
     columns["sex"][columns["speaker"] == "s01"] = ""
-    probes = shortcuts.probe(embeddings, columns)["probes"]
+    probes = bias_probes.probe(embeddings, columns)["probes"]
     assert probes["speaker"]["classes"] == 12
     assert probes["speaker"]["folds"] == "5 folds over clips (1 of 13 have too few and are left out)"
     assert probes["sex"]["classes"] == 2
@@ -142,7 +142,7 @@ def test_durations_that_are_mostly_of_one_speaker(clips_of_one, share):
     embeddings, columns = clips(n=100)
     columns["speaker"][:clips_of_one] = "one"
     embeddings[:, 3] = columns["duration"]
-    its = shortcuts.probe(embeddings, columns)["probes"]["duration"]
+    its = bias_probes.probe(embeddings, columns)["probes"]["duration"]
     assert its["score"] > 0.98
     assert its["folds"] == f"5 folds over clips: {share} % of them are of one speaker (one)"
 
@@ -150,7 +150,7 @@ def test_durations_that_are_mostly_of_one_speaker(clips_of_one, share):
 def test_what_the_corpus_tells_by_hand():
     labels = np.array([0] * 6 + [1] * 2 + [1] * 1 + [2] * 3)
     corpora = np.array(["a"] * 8 + ["b"] * 4)
-    found = shortcuts.from_corpus(labels, corpora)
+    found = bias_probes.from_corpus(labels, corpora)
     assert found["accuracy"] == 9 / 12
     assert found["accuracy_without"] == 6 / 12
     assert found["uar"] == pytest.approx((6 / 6 + 3 / 3) / 3)
@@ -161,7 +161,7 @@ def test_what_the_corpus_tells_by_hand():
 
 def test_what_one_corpus_and_one_emotion_tell():
     labels = np.array([2, 2, 5, 7])
-    found = shortcuts.from_corpus(labels, np.full(4, "a"))
+    found = bias_probes.from_corpus(labels, np.full(4, "a"))
     assert found == {
         "accuracy": 0.5,
         "accuracy_without": 0.5,
@@ -169,17 +169,17 @@ def test_what_one_corpus_and_one_emotion_tell():
         "uar_without": 1 / 3,
         "entropy_share": pytest.approx(0, abs=1e-12),
     }
-    assert shortcuts.from_corpus(np.full(4, 3), np.array(["a", "a", "b", "b"]))["entropy_share"] == 0
+    assert bias_probes.from_corpus(np.full(4, 3), np.array(["a", "a", "b", "b"]))["entropy_share"] == 0
 
 
 def test_many_clips_are_drawn_from_and_nothing_is_said_on_the_console(monkeypatch):
-    monkeypatch.setattr(shortcuts, "MOST_CLIPS", 300)
+    monkeypatch.setattr(bias_probes, "MOST_CLIPS", 300)
     embeddings, columns = clips()
     embeddings[:, 0] *= 1e4
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = shortcuts.probe(embeddings, columns, seed=3)
-        assert found == shortcuts.probe(embeddings, columns, seed=3)
+        found = bias_probes.probe(embeddings, columns, seed=3)
+        assert found == bias_probes.probe(embeddings, columns, seed=3)
     assert found["n"] == 600
     assert found["probed"] == 300
 
@@ -187,7 +187,7 @@ def test_many_clips_are_drawn_from_and_nothing_is_said_on_the_console(monkeypatc
 def test_the_columns_of_a_dataset_will_do(rows):
     columns = columns_of(rows)
     embeddings = np.random.default_rng(0).standard_normal((len(rows), 8))
-    found = shortcuts.probe(embeddings, columns)
+    found = bias_probes.probe(embeddings, columns)
     assert found["probes"]["speaker"]["classes"] == 26
     assert found["probes"]["corpus"]["folds"] == "2 folds that hold 26 speakers apart"
     assert found["emotion_from_corpus"]["entropy_share"] > 0

@@ -14,7 +14,8 @@ from conftest import ROOT
 from hub import Repo
 from hub_repo import front_matter
 
-from ser_hf import IN_THE_BOX, cards, cli, space
+from ser_hf import IN_THE_BOX, cli, space
+from ser_hf.evaluation import reports
 from ser_hf.hub import HubError
 
 MODEL, NAME, COMMIT = "you/voices", "you/voices-page", "5ca1ab1e" * 5
@@ -110,7 +111,7 @@ def test_the_copy_finds_its_own_templates_as_a_wheel_does(files, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     templates, made, card = json.loads(done.stdout)
     assert templates == str(tmp_path / "ser_hf" / "cards_templates")
-    assert cards.TEMPLATES == ROOT / "cards"
+    assert reports.TEMPLATES == ROOT / "cards"
     assert made == sorted(files)
     assert card == text(files, "README.md")
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from ser_hf import stress
 from ser_hf.audio import effects, voice_activity
+from ser_hf.evaluation import robustness
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 
-BY_NAME = {condition.name: condition for condition in stress.CONDITIONS}
+BY_NAME = {condition.name: condition for condition in robustness.CONDITIONS}
 
 
 def voice(samples=32_000, seed=0):
@@ -32,7 +32,7 @@ def share_above(samples, frequency):
     return density[round(frequency * len(samples) / 16_000) :].sum() / density.sum()
 
 
-@pytest.mark.parametrize("condition", stress.CONDITIONS, ids=lambda condition: condition.name)
+@pytest.mark.parametrize("condition", robustness.CONDITIONS, ids=lambda condition: condition.name)
 def test_seed_name_and_samples_decide_and_the_input_stays(condition):
     clip = voice()
     kept = clip.copy()
@@ -46,7 +46,7 @@ def test_seed_name_and_samples_decide_and_the_input_stays(condition):
     assert np.array_equal(one, condition(clip, 2)) is (condition.kind not in ("noise", "room"))
 
 
-@pytest.mark.parametrize("condition", stress.CONDITIONS, ids=lambda condition: condition.name)
+@pytest.mark.parametrize("condition", robustness.CONDITIONS, ids=lambda condition: condition.name)
 @pytest.mark.parametrize("samples", [0, 1, 399, 400, 1_600, 4_000])
 def test_short_and_silent_clips_stay_clips(condition, samples):
     for clip in (np.zeros(samples, dtype=np.float32), voice(40_000)[-samples or 40_000 :]):
@@ -57,8 +57,8 @@ def test_short_and_silent_clips_stay_clips(condition, samples):
 
 
 def test_names_are_unique_and_of_a_kind():
-    assert len(BY_NAME) == len(stress.CONDITIONS)
-    assert {condition.kind for condition in stress.CONDITIONS} == {
+    assert len(BY_NAME) == len(robustness.CONDITIONS)
+    assert {condition.kind for condition in robustness.CONDITIONS} == {
         *("gain", "noise", "room", "codec", "clipping", "trimming", "speed")
     }
 
@@ -114,7 +114,7 @@ def test_codecs_keep_length_and_place_and_lose_something(name, samples):
 def test_codecs_keep_to_their_bitrate():
     clip = (0.1 * np.random.default_rng(0).normal(size=48_000)).astype(np.float32)
     quality = [
-        np.corrcoef(stress.coded(clip, None, kilobits, form), clip)[0, 1]
+        np.corrcoef(robustness.coded(clip, None, kilobits, form), clip)[0, 1]
         for form in ("MP3", "OPUS")
         for kilobits in (16, 32, 64)
     ]
@@ -187,7 +187,9 @@ def test_figures_are_those_counted_by_hand():
     )
     model = level_meter()
     indices = [3, 0, 1, 2]
-    report = stress.run(model, data, indices, model.probabilities([clips[i] for i in indices]), seed=3)
+    report = robustness.evaluate_robustness(
+        model, data, indices, model.probabilities([clips[i] for i in indices]), seed=3
+    )
     assert (report["n"], report["seed"]) == (4, 3)
     assert report["clean"] == {"uar": 1.0, "accuracy": 1.0}
     found = {row["name"]: row for row in report["conditions"]}
@@ -215,16 +217,16 @@ def test_chunks_change_nothing(monkeypatch):
     rows = {"audio": [{"array": c, "sampling_rate": 16_000} for c in clips], "label": [0, 3, 4, 0, 3]}
     data, model = datasets.Dataset.from_dict(rows), level_meter()
     clean = model.probabilities(clips)
-    whole = stress.run(model, data, list(range(5)), clean)
-    monkeypatch.setattr(stress, "_CHUNK", 2)
-    assert stress.run(model, data, list(range(5)), clean) == whole
+    whole = robustness.evaluate_robustness(model, data, list(range(5)), clean)
+    monkeypatch.setattr(robustness, "_CHUNK", 2)
+    assert robustness.evaluate_robustness(model, data, list(range(5)), clean) == whole
 
 
 def test_a_real_model_is_asked_and_answers_the_same_again(models):
     clips = [voice(8_000 + 400 * seed, seed) for seed in range(3)]
     rows = {"audio": [{"array": c, "sampling_rate": 16_000} for c in clips], "label": [0, 3, 4]}
     data, model = datasets.Dataset.from_dict(rows), Predictor(models["layer"], device="cpu")
-    report = stress.run(model, data, [2, 0], model.probabilities([clips[2], clips[0]]))
+    report = robustness.evaluate_robustness(model, data, [2, 0], model.probabilities([clips[2], clips[0]]))
     assert report["n"] == 2
-    assert stress.run(model, data, [2, 0], model.probabilities([clips[2], clips[0]])) == report
+    assert robustness.evaluate_robustness(model, data, [2, 0], model.probabilities([clips[2], clips[0]])) == report
     assert json.loads(json.dumps(report)) == report

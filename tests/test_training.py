@@ -14,13 +14,14 @@ import yaml
 from conftest import FAST, ROOT
 from safetensors.torch import load_file
 
-from ser_hf import audio, metrics, preparation, protocols
+from ser_hf import audio, preparation, protocols
 from ser_hf.arguments import ArgumentError, parse_finetune
 from ser_hf.averaging import Average
 from ser_hf.cli import main
 from ser_hf.data import dataset
+from ser_hf.evaluation import metrics
+from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
-from ser_hf.results import Results
 
 
 def test_the_folder_holds_the_model_and_its_evidence(tuned):

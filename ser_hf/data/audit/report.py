@@ -15,12 +15,12 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from ser_hf import cards
 from ser_hf.data import describe
 from ser_hf.data.audit.checks import KINDS, Inventory, by_corpus, find_problems
 from ser_hf.data.audit.inspect import FileMeasurement, measure
 from ser_hf.data.corpora import base
 from ser_hf.data.corpora.base import File
+from ser_hf.evaluation import reports
 from ser_hf.labels import EMOTIONS
 from ser_hf.utils.files import new_folder
 
@@ -190,5 +190,5 @@ def write_audit(report: dict, output: str | PathLike) -> None:
         pictures = describe.draw_audit(report, partial / "pictures")
         (partial / "audit.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         encoded = {picture.stem: base64.b64encode(picture.read_bytes()).decode() for picture in pictures}
-        page = cards.audit_page(report, grouped(report), KINDS, encoded)
+        page = reports.audit_page(report, grouped(report), KINDS, encoded)
         (partial / "audit.html").write_text(page, encoding="utf-8")

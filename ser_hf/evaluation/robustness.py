@@ -18,8 +18,9 @@ import soundfile
 from scipy import fft
 from tqdm import tqdm
 
-from ser_hf import audio, metrics
+from ser_hf import audio
 from ser_hf.audio import effects, resampling, voice_activity
+from ser_hf.evaluation import metrics
 from ser_hf.inference.predictor import Predictor
 
 _RATE = audio.SAMPLING_RATE
@@ -145,7 +146,7 @@ CONDITIONS: tuple[Condition, ...] = (
 """`noise` is pink, and counted against the voiced part."""
 
 
-def run(
+def evaluate_robustness(
     predictor: Predictor, dataset: datasets.Dataset, indices: list[int], probabilities: np.ndarray, seed: int = 0
 ) -> dict:
     """Ask a model again for clips that are damaged in each of `CONDITIONS`.
@@ -166,7 +167,7 @@ def run(
     """
     rows = dataset.select(indices)
     references, clean = np.array(rows["label"], dtype=np.int64), probabilities.argmax(axis=1)
-    answers = _answers(predictor, rows, seed)
+    answers = _predictions(predictor, rows, seed)
     return {
         "n": len(rows),
         "seed": seed,
@@ -183,7 +184,7 @@ def run(
     }
 
 
-def _answers(predictor: Predictor, rows: datasets.Dataset, seed: int) -> np.ndarray:
+def _predictions(predictor: Predictor, rows: datasets.Dataset, seed: int) -> np.ndarray:
     """Class indices of shape `(conditions, rows)`."""
     answers = np.zeros((len(CONDITIONS), len(rows)), dtype=np.int64)
     with (

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ser_hf import intervals
 from ser_hf.errors import UserError
+from ser_hf.evaluation import bootstrap
+from ser_hf.evaluation.metrics import scores
 from ser_hf.labels import LABEL2ID
-from ser_hf.metrics import scores
 
 NAMES = ("uar", "accuracy", "macro_f1")
 EXACT = 14
@@ -26,7 +26,7 @@ class ComparisonError(UserError):
     """Two folders that cannot be compared."""
 
 
-def compare(one: Path, other: Path) -> dict[str, Any]:
+def compare_models(one: Path, other: Path) -> dict[str, Any]:
     """Figures of two folders of evidence over the same clips, and how far their differences can be trusted.
 
     Args:
@@ -41,14 +41,14 @@ def compare(one: Path, other: Path) -> dict[str, Any]:
     Raises:
         ComparisonError: where files are missing or broken, or the protocols, the clips or their labels differ.
     """
-    results = [_results(Path(folder)) for folder in (one, other)]
+    results = [_read_results(Path(folder)) for folder in (one, other)]
     if results[0]["protocol_hash"] != results[1]["protocol_hash"]:
         first, second = (f"'{r['protocol']}' fold {r['fold']} ({r['protocol_hash']})" for r in results)
         raise ComparisonError(f"'{one}' was tested under {first}, '{other}' under {second}: test both under one")
     answers = [_answers(Path(folder)) for folder in (one, other)]
     _refuse_others(one, other, *answers)
     references, speakers = (np.array([row[name] for row in answers[0]]) for name in ("label", "speaker"))
-    a, b = (intervals.counts(references, np.array([row["predicted"] for row in rows]), speakers)[1] for rows in answers)
+    a, b = (bootstrap.counts(references, np.array([row["predicted"] for row in rows]), speakers)[1] for rows in answers)
     report = {
         **{
             side: {"folder": str(folder), "model": result["model"], **_figures(matrices)}
@@ -77,19 +77,19 @@ def differences(a: np.ndarray, b: np.ndarray, resamples: int = 2000, seed: int =
     Returns:
         `differences`, `ci95_says`, `p_says` and `smallest_p` as in `compare`.
     """
-    number, reason = len(a), intervals.refusal(a)
+    number, reason = len(a), bootstrap.refusal(a)
     first, second = _figures(a), _figures(b)
     found: dict[str, dict] = {
         name: {"difference": second[name] - first[name], "ci95": None, "p": None} for name in NAMES
     }
     if reason is None:
-        drawn, also = (intervals.draw(matrices, resamples, seed) for matrices in (a, b))
-        halves = intervals.half_widths(a, {name: also[name] - drawn[name] for name in NAMES})
+        drawn, also = (bootstrap.resample_counts(matrices, resamples, seed) for matrices in (a, b))
+        halves = bootstrap.half_widths(a, {name: also[name] - drawn[name] for name in NAMES})
         for name, row in found.items():
             row["ci95"] = [max(row["difference"] - halves[name], -1.0), min(row["difference"] + halves[name], 1.0)]
     how = reason or f"95 % bootstrap over {number} test speakers ({resamples:,} resamples, t)"
-    if number < intervals.MIN_SPEAKERS:
-        few = f"no p: {number} test speaker(s), at least {intervals.MIN_SPEAKERS} are needed"
+    if number < bootstrap.MIN_SPEAKERS:
+        few = f"no p: {number} test speaker(s), at least {bootstrap.MIN_SPEAKERS} are needed"
         return {"differences": found, "ci95_says": how, "p_says": few, "smallest_p": None}
     values, tried = exchanged(a, b, seed)
     for name, row in found.items():
@@ -129,7 +129,7 @@ def exchanged(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[dict[str, fl
     return found, len(swapped)
 
 
-def table(report: dict[str, Any]) -> str:
+def comparison_table(report: dict[str, Any]) -> str:
     """What the console prints of `compare`: figures of both, differences with interval and p, and the verdict."""
     lines = [f"{side.upper()}  {report[side]['model']} ({report[side]['folder']})" for side in "ab"]
     what = f"{report['protocol']} fold {report['fold']}"
@@ -150,7 +150,7 @@ def table(report: dict[str, Any]) -> str:
 def _verdict(report: dict[str, Any]) -> str:
     row, number = report["differences"]["uar"], report["speakers"]
     if row["p"] is None:
-        return f"No verdict: {number} test speaker(s), at least {intervals.MIN_SPEAKERS} are needed."
+        return f"No verdict: {number} test speaker(s), at least {bootstrap.MIN_SPEAKERS} are needed."
     interval = " [{:+.3f}, {:+.3f}]".format(*row["ci95"]) if row["ci95"] else ""
     says = f"UAR differs by {row['difference']:+.3f}{interval}, p = {row['p']:.3g}"
     if row["p"] <= ALPHA:
@@ -164,7 +164,7 @@ def _figures(matrices: np.ndarray) -> dict[str, float]:
     return {name: float(figures[name]) for name in NAMES}
 
 
-def _results(folder: Path) -> dict[str, Any]:
+def _read_results(folder: Path) -> dict[str, Any]:
     path = folder / "results.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

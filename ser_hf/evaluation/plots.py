@@ -8,13 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from ser_hf.results import Results
+from ser_hf.evaluation.results import Results
 from ser_hf.utils.plotting import STYLE, save
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#7f7f7f"
 
 
-def draw(results: Results, folder: Path) -> list[Path]:
+def draw_results(results: Results, folder: Path) -> list[Path]:
     """Write every picture that the results have figures for; the names tell what each shows."""
     with mpl.rc_context(STYLE):
         figures = {"confusion_matrix.png": confusion_matrix(results), "groups.png": groups(results)}

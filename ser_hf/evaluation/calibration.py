@@ -14,7 +14,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from transformers import PreTrainedModel
 
-from ser_hf import audio, confidence, metrics
+from ser_hf import audio
+from ser_hf.evaluation import metrics
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading
@@ -25,7 +26,7 @@ BOUNDS = (0.05, 20.0)
 _CHUNK = 512  # clips decoded at a time
 
 
-class CalibrationError(confidence.ConfidenceError):
+class CalibrationError(metrics.ConfidenceError):
     """Clips from which no temperature or threshold can be had, or a wish that they cannot fulfil."""
 
 
@@ -140,7 +141,7 @@ def fit(logits: np.ndarray, references: np.ndarray, coverage: float | None = Non
     """
     asked = {name: share for name, share in (("coverage", coverage), ("error", error)) if share is not None}
     if asked:
-        confidence.check_wish(coverage, error)
+        metrics.check_abstention(coverage, error)
     logits = np.asarray(logits, dtype=np.float64)
     degrees = temperature(logits, references)
     after = logits / degrees
@@ -154,7 +155,7 @@ def fit(logits: np.ndarray, references: np.ndarray, coverage: float | None = Non
             "nll_before": _nll(logits, references),
             "nll": _nll(after, references),
         },
-        "abstain": {**confidence.threshold(probabilities, references, **asked), "asked": asked} if asked else None,
+        "abstain": {**metrics.threshold(probabilities, references, **asked), "asked": asked} if asked else None,
     }
 
 
@@ -173,7 +174,7 @@ def attempt(fitted: Callable[..., dict], coverage: float | None, error: float | 
     for wish in ({"coverage": coverage, "error": error}, {}):
         try:
             return fitted(**wish)
-        except confidence.ConfidenceError as problem:
+        except metrics.ConfidenceError as problem:
             print(f"WARNING: not calibrated as asked: {problem}", flush=True)
     return None
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import t
 
-from ser_hf.metrics import NAMES, confusion, scores
+from ser_hf.evaluation.metrics import NAMES, confusion, scores
 
 MIN_SPEAKERS = 3
 MIN_WORTH = 0.6
@@ -86,7 +86,7 @@ def bounds(matrices: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[s
         resamples: how often speakers are drawn.
         seed: of the draws.
     """
-    figures, drawn = scores(matrices.sum(0)), draw(matrices, resamples, seed)
+    figures, drawn = scores(matrices.sum(0)), resample_counts(matrices, resamples, seed)
     halves, one = half_widths(matrices, drawn), 1 / matrices.sum()
     found = {}
     for name in NAMES:
@@ -98,7 +98,7 @@ def bounds(matrices: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[s
     return found
 
 
-def draw(matrices: np.ndarray, resamples: int, seed: int) -> dict[str, np.ndarray]:
+def resample_counts(matrices: np.ndarray, resamples: int, seed: int) -> dict[str, np.ndarray]:
     """Each figure, shape `(resamples,)`, of as many speakers as there are, drawn with replacement."""
     number = len(matrices)
     weights = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples)

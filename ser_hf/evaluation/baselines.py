@@ -25,9 +25,10 @@ from sklearn.svm import SVC
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from ser_hf import metrics, protocols
+from ser_hf import protocols
 from ser_hf.data import acoustic_features
 from ser_hf.errors import UserError
+from ser_hf.evaluation import metrics
 from ser_hf.labels import EMOTIONS
 
 NAMES = ("egemaps-svm", "egemaps-logistic", "mfcc-cnn", "mfcc-mlp", "mfcc-svm")

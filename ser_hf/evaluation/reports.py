@@ -1,21 +1,20 @@
-"""Cards and pages from what was measured - `Results`, the report of a build or of an audit - and nothing else."""
+"""Model cards and reports, from results and nothing else."""
 
+import base64
 import re
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING
 
 import datasets
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ser_hf.data.corpora import ravdess, tess
+from ser_hf.evaluation import plots
+from ser_hf.evaluation.results import Results, ResultsError
 from ser_hf.labels import EMOTIONS
-
-if TYPE_CHECKING:
-    from ser_hf.results import Results  # a dataset's card needs none of what it imports
-
 
 STAMP = "LEAKY FIGURES"
 """Stands in the card of whatever was not tested on held-out speakers."""
@@ -25,8 +24,8 @@ class CardError(ValueError):
     """A card that says more than was measured."""
 
 
-_PACKAGED = Path(__file__).parent / "cards_templates"
-TEMPLATES = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parent.parent / "cards"
+_PACKAGED = Path(__file__).parents[1] / "cards_templates"
+TEMPLATES = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "cards"
 
 
 def model_card(results: "Results", pictures: list[str]) -> str:
@@ -194,3 +193,40 @@ def _templates(autoescape: bool = False) -> Environment:
     environment.filters["tex"] = lambda text: re.sub(r"([&%$#_{}])", r"\\\1", str(text).replace("\\", "/"))
     environment.filters["basename"] = lambda path: PurePath(path).name
     return environment
+
+
+def write_report(folder: Path, output: Path | None = None) -> list[Path]:
+    """Write `report.html`, complete in itself (nothing is loaded from elsewhere), and `report.tex`.
+
+    Args:
+        folder: searched for `results.json`, at any depth.
+        output: where the two go; `folder` where None. Files of these names are replaced.
+
+    Returns:
+        The two files.
+
+    Raises:
+        ResultsError: for a folder without results, or with some that cannot be read.
+    """
+    found = sorted(folder.rglob("results.json"))
+    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not found:
+        raise ResultsError(f"'{folder}' holds no results.json: give the folder of a model or an evaluation")
+    runs = [Results.load(path) for path in found]
+    runs.sort(key=lambda run: (run.protocol, str(run.fold), run.protocol_hash, -run.uar))
+    pages = {"report.html": report_page(runs, [_pictures(run) for run in runs])}
+    pages["report.tex"] = report_table(runs)
+    output = output or folder
+    output.mkdir(parents=True, exist_ok=True)
+    for name, text in pages.items():
+        partial = output / f".{name}.partial"
+        partial.write_text(text)
+        partial.rename(output / name)
+    return [output / name for name in pages]
+
+
+def _pictures(results: Results) -> dict[str, str]:
+    """PNG in base64, by name, drawn anew: so they cannot tell of other results."""
+    with tempfile.TemporaryDirectory() as temporary:
+        drawn = plots.draw_results(results, Path(temporary))
+        return {path.stem.replace("_", " "): base64.b64encode(path.read_bytes()).decode() for path in drawn}

@@ -7,11 +7,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 
-from ser_hf import baselines, calibration, cards, confidence, evaluation, protocols, result_plots, shortcuts, stress
+from ser_hf import protocols
 from ser_hf.data import dataset
 from ser_hf.errors import UserError
+from ser_hf.evaluation import baselines, bias_probes, calibration, evaluate, metrics, plots, reports, robustness
+from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
-from ser_hf.results import Results
 from ser_hf.utils import files
 
 ALSO = ("stress", "shortcuts", "baselines")
@@ -22,7 +23,7 @@ class EvidenceError(UserError):
     """Evidence that cannot be put where it was asked for."""
 
 
-def write(
+def write_evidence(
     results: Results,
     folder: Path,
     probabilities: np.ndarray,
@@ -41,14 +42,14 @@ def write(
         card: whether to write one.
     """
     results.save(folder / "results.json")
-    evaluation.write_answers(folder / "predictions.csv", probabilities, rows, splits)
+    evaluate.write_answers(folder / "predictions.csv", probabilities, rows, splits)
     (folder / "classification_report.txt").write_text(results.report())
-    pictures = result_plots.draw(results, folder / "plots")
+    pictures = plots.draw_results(results, folder / "plots")
     if card:
-        (folder / "README.md").write_text(cards.model_card(results, [path.name for path in pictures]))
+        (folder / "README.md").write_text(reports.model_card(results, [path.name for path in pictures]))
 
 
-def evaluate(
+def run_evaluation(
     model: str,
     dataset_name: str,
     protocol: str,
@@ -82,29 +83,29 @@ def evaluate(
         raise EvidenceError(f"--into_model: '{model}' is no folder of this machine: leave the flag out")
     rows, splits = _split(dataset_name, protocol, fold, split_seed, text_disjoint)
     predictor = Predictor(model)
-    results, probabilities, embeddings = evaluation.evaluate(predictor, rows, splits, dataset_name)
+    results, probabilities, embeddings = evaluate.evaluate(predictor, rows, splits, dataset_name)
     _remember(results, Path(model))
-    tested = evaluation.tested(splits)
+    tested = evaluate.test_rows(splits)
     started = time.perf_counter()
     if "shortcuts" in also:
         columns = rows.select(tested).select_columns(["label", "corpus", "channel", "speaker", "sex", "duration"])
-        results.shortcuts = shortcuts.probe(embeddings, {name: np.array(columns[name]) for name in columns.features})
+        results.shortcuts = bias_probes.probe(embeddings, {name: np.array(columns[name]) for name in columns.features})
     if "stress" in also:
-        results.stress = stress.run(predictor, rows, tested, probabilities)
+        results.stress = robustness.evaluate_robustness(predictor, rows, tested, probabilities)
     if "baselines" in also:
         results.baselines = [_baseline(name, rows, splits, dataset_name, cache_dir) for name in baselines.NAMES]
     if also:
         results.seconds["evidence"] = round(time.perf_counter() - started, 1)
     with files.new_folder(output) as partial:
-        write(results, partial, probabilities, rows, splits, card=True)
+        write_evidence(results, partial, probabilities, rows, splits, card=True)
     if into_model:
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=model) as temporary:
-            write(results, Path(temporary), probabilities, rows, splits, card=True)
+            write_evidence(results, Path(temporary), probabilities, rows, splits, card=True)
             files.move_into(Path(temporary), Path(model))
     return results
 
 
-def baseline(
+def run_baseline(
     name: str,
     dataset_name: str,
     protocol: str,
@@ -123,11 +124,11 @@ def baseline(
     rows, splits = _split(dataset_name, protocol, fold, split_seed, False)
     results, probabilities = _trained(name, rows, splits, dataset_name, seed, cache_dir)
     with files.new_folder(output) as partial:
-        write(results, partial, probabilities, rows, splits)
+        write_evidence(results, partial, probabilities, rows, splits)
     return results
 
 
-def calibrate(
+def run_calibration(
     model: str,
     dataset_name: str,
     protocol: str,
@@ -152,7 +153,7 @@ def calibrate(
         error: share of wrong answers to keep to.
 
     Returns:
-        What `ser_hf.calibration.calibrate` does.
+        What `ser_hf.evaluation.calibration.calibrate` does.
 
     Raises:
         UserError: for what does not fit together, and where the model was trained on the validation's speakers.
@@ -161,10 +162,10 @@ def calibrate(
     if fold == "all":
         raise EvidenceError("--fold is all: a model is calibrated on one fold, give its number")
     if coverage is not None or error is not None:
-        confidence.check_wish(coverage, error)
+        metrics.check_abstention(coverage, error)
     rows, (split,) = _split(dataset_name, protocol, fold, split_seed, text_disjoint)
     predictor = Predictor(model)
-    evaluation.refuse_seen(predictor.model.config, model, rows, split, "validation")
+    evaluate.refuse_seen(predictor.model.config, model, rows, split, "validation")
     found = calibration.calibrate(predictor, rows, split.validation, coverage, error)
     with files.new_folder(output) as partial:
         predictor.model.save_pretrained(partial)
@@ -192,7 +193,7 @@ def _trained(
     found = [baselines.answers(name, rows, split, seed, cache_dir) for split in splits]
     probabilities = np.concatenate([answers for answers, _ in found])
     seconds = {"train": round(time.perf_counter() - started, 1)}
-    results = evaluation.judge(probabilities, rows, splits, dataset_name, name, seconds=seconds)
+    results = evaluate.judge(probabilities, rows, splits, dataset_name, name, seconds=seconds)
     settings = [settings for _, settings in found]
     results.training = {"base_model": name, "settings": settings[0] if len(settings) == 1 else {"folds": settings}}
     return results, probabilities

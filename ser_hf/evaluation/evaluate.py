@@ -12,13 +12,14 @@ import torch
 from scipy.special import softmax
 from transformers import PretrainedConfig
 
-from ser_hf import __version__, audio, calibration, confidence, metrics, scorecard
+from ser_hf import __version__, audio
 from ser_hf.data.corpora import ravdess, tess
+from ser_hf.evaluation import calibration, metrics
+from ser_hf.evaluation.results import GROUPS, Results, score
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading
 from ser_hf.protocols import LeakError, Split
-from ser_hf.results import Results
 
 _CHUNK = 512  # clips decoded at a time
 
@@ -54,8 +55,8 @@ def evaluate(
     for split in splits:
         refuse_seen(predictor.model.config, predictor.name, dataset, split)
     started = time.perf_counter()
-    rows = dataset.select(tested(splits))
-    logits, embeddings = outputs(predictor, rows)
+    rows = dataset.select(test_rows(splits))
+    logits, embeddings = model_outputs(predictor, rows)
     probabilities = softmax(logits, axis=1)
     took = {**(seconds or {}), "evaluate": round(time.perf_counter() - started, 1)}
     results = judge(
@@ -71,7 +72,7 @@ def evaluate(
     return results, probabilities, embeddings
 
 
-def outputs(predictor: Predictor, rows: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
+def model_outputs(predictor: Predictor, rows: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Logits `(clips, labels)` and embeddings `(clips, width)` of all rows; memory holds few of the clips at a time."""
     chunks = (rows[start : start + _CHUNK]["audio"] for start in range(0, len(rows), _CHUNK))
     logits, embeddings = zip(*(predictor.outputs([audio.load(one) for one in chunk]) for chunk in chunks), strict=True)
@@ -90,7 +91,7 @@ def calibrated(probabilities: np.ndarray, references: np.ndarray, known: dict) -
     found = {
         "temperature": known["temperature"],
         "ece_before": metrics.calibration_error(references, before),
-        "reliability_before": confidence.reliability(references, before),
+        "reliability_before": metrics.reliability(references, before),
     }
     if known.get("abstain_below"):
         answered = probabilities.max(axis=1) >= known["abstain_below"]
@@ -100,7 +101,7 @@ def calibrated(probabilities: np.ndarray, references: np.ndarray, known: dict) -
     return found
 
 
-def tested(splits: list[Split]) -> list[int]:
+def test_rows(splits: list[Split]) -> list[int]:
     """Indices of the test clips of one split or of pooled folds, in the order of their answers."""
     return np.concatenate([split.test for split in splits]).tolist()
 
@@ -127,8 +128,8 @@ def judge(
         history: of the training.
         seconds: it all took.
     """
-    rows = dataset.select(tested(splits)).select_columns(["label", *scorecard.GROUPS])
-    columns = {name: np.array(rows[name]) for name in scorecard.GROUPS}
+    rows = dataset.select(test_rows(splits)).select_columns(["label", *GROUPS])
+    columns = {name: np.array(rows[name]) for name in GROUPS}
     notes = list(dict.fromkeys(says for split in splits for says in (split.warning, split.note) if says))
     if dataset.info.description:
         notes.append(dataset.info.description)
@@ -139,7 +140,7 @@ def judge(
         fold=first.fold if len(splits) == 1 else "all",
         model=model_name,
         dataset=dataset_name,
-        **scorecard.score(np.array(rows["label"]), probabilities, columns),
+        **score(np.array(rows["label"]), probabilities, columns),
         labels=list(EMOTIONS),
         history=history or [],
         environment=environment(device),
@@ -179,7 +180,7 @@ def _data(dataset: datasets.Dataset, splits: list[Split]) -> dict:
 
 def write_answers(path: Path, probabilities: np.ndarray, dataset: datasets.Dataset, splits: list[Split]) -> None:
     """A line of CSV for each test clip: its file, corpus, speaker and label, the answer, and all probabilities."""
-    rows = dataset.select(tested(splits)).select_columns(["file", "corpus", "speaker", "label"])
+    rows = dataset.select(test_rows(splits)).select_columns(["file", "corpus", "speaker", "label"])
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "corpus", "speaker", "label", "predicted", *EMOTIONS])

@@ -166,7 +166,7 @@ def summary(explanation: Explanation) -> dict:
     }
 
 
-def draw(explanation: Explanation) -> Figure:
+def draw_occlusion(explanation: Explanation) -> Figure:
     """The waveform, coloured where it counts, above the importance over time; shares of the layers where there are."""
     with mpl.rc_context(_STYLE):
         layers = explanation.layer_weights
