@@ -1,6 +1,6 @@
 """What a few unlabelled clips of an unseen speaker are worth: UAR after adapting on 0, 1, 3, 10, 30 and all of them.
 
-Each clip is answered after adapting on others of its speaker (`ser_hf.adaptation.crossed`), each fold calibrated by the
+Each clip is answered after adapting on others of its speaker (`ser_hf.experiments.adaptation_study.crossed`), each fold calibrated by the
 others. Draws are repeated; the figure is of all speakers together, mean and spread over the draws. Then the same
 where a speaker's clips lack emotions, drawn for each speaker: adapted on all others, with and without clusters.
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_hf import adaptation, cross_validation
 from ser_hf.evaluation import metrics
+from ser_hf.experiments import adaptation_study
 from ser_hf.inference import speaker_adaptation
 
 COUNTS = (0, 1, 3, 10, 30, None)  # None: all
@@ -27,14 +27,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder with fold-0, fold-1 …, as fine-tuning wrote them")
     args = parser.parse_args()
-    folds = [cross_validation.read(one.parent) for one in sorted(args.run.glob("fold-*/predictions.csv"))]
+    folds = [adaptation_study.read_predictions(one.parent) for one in sorted(args.run.glob("fold-*/predictions.csv"))]
     if len(folds) < 2:
         parser.error(f"'{args.run}' holds {len(folds)} folds: train them with --fold all")
-    degrees = cross_validation.temperatures(folds)
+    degrees = adaptation_study.temperatures(folds)
     clips = sum(len(one.labels) for one in folds)
     print(f"{clips:,} clips of {len(folds)} folds\n\n| clips heard | UAR | sd over draws |\n| ---: | ---: | ---: |")
     for count in COUNTS:
-        found = cross_validation.adapted(folds, degrees, count)
+        found = adaptation_study.adapted(folds, degrees, count)
         shown = "all" if count is None else count
         print(f"| {shown} | {statistics.fmean(found):.3f} | {statistics.stdev(found):.3f} |")
     print("\n| emotions missing | not adapted | moved evenly | and clusters |\n| ---: | ---: | ---: | ---: |")
@@ -43,14 +43,16 @@ def main() -> None:
         print(f"| {missing} | {' | '.join(f'{statistics.fmean(one):.3f}' for one in found)} |")
 
 
-def lacking(folds: list[cross_validation.Answers], degrees: list[float], missing: int, draw: int) -> Iterator[float]:
+def lacking(
+    folds: list[adaptation_study.Predictions], degrees: list[float], missing: int, draw: int
+) -> Iterator[float]:
     """UAR without adapting, after moving the logits evenly, and after `ser_hf.inference.speaker_adaptation.fit`."""
     rng = np.random.default_rng([draw, missing])
     kept = [np.concatenate(list(_kept(one, missing, rng))) for one in folds]
     truth = np.concatenate([one.labels[rows] for one, rows in zip(folds, kept, strict=True)])
     for clips, clustered in ((0, 0.0), (None, 0.0), (None, speaker_adaptation.CLUSTERED)):
         moved = [
-            adaptation.crossed(
+            adaptation_study.crossed(
                 one.logits[rows] / t, one.speakers[rows], np.random.default_rng([draw, place]), clips, clustered
             )
             for place, (one, rows, t) in enumerate(zip(folds, kept, degrees, strict=True))
@@ -58,7 +60,7 @@ def lacking(folds: list[cross_validation.Answers], degrees: list[float], missing
         yield metrics.scores(metrics.confusion(truth, np.concatenate(moved).argmax(axis=1)))["uar"]
 
 
-def _kept(answers: cross_validation.Answers, missing: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def _kept(answers: adaptation_study.Predictions, missing: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
     for speaker in np.unique(answers.speakers):
         own = np.flatnonzero(answers.speakers == speaker)
         gone = rng.choice(np.unique(answers.labels[own]), missing, replace=False)

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from transformers import AutoModelForAudioClassification
 
-from ser_hf import IN_THE_BOX, precision
-from ser_hf.clips import Clips
+from ser_hf import IN_THE_BOX
 from ser_hf.data import dataset
 from ser_hf.models import features, loading, padding
+from ser_hf.training import cpu_kernels
+from ser_hf.training.dataset import SpeechDataset
 
 
 def gradient(model: torch.nn.Module, batch: dict, bf16: bool) -> dict[str, torch.Tensor]:
@@ -51,9 +52,9 @@ def main() -> None:
     drawn = np.random.default_rng(0).choice(len(rows), args.clips, replace=False).tolist()
     narrow, wide = (AutoModelForAudioClassification.from_pretrained(args.model).train() for _ in range(2))
     extractor = loading.load_for_training(str(args.model))[1]
-    clips = Clips(rows, drawn, extractor)
+    clips = SpeechDataset(rows, drawn, extractor)
     batch = features.Collator(extractor, padding.padding_rule(narrow))([clips[place] for place in range(len(clips))])
-    precision.widen(wide, SimpleNamespace(bf16=True, device=torch.device("cpu")))
+    cpu_kernels.widen_norms(wide, SimpleNamespace(bf16=True, device=torch.device("cpu")))
     right = gradient(narrow, batch, False)
     norms = [n for n, m in narrow.named_modules() if isinstance(m, torch.nn.LayerNorm)]
     norms = [f"{norm}.{kind}" for norm in norms for kind in ("weight", "bias") if f"{norm}.{kind}" in right]

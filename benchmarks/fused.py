@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_hf import cross_validation
+from ser_hf.experiments import adaptation_study
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="with predictions.csv")
     args = parser.parse_args()
-    read = [cross_validation.read(folder) for folder in args.folders]
+    read = [adaptation_study.read_predictions(folder) for folder in args.folders]
     first, clips = read[0], sorted(read[0].files)
     if odd := [str(folder) for folder, one in zip(args.folders, read, strict=True) if sorted(one.files) != clips]:
         parser.error(f"'{odd[0]}' did not test the same clips as '{args.folders[0]}'")
@@ -30,7 +30,7 @@ def main() -> None:
     rows = [*zip(args.folders, read, strict=True), ("together", dataclasses.replace(first, logits=mean))]
     print(f"{len(first.labels):,} clips\n\n| model | UAR | adapted |\n| --- | ---: | ---: |")
     for name, answers in rows:
-        alone, adapted = (statistics.fmean(cross_validation.adapted([answers], [1.0], n)) for n in (0, None))
+        alone, adapted = (statistics.fmean(adaptation_study.adapted([answers], [1.0], n)) for n in (0, None))
         print(f"| {name} | {alone:.3f} | {adapted:.3f} |")
 
 

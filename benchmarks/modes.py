@@ -12,9 +12,9 @@ import tempfile
 import numpy as np
 import train_speed
 
-from ser_hf import preparation, probing
-from ser_hf.arguments import parse_finetune
 from ser_hf.models import loading
+from ser_hf.training import probe, setup
+from ser_hf.training.config import parse_finetune
 
 
 def probes(args: argparse.Namespace, model: str, cache: str) -> None:
@@ -25,9 +25,9 @@ def probes(args: argparse.Namespace, model: str, cache: str) -> None:
     for _ in range(2):
         words = ["--dataset", args.dataset, "--model", model, "--mode", "probe", "--cache_dir", cache]
         config, settings = parse_finetune([*words, "--output_dir", cache])
-        preparation.set_threads(config.threads, settings)
+        setup.set_threads(config.threads, settings)
         loaded, extractor = loading.load_for_training(model, 0)
-        runs.append(probing.probe(config, settings, rows, split, loaded, extractor))
+        runs.append(probe.probe(config, settings, rows, split, loaded, extractor))
     assert np.array_equal(runs[0].probabilities, runs[1].probabilities), "the second probe answers differently"
     totals = [run.seconds["embed"] + run.seconds["train"] for run in runs]
     for name, run, total in zip(("first", "second"), runs, totals, strict=True):

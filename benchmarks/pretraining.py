@@ -15,7 +15,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ser_hf.arguments import SCRATCH
+from ser_hf.training.config import SCRATCH
 
 FROM_NOTHING = [word for name, value in SCRATCH.items() for word in (f"--{name}", str(value))]
 FROM_NOTHING += ["--attention", "eager"]  # as `tiny` attends by itself

@@ -18,10 +18,10 @@ import transformers
 from transformers import Trainer, TrainingArguments
 
 from ser_hf import audio, protocols
-from ser_hf.arguments import SCRATCH
 from ser_hf.data import dataset
 from ser_hf.evaluation import metrics
 from ser_hf.models import loading
+from ser_hf.training.config import SCRATCH
 
 
 def collator(extractor: transformers.FeatureExtractionMixin):  # noqa: ANN201

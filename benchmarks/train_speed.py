@@ -60,9 +60,9 @@ def child(recipe: str, dataset: str, model: str, clips: int, epochs: int, batch:
     import stock_recipe
     import transformers
 
-    from ser_hf import preparation
-    from ser_hf.arguments import parse_finetune
     from ser_hf.models import loading
+    from ser_hf.training import setup
+    from ser_hf.training.config import parse_finetune
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -81,7 +81,7 @@ def child(recipe: str, dataset: str, model: str, clips: int, epochs: int, batch:
         words += ["--num_train_epochs", str(epochs), "--per_device_train_batch_size", str(batch), "--seed", "0"]
         words += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
         words += ["--learning_rate", "5e-5", "--cache_dir", tempfile.mkdtemp(), *flags]
-        made = preparation.prepare(*parse_finetune(words), rows, split)
+        made = setup.prepare(*parse_finetune(words), rows, split)
         trainer, seconds = made.trainer, float(made.trainer.train_dataset.lengths(0).mean())
     prepared = time.perf_counter()
     several = trainer.args.world_size > 1  # evaluated before it trains, the Trainer would not join their gradients

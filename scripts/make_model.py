@@ -22,9 +22,10 @@ sys.path.pop(0)  # this folder: its evaluate.py would hide the package of that n
 
 import yaml
 
-from ser_hf import cross_validation, in_the_box
+from ser_hf import in_the_box
 from ser_hf.errors import UserError
 from ser_hf.evaluation.results import Results
+from ser_hf.experiments import adaptation_study
 from ser_hf.models import presets
 from ser_hf.protocols.builtin import EMOBOX_FOLDS
 
@@ -67,7 +68,7 @@ def main() -> None:
     runs = [(name, seed) for seed in seeds for name in expanded(args.only)]
     if not args.add:
         train_each(args.output, [(name, args.first) for name in expanded([EMOBOX])], args.jobs)
-        warmth = cross_validation.temperature(answers(args.output, EMOBOX, args.first))
+        warmth = adaptation_study.temperature(answers(args.output, EMOBOX, args.first))
         runs.insert(0, (ALL, args.first, ("--temperature", f"{warmth:.4f}")))
     train_each(args.output, runs, args.jobs)
     for seed in seeds if EMOBOX in args.only else []:
@@ -155,11 +156,11 @@ def ser_hf(log: Path, *words: object) -> None:
         sys.exit(run.returncode)
 
 
-def answers(output: Path, protocol: str, seed: int) -> list[cross_validation.Answers]:
+def answers(output: Path, protocol: str, seed: int) -> list[adaptation_study.Predictions]:
     """Of the runs that are pooled."""
     folder = output / protocol / f"seed-{seed}"
     folds = [folder / f"fold-{number}" for number in range(len(EMOBOX_FOLDS))] if protocol == EMOBOX else [folder]
-    return [cross_validation.read(fold) for fold in folds]
+    return [adaptation_study.read_predictions(fold) for fold in folds]
 
 
 def figures(output: Path, protocol: str, seeds: range, warmth: float) -> dict:
@@ -167,8 +168,8 @@ def figures(output: Path, protocol: str, seeds: range, warmth: float) -> dict:
     found = {}
     for seed in seeds:
         folds = answers(output, protocol, seed)
-        degrees = cross_validation.temperatures(folds) if protocol == EMOBOX else [warmth]
-        found[str(seed)] = cross_validation.figures(folds, degrees)
+        degrees = adaptation_study.temperatures(folds) if protocol == EMOBOX else [warmth]
+        found[str(seed)] = adaptation_study.adaptation_figures(folds, degrees)
     first = Results.load(output / protocol / f"seed-{seeds[0]}" / "results.json")
     return {"n": first.n, "ci95": first.ci95, "seeds": found}
 

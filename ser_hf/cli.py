@@ -27,15 +27,15 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def finetune(argv: list[str]) -> None:
     """fine-tune a model and write it with its evidence and card"""
-    from ser_hf.arguments import parse_finetune
+    from ser_hf.training.config import parse_finetune
 
     parsed = parse_finetune(argv)
     if parsed is None:
         return
-    from ser_hf import repeats
+    from ser_hf.experiments import repeats
 
     quiet()
-    results = repeats.run(*parsed)
+    results = repeats.run_repeats(*parsed)
     if results is not None:
         print(f"\n{results.report()}\nresults.json, plots/ and what was trained: {results.model}")
 

@@ -58,10 +58,12 @@ def dial(argv: list[str]) -> None:
     parser.add_argument("--dataset", required=True, metavar="DIR|REPO")
     parser.add_argument("--output", required=True, metavar="DIR", help="gets a folder a protocol, dial.json, dial.png")
     args, rest = parser.parse_known_args(argv)
-    from ser_hf import dial
+    from ser_hf.experiments import leakage_curve
 
     quiet()
-    print(dial.table(dial.run(args.model, args.dataset, Path(args.output), rest)))
+    print(
+        leakage_curve.leakage_table(leakage_curve.run_leakage_curve(args.model, args.dataset, Path(args.output), rest))
+    )
     print(f"dial.png, dial.json and each protocol's evidence: {args.output}")
 
 

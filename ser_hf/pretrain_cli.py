@@ -10,11 +10,11 @@ def pretrain(argv: list[str]) -> None:
     config = vars(_arguments(argv))
     import transformers
 
-    from ser_hf import pretraining
+    from ser_hf.training.pretraining import pretrain
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    history = pretraining.pretrain(pretraining.PretrainConfig(**config))
+    history = pretrain.pretrain(pretrain.PretrainConfig(**config))
     if history is not None:
         output = config["output"]
         print(f"model and history.json: {output}  (go on with `ser-hf finetune --model {output}`)")

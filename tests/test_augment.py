@@ -5,10 +5,10 @@ import pytest
 import soundfile
 from scipy import signal
 
-from ser_hf import augment
 from ser_hf.audio import effects, voice_activity
 from ser_hf.audio.effects import AugmentError
 from ser_hf.errors import UserError
+from ser_hf.training.augmentation import _STEPS, from_folder, mix_waveforms, needs_noise, parse, silences
 
 ALL = "speed,room,noise,codec,gain"
 
@@ -49,7 +49,7 @@ ONCE = {
     "noise": lambda samples, rng: effects.noise(samples, rng, NOISES),
     "room": effects.room,
     "codec": effects.codec,
-    "all": augment.parse(ALL, NOISES, probability=1),
+    "all": parse(ALL, NOISES, probability=1),
 }
 
 
@@ -211,18 +211,18 @@ def test_mu_law_is_that_of_g711(tmp_path):
 
 def test_mixup_is_a_weighted_sum():
     one, other = white(1_000), white(1_500, seed=1)
-    np.testing.assert_allclose(augment.mixup(one, other, 0.7), 0.7 * one + 0.3 * other[:1_000], atol=1e-7)
-    mixed = augment.mixup(other, one, 0.25)
+    np.testing.assert_allclose(mix_waveforms(one, other, 0.7), 0.7 * one + 0.3 * other[:1_000], atol=1e-7)
+    mixed = mix_waveforms(other, one, 0.25)
     np.testing.assert_allclose(mixed[:1_000], 0.25 * other[:1_000] + 0.75 * one, atol=1e-7)
     np.testing.assert_allclose(mixed[1_000:], 0.25 * other[1_000:], atol=1e-7)
     assert mixed.dtype == np.float32
-    np.testing.assert_array_equal(augment.mixup(one, other, 1.0), one)
+    np.testing.assert_array_equal(mix_waveforms(one, other, 1.0), one)
 
 
 def test_the_order_is_fixed_whatever_is_written():
     clip = white()
     orders = (ALL, "gain,codec,noise,room,speed", " noise, gain ,room,speed,codec")
-    one, two, three = (augment.parse(text, NOISES, probability=1)(clip, seeded(4)) for text in orders)
+    one, two, three = (parse(text, NOISES, probability=1)(clip, seeded(4)) for text in orders)
     np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(one, three)
     rng, out = seeded(4), clip
@@ -233,27 +233,27 @@ def test_the_order_is_fixed_whatever_is_written():
 
 
 def test_strengths_are_those_written():
-    made = augment.parse("codec,gain:3,noise:-5-7.5,room:.7,speed:0.2", NOISES)
+    made = parse("codec,gain:3,noise:-5-7.5,room:.7,speed:0.2", NOISES)
     written = {"speed": (0.2,), "room": (0.7,), "noise": (-5.0, 7.5), "codec": (), "gain": (3.0,)}
     assert list(made.strengths.items()) == list(written.items())
-    loud = augment.parse("gain:40", probability=1)
+    loud = parse("gain:40", probability=1)
     assert max(np.abs(loud(white(), seeded(seed))).max() for seed in range(5)) > 2  # and nothing clips
 
 
 @pytest.mark.parametrize("probability", [0.2, 0.5, 1])
 def test_each_is_applied_with_the_probability(probability):
-    augmentation = augment.parse("gain", probability=probability)
+    augmentation = parse("gain", probability=probability)
     clip, rng = white(1_000), seeded()
     changed = np.mean([augmentation(clip, rng) is not clip for _ in range(1_000)])
     assert changed == pytest.approx(probability, abs=0.05)
 
 
 def test_one_may_have_a_probability_of_its_own():
-    augmentation = augment.parse("gain:6@1,codec@0.25", probability=0.5)
+    augmentation = parse("gain:6@1,codec@0.25", probability=0.5)
     assert augmentation.strengths == {"gain": (6.0,), "codec": ()}
     rng, drawn = np.random.default_rng(0), []
     for _ in range(2_000):
-        drawn += list(augmentation._drawn(augment._STEPS, rng))
+        drawn += list(augmentation._drawn(_STEPS, rng))
     assert drawn.count("gain") == 2_000
     assert drawn.count("codec") == pytest.approx(500, abs=60)
 
@@ -261,18 +261,18 @@ def test_one_may_have_a_probability_of_its_own():
 @pytest.mark.parametrize("text", ["gain:6@0", "gain@1.1", "gain:6@", "gain@x", "gain@-1"])
 def test_a_probability_that_is_none_is_named(text):
     with pytest.raises(effects.AugmentError, match="no probability"):
-        augment.parse(text)
+        parse(text)
 
 
 def test_a_clip_never_falls_below_a_frame():
-    augmentation = augment.parse("speed:0.5", probability=1)
+    augmentation = parse("speed:0.5", probability=1)
     lengths = [len(augmentation(white(410), seeded(seed))) for seed in range(30)]
     assert min(lengths) >= 400
     assert max(lengths) > 600
 
 
 def test_an_augmentation_goes_to_worker_processes():
-    made = augment.parse(ALL, NOISES)
+    made = parse(ALL, NOISES)
     again = pickle.loads(pickle.dumps(made))
     np.testing.assert_array_equal(again(white(), seeded(2)), made(white(), seeded(2)))
 
@@ -299,7 +299,7 @@ def test_an_augmentation_goes_to_worker_processes():
     ],
 )
 def test_what_cannot_be_is_named(text, says):
-    for refused in (lambda: augment.parse(text, NOISES), lambda: augment.needs_noise(text)):
+    for refused in (lambda: parse(text, NOISES), lambda: needs_noise(text)):
         with pytest.raises(AugmentError) as caught:
             refused()
         assert says in str(caught.value)
@@ -310,15 +310,15 @@ def test_what_cannot_be_is_named(text, says):
 @pytest.mark.parametrize("probability", [0, -0.1, 1.01, float("nan")])
 def test_probabilities_lie_between_0_and_1(probability):
     with pytest.raises(AugmentError, match=f"probability of augmentation is {probability}: expected more than 0"):
-        augment.parse("gain", probability=probability)
+        parse("gain", probability=probability)
 
 
 def test_noise_needs_noises():
-    assert augment.needs_noise("gain,noise:5-10")
-    assert not augment.needs_noise("gain,codec")
+    assert needs_noise("gain,noise:5-10")
+    assert not needs_noise("gain,codec")
     for noises in ((), [np.zeros(0, dtype=np.float32)]):
         with pytest.raises(AugmentError, match="'noise' in 'gain,noise' has no noises to add: name a folder"):
-            augment.parse("gain,noise", noises)
+            parse("gain,noise", noises)
 
 
 def test_the_silence_of_a_corpus_is_collected_until_there_is_enough():
@@ -329,14 +329,14 @@ def test_the_silence_of_a_corpus_is_collected_until_there_is_enough():
             taken.append(seed)
             yield np.pad(sine(300, 16_000), 16_000) + white(48_000, seed, level=1e-4)
 
-    found = augment.silences(clips(), seconds=5)
+    found = silences(clips(), seconds=5)
     assert sum(map(len, found)) == 80_000
     assert len(taken) == 3  # two edges of a little less than a second each
     assert all(stretch.base is None and np.abs(stretch).max() < 1e-3 for stretch in found)
-    everything = augment.silences(clips(), seconds=1e6)
+    everything = silences(clips(), seconds=1e6)
     assert len(everything) == 200
     digital = [np.pad(sine(300, 16_000), 16_000)] * 3
-    assert augment.silences(digital) == []
+    assert silences(digital) == []
 
 
 def test_a_folder_of_noises_is_read_in_order(tmp_path):
@@ -345,7 +345,7 @@ def test_a_folder_of_noises_is_read_in_order(tmp_path):
     soundfile.write(tmp_path / "a.FLAC", white(44_100, seed=2), 44_100, format="FLAC")
     (tmp_path / "._a.wav").write_bytes(b"of macOS")
     (tmp_path / "notes.txt").write_text("no audio")
-    first, second = augment.from_folder(tmp_path)
+    first, second = from_folder(tmp_path)
     assert len(first) == 16_000
     np.testing.assert_array_equal(second, white(8_000, seed=1))
 
@@ -353,7 +353,7 @@ def test_a_folder_of_noises_is_read_in_order(tmp_path):
 def test_a_folder_without_noises_is_named(tmp_path):
     (tmp_path / "notes.txt").write_text("no audio")
     with pytest.raises(AugmentError, match="holds no audio files"):
-        augment.from_folder(tmp_path)
+        from_folder(tmp_path)
     for missing in (tmp_path / "missing", tmp_path / "notes.txt"):
         with pytest.raises(AugmentError, match=f"'{missing}' is not a folder: check the path"):
-            augment.from_folder(str(missing))
+            from_folder(str(missing))

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 
-from ser_hf.batches import FrameBudget, steps_for
+from ser_hf.training.sampler import PaddedLengthBatchSampler, steps_for
 
 SECONDS = np.random.default_rng(0).uniform(1, 5, 403)
 
 
 def budget(steps=24, seed=3, seconds=SECONDS, **how):
-    return FrameBudget(lambda epoch: seconds, steps, seed, **how)
+    return PaddedLengthBatchSampler(lambda epoch: seconds, steps, seed, **how)
 
 
 def micro_batches(sampler, epoch=0):
@@ -121,7 +121,7 @@ def test_lengths_are_those_of_the_epoch():
         asked.append(epoch)
         return SECONDS if epoch == 0 else SECONDS[::-1]
 
-    sampler = FrameBudget(lengths, 24, 0)
+    sampler = PaddedLengthBatchSampler(lengths, 24, 0)
     micro_batches(sampler, 0)
     later = micro_batches(sampler, 1)
     assert asked == [0, 1]

@@ -4,10 +4,11 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
-from ser_hf import audio, augment, clips, frozen, silence, spectral
+from ser_hf import audio
 from ser_hf.audio import effects, voice_activity
-from ser_hf.clips import Clips, Variation
 from ser_hf.models import features, frozen_frontend
+from ser_hf.training import augmentation, dataset, feature_cache
+from ser_hf.training.dataset import SpeechDataset, Variation
 
 INDICES = [5, 9, 40, 200, 390, 405]
 
@@ -27,7 +28,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("kind", ["bert", "group"])
 def test_without_variation_a_clip_is_what_the_extractor_makes_of_it(rows, extractors, kind):
-    made = Clips(rows, INDICES, extractors[kind]).decode()
+    made = SpeechDataset(rows, INDICES, extractors[kind]).decode()
     assert len(made) == len(INDICES)
     for place, index in enumerate(INDICES):
         expected = features.extract(extractors[kind], audio.load(rows[index]["audio"]))
@@ -45,31 +46,31 @@ def test_without_variation_a_clip_is_what_the_extractor_makes_of_it(rows, extrac
     [
         {"silence": "vary"},
         {"silence": "vary", "mixup": 0.4},
-        {"augmentation": augment.parse("speed:0.1,gain:6", (), 1.0)},
+        {"augmentation": augmentation.parse("speed:0.1,gain:6", (), 1.0)},
     ],
     ids=["silence", "mixup", "augmentation"],
 )
 def test_an_example_depends_on_seed_epoch_and_place_alone(rows, extractors, kind, how):
     variation = Variation(**how, seed=7)
-    one = Clips(rows, INDICES, extractors[kind], variation).decode()
-    two = Clips(rows, INDICES, extractors[kind], variation)  # never decoded ahead, asked in another order
+    one = SpeechDataset(rows, INDICES, extractors[kind], variation).decode()
+    two = SpeechDataset(rows, INDICES, extractors[kind], variation)  # never decoded ahead, asked in another order
     later = {place: two[2, place] for place in reversed(range(len(INDICES)))}
     assert all(same(one[2, place], later[place]) for place in later)
-    other = Clips(rows, INDICES, extractors[kind], Variation(**how, seed=8))
+    other = SpeechDataset(rows, INDICES, extractors[kind], Variation(**how, seed=8))
     assert not all(same(one[2, place], one[3, place]) for place in later)
     assert not all(same(one[2, place], other[2, place]) for place in later)
-    assert same(one[0], Clips(rows, INDICES, extractors[kind])[0])  # no epoch, no variation
+    assert same(one[0], SpeechDataset(rows, INDICES, extractors[kind])[0])  # no epoch, no variation
 
 
 def test_silence_is_cut_at_the_edges_alone(rows, extractors):
-    varied = Clips(rows, INDICES, extractors["group"], Variation(silence="vary"))
+    varied = SpeechDataset(rows, INDICES, extractors["group"], Variation(silence="vary"))
     shortened = 0
     for place, index in enumerate(INDICES):
         samples = audio.load(rows[index]["audio"])
         start, end = voice_activity.voiced(samples)
         got = varied[1, place]["features"]
         rng = np.random.default_rng([0, 1, place])
-        begin, stop = silence.vary(len(samples), (start, end), rng)
+        begin, stop = augmentation.vary(len(samples), (start, end), rng)
         assert begin <= start < end <= stop
         np.testing.assert_array_equal(got, features.extract(extractors["group"], samples[begin:stop]))
         shortened += len(samples) - len(got)
@@ -77,13 +78,13 @@ def test_silence_is_cut_at_the_edges_alone(rows, extractors):
 
 
 def test_all_or_a_margin_of_the_silence_is_left(rows, extractors):
-    varied = Clips(rows, INDICES, extractors["group"], Variation(silence="either"))
+    varied = SpeechDataset(rows, INDICES, extractors["group"], Variation(silence="either"))
     lengths = set()
     for epoch in range(4):
         for place, index in enumerate(INDICES):
             samples = audio.load(rows[index]["audio"])
             rng = np.random.default_rng([0, epoch, place])
-            begin, stop = silence.either(len(samples), voice_activity.voiced(samples), rng, 3_200)
+            begin, stop = augmentation.either(len(samples), voice_activity.voiced(samples), rng, 3_200)
             got = varied[epoch, place]["features"]
             assert abs(len(got) - (stop - begin)) <= 2  # durations are rounded
             lengths.add(len(got) - len(samples))
@@ -103,7 +104,7 @@ def test_cut_log_mel_frames_are_those_of_the_cut_waveform(extractors, start, fra
 
 @pytest.mark.parametrize(("kind", "unit"), [("bert", 0.01), ("group", 1 / 16_000)])
 def test_lengths_are_those_of_the_examples(rows, extractors, kind, unit):
-    varied = Clips(rows, INDICES, extractors[kind], Variation(silence="vary")).decode()
+    varied = SpeechDataset(rows, INDICES, extractors[kind], Variation(silence="vary")).decode()
     step = unit if kind == "group" else 4 * unit  # four frames are stacked
     for epoch in (0, 4):
         real = np.array([len(varied[epoch, place]["features"]) for place in range(len(INDICES))]) * step
@@ -125,16 +126,16 @@ def test_a_corrupt_recording_is_named(rows, extractors):
         }
     )
     with pytest.raises(audio.AudioError, match=r"03-01-broken\.wav"):
-        Clips(broken, [0], extractors["bert"]).decode()
+        SpeechDataset(broken, [0], extractors["bert"]).decode()
 
 
 @pytest.mark.parametrize("kind", ["bert", "group"])
 def test_what_memory_does_not_hold_is_decoded_again(rows, extractors, kind, monkeypatch):
     variation = Variation(silence="vary")
-    whole = Clips(rows, INDICES, extractors[kind], variation).decode()
+    whole = SpeechDataset(rows, INDICES, extractors[kind], variation).decode()
     seconds = [rows[index]["duration"] for index in INDICES]
-    monkeypatch.setattr(clips, "KEPT_BYTES", int(sum(seconds[:2]) * 64_000) + 64)
-    some = Clips(rows, INDICES, extractors[kind], variation).decode()
+    monkeypatch.setattr(dataset, "KEPT_BYTES", int(sum(seconds[:2]) * 64_000) + 64)
+    some = SpeechDataset(rows, INDICES, extractors[kind], variation).decode()
     assert (len(whole._kept), len(some._kept)) == (len(INDICES), 2)
     assert all(same(whole[1, place], some[1, place]) for place in range(len(INDICES)))
     decoded = []
@@ -147,7 +148,7 @@ def test_what_memory_does_not_hold_is_decoded_again(rows, extractors, kind, monk
 
 
 def test_mixup_mixes_waveforms_and_says_with_what(rows, extractors):
-    mixed = Clips(rows, INDICES, extractors["group"], Variation(mixup=0.4)).decode()
+    mixed = SpeechDataset(rows, INDICES, extractors["group"], Variation(mixup=0.4)).decode()
     shares = []
     for place, index in enumerate(INDICES):
         example = mixed[0, place]
@@ -156,7 +157,8 @@ def test_mixup_mixes_waveforms_and_says_with_what(rows, extractors):
         own = audio.load(rows[index]["audio"])
         expected = [
             features.extract(
-                extractors["group"], augment.mixup(own, audio.load(rows[i]["audio"]), np.float32(example["share"]))
+                extractors["group"],
+                augmentation.mix_waveforms(own, audio.load(rows[i]["audio"]), np.float32(example["share"])),
             )
             for i in candidates
         ]
@@ -170,7 +172,7 @@ def test_mixup_mixes_waveforms_and_says_with_what(rows, extractors):
 
 
 def test_mixup_of_mel_frames_adds_powers_at_one_level(rows, extractors):
-    made = Clips(rows, INDICES, extractors["bert"], Variation(mixup=0.4, seed=3)).decode()
+    made = SpeechDataset(rows, INDICES, extractors["bert"], Variation(mixup=0.4, seed=3)).decode()
     example = made[1, 0]
     rng = np.random.default_rng([3, 1, 0])
     other, share = int(rng.integers(len(INDICES))), float(rng.beta(0.4, 0.4))
@@ -186,13 +188,13 @@ def test_mixup_of_mel_frames_adds_powers_at_one_level(rows, extractors):
 
 
 def test_mel_frames_are_augmented_after_the_waveform(rows, extractors):
-    both = augment.parse("gain:6,bands:10", (), 1.0)
-    example = Clips(rows, INDICES, extractors["bert"], Variation(augmentation=both, seed=3)).decode()[0, 2]
+    both = augmentation.parse("gain:6,bands:10", (), 1.0)
+    example = SpeechDataset(rows, INDICES, extractors["bert"], Variation(augmentation=both, seed=3)).decode()[0, 2]
     rng = np.random.default_rng([3, 0, 2])
     louder = effects.gain(audio.load(rows[INDICES[2]]["audio"]), rng_after(rng), 6)
     mel = features.prepare(extractors["bert"], louder)
     rng.random()  # whether
-    expected = features.finish(extractors["bert"], spectral.bands(mel, rng, 10))
+    expected = features.finish(extractors["bert"], augmentation.bands(mel, rng, 10))
     np.testing.assert_array_equal(example["features"], expected)
 
 
@@ -203,25 +205,25 @@ def rng_after(rng):
 
 
 def test_weights_come_with_the_examples(rows, extractors):
-    weighted = Clips(rows, INDICES, extractors["bert"], weights=np.arange(6) / 2)
+    weighted = SpeechDataset(rows, INDICES, extractors["bert"], weights=np.arange(6) / 2)
     assert [weighted[place]["weight"] for place in range(3)] == [0, 0.5, 1]
 
 
 def test_examples_from_frozen_outputs(rows, models, extractors, tmp_path):
     model = AutoModelForAudioClassification.from_pretrained(models["layer"]).eval()
     used = rows.select(INDICES)
-    store, _ = frozen.store(
+    store, _ = feature_cache.feature_cache(
         used, "front", model, extractors["layer"], frozen_frontend.FrozenFrontend(model).outputs, tmp_path
     )
-    stored = Clips(rows, INDICES, extractors["layer"], store=store).decode()
-    varied = Clips(rows, INDICES, extractors["layer"], Variation(silence="vary"), store).decode()
+    stored = SpeechDataset(rows, INDICES, extractors["layer"], store=store).decode()
+    varied = SpeechDataset(rows, INDICES, extractors["layer"], Variation(silence="vary"), store).decode()
     cut = 0
     for place, index in enumerate(INDICES):
         whole, (start, end) = store[rows[index]["sha256"]]
         np.testing.assert_array_equal(stored[place]["features"], whole)
         assert stored[place]["labels"] == rows[index]["label"]
         part = varied[0, place]["features"]
-        begin, stop = silence.vary(len(whole), (start, end), np.random.default_rng([0, 0, place]))
+        begin, stop = augmentation.vary(len(whole), (start, end), np.random.default_rng([0, 0, place]))
         np.testing.assert_array_equal(part, whole[begin:stop])
         assert varied.lengths(0)[place] == pytest.approx(rows[index]["duration"] * len(part) / len(whole))
         cut += len(whole) - len(part)

@@ -14,8 +14,8 @@ from accelerate.utils import DistributedType
 from conftest import ROOT
 from transformers import AutoConfig, AutoModelForAudioClassification
 
-from ser_hf.arguments import parse_finetune
 from ser_hf.protocols.builtin import PROTOCOLS
+from ser_hf.training.config import parse_finetune
 
 FOLDER, PAGE = ROOT / "configs" / "accelerate", ROOT / "docs" / "scaling.md"
 FIELDS = {

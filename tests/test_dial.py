@@ -3,9 +3,9 @@ import json
 import pytest
 from conftest import FAST
 
-from ser_hf import dial
 from ser_hf.cli import main
 from ser_hf.evaluation.results import Results
+from ser_hf.experiments import leakage_curve
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def dialled(built, tmp_path_factory):
 
 def test_a_dial_has_a_row_for_each_protocol(dialled):
     report = json.loads((dialled / "dial.json").read_text())
-    assert [row["protocol"] for row in report["rows"]] == list(dial.NEW)
+    assert [row["protocol"] for row in report["rows"]] == list(leakage_curve.NEW)
     for row in report["rows"]:
         results = Results.load(dialled / row["protocol"] / "results.json")
         assert (row["uar"], row["n"], row["leaks"]) == (results.uar, results.n, results.leaks)
@@ -34,7 +34,7 @@ def test_what_is_there_is_loaded(dialled, built, capsys):
 
 
 def test_a_dial_fine_tunes_with_the_flags_given(built, models, tmp_path, monkeypatch):
-    monkeypatch.setattr(dial, "NEW", {"tess-oaf-yaf": "the voice is new"})
+    monkeypatch.setattr(leakage_curve, "NEW", {"tess-oaf-yaf": "the voice is new"})
     base = ["evaluate", "--dial", "--model", str(models["bert"]), "--dataset", str(built)]
     assert main([*base, "--output", str(tmp_path / "d"), *FAST, "--seed", "7"]) == 0
     results = Results.load(tmp_path / "d" / "tess-oaf-yaf" / "results.json")

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForAudioClassification
 
-from ser_hf.dropout import ByteDropout, attention, quicken
+from ser_hf.training.cpu_kernels import ByteDropout, attention, use_byte_dropout
 
 
 def dropped(layer, shape=(301, 1_003), seed=0):
@@ -64,7 +64,7 @@ def test_a_model_is_quickened_whole(models):
     for name in stock:
         model.get_submodule(name).p = 0.25
     keys = list(model.state_dict())
-    quicken(model)
+    use_byte_dropout(model)
     assert len(stock) > 3
     assert not any(type(module) is nn.Dropout for module in model.modules())
     assert all(type(model.get_submodule(name)) is ByteDropout and model.get_submodule(name).p == 0.25 for name in stock)
@@ -107,7 +107,7 @@ def test_a_quickened_model_answers_and_is_saved_as_before(models, tmp_path):
     stock = AutoModelForAudioClassification.from_pretrained(models["layer"]).eval()
     model = AutoModelForAudioClassification.from_pretrained(models["layer"])
     assert model.config._attn_implementation == "sdpa"
-    quicken(model)
+    use_byte_dropout(model)
     values, mask = torch.randn(2, 8_000), torch.ones(2, 8_000, dtype=torch.long)
     mask[1, 5_000:] = 0
     torch.testing.assert_close(model.eval()(values, mask).logits, stock(values, mask).logits)

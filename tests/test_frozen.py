@@ -12,11 +12,12 @@ from transformers import (
     WavLMConfig,
 )
 
-from ser_hf import audio, frozen
+from ser_hf import audio
 from ser_hf.audio import voice_activity
-from ser_hf.clips import Clips
 from ser_hf.models import features, padding
 from ser_hf.models.frozen_frontend import CacheError, FrozenFrontend
+from ser_hf.training import feature_cache
+from ser_hf.training.dataset import SpeechDataset
 
 INDICES = [5, 40, 390, 405, 200]
 DEPTHS = [("group", 0), ("layer", 0), *[(kind, depth) for kind in ("bert", "group", "layer") for depth in (1, 2)]]
@@ -55,9 +56,9 @@ def test_stored_outputs_give_the_models_own_answer(rows, models, tmp_path, kind,
     expected = torch.cat(alone).detach()
     rule = padding.ignore_padding(model)
     front = FrozenFrontend(model, depth)
-    store, made = frozen.store(used, "front", model, extractor, front.outputs, tmp_path)
+    store, made = feature_cache.feature_cache(used, "front", model, extractor, front.outputs, tmp_path)
     assert made
-    clips = Clips(rows, INDICES, extractor, store=store)
+    clips = SpeechDataset(rows, INDICES, extractor, store=store)
     stored = [clips[place] for place in range(len(clips))]
     lengths = [padding.frames_of(model, len(one["features"])) for one in raw(used, extractor)]
     assert [len(one["features"]) for one in stored] == lengths
@@ -92,8 +93,8 @@ def test_a_bypassed_model_trains_only_what_lies_above(rows, models, tmp_path):
     model, extractor = deep(models, "group")
     rule = padding.ignore_padding(model)
     front = FrozenFrontend(model, 2)
-    store, _ = frozen.store(rows.select(INDICES), "front", model, extractor, front.outputs, tmp_path)
-    clips = Clips(rows, INDICES, extractor, store=store)
+    store, _ = feature_cache.feature_cache(rows.select(INDICES), "front", model, extractor, front.outputs, tmp_path)
+    clips = SpeechDataset(rows, INDICES, extractor, store=store)
     front.bypass()
     model.train()
     model.config.apply_spec_augment, model.config.mask_time_prob = True, 0.9
@@ -111,7 +112,9 @@ def test_storing_leaves_the_model_as_it_is(rows, models, tmp_path):
     before = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     modules, hooks = list(model.named_modules()), len(model._forward_pre_hooks)
     model.train()
-    frozen.store(rows.select(INDICES), "front", model, extractor, FrozenFrontend(model).outputs, tmp_path)
+    feature_cache.feature_cache(
+        rows.select(INDICES), "front", model, extractor, FrozenFrontend(model).outputs, tmp_path
+    )
     assert model.training
     assert list(model.named_modules()) == modules
     assert len(model._forward_pre_hooks) == hooks
@@ -134,10 +137,12 @@ def test_what_is_stored_is_not_computed_again(rows, models, tmp_path):
     model, extractor = deep(models, "layer")
     used = rows.select(INDICES)
     compute = Counting(model)
-    first, made = frozen.store(used, "front", model, extractor, compute, tmp_path)
+    first, made = feature_cache.feature_cache(used, "front", model, extractor, compute, tmp_path)
     assert (made, compute.calls) == (True, 1)
     model.classifier.weight.data += 1  # the head is no part of it
-    again, made = frozen.store(used.select([4, 3, 2, 1, 0]), "front", model, extractor, compute, str(tmp_path))
+    again, made = feature_cache.feature_cache(
+        used.select([4, 3, 2, 1, 0]), "front", model, extractor, compute, str(tmp_path)
+    )
     assert (made, compute.calls) == (False, 1)
     for sound in used["sha256"]:
         np.testing.assert_array_equal(first[sound][0], again[sound][0])
@@ -176,20 +181,22 @@ def test_what_changes_the_outputs_changes_the_key(rows, models, tmp_path, change
     model, extractor = deep(models, "layer")
     used = rows.select(INDICES)
     compute = Counting(model)
-    frozen.store(used, "front", model, extractor, compute, tmp_path)
+    feature_cache.feature_cache(used, "front", model, extractor, compute, tmp_path)
     model, extractor, used, name = change(model, extractor, used)
-    _, made = frozen.store(used, name, model, extractor, compute, tmp_path)
+    _, made = feature_cache.feature_cache(used, name, model, extractor, compute, tmp_path)
     assert (made, compute.calls) == (True, 2)
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_sound_that_occurs_twice_is_stored_once(rows, models, tmp_path):
     model, extractor = deep(models, "layer")
-    store, _ = frozen.store(
+    store, _ = feature_cache.feature_cache(
         rows.select([5, 9, 5, 5]), "front", model, extractor, FrozenFrontend(model).outputs, tmp_path
     )
     assert len(store) == 2
-    alone, _ = frozen.store(rows.select([9]), "front", model, extractor, FrozenFrontend(model).outputs, tmp_path)
+    alone, _ = feature_cache.feature_cache(
+        rows.select([9]), "front", model, extractor, FrozenFrontend(model).outputs, tmp_path
+    )
     np.testing.assert_allclose(store[rows[9]["sha256"]][0], alone[rows[9]["sha256"]][0], atol=2e-3)
     assert len(store.values) == sum(len(store[rows[index]["sha256"]][0]) for index in (5, 9))
 
@@ -202,15 +209,15 @@ def test_what_is_half_written_is_no_store(rows, models, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        frozen.store(used, "front", model, extractor, broken, tmp_path)
+        feature_cache.feature_cache(used, "front", model, extractor, broken, tmp_path)
     assert not list(tmp_path.iterdir())
-    whole, _ = frozen.store(used, "front", model, extractor, FrozenFrontend(model).outputs, tmp_path)
+    whole, _ = feature_cache.feature_cache(used, "front", model, extractor, FrozenFrontend(model).outputs, tmp_path)
     expected = np.array(whole.values)
     del whole  # or its file would be cut off while it is mapped
     (folder,) = tmp_path.iterdir()
     (folder / "index.json").unlink()
     (folder / "values.f16").write_bytes(b"\0\0")
-    store, made = frozen.store(used, "front", model, extractor, FrozenFrontend(model).outputs, tmp_path)
+    store, made = feature_cache.feature_cache(used, "front", model, extractor, FrozenFrontend(model).outputs, tmp_path)
     assert made
     np.testing.assert_array_equal(store.values, expected)
     assert json.loads((folder / "index.json").read_text())["shape"] == [16]
@@ -218,7 +225,9 @@ def test_what_is_half_written_is_no_store(rows, models, tmp_path):
 
 def test_the_voice_is_found_in_frames(rows, models, tmp_path):
     model, extractor = deep(models, "layer")
-    store, _ = frozen.store(rows.select(INDICES), "front", model, extractor, FrozenFrontend(model).outputs, tmp_path)
+    store, _ = feature_cache.feature_cache(
+        rows.select(INDICES), "front", model, extractor, FrozenFrontend(model).outputs, tmp_path
+    )
     for index in INDICES:
         samples = audio.load(rows[index]["audio"])
         first, last = voice_activity.voiced(samples)
@@ -232,7 +241,7 @@ def test_the_voice_is_found_in_frames(rows, models, tmp_path):
 def test_values_beyond_half_precision_are_refused(rows, models, tmp_path):
     model, extractor = deep(models, "layer")
     with pytest.raises(CacheError, match=r"^the frozen part's values do not fit half precision: .*false$"):
-        frozen.store(
+        feature_cache.feature_cache(
             rows.select([5]), "front", model, extractor, lambda b: [torch.full((3, 4), 1e6)], tmp_path / "cache"
         )
     assert not list((tmp_path / "cache").iterdir())

@@ -8,11 +8,12 @@ import torch
 from conftest import FAST
 from safetensors.torch import load_file
 
-from ser_hf import functionals, preparation, protocols
-from ser_hf.arguments import parse_finetune
+from ser_hf import protocols
 from ser_hf.cli import main
 from ser_hf.data import acoustic_features
 from ser_hf.models import loading
+from ser_hf.training import losses, setup
+from ser_hf.training.config import parse_finetune
 
 
 def voice(rng):
@@ -33,20 +34,20 @@ def test_what_is_told_of_a_clip_does_not_change_with_its_level():
     loud, quiet = (np.stack([acoustic_features.egemaps(one / part) for one in voices]) for part in (1, 4))
     spread = loud.std(axis=0)
     changes = np.divide(np.median(np.abs(loud - quiet), axis=0), spread, out=np.zeros(88), where=spread > 1e-6)
-    assert len(functionals.OF_LEVEL) == 18
-    told = np.setdiff1d(np.arange(88), [*functionals.OF_LEVEL, 65])  # 65, on recordings, by 0.02 of its spread alone
+    assert len(losses.OF_LEVEL) == 18
+    told = np.setdiff1d(np.arange(88), [*losses.OF_LEVEL, 65])  # 65, on recordings, by 0.02 of its spread alone
     assert changes[told].max() < 0.1
-    assert changes[list(functionals.OF_LEVEL)].min() > 0.15
+    assert changes[list(losses.OF_LEVEL)].min() > 0.15
 
 
 def test_targets_are_standardised_over_the_clips_asked_for(rows, tmp_path):
     split = protocols.split(rows)
-    found = functionals.targets(rows, split.train, tmp_path)
+    found = losses.targets(rows, split.train, tmp_path)
     assert found.shape == (len(split.train), 70)
     assert found.dtype == np.float32
     assert np.abs(found).max() <= 4
     values = np.delete(
-        acoustic_features.features(rows.select(split.train), "egemaps", tmp_path), functionals.OF_LEVEL, axis=1
+        acoustic_features.features(rows.select(split.train), "egemaps", tmp_path), losses.OF_LEVEL, axis=1
     )
     wanted = (values[:, 0] - values[:, 0].mean()) / values[:, 0].std()
     np.testing.assert_allclose(found[:, 0], np.clip(wanted, -4, 4), atol=1e-4)
@@ -55,7 +56,7 @@ def test_targets_are_standardised_over_the_clips_asked_for(rows, tmp_path):
 def test_the_loss_adds_the_error_of_what_is_told(built, models, rows, tmp_path):
     words = ["--dataset", built, "--model", models["bert"], "--output_dir", tmp_path / "m", "--bf16", "false"]
     words += ["--report_to", "none", "--egemaps", "0.5", "--cache_dir", tmp_path, "--mixup", "0.5"]
-    made = preparation.prepare(*parse_finetune(list(map(str, words))), rows, protocols.split(rows))
+    made = setup.prepare(*parse_finetune(list(map(str, words))), rows, protocols.split(rows))
     trainer, model = made.trainer, made.trained.trainable.train()
     batch = next(iter(trainer.get_train_dataloader()))
     clips = len(batch["labels"])
@@ -93,4 +94,4 @@ def test_a_head_that_is_not_linear_is_refused(models):
     model, _ = loading.load_for_training(models["bert"])
     model.classifier = torch.nn.Sequential(model.classifier)
     with pytest.raises(loading.ModelError, match="leave out --egemaps"):
-        functionals.attach(model, 70, 1.0)
+        losses.attach(model, 70, 1.0)

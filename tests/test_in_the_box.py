@@ -10,12 +10,13 @@ from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 from transformers import pipeline
 
-from ser_hf import IN_THE_BOX, adaptation, audio, cross_validation, in_the_box
+from ser_hf import IN_THE_BOX, audio, in_the_box
 from ser_hf.cli import main
 from ser_hf.errors import UserError
 from ser_hf.evaluation import calibration, metrics
 from ser_hf.evaluation.reports import CardError
 from ser_hf.evaluation.results import Results
+from ser_hf.experiments import adaptation_study
 from ser_hf.inference import speaker_adaptation
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
@@ -146,11 +147,11 @@ def folds(tmp_path):
 
 
 def test_figures_are_calibrated_on_other_folds_and_adapted_on_other_clips(folds):
-    runs = [cross_validation.read(folder) for folder, *_ in folds]
-    degrees = cross_validation.temperatures(runs)
+    runs = [adaptation_study.read_predictions(folder) for folder, *_ in folds]
+    degrees = adaptation_study.temperatures(runs)
     for place, other in ((0, 1), (1, 0)):
         assert degrees[place] == pytest.approx(calibration.temperature(folds[other][1], folds[other][2]), rel=1e-3)
-    found = cross_validation.figures(runs, degrees)
+    found = adaptation_study.adaptation_figures(runs, degrees)
     truth = np.concatenate([one[2] for one in folds])
     logits = np.concatenate([one[1] for one in folds])
     assert found["accuracy"] == pytest.approx((logits.argmax(axis=1) == truth).mean())
@@ -159,12 +160,12 @@ def test_figures_are_calibrated_on_other_folds_and_adapted_on_other_clips(folds)
     assert found["ece"] == pytest.approx(metrics.calibration_error(truth, softmax(warm, axis=1)), abs=1e-4)
     assert found["ece"] < found["ece before"] - 0.05
     assert found["adapted uar"] > found["uar"] + 0.05
-    assert cross_validation.adapted(runs, degrees, 0) == [found["uar"]] * 10
+    assert adaptation_study.adapted(runs, degrees, 0) == [found["uar"]] * 10
 
 
 def test_no_clip_is_adapted_on_itself():
     logits = np.eye(8)[[0, 1, 2, 3]] * 5
-    moved = adaptation.crossed(logits, ["a", "a", "a", "b"], np.random.default_rng(0))
+    moved = adaptation_study.crossed(logits, ["a", "a", "a", "b"], np.random.default_rng(0))
     for place, others in ((0, [1, 2]), (1, [0, 2]), (2, [0, 1])):
         assert np.allclose(moved[place], speaker_adaptation.fit(logits[others], "").moved(logits[place]))
     assert np.array_equal(moved[3], logits[3])  # its speaker has no other clip

@@ -14,8 +14,9 @@ import pytest
 from conftest import ROOT
 from scipy.special import softmax
 
-from ser_hf import cross_validation, in_the_box
+from ser_hf import in_the_box
 from ser_hf.errors import UserError
+from ser_hf.experiments import adaptation_study
 from ser_hf.labels import EMOTIONS
 
 WORDS = ["make_model.py", "--ravdess", str(ROOT), "--tess", str(ROOT)]
@@ -106,7 +107,9 @@ def test_more_seeds_of_some_protocols_are_added_at_the_temperature_of_the_box(
     assert sorted(Path(one[1]).stem for one in commands[1:]) == ["random", "speaker"]
     ((measured, _),) = added
     assert {name: list(row["seeds"]) for name, row in measured.items()} == {"random": ["44"], "speaker": ["44"]}
-    found = cross_validation.figures([cross_validation.read(tmp_path / "random" / "seed-44")], [2.0])
+    found = adaptation_study.adaptation_figures(
+        [adaptation_study.read_predictions(tmp_path / "random" / "seed-44")], [2.0]
+    )
     assert measured["random"]["seeds"]["44"] == found
     monkeypatch.setattr(sys, "argv", [*words, "emobox-ravdess"])
     script.main()

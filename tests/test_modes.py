@@ -3,9 +3,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForAudioClassification, WavLMConfig
 
-from ser_hf import modes
 from ser_hf.models.loading import ModelError
 from ser_hf.models.padding import ignore_padding
+from ser_hf.training import modes, optimization
 
 KINDS = ("bert", "group", "layer")
 
@@ -172,7 +172,7 @@ def test_what_has_no_attention_is_not_adapted(deep):
 @pytest.mark.parametrize("kind", KINDS)
 def test_rates_decay_from_the_top(deep, kind):
     model = deep(kind)
-    rates = modes.decayed(model, 1.0, 0.5)
+    rates = optimization.layer_decayed_groups(model, 1.0, 0.5)
     assert set(rates) == trained(model)
     for name, rate in rates.items():
         found = [place for place in range(3) if f".encoder.layers.{place}." in name]
@@ -186,16 +186,16 @@ def test_rates_decay_from_the_top(deep, kind):
 def test_rates_are_of_what_is_trained(deep):
     model = deep("group")
     modes.prepare(model, "partial", False, 1)
-    rates = modes.decayed(model, 2e-4, 0.9)
+    rates = optimization.layer_decayed_groups(model, 2e-4, 0.9)
     assert set(rates) == trained(model)
     assert set(rates.values()) == {2e-4, 2e-4 * 0.9}
-    assert set(modes.decayed(model, 2e-4, 1.0).values()) == {2e-4}
+    assert set(optimization.layer_decayed_groups(model, 2e-4, 1.0).values()) == {2e-4}
 
 
 def test_rates_of_adapters_go_by_their_layer(deep):
     made = modes.prepare(deep("group"), "lora", True, None)
     made.adapt(2)
-    rates = modes.decayed(made.trainable, 1.0, 0.5)
+    rates = optimization.layer_decayed_groups(made.trainable, 1.0, 0.5)
     assert {rate for name, rate in rates.items() if "layers.0." in name} == {0.125}
     assert {rate for name, rate in rates.items() if "classifier" in name} == {1.0}
 

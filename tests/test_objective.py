@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ser_hf.objective import Objective, ObjectiveError, weights
+from ser_hf.training.losses import Objective, ObjectiveError, clip_weights
 
 LOGITS = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)) * 3
 LABELS = torch.tensor([0, 3, 7, 7, 2, 5])
@@ -64,7 +64,7 @@ GROUPED = datasets.Dataset.from_dict({"corpus": CORPORA, "label": [0] * 20 + [1]
     [("label", ("label",)), ("corpus", ("corpus",)), ("both", ("corpus", "label"))],
 )
 def test_balanced_groups_weigh_the_same(balance, keys):
-    given = weights(GROUPED, balance)
+    given = clip_weights(GROUPED, balance)
     assert given.shape == (40,)
     assert given.mean() == pytest.approx(1)
     sums = {}
@@ -76,7 +76,7 @@ def test_balanced_groups_weigh_the_same(balance, keys):
 
 def test_speakers_weigh_as_the_root_of_their_clips():
     rows = datasets.Dataset.from_dict({"speaker": ["a"] * 16 + ["b"] * 4 + ["c"]})
-    given = weights(rows, "speaker")
+    given = clip_weights(rows, "speaker")
     sums = [given[:16].sum(), given[16:20].sum(), given[20]]
     np.testing.assert_allclose(np.array(sums) / sums[2], [4, 2, 1])
     assert given.mean() == pytest.approx(1)
@@ -84,10 +84,10 @@ def test_speakers_weigh_as_the_root_of_their_clips():
 
 def test_balance_by_label_on_an_example():
     # 22 of one label, 18 of the other
-    np.testing.assert_allclose(np.unique(weights(GROUPED, "label")), [20 / 22, 20 / 18])
+    np.testing.assert_allclose(np.unique(clip_weights(GROUPED, "label")), [20 / 22, 20 / 18])
 
 
 @pytest.mark.parametrize(("balance", "alike"), [("corpus", range(30)), ("label", range(20)), ("both", range(20))])
 def test_one_group_cannot_be_balanced(balance, alike):
     with pytest.raises(ObjectiveError, match=f"^balance '{balance}': all clips .*leave it out$"):
-        weights(GROUPED.select(alike), balance)
+        clip_weights(GROUPED.select(alike), balance)

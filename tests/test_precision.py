@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from ser_hf import preparation, protocols
-from ser_hf.arguments import parse_finetune
-from ser_hf.precision import widen
+from ser_hf import protocols
+from ser_hf.training import setup
+from ser_hf.training.config import parse_finetune
+from ser_hf.training.cpu_kernels import widen_norms
 
 ON_CPU = ("--use_cpu", "true")
 
@@ -26,9 +27,9 @@ def test_the_gradient_of_a_norm_is_added_up_in_float32():
     clips = torch.randn(20_000, 16)
     right, rough = gradient(model, clips, False), gradient(model, clips, True)
     for bf16, device in ((False, "cpu"), (True, "cuda")):
-        widen(model, SimpleNamespace(bf16=bf16, device=torch.device(device)))
+        widen_norms(model, SimpleNamespace(bf16=bf16, device=torch.device(device)))
         assert torch.equal(gradient(model, clips, True), rough)
-    widen(model, SimpleNamespace(bf16=True, device=torch.device("cpu")))
+    widen_norms(model, SimpleNamespace(bf16=True, device=torch.device("cpu")))
     kept = gradient(model, clips, True)
     off = [float((one - right).norm() / right.norm()) for one in (rough, kept)]
     assert off[1] < 0.005
@@ -50,7 +51,7 @@ def test_a_training_in_bf16_on_a_cpu_widens_the_norms_that_it_trains(built, mode
             *ON_CPU,
             *more,
         ]
-        made = preparation.prepare(*parse_finetune(list(map(str, words))), rows, protocols.split(rows))
+        made = setup.prepare(*parse_finetune(list(map(str, words))), rows, protocols.split(rows))
         heard = []
         for module in made.trained.trainable.modules():
             if isinstance(module, nn.LayerNorm):

@@ -9,12 +9,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForAudioClassification, HubertConfig
 
-from ser_hf import pretraining, pretraining_data, pretraining_model, protocols
+from ser_hf import protocols
 from ser_hf.errors import UserError
 from ser_hf.evaluation import evaluate
 from ser_hf.models import loading, presets
 from ser_hf.pretrain_cli import pretrain
-from ser_hf.pretraining_data import Masking
+from ser_hf.training.pretraining import masking, objective
+from ser_hf.training.pretraining.masking import Masking
+from ser_hf.training.pretraining.pretrain import Cooling
 from ser_hf.utils.files import OutputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -111,11 +113,11 @@ def test_the_same_seed_gives_the_same_weights(built, models, tmp_path, monkeypat
 
 @pytest.mark.parametrize(("name", "least"), [("tiny", 2.5e6), ("small", 2.0e6)])
 def test_models_from_nothing_are_saved_whole(name, least, tmp_path):
-    model, extractor, kept = pretraining_model.load(name, 0)
+    model, extractor, kept = objective.load(name, 0)
     assert least < sum(p.numel() for p in model.parameters()) < 3.5e6
-    clip = pretraining_data.features.extract(extractor, np.zeros(16_000, dtype=np.float32))
+    clip = masking.features.extract(extractor, np.zeros(16_000, dtype=np.float32))
     assert int(model._get_feat_extract_output_lengths(torch.tensor(len(clip)))) == {"tiny": 24, "small": 49}[name]
-    pretraining_model.save(model, kept, tmp_path / "m")
+    objective.save(model, kept, tmp_path / "m")
     extractor.save_pretrained(tmp_path / "m")
     loaded, _ = loading.load_for_training(tmp_path / "m")
     for key, tensor in model.base_model.state_dict().items():
@@ -177,14 +179,14 @@ def test_cut_off_it_goes_on_to_the_same_weights(built, models, tmp_path, monkeyp
     whole, broken = (words(built, models[kind], tmp_path / name, "--epochs", "3") for name in ("whole", "broken"))
     pretrain(whole)
     assert [path.name for path in tmp_path.iterdir()] == ["whole"]  # its checkpoints are gone
-    cool = pretraining.Cooling.on_step_begin
+    cool = Cooling.on_step_begin
 
     def cut(self, args, state, control, **kwargs):
         if state.epoch > 1.5:
             raise KeyboardInterrupt
         cool(self, args, state, control, **kwargs)
 
-    monkeypatch.setattr(pretraining.Cooling, "on_step_begin", cut)
+    monkeypatch.setattr(Cooling, "on_step_begin", cut)
     with pytest.raises(KeyboardInterrupt):
         pretrain(broken)
     monkeypatch.undo()

@@ -8,10 +8,10 @@ import torch
 from transformers import Wav2Vec2ForPreTraining
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2GumbelVectorQuantizer
 
-from ser_hf import pretraining, pretraining_model
 from ser_hf.models import features
-from ser_hf.pretraining_data import Masking, Order
-from ser_hf.pretraining_model import Codebook, contrastive
+from ser_hf.training.pretraining import objective, pretrain
+from ser_hf.training.pretraining.masking import Masking, Order
+from ser_hf.training.pretraining.objective import Codebook, contrastive
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -88,7 +88,7 @@ def test_a_codebook_that_has_collapsed_is_never_right():
 
 
 def test_codebook_and_loss_are_those_of_transformers(models):
-    model, extractor, _ = pretraining_model.load(models["layer"], 0)
+    model, extractor, _ = objective.load(models["layer"], 0)
     batch = clips(model, extractor)
     model.eval()
     stock = Wav2Vec2ForPreTraining(model.config).eval()
@@ -116,7 +116,7 @@ def test_codebook_and_loss_are_those_of_transformers(models):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_does_not_change_the_loss(models, kind):
-    model, extractor, _ = pretraining_model.load(models[kind], 0)
+    model, extractor, _ = objective.load(models[kind], 0)
     batch = clips(model, extractor)
     model.eval()
     _, together, right = answer(model, batch)
@@ -134,7 +134,7 @@ def test_padding_does_not_change_the_loss(models, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_masked_is_not_heard(models, kind):
-    model, extractor, kept = pretraining_model.load(models[kind], 0)
+    model, extractor, kept = objective.load(models[kind], 0)
     assert kept["apply_spec_augment"] is False  # with which transformers would mask nothing
     batch = clips(model, extractor)
     model.eval()
@@ -148,7 +148,7 @@ def test_what_is_masked_is_not_heard(models, kind):
 
 @pytest.mark.parametrize("kind", ["bert", "layer"])
 def test_the_loss_falls(models, kind):
-    model, extractor, _ = pretraining_model.load(models[kind], 0)
+    model, extractor, _ = objective.load(models[kind], 0)
     batch = clips(model.train(), extractor)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     losses = []
@@ -162,7 +162,7 @@ def test_the_loss_falls(models, kind):
 
 
 def test_draws_are_of_the_clip_alone(models):
-    model, extractor, _ = pretraining_model.load(models["bert"], 0)
+    model, extractor, _ = objective.load(models["bert"], 0)
     masking = Masking(model, extractor, 1)
     assert masking.length == 5  # frames of 40 ms
     before = np.random.get_state()[1].copy()
@@ -197,10 +197,10 @@ def test_clips_come_once_an_epoch_beside_others_of_like_length():
 
 
 def test_the_codebook_cools(models):
-    model, _, _ = pretraining_model.load(models["bert"], 0)
+    model, _, _ = objective.load(models["bert"], 0)
     state, temperatures = type("State", (), {"max_steps": 11})(), []
     for state.global_step in range(11):
-        pretraining.Cooling().on_step_begin(None, state, None, model=model)
+        pretrain.Cooling().on_step_begin(None, state, None, model=model)
         temperatures.append(model.quantizer.temperature)
     assert temperatures[0] == 2.0
     assert temperatures[5] == pytest.approx(1.0)  # half of the way from 2 to a quarter of it

@@ -8,10 +8,11 @@ from conftest import make_model
 from safetensors.torch import load_file
 from transformers import Wav2Vec2Model
 
-from ser_hf import audio, frozen, probing, protocols
+from ser_hf import audio, protocols
 from ser_hf.cli import main
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
+from ser_hf.training import feature_cache, probe
 
 FLAGS = ["--mode", "probe", "--num_train_epochs", "4", "--learning_rate", "3e-2", "--bf16", "false"]
 
@@ -83,7 +84,7 @@ def test_a_second_probe_never_calls_the_backbone(probed, tools, tmp_path, monkey
 
 
 def test_a_second_probe_writes_the_same_model(probed, tools, tmp_path, monkeypatch):
-    monkeypatch.setattr(frozen, "_computed", None)  # what would call the backbone for each recording
+    monkeypatch.setattr(feature_cache, "_computed", None)  # what would call the backbone for each recording
     assert main(tools(tmp_path / "again")) == 0
     one, two = (load_file(folder / "model.safetensors") for folder in (probed, tmp_path / "again"))
     assert one.keys() == two.keys()
@@ -101,7 +102,7 @@ def test_a_probe_stops_when_patience_is_over(tools, tmp_path):
 
 @pytest.mark.parametrize("flags", [["--pooling", "attentive"], ["--head", "mlp"]])
 def test_a_head_no_stock_model_holds_is_refused_at_the_start(tools, fails, tmp_path, monkeypatch, flags):
-    monkeypatch.setattr(probing, "probe", None)  # never reached
+    monkeypatch.setattr(probe, "probe", None)  # never reached
     message = fails(*tools(tmp_path / "refused", *flags))
     assert " ".join(flags) in message
     assert message.endswith("or --figures_only true for the figures and no model")
@@ -125,7 +126,7 @@ def test_figures_of_such_a_head_can_be_had(tools, tmp_path, flags):
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_heads_hear_nothing_of_padding(pooling, kind):
     torch.manual_seed(0)
-    head = probing.Head(3, 6, 5, pooling, kind).eval()
+    head = probe.Head(3, 6, 5, pooling, kind).eval()
     clip = torch.randn(1, 7, 3, 6)
     padded = torch.cat([clip, torch.full((1, 4, 3, 6), 1e3)], dim=1)
     valid = torch.tensor([[1.0] * 7 + [0.0] * 4])
@@ -135,7 +136,7 @@ def test_heads_hear_nothing_of_padding(pooling, kind):
 
 
 def test_attentive_statistics_of_even_attention_are_mean_and_deviation():
-    head = probing.Head(1, 2, 2, "attentive", "linear").eval()
+    head = probe.Head(1, 2, 2, "attentive", "linear").eval()
     head.projector.load_state_dict({"weight": torch.eye(2), "bias": torch.zeros(2)})
     for parameter in head.attention.parameters():
         parameter.data.zero_()
@@ -146,7 +147,7 @@ def test_attentive_statistics_of_even_attention_are_mean_and_deviation():
 
 
 def test_layers_are_mixed_by_softmax():
-    head = probing.Head(2, 1, 1, "mean", "linear").eval()
+    head = probe.Head(2, 1, 1, "mean", "linear").eval()
     head.projector.load_state_dict({"weight": torch.ones(1, 1), "bias": torch.zeros(1)})
     head.layer_weights.data = torch.tensor([1.0, 3.0]).log()
     head.classifier = torch.nn.Identity()

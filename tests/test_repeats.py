@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from ser_hf import protocols
-from ser_hf.arguments import parse_finetune
-from ser_hf.averaging import Average
 from ser_hf.cli import main
 from ser_hf.data import dataset
 from ser_hf.evaluation.evaluate import read_answers, test_rows
 from ser_hf.evaluation.results import Results
+from ser_hf.training.config import parse_finetune
+from ser_hf.training.optimization import WeightAverage
 
 STEPS = ["--max_steps", "2", "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps"]
 STEPS += ["--save_steps", "2", "--bf16", "false", "--logging_strategy", "steps", "--logging_steps", "1"]
@@ -80,8 +80,8 @@ def test_each_trial_of_a_search_averages_the_weights_of_its_own_model(built, mod
         update(self, args, state, control, **kwargs)
         seen.append(self._trained["classifier.weight"].detach().clone())
 
-    update = Average.on_step_end
-    monkeypatch.setattr(Average, "on_step_end", watched)
+    update = WeightAverage.on_step_end
+    monkeypatch.setattr(WeightAverage, "on_step_end", watched)
     pace = ["--average", "0.9", "--search", "2"]
     assert main(words(built, models["bert"], tmp_path / "m", *STEPS, *pace)) == 0
     assert len(seen) == 4

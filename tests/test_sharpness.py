@@ -10,15 +10,16 @@ from conftest import FAST
 from safetensors.torch import load_file
 from torch import nn
 
-from ser_hf import preparation, protocols
-from ser_hf.arguments import parse_finetune
-from ser_hf.batches import by_length
+from ser_hf import protocols
 from ser_hf.cli import main
 from ser_hf.data import dataset
 from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
-from ser_hf.sharpness import ascended
-from ser_hf.trainer import SerTrainer
+from ser_hf.training import setup
+from ser_hf.training.config import parse_finetune
+from ser_hf.training.optimization import sam_ascent
+from ser_hf.training.sampler import by_length
+from ser_hf.training.trainer import SerTrainer
 
 
 def test_weights_climb_a_radius_along_the_gradient_and_come_back():
@@ -27,7 +28,7 @@ def test_weights_climb_a_radius_along_the_gradient_and_come_back():
     model.register_parameter("still", still)
     before = model.weight.detach().clone()
     model.weight.grad = torch.tensor([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]])
-    with ascended(model, 0.5):
+    with sam_ascent(model, 0.5):
         moved = model.weight.detach() - before
         assert torch.allclose(moved, torch.tensor([[0.3, 0.0, 0.0], [0.0, 0.4, 0.0]]))
         assert model.weight.grad is None
@@ -41,7 +42,7 @@ def test_a_step_descends_along_the_gradient_found_uphill(built, models, rows, tm
     words = ["--dataset", built, "--model", models["bert"], "--output_dir", tmp_path / "m", "--bf16", "false"]
     words += ["--report_to", "none", "--sharpness", "0.2", "--mask_time_prob", "0", "--label_smoothing_factor", "0.1"]
     words += ["--use_cpu", "true"]
-    made = preparation.prepare(*parse_finetune(list(map(str, words))), rows, protocols.split(rows))
+    made = setup.prepare(*parse_finetune(list(map(str, words))), rows, protocols.split(rows))
     trainer, model = made.trainer, made.trained.trainable
     trainer.create_optimizer_and_scheduler(10)
     batch = next(iter(trainer.get_train_dataloader()))

@@ -3,8 +3,8 @@ import time
 import numpy as np
 import pytest
 
-from ser_hf import silence
 from ser_hf.audio import voice_activity
+from ser_hf.training import augmentation
 
 
 def tone(samples, level=0.5):
@@ -74,7 +74,7 @@ def test_a_clip_takes_less_than_a_few_milliseconds():
 
 def test_silence_is_cut_to_random_shares():
     rng = np.random.default_rng(0)
-    kept = np.array([silence.vary(3_000, (1_000, 2_000), rng) for _ in range(4_000)])
+    kept = np.array([augmentation.vary(3_000, (1_000, 2_000), rng) for _ in range(4_000)])
     before, after = 1_000 - kept[:, 0], kept[:, 1] - 2_000
     for part in (before, after):
         assert part.min() == 0
@@ -86,20 +86,20 @@ def test_silence_is_cut_to_random_shares():
 
 def test_all_silence_is_kept_or_all_but_a_margin_is_cut():
     rng = np.random.default_rng(0)
-    kept = np.array([silence.either(3_000, (1_000, 2_000), rng, 200) for _ in range(4_000)])
+    kept = np.array([augmentation.either(3_000, (1_000, 2_000), rng, 200) for _ in range(4_000)])
     whole = (kept == (0, 3_000)).all(axis=1)
     assert whole.mean() == pytest.approx(0.5, abs=0.03)
     before, after = 1_000 - kept[~whole, 0], kept[~whole, 1] - 2_000
     for part in (before, after):
         assert (part.min(), part.max()) == (0, 200)
         assert part.mean() == pytest.approx(100, abs=5)
-    assert silence.either(500, (10, 490), np.random.default_rng(1), 200)[1] <= 500
+    assert augmentation.either(500, (10, 490), np.random.default_rng(1), 200)[1] <= 500
 
 
 def test_cuts_depend_on_the_seed_alone():
-    one, same, other = (silence.vary(9_000, (4_000, 5_000), np.random.default_rng(seed)) for seed in (1, 1, 2))
+    one, same, other = (augmentation.vary(9_000, (4_000, 5_000), np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert one == same != other
-    assert silence.vary(500, (0, 500), np.random.default_rng(0)) == (0, 500)
+    assert augmentation.vary(500, (0, 500), np.random.default_rng(0)) == (0, 500)
 
 
 def test_edges_are_what_was_recorded_around_the_voice():

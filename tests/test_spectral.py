@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from ser_hf import augment, spectral
 from ser_hf.audio.effects import AugmentError
+from ser_hf.training import augmentation
 
 FRAMES, BINS = 200, 80
 
@@ -20,15 +20,15 @@ def ridge(bin_of_frame):
 
 def test_tempo_changes_the_length_and_not_the_spectrum():
     mel = ridge(np.full(FRAMES, 30))
-    lengths = [len(spectral.tempo(mel, seeded(seed), 0.1)) for seed in range(200)]
+    lengths = [len(augmentation.tempo(mel, seeded(seed), 0.1)) for seed in range(200)]
     assert min(lengths) >= int(FRAMES * np.exp(-0.1))
     assert max(lengths) <= int(FRAMES * np.exp(0.1))
     assert max(lengths) - min(lengths) > 30
-    np.testing.assert_allclose(spectral.tempo(mel, seeded(), 0.1)[5], mel[5])
+    np.testing.assert_allclose(augmentation.tempo(mel, seeded(), 0.1)[5], mel[5])
     rising = np.linspace(0, 1, FRAMES, dtype=np.float32)[:, None] * np.ones(BINS, dtype=np.float32)
-    made = spectral.tempo(rising, seeded(), 0.1)
+    made = augmentation.tempo(rising, seeded(), 0.1)
     np.testing.assert_allclose(made[:, 0], np.linspace(0, 1, len(made)), atol=1e-6)
-    assert all(len(spectral.tempo(mel[:12], seeded(seed), 0.5)) >= 12 for seed in range(20))
+    assert all(len(augmentation.tempo(mel[:12], seeded(seed), 0.5)) >= 12 for seed in range(20))
 
 
 def test_tract_moves_what_lies_high_further_and_keeps_the_length():
@@ -36,7 +36,7 @@ def test_tract_moves_what_lies_high_further_and_keeps_the_length():
     for seed in range(20):
         drawn = np.exp(seeded(seed).uniform(-0.1, 0.1))
         for mel, place in ((low, 10), (high, 60)):
-            made = spectral.tract(mel, seeded(seed), 0.1)
+            made = augmentation.tract(mel, seeded(seed), 0.1)
             assert made.shape == mel.shape
             if (wanted := place / drawn) < BINS - 1:
                 assert abs(made[7].argmax() - wanted) <= 1
@@ -47,7 +47,7 @@ def test_hiss_fills_what_lies_below_it_and_leaves_the_loud():
     mel[50:150] = 8.0
     floors = []
     for seed in range(200):
-        made = spectral.hiss(mel, seeded(seed), 20, 30)
+        made = augmentation.hiss(mel, seeded(seed), 20, 30)
         assert made.dtype == np.float32
         assert np.all(made >= mel)
         floors.append((8.0 - made[:50].mean()) * 10 / np.log(10))
@@ -59,33 +59,33 @@ def test_masks_become_zeros_in_what_the_model_hears():
     mel = seeded().normal(size=(FRAMES, BINS)).astype(np.float32)
     widths, lengths = [], []
     for seed in range(300):
-        made = spectral.bands(mel, seeded(seed), 10)
+        made = augmentation.bands(mel, seeded(seed), 10)
         changed = np.flatnonzero((made != mel).any(axis=0))
         assert not len(changed) or np.array_equal(changed, np.arange(changed[0], changed[-1] + 1))
         assert np.allclose(made[:, changed], mel.mean(axis=0)[changed])
         widths.append(len(changed))
-        made = spectral.gaps(mel, seeded(seed), 0.3)
+        made = augmentation.gaps(mel, seeded(seed), 0.3)
         lengths.append(int((made != mel).any(axis=1).sum()))
     assert (min(widths), max(widths)) == (0, 10)
     assert (min(lengths), max(lengths)) == (0, 30)
-    slower = [int((spectral.gaps(mel, seeded(s), 0.3, rate=50) != mel).any(axis=1).sum()) for s in range(200)]
+    slower = [int((augmentation.gaps(mel, seeded(s), 0.3, rate=50) != mel).any(axis=1).sum()) for s in range(200)]
     assert max(slower) == 15
-    assert all((spectral.gaps(mel[:20], seeded(s), 2.0) != mel[:20]).any(axis=1).sum() <= 5 for s in range(50))
+    assert all((augmentation.gaps(mel[:20], seeded(s), 2.0) != mel[:20]).any(axis=1).sum() <= 5 for s in range(50))
 
 
 def test_no_step_changes_its_input():
     mel = seeded().normal(size=(FRAMES, BINS)).astype(np.float32)
     before = mel.copy()
-    for step in spectral.STEPS.values():
+    for step in augmentation.MEL_STEPS.values():
         assert step(mel, seeded(1)).dtype == np.float32
-    spectral.mixup(mel, mel[:50], 0.7)
+    augmentation.mix_mels(mel, mel[:50], 0.7)
     np.testing.assert_array_equal(mel, before)
 
 
 def test_they_are_named_and_ordered_as_those_of_waveforms():
-    found = augment.parse("gaps:0.2,hiss:10-20,gain,tempo")
+    found = augmentation.parse("gaps:0.2,hiss:10-20,gain,tempo")
     assert list(found.strengths) == ["gain", "tempo", "hiss", "gaps"]
     assert found.names(of_frames=True) == ["tempo", "hiss", "gaps"]
     assert found.names(of_frames=False) == ["gain"]
     with pytest.raises(AugmentError, match="is no strength of hiss: expected two numbers of dB"):
-        augment.parse("hiss:10")
+        augmentation.parse("hiss:10")

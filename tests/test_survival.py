@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForAudioClassification
 
-from ser_hf import clips, training
 from ser_hf.audio import AudioError
 from ser_hf.cli import main
-from ser_hf.endings import checkpoints
-from ser_hf.trainer import SerTrainer
+from ser_hf.training import dataset, finetune
+from ser_hf.training.recovery import checkpoints
+from ser_hf.training.trainer import SerTrainer
 
 STEPS = ["--bf16", "false", "--logging_strategy", "steps", "--logging_steps", "1"]
 STEPS += ["--patience", "0", "--per_device_train_batch_size", "8"]
@@ -125,7 +125,7 @@ def test_a_disk_that_fills_while_the_model_is_saved_ends_in_one_line(built, nois
     def full(*args, **kwargs):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(training, "_written", full)
+    monkeypatch.setattr(finetune, "_written", full)
     line = fails(*words(built, noisy, tmp_path / "m", steps=2))
     assert "the disk is full while the model is saved" in line
     monkeypatch.undo()
@@ -133,8 +133,8 @@ def test_a_disk_that_fills_while_the_model_is_saved_ends_in_one_line(built, nois
 
 
 def test_a_corrupt_recording_met_late_is_named(built, noisy, tmp_path, fails, monkeypatch):
-    monkeypatch.setattr(clips, "KEPT_BYTES", 0)  # nothing is decoded before its turn
-    decoded, calls = clips.Clips._decoded, []
+    monkeypatch.setattr(dataset, "KEPT_BYTES", 0)  # nothing is decoded before its turn
+    decoded, calls = dataset.SpeechDataset._decoded, []
 
     def corrupt(self, index):
         calls.append(index)
@@ -142,7 +142,7 @@ def test_a_corrupt_recording_met_late_is_named(built, noisy, tmp_path, fails, mo
             raise AudioError("'03-01-05-01-01-01-21.wav' cannot be decoded: remove it")
         return decoded(self, index)
 
-    monkeypatch.setattr(clips.Clips, "_decoded", corrupt)
+    monkeypatch.setattr(dataset.SpeechDataset, "_decoded", corrupt)
     line = fails(*words(built, noisy, tmp_path / "m", "--silence", "keep"))
     assert "'03-01-05-01-01-01-21.wav' cannot be decoded" in line
     assert "go on from" in line

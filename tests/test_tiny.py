@@ -2,9 +2,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForAudioClassification
 
-from ser_hf import preparation
-from ser_hf.arguments import parse_finetune
 from ser_hf.models import features, loading
+from ser_hf.training import setup
+from ser_hf.training.config import parse_finetune
 
 
 def test_the_model_of_50_frames_a_second_is_narrower_than_tiny_and_hears_the_spectrum_at_any_loudness():
@@ -28,10 +28,10 @@ def test_the_model_of_50_frames_a_second_is_narrower_than_tiny_and_hears_the_spe
 
 def test_a_model_that_masks_nothing_is_saved_without_a_vector_for_it(tmp_path):
     model, _ = loading.load_for_training("tiny")
-    preparation.drop_unused(model)
+    setup.drop_unused(model)
     assert hasattr(model.base_model, "masked_spec_embed")
     model.config.mask_time_prob = 0.0
-    preparation.drop_unused(model)
+    setup.drop_unused(model)
     model.save_pretrained(tmp_path)
     loaded, says = AutoModelForAudioClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert says["unexpected_keys"] == says["missing_keys"] == set()

@@ -14,14 +14,15 @@ import yaml
 from conftest import FAST, ROOT
 from safetensors.torch import load_file
 
-from ser_hf import audio, preparation, protocols
-from ser_hf.arguments import ArgumentError, parse_finetune
-from ser_hf.averaging import Average
+from ser_hf import audio, protocols
 from ser_hf.cli import main
 from ser_hf.data import dataset
 from ser_hf.evaluation import metrics
 from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
+from ser_hf.training import setup
+from ser_hf.training.config import ArgumentError, parse_finetune
+from ser_hf.training.optimization import WeightAverage
 
 
 def test_the_folder_holds_the_model_and_its_evidence(tuned):
@@ -169,7 +170,7 @@ def test_validation_hears_a_clip_alone_as_in_any_batch(built, models, tmp_path, 
         words = ["--dataset", built, "--model", models[kind], "--output_dir", tmp_path / "m", "--bf16", "false"]
         words += ["--cache_frozen", cached, "--cache_dir", tmp_path / "cache", "--per_device_eval_batch_size", size]
         words += ["--freeze_feature_encoder", cached, "--report_to", "none"]
-        made = preparation.prepare(*parse_finetune(list(map(str, words))), rows, split)
+        made = setup.prepare(*parse_finetune(list(map(str, words))), rows, split)
         logits.append(made.trainer.predict(made.trainer.eval_dataset).predictions)
     differ = logits[0].std(0).min()  # small, in a model that has learnt nothing
     assert differ > 1e-6
@@ -198,14 +199,14 @@ def test_what_is_saved_and_validated_is_the_average_of_the_weights(built, models
         update(self, args, state, control, **kwargs)
         seen.append({name: one.detach().clone() for name, one in self._trained.items()})
 
-    update = Average.on_step_end
-    monkeypatch.setattr(Average, "on_step_end", watched)
+    update = WeightAverage.on_step_end
+    monkeypatch.setattr(WeightAverage, "on_step_end", watched)
     base = ["finetune", "--dataset", str(built), "--model", str(models["bert"]), "--output_dir", str(tmp_path / "run")]
     torch.manual_seed(0)
     flags = ["--average", "0.5", "--max_steps", "3", "--eval_strategy", "steps", "--eval_steps", "3", *FAST]
     assert main([*base, *flags, "--save_strategy", "steps", "--save_steps", "3", "--calibrate", "false"]) == 0
     saved = load_file(tmp_path / "run" / "model.safetensors")
-    begun = preparation.modeling.load_for_training(models["bert"], 42)[0].state_dict()
+    begun = setup.modeling.load_for_training(models["bert"], 42)[0].state_dict()
     for name in ("classifier.weight", "projector.bias"):
         wanted = begun[name]
         for step, one in enumerate(seen, 1):

@@ -13,13 +13,16 @@ import torch
 import transformers
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ser_hf import arguments, precision, preparation, pretraining_model, protocols, training
-from ser_hf.endings import RUN, checkpoints, room_for, surviving
+from ser_hf import protocols
 from ser_hf.errors import UserError
 from ser_hf.evaluation.evaluate import refuse_seen
-from ser_hf.pretraining_data import Masking, Order, Recordings
+from ser_hf.training import cpu_kernels, recovery, setup
+from ser_hf.training.config import of_machine
+from ser_hf.training.pretraining import objective
+from ser_hf.training.pretraining.masking import Masking, Order, Recordings
+from ser_hf.training.recovery import RUN, checkpoints, room_for, surviving
+from ser_hf.training.trainer import by_epoch
 from ser_hf.utils import files
-from ser_hf.watch import by_epoch
 
 DIVERSITY = 0.1
 """The weight of the share of codewords that lie idle, in wav2vec 2.0's loss."""
@@ -76,7 +79,7 @@ class PretrainTrainer(Trainer):
         out = model(**{name: value for name, value in inputs.items() if name != "negatives"})
         temperature = getattr(self.model.config, "contrastive_logits_temperature", 0.1)
         codewords = self.model.quantizer.codewords
-        losses, right = pretraining_model.contrastive(
+        losses, right = objective.contrastive(
             out.projected_states, out.projected_quantized_states, codewords, negatives, mask, temperature
         )
         return torch.stack([losses.sum(), right.sum(), mask.sum(), out.codevector_perplexity * mask.sum()])
@@ -159,14 +162,14 @@ def pretrain(config: PretrainConfig) -> list[dict] | None:
     output = Path(config.output)
     scratch = output.with_name(f"{output.name}.checkpoints")
     args = _arguments(config, scratch)
-    checkpoint = training.starting_point(scratch, args)
-    model, extractor, kept = pretraining_model.load(config.model, config.seed)
-    rows, split = preparation.data(config)
+    checkpoint = recovery.starting_point(scratch, args)
+    model, extractor, kept = objective.load(config.model, config.seed)
+    rows, split = setup.data(config)
     refuse_seen(model.config, config.model, rows, split)
-    preparation.remember(model, rows, split)
+    setup.remember(model, rows, split)
     trainer = _trainer(config, args, rows, split, model, extractor)
     if checkpoint is not None:
-        training.refuse_other_run(checkpoint, trainer.run)
+        recovery.refuse_other_run(checkpoint, trainer.run)
     if args.process_index == 0:
         print(_opening(trainer, config.model, split), flush=True)
     try:
@@ -182,7 +185,7 @@ def pretrain(config: PretrainConfig) -> list[dict] | None:
         room_for("the model is saved (--resume_from_checkpoint true does that again)"),
         files.new_folder(output) as partial,
     ):
-        pretraining_model.save(model, kept, partial)
+        objective.save(model, kept, partial)
         extractor.save_pretrained(partial)
         (partial / "history.json").write_text(json.dumps(history, indent=2) + "\n")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -190,8 +193,8 @@ def pretrain(config: PretrainConfig) -> list[dict] | None:
 
 
 def _arguments(config: PretrainConfig, scratch: Path) -> TrainingArguments:
-    machine = arguments.of_machine()
-    gentle = config.model not in pretraining_model.SCRATCH
+    machine = of_machine()
+    gentle = config.model not in objective.SCRATCH
     try:
         args = TrainingArguments(
             output_dir=str(scratch),
@@ -219,7 +222,7 @@ def _arguments(config: PretrainConfig, scratch: Path) -> TrainingArguments:
     except ValueError as error:  # it checks itself what the processor can do
         raise PretrainingError(str(error)) from error
     args._n_gpu = min(args.n_gpu, 1)  # one GPU a process: nn.DataParallel would copy the codebook out of reach
-    preparation.set_threads(config.threads, args)
+    setup.set_threads(config.threads, args)
     return args
 
 
@@ -228,7 +231,7 @@ def _trainer(config, args, rows, split, model, extractor) -> PretrainTrainer:  #
     run = {"model": config.model, "protocol_hash": split.hash, "epochs": config.epochs, "bf16": args.bf16}
     run |= {"clips a step": config.batch_size * args.world_size, "seed": config.seed, "masks": list(masks)}
     run |= {"learning_rate": args.learning_rate}
-    precision.widen(model, args)
+    cpu_kernels.widen_norms(model, args)
     trainer = PretrainTrainer(
         model=model,
         args=args,

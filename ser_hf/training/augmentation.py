@@ -1,8 +1,4 @@
-"""Waveform augmentation while training: what a clip becomes depends on its samples and the generator's seed alone.
-
-All arrays are float32, 16 kHz, shape `(samples,)`. No function changes its input; one that has nothing to do, as for
-a silent clip, returns the input itself. Peaks are not clipped, since models take floats.
-"""
+"""Augmentation in training, drawn from seed, epoch and clip: of the waveform, of mel frames, of silence."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,9 +8,129 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_hf import audio, spectral
+from ser_hf import audio
 from ser_hf.audio import voice_activity
 from ser_hf.audio.effects import _RATE, _SHORTEST_RT60, AugmentError, codec, gain, noise, room, speed
+
+
+def vary(length: int, bounds: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+    """New start and end for a clip: the silence before and after `bounds` is each cut to a random share of itself.
+
+    What is kept touches the voice. The share is u² with u uniform in [0, 1]: a third on average, and up to all of it.
+
+    Args:
+        length: of the clip, in samples, frames or any other unit.
+        bounds: first and one-past-last of what is not silence, in the same unit.
+        rng: two numbers are drawn from it, whatever the bounds.
+    """
+    start, end = bounds
+    before, after = (rng.random(2) ** 2).tolist()
+    return start - round(before * start), end + round(after * (length - end))
+
+
+def either(length: int, bounds: tuple[int, int], rng: np.random.Generator, margin: int) -> tuple[int, int]:
+    """New start and end for a clip: half of the clips stay whole, on each side of the others at most `margin` is left.
+
+    A model that normalises over the clip hears a voice otherwise where silence surrounds it: it should learn both.
+    Arguments and draws as for `vary`; but three numbers are drawn, and `margin` is in the same unit.
+    """
+    start, end = bounds
+    whole, before, after = rng.random(3).tolist()
+    if whole < 0.5:
+        return 0, length
+    return max(0, start - round(before * margin)), min(length, end + round(after * margin))
+
+
+_FEWEST = 12  # frames: shorter clips are not sped up
+_HISS = 0.5  # spread of a noise's log power from frame to frame and bin to bin
+_TILT = 1.0  # spread of a noise's log power over the spectrum, at five places
+
+
+def tempo(mel: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> np.ndarray:
+    """Slower or faster by a factor of up to exp(`share`), the pitch unmoved; frames are interpolated."""
+    frames = int(len(mel) * np.exp(rng.uniform(-share, share)))
+    if frames < min(_FEWEST, len(mel)):
+        return mel
+    return _between(mel, np.linspace(0, len(mel) - 1, frames))
+
+
+def tract(mel: np.ndarray, rng: np.random.Generator, share: float = 0.06) -> np.ndarray:
+    """A longer or shorter vocal tract: the mel axis stretched by a factor of up to exp(`share`).
+
+    Jaitly and Hinton, "Vocal tract length perturbation improves speech recognition" (ICML workshop 2013), on mel bins.
+    """
+    bins = mel.shape[1]
+    places = np.minimum(np.arange(bins) * np.exp(rng.uniform(-share, share)), bins - 1)
+    return np.ascontiguousarray(_between(mel.T, places).T)
+
+
+def hiss(mel: np.ndarray, rng: np.random.Generator, low: float = 10.0, high: float = 40.0) -> np.ndarray:
+    """Stationary noise of a random spectrum, `low` to `high` dB below the clip's loud frames (95th percentile)."""
+    loud = np.quantile(mel.mean(axis=1), 0.95)
+    bins = mel.shape[1]
+    tilt = np.interp(np.arange(bins), np.linspace(0, bins - 1, 5), rng.normal(0, _TILT, 5))
+    level = loud - rng.uniform(low, high) * np.log(10) / 10 + tilt
+    grain = _HISS * rng.standard_normal(mel.shape, dtype=np.float32)
+    return np.logaddexp(mel, level.astype(np.float32) + grain)
+
+
+def bands(mel: np.ndarray, rng: np.random.Generator, widest: float = 10.0) -> np.ndarray:
+    """Up to `widest` neighbouring bins become their mean over the clip, which its normalisation makes 0.
+
+    Park et al., "SpecAugment" (Interspeech 2019). Where nothing is normalised, they keep their mean.
+    """
+    width = int(rng.integers(0, min(int(widest), mel.shape[1]) + 1))
+    start = int(rng.integers(0, mel.shape[1] - width + 1))
+    masked = mel.copy()
+    masked[:, start : start + width] = mel.mean(axis=0)[start : start + width]
+    return masked
+
+
+def gaps(mel: np.ndarray, rng: np.random.Generator, longest: float = 0.3, rate: float = 100.0) -> np.ndarray:
+    """Up to `longest` seconds, of `rate` frames each, become the clip's mean frame (Park et al. 2019).
+
+    At most a quarter of the clip does.
+    """
+    length = int(rng.integers(0, min(round(longest * rate), len(mel) // 4) + 1))
+    start = int(rng.integers(0, len(mel) - length + 1))
+    masked = mel.copy()
+    masked[start : start + length] = mel.mean(axis=0)
+    return masked
+
+
+def mix_mels(mel: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
+    """`share` of a clip's power and the rest of another's, which is brought to its level first, and cut to its length.
+
+    Zhang et al., "mixup: Beyond empirical risk minimization" (ICLR 2018). Powers of unlike sounds add up.
+    """
+    louder = np.quantile(mel.mean(axis=1), 0.95) - np.quantile(other.mean(axis=1), 0.95)
+    common = min(len(mel), len(other))
+    mixed = mel + np.float32(np.log(share))
+    rest = other[:common] + np.float32(louder + np.log(max(1 - share, 1e-6)))
+    mixed[:common] = np.logaddexp(mixed[:common], rest)
+    return mixed
+
+
+_MEL_ALL = (tempo, tract, hiss, bands, gaps)
+MEL_STEPS: dict[str, Callable[..., np.ndarray]] = {step.__name__: step for step in _MEL_ALL}
+"""In the order in which they are applied."""
+
+MEL_RANGES: dict[str, tuple[float, float, str]] = {
+    "tempo": (0.02, 0.5, "a share from 0.02 to 0.5, such as tempo:0.1"),
+    "tract": (0.01, 0.3, "a share from 0.01 to 0.3, such as tract:0.06"),
+    "hiss": (-20.0, 60.0, "two numbers of dB, from -20 to 60, the lower first, such as hiss:10-40"),
+    "bands": (1.0, 40.0, "1 to 40 bins, such as bands:10"),
+    "gaps": (0.01, 2.0, "0.01 to 2 seconds, such as gaps:0.3"),
+}
+
+
+def _between(rows: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Rows at fractional places, linearly."""
+    below = places.astype(int)
+    above = np.minimum(below + 1, len(rows) - 1)
+    share = (places - below).astype(np.float32)[:, None]
+    return rows[below] * (1 - share) + rows[above] * share
+
 
 # strengths that can be asked for, and how the message that refuses others says it
 _RANGES: dict[str, tuple[float, float, str]] = {
@@ -22,12 +138,12 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "room": (_SHORTEST_RT60, 5.0, "0.1 to 5 seconds, such as room:0.4"),
     "noise": (-20.0, 60.0, "two numbers of dB, from -20 to 60, the lower first, such as noise:10-30"),
     "gain": (0.1, 40.0, "0.1 to 40 dB, such as gain:6"),
-    **spectral.RANGES,
+    **MEL_RANGES,
 }
 _PAIRS = ("noise", "hiss")  # take two numbers
 
 
-def mixup(samples: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
+def mix_waveforms(samples: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
     """`share * samples + (1 - share) * other`, with `other` cut or followed by silence; the caller mixes the labels.
 
     Zhang et al., "mixup: Beyond empirical risk minimization" (ICLR 2018).
@@ -40,7 +156,7 @@ def mixup(samples: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
 
 # the speaker and where they stand, what else is heard there, then the line and its level
 _STEPS: dict[str, Callable[..., np.ndarray]] = {f.__name__: f for f in (speed, room, noise, codec, gain)}
-_ALL = _STEPS | spectral.STEPS
+_ALL = _STEPS | MEL_STEPS
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,14 +178,14 @@ class Augmentation:
 
     def of_frames(self, mel: np.ndarray, rng: np.random.Generator, rate: float = 100.0) -> np.ndarray:
         """Apply each that changes log mel frames `(frames, bins)` with the probability; a second has `rate` of them."""
-        for name in self._drawn(spectral.STEPS, rng):
+        for name in self._drawn(MEL_STEPS, rng):
             more = {"rate": rate} if name == "gaps" else {}
-            mel = spectral.STEPS[name](mel, rng, *self.strengths[name], **more)
+            mel = MEL_STEPS[name](mel, rng, *self.strengths[name], **more)
         return mel
 
     def names(self, of_frames: bool) -> list[str]:
         """Those that change log mel frames, or waveforms."""
-        return [name for name in self.strengths if (name in spectral.STEPS) == of_frames]
+        return [name for name in self.strengths if (name in MEL_STEPS) == of_frames]
 
     def _drawn(self, steps: Iterable[str], rng: np.random.Generator) -> Iterator[str]:
         likely = {name: self.own.get(name, self.probability) for name in self.strengths if name in steps}
@@ -80,7 +196,7 @@ def parse(text: str, noises: Sequence[np.ndarray] = (), probability: float = 0.5
     """Augmentations from a flag's text, such as `speed:0.1,gain:6,noise:10-30,room:0.4,codec`.
 
     A strength may be left out; a number after an `@` is the augmentation's own probability, as `hiss:10-40@0.2`. They
-    are applied in the order speed, room, noise, codec, gain, and on log mel frames (`ser_hf.spectral`) tempo, tract,
+    are applied in the order speed, room, noise, codec, gain, and on log mel frames (`ser_hf.training.augmentation`) tempo, tract,
     hiss, bands, gaps, however they are written.
 
     Args:

@@ -11,16 +11,18 @@ import torch
 import transformers
 from transformers import PreTrainedModel, TrainingArguments
 
-from ser_hf import audio, augment, batches, dropout, frozen, functionals, modes, objective, precision, protocols
-from ser_hf.arguments import FinetuneConfig
-from ser_hf.clips import Clips, Variation
+from ser_hf import audio, protocols
 from ser_hf.data import dataset
-from ser_hf.endings import TrainingError
 from ser_hf.evaluation import evaluate
 from ser_hf.models import features, loading, presets
 from ser_hf.models.padding import frames_of, ignore_padding
-from ser_hf.trainer import Recipe, SerTrainer, make_trainer
-from ser_hf.watch import Watch
+from ser_hf.training import cpu_kernels, feature_cache, losses, modes
+from ser_hf.training.augmentation import from_folder, needs_noise, parse, silences
+from ser_hf.training.config import FinetuneConfig
+from ser_hf.training.dataset import SpeechDataset, Variation
+from ser_hf.training.recovery import TrainingError
+from ser_hf.training.sampler import PaddedLengthBatchSampler, steps_for
+from ser_hf.training.trainer import Recipe, SerTrainer, ValidationWatch, make_trainer
 
 _RECIPE = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim")
 """What of `TrainingArguments` a resumed run must agree on; of ours it is everything but the following."""
@@ -36,10 +38,10 @@ class Prepared:
 
     rows: datasets.Dataset
     split: protocols.Split
-    trained: modes.Trained
+    trained: modes.TrainableModel
     extractor: transformers.FeatureExtractionMixin
     trainer: SerTrainer
-    watch: Watch
+    watch: ValidationWatch
     padding: str
 
 
@@ -76,22 +78,22 @@ def prepare(
     trained, extractor, padding = _model(config, args, rows, split)
     variation = _variation(config, args, rows, split, extractor)
     store = _store(config, args, rows, split, trained, extractor, variation)
-    weights = None if config.balance == "none" else objective.weights(rows.select(split.train), config.balance)
+    weights = None if config.balance == "none" else losses.clip_weights(rows.select(split.train), config.balance)
     weighed = weights if config.balance_by == "loss" else None
-    told = functionals.targets(rows, split.train, config.cache_dir) if config.egemaps else None
-    train = Clips(rows, split.train, extractor, variation, store, weighed, told).decode()
+    told = losses.targets(rows, split.train, config.cache_dir) if config.egemaps else None
+    train = SpeechDataset(rows, split.train, extractor, variation, store, weighed, told).decode()
     if told is not None:
-        functionals.attach(trained.model, told.shape[1], config.egemaps)
+        losses.attach(trained.model, told.shape[1], config.egemaps)
     _fit_masking(config, trained.model, extractor, train)
     remember(trained.model, rows, split)
     _make_trainable(config, args, trained, store)
     sampler = _sampler(config, args, train, weights if config.balance_by == "sampler" else None)
     seconds = np.array(rows.select_columns("duration")["duration"])
     validation = sorted(split.validation, key=seconds.__getitem__)
-    validation = Clips(rows, validation, extractor, store=store).decode() if validation else None
+    validation = SpeechDataset(rows, validation, extractor, store=store).decode() if validation else None
     run = {"model_type": trained.model.config.model_type, "protocol_hash": split.hash, "mode": config.mode}
     run |= {"seed": args.seed, **recipe_of(config, args), "steps_an_epoch": sampler.steps}
-    minimised = objective.Objective(args.label_smoothing_factor, config.focal_gamma if config.loss == "focal" else 0.0)
+    minimised = losses.Objective(args.label_smoothing_factor, config.focal_gamma if config.loss == "focal" else 0.0)
     recipe = Recipe(sampler, minimised, config.layer_decay, config.average, config.sharpness, run)
     collator = features.Collator(extractor, padding)
     clips = (train, validation)
@@ -127,7 +129,7 @@ def set_threads(threads: int | None, args: TrainingArguments) -> None:
 
 def _model(
     config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, split: protocols.Split
-) -> tuple[modes.Trained, transformers.FeatureExtractionMixin, str]:
+) -> tuple[modes.TrainableModel, transformers.FeatureExtractionMixin, str]:
     """The model, frozen as its mode wants; its extractor; its padding rule."""
     attention = None if config.attention == "auto" else config.attention
     model, extractor = loading.load_for_training(config.model, args.seed, attention)
@@ -143,7 +145,7 @@ def _model(
 
 
 def _fit_masking(
-    config: FinetuneConfig, model: PreTrainedModel, extractor: transformers.FeatureExtractionMixin, train: Clips
+    config: FinetuneConfig, model: PreTrainedModel, extractor: transformers.FeatureExtractionMixin, train: SpeechDataset
 ) -> None:
     """SpecAugment that the shortest clip bears, however fast augmentation may play it."""
     fastest = (1.5 if config.augment else 1.0) * (np.exp(0.5) if "tempo" in config.augment else 1.0)
@@ -153,7 +155,10 @@ def _fit_masking(
 
 
 def _make_trainable(
-    config: FinetuneConfig, args: TrainingArguments, trained: modes.Trained, store: frozen.Store | None
+    config: FinetuneConfig,
+    args: TrainingArguments,
+    trained: modes.TrainableModel,
+    store: feature_cache.FeatureCache | None,
 ) -> None:
     """Take out the front whose outputs are stored, put adapters in, and what a CPU computes otherwise."""
     if store is not None:
@@ -163,8 +168,8 @@ def _make_trainable(
     if config.mode == "lora":
         trained.adapt(config.lora_rank)
     if config.fast_dropout or (config.fast_dropout is None and args.device.type == "cpu"):
-        dropout.quicken(trained.trainable)
-    precision.widen(trained.trainable, args)
+        cpu_kernels.use_byte_dropout(trained.trainable)
+    cpu_kernels.widen_norms(trained.trainable, args)
 
 
 def _set_masking(model: PreTrainedModel, config: FinetuneConfig) -> None:
@@ -201,10 +206,10 @@ def _variation(
     augmentation = None
     if config.augment:
         noises = []
-        if augment.needs_noise(config.augment):
+        if needs_noise(config.augment):
             own = (audio.load(row["audio"]) for row in rows.select(split.train).select_columns("audio"))
-            noises = augment.from_folder(config.noise_dir) if config.noise_dir else augment.silences(own)
-        augmentation = augment.parse(config.augment, noises, config.augment_probability)
+            noises = from_folder(config.noise_dir) if config.noise_dir else silences(own)
+        augmentation = parse(config.augment, noises, config.augment_probability)
         of_frames = augmentation.names(of_frames=True)
         if of_frames and features.hop(extractor) == 1:
             raise TrainingError(
@@ -218,10 +223,10 @@ def _store(
     args: TrainingArguments,
     rows: datasets.Dataset,
     split: protocols.Split,
-    trained: modes.Trained,
+    trained: modes.TrainableModel,
     extractor: transformers.FeatureExtractionMixin,
     variation: Variation,
-) -> frozen.Store | None:
+) -> feature_cache.FeatureCache | None:
     """Outputs of the frozen front, where there is one, the waveform stays as it is, and nobody said no."""
     sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"  # its state dict would lack the front
     unfit = trained.front is None or variation.of_sound() or sharded
@@ -234,15 +239,15 @@ def _store(
     used = rows.select(sorted(split.train + split.validation + split.test))
     with args.main_process_first(desc="frozen outputs"), torch.autocast(args.device.type, torch.bfloat16, args.bf16):
         name = f"front {front.depth} {'bf16' if args.bf16 else 'fp32'}"
-        found, made = frozen.store(used, name, front.model, extractor, front.outputs, config.cache_dir)
+        found, made = feature_cache.feature_cache(used, name, front.model, extractor, front.outputs, config.cache_dir)
     if args.process_index == 0:
         print(f"frozen outputs of {len(found):,} clips: {'computed' if made else 'from the cache'}", flush=True)
     return found
 
 
 def _sampler(
-    config: FinetuneConfig, args: TrainingArguments, train: Clips, weights: np.ndarray | None
-) -> batches.FrameBudget:
+    config: FinetuneConfig, args: TrainingArguments, train: SpeechDataset, weights: np.ndarray | None
+) -> PaddedLengthBatchSampler:
     accumulation, processes = args.gradient_accumulation_steps, args.world_size
     parts = accumulation * processes
     if len(train) < parts:
@@ -250,11 +255,11 @@ def _sampler(
             f"{len(train)} clips cannot be shared by {parts} batches: lower --gradient_accumulation_steps"
         )
     if config.frame_budget:
-        steps = batches.steps_for(train.durations, config.frame_budget, parts)
+        steps = steps_for(train.durations, config.frame_budget, parts)
     else:
         steps = max(1, min(-(-len(train) // (args.per_device_train_batch_size * parts)), len(train) // parts))
     seed = args.seed if args.data_seed is None else args.data_seed
     shuffled = config.batching == "shuffled"
-    return batches.FrameBudget(
+    return PaddedLengthBatchSampler(
         train.lengths, steps, seed, weights, accumulation, processes, args.process_index, shuffle_only=shuffled
     )

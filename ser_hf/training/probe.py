@@ -18,12 +18,14 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel, TrainingArguments
 
-from ser_hf import audio, frozen, modes, objective, protocols
-from ser_hf.arguments import FinetuneConfig
-from ser_hf.endings import TrainingError
+from ser_hf import audio, protocols
 from ser_hf.evaluation import calibration, metrics
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import features, padding
+from ser_hf.training import feature_cache, modes
+from ser_hf.training.config import FinetuneConfig
+from ser_hf.training.losses import Objective, clip_weights
+from ser_hf.training.recovery import TrainingError
 
 STRETCH = 0.1
 """Seconds over which frames are averaged where a head pools over time itself: a layer's frames would fill the disk."""
@@ -92,7 +94,7 @@ def check(config: FinetuneConfig, model: PreTrainedModel) -> None:
 
 def embeddings(
     config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, model: PreTrainedModel, extractor: Any
-) -> tuple[frozen.Store, bool]:
+) -> tuple[feature_cache.FeatureCache, bool]:
     """Means over time of every layer, for the whole clip or for stretches of it; from the cache where it holds them.
 
     Returns:
@@ -115,7 +117,7 @@ def embeddings(
 
     name = f"layers {'stretches' if stretched else 'means'} {'bf16' if args.bf16 else 'fp32'}"
     with torch.autocast(args.device.type, torch.bfloat16, args.bf16):
-        return frozen.store(rows, name, model.to(args.device), extractor, compute, config.cache_dir)
+        return feature_cache.feature_cache(rows, name, model.to(args.device), extractor, compute, config.cache_dir)
 
 
 def probe(
@@ -144,7 +146,7 @@ def probe(
     head = Head(train[0].shape[-2], width, projected, config.pooling, config.head).to(args.device)
     balance = None
     if config.balance != "none":
-        balance = torch.from_numpy(objective.weights(rows.select(split.train), config.balance)).float()
+        balance = torch.from_numpy(clip_weights(rows.select(split.train), config.balance)).float()
     history = _fit(head, train, validation, config, args, balance)
     found = None
     if config.calibrate:
@@ -181,7 +183,7 @@ def _fit(
     args: TrainingArguments,
     balance: torch.Tensor | None,
 ) -> list[dict]:
-    loss_of = objective.Objective(args.label_smoothing_factor, config.focal_gamma if config.loss == "focal" else 0.0)
+    loss_of = Objective(args.label_smoothing_factor, config.focal_gamma if config.loss == "focal" else 0.0)
     optimizer = torch.optim.AdamW(head.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True)
     epochs, size = int(args.num_train_epochs), args.per_device_train_batch_size
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
@@ -234,7 +236,7 @@ def _answers(head: Head, side: tuple[torch.Tensor, ...], device: torch.device) -
     return torch.cat(parts).float().softmax(-1).cpu().numpy()
 
 
-def _side(rows: datasets.Dataset, indices: list[int], store: frozen.Store) -> tuple[torch.Tensor, ...]:
+def _side(rows: datasets.Dataset, indices: list[int], store: feature_cache.FeatureCache) -> tuple[torch.Tensor, ...]:
     """Embeddings `(clips, stretches, layers, width)`, which stretches are valid, and labels of one side of a split."""
     chosen = rows.select(indices).select_columns(["sha256", "label"])
     clips = [store[sound][0] for sound in chosen["sha256"]]

@@ -1,4 +1,4 @@
-"""A running average of a model's weights: smoother than the last step's, and a little better on what is new."""
+"""An exponential moving average of the weights, sharpness-aware minimisation, and rates by layer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,11 +9,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback
 
-FILE = "average.safetensors"
+from ser_hf.training.modes import _HEAD, _LAYER
+
+AVERAGE_FILE = "average.safetensors"
 """In each checkpoint."""
 
 
-class Average(TrainerCallback):
+class WeightAverage(TrainerCallback):
     """Exponential moving average of the trained parameters, in float32 (Tarvainen and Valpola 2017).
 
     The decay grows with the steps, `min(decay, (1 + step) / (10 + step))`: the first weights are soon forgotten.
@@ -58,14 +60,50 @@ class Average(TrainerCallback):
 
     def save(self, folder: Path) -> None:
         """Write it into a checkpoint."""
-        save_file(self._mean, folder / FILE)
+        save_file(self._mean, folder / AVERAGE_FILE)
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
-        for name, one in load_file(folder / FILE).items():
+        for name, one in load_file(folder / AVERAGE_FILE).items():
             self._mean[name].copy_(one)
 
     @torch.no_grad()
     def _write(self, values: dict[str, torch.Tensor]) -> None:
         for name, one in self._trained.items():
             one.copy_(values[name])
+
+
+@contextmanager
+def sam_ascent(model: nn.Module, radius: float) -> Iterator[None]:
+    """The weights moved `radius` along their gradient, which is emptied; as they were again at the end.
+
+    The gradient of the loss that is computed within is the one to descend along.
+
+    Args:
+        model: with the gradient of the step's loss in its parameters.
+        radius: Euclidean length of the move, ρ of the paper; 0.05 to 0.2 are usual.
+    """
+    moved = [one for one in model.parameters() if one.grad is not None]
+    length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([one.grad for one in moved])))
+    kept = [one.detach().clone() for one in moved]
+    with torch.no_grad():
+        torch._foreach_add_(moved, torch._foreach_mul([one.grad for one in moved], radius / (length + 1e-12)))
+    for one in moved:
+        one.grad = None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(moved, kept)
+
+
+def layer_decayed_groups(model: nn.Module, rate: float, decay: float) -> dict[str, float]:
+    """Learning rate of each trained parameter: from the top, `decay` times less a layer (Howard and Ruder 2018)."""
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    depths = {name: int(found[1]) + 1 for name in names if (found := _LAYER.search(name))}
+    top = max(depths.values(), default=0) + 1
+    if getattr(model.config, "do_stable_layer_norm", False):  # the last norm follows the layers
+        depths |= {name: top - 1 for name in names if ".encoder.layer_norm." in name}
+    for name in names:
+        depths.setdefault(name, top if any(part in name.split(".") for part in _HEAD) else 0)
+    return {name: rate * decay ** (top - depth) for name, depth in depths.items()}

@@ -6,12 +6,12 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from ser_hf import repeats
-from ser_hf.arguments import parse_finetune
 from ser_hf.errors import UserError
 from ser_hf.evaluation import baselines
 from ser_hf.evaluation.results import Results
 from ser_hf.evaluation.run import run_baseline
+from ser_hf.experiments import repeats
+from ser_hf.training.config import parse_finetune
 from ser_hf.utils.plotting import STYLE, save
 
 NEW = {
@@ -31,7 +31,7 @@ class DialError(UserError):
     """Flags that a dial sets itself."""
 
 
-def run(model: str, dataset: str, output: Path, flags: list[str]) -> dict:
+def run_leakage_curve(model: str, dataset: str, output: Path, flags: list[str]) -> dict:
     """Train, or load where the folder holds it, the same recipe under every protocol of `NEW`.
 
     Writes `dial.json` and `dial.png` beside a folder for each protocol. A training that was cut off goes on.
@@ -58,11 +58,11 @@ def run(model: str, dataset: str, output: Path, flags: list[str]) -> dict:
     report = {"model": model, "flags": flags, "rows": rows}
     (output / "dial.json").write_text(json.dumps(report, indent=2) + "\n")
     with mpl.rc_context(STYLE):
-        save({"dial.png": draw(report)}, output)
+        save({"dial.png": draw_leakage(report)}, output)
     return report
 
 
-def draw(report: dict) -> Figure:
+def draw_leakage(report: dict) -> Figure:
     """UAR under each protocol, all clips with their interval and each corpus; chance below each."""
     rows = report["rows"]
     figure = Figure(figsize=(9.6, 1.9 + 0.75 * len(rows)))
@@ -88,7 +88,7 @@ def draw(report: dict) -> Figure:
     return figure
 
 
-def table(report: dict) -> str:
+def leakage_table(report: dict) -> str:
     """The rows as text."""
     lines = [f"{'protocol':14} {'new in the test':30} {'clips':>6} {'UAR':>6}  {'95 % interval':14} {'accuracy':>8}"]
     for row in report["rows"]:
@@ -107,7 +107,7 @@ def _results(model: str, dataset: str, folder: Path, protocol: str, flags: list[
         return run_baseline(model, dataset, protocol, "0", folder)
     resume = ["--resume_from_checkpoint", "true"] if list(folder.glob("checkpoint-*")) else []
     words = ["--model", model, "--dataset", dataset, "--protocol", protocol, "--output_dir", str(folder)]
-    return repeats.run(*parse_finetune([*words, *flags, *resume]))
+    return repeats.run_repeats(*parse_finetune([*words, *flags, *resume]))
 
 
 def _row(results: Results, new: str) -> dict:

@@ -1,4 +1,4 @@
-"""How a training ends, where it does not end well: in one line, which says from where it can go on."""
+"""Complete checkpoints, resuming, and errors that end a training."""
 
 import errno
 import json
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
-from ser_hf.averaging import FILE as AVERAGE
 from ser_hf.errors import UserError
+from ser_hf.training.optimization import AVERAGE_FILE as AVERAGE
 
 RUN, STATE = "ser_hf.json", "trainer_state.json"
 
@@ -107,3 +107,44 @@ def _said(error: Exception, trainer: Trainer) -> str | None:
     if _no_disk(error):
         return f"the disk of '{trainer.args.output_dir}' is full at step {trainer.state.global_step}: make room"
     return None
+
+
+def starting_point(output: Path, args: TrainingArguments) -> str | None:
+    """The checkpoint to resume from; refuse to mix a new run into an old one's folder.
+
+    Raises:
+        TrainingError: naming the folder and the flag.
+    """
+    asked = args.resume_from_checkpoint
+    saved = checkpoints(output)
+    if asked is None or str(asked).lower() in ("false", "none"):
+        if saved or (output / "results.json").exists():
+            raise TrainingError(
+                f"'{output}' holds an earlier run: go on with --resume_from_checkpoint true, or choose another folder"
+            )
+        return None
+    if str(asked).lower() != "true":
+        if not complete(Path(asked)):
+            raise TrainingError(
+                f"'{asked}' is no checkpoint: pass --resume_from_checkpoint true for the last in '{output}'"
+            )
+        return str(asked)
+    if not saved:
+        raise TrainingError(f"'{output}' holds no checkpoint to resume from: leave out --resume_from_checkpoint")
+    return str(saved[-1])
+
+
+def refuse_other_run(checkpoint: str, run: dict) -> None:
+    """A run goes on only as what it began; else its figure would not be what it says.
+
+    Raises:
+        TrainingError: naming the first setting that differs.
+    """
+    file = Path(checkpoint, RUN)
+    began = json.loads(file.read_text()) if file.is_file() else {}
+    for name, value in run.items():
+        if began.get(name) != value:
+            raise TrainingError(
+                f"'{checkpoint}' has {name} {began.get(name)}, not {value}: give the flags it began with, or another "
+                "folder"
+            )

@@ -15,7 +15,7 @@ TRIED = 16
 """Shuffled epochs that must all keep to a budget before its number of steps is taken."""
 
 
-class FrameBudget(Sampler):
+class PaddedLengthBatchSampler(Sampler):
     """Batches of `(epoch, index)`, each of about the same padded seconds rather than the same number of clips.
 
     Each epoch shuffles the clips, sorts them by length within pools, and cuts every pool into optimiser steps of equal
@@ -97,7 +97,7 @@ def steps_for(seconds: np.ndarray, budget: float, parts: int) -> int:
     """
     steps, epoch = max(1, int(np.ceil(seconds.sum() / (budget * parts)))), 0
     while steps * parts < len(seconds):
-        plan = FrameBudget(lambda epoch: seconds, steps, 0, accumulation=parts).plan(epoch, seconds)
+        plan = PaddedLengthBatchSampler(lambda epoch: seconds, steps, 0, accumulation=parts).plan(epoch, seconds)
         micro = [part for step in plan for part in _cut(step, seconds[step], parts)]
         if max(len(part) * seconds[part].max() for part in micro) > budget:
             steps, epoch = max(steps + 1, int(steps * 1.02)), 0

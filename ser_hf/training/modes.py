@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ser_hf import functionals
 from ser_hf.models import loading
 from ser_hf.models.frozen_frontend import CacheError, FrozenFrontend
+from ser_hf.training import losses
 
 MODES = ("full", "partial", "lora", "probe")
 _LAYER = re.compile(r"\.encoder\.layers\.(\d+)\.")
@@ -18,7 +18,7 @@ _ADAPTED = r".*\.encoder\.layers\.\d+\..*\b(q_proj|k_proj|v_proj|out_proj|linear
 
 
 @dataclass
-class Trained:
+class TrainableModel:
     """A model as the Trainer gets it, and the way back to a stock one."""
 
     model: PreTrainedModel
@@ -49,7 +49,7 @@ class Trained:
             self.model = self.adapted.merge_and_unload()
         if self.front is not None:
             self.front.restore()
-        functionals.detach(self.model)
+        losses.detach(self.model)
         return self.model
 
 
@@ -65,7 +65,7 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     return layers
 
 
-def prepare(model: PreTrainedModel, mode: str, freeze_convolutions: bool, layers: int | None) -> Trained:
+def prepare(model: PreTrainedModel, mode: str, freeze_convolutions: bool, layers: int | None) -> TrainableModel:
     """Freeze what a mode does not train.
 
     Args:
@@ -79,7 +79,7 @@ def prepare(model: PreTrainedModel, mode: str, freeze_convolutions: bool, layers
     """
     if mode == "full":
         frozen = freeze_convolutions and loading.freeze_feature_encoder(model)
-        return Trained(model, _front(model, 0) if frozen else None)
+        return TrainableModel(model, _front(model, 0) if frozen else None)
     encoder = layers_of(model)
     model.requires_grad_(False)
     for name in _HEAD:
@@ -95,26 +95,14 @@ def prepare(model: PreTrainedModel, mode: str, freeze_convolutions: bool, layers
         encoder[depth:].requires_grad_(True)
         if getattr(model.config, "do_stable_layer_norm", False):  # the last norm follows the layers
             model.base_model.encoder.layer_norm.requires_grad_(True)
-        return Trained(model, _front(model, depth))
+        return TrainableModel(model, _front(model, depth))
     if getattr(model.config, "use_weighted_layer_sum", False):  # its weights are no module that peft could keep
         raise loading.ModelError("adapters cannot train a head that mixes layers: use --mode partial or full")
     if model.config.model_type == "wavlm":  # its attention reads the weights itself: adapters would never be asked
         raise loading.ModelError("the adapters of a wavlm would learn nothing: use --mode partial or full")
     if not any(re.fullmatch(_ADAPTED, name) for name, _ in model.named_modules()):
         raise loading.ModelError(f"a {model.config.model_type} has no attention to adapt: use --mode partial")
-    return Trained(model, _front(model, 0) if hasattr(model.base_model, "feature_extractor") else None)
-
-
-def decayed(model: nn.Module, rate: float, decay: float) -> dict[str, float]:
-    """Learning rate of each trained parameter: from the top, `decay` times less a layer (Howard and Ruder 2018)."""
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    depths = {name: int(found[1]) + 1 for name in names if (found := _LAYER.search(name))}
-    top = max(depths.values(), default=0) + 1
-    if getattr(model.config, "do_stable_layer_norm", False):  # the last norm follows the layers
-        depths |= {name: top - 1 for name in names if ".encoder.layer_norm." in name}
-    for name in names:
-        depths.setdefault(name, top if any(part in name.split(".") for part in _HEAD) else 0)
-    return {name: rate * decay ** (top - depth) for name, depth in depths.items()}
+    return TrainableModel(model, _front(model, 0) if hasattr(model.base_model, "feature_extractor") else None)
 
 
 def _front(model: PreTrainedModel, depth: int) -> FrozenFrontend | None:

@@ -1,4 +1,4 @@
-"""The Trainer of speech emotion: frame budgets, our own loss, rates by layer."""
+"""What is seen of a training while it runs: a line a validation, `history.json`, and the end of patience."""
 
 import json
 from contextlib import nullcontext
@@ -9,20 +9,71 @@ import numpy as np
 import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
-from transformers import EvalPrediction, PrinterCallback, Trainer, TrainingArguments
+from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
-from ser_hf import modes
-from ser_hf.averaging import Average
-from ser_hf.batches import FrameBudget, by_length
-from ser_hf.clips import Clips
-from ser_hf.endings import RUN, TrainingError
 from ser_hf.evaluation import metrics
 from ser_hf.models.features import EXTRAS, Collator
 from ser_hf.models.padding import ALONE
-from ser_hf.objective import Objective
-from ser_hf.sharpness import ascended
-from ser_hf.watch import Watch
+from ser_hf.training import optimization
+from ser_hf.training.dataset import SpeechDataset
+from ser_hf.training.losses import Objective
+from ser_hf.training.optimization import WeightAverage, sam_ascent
+from ser_hf.training.recovery import RUN, TrainingError
+from ser_hf.training.sampler import PaddedLengthBatchSampler, by_length
+
+
+class ValidationWatch(TrainerCallback):
+    """Tells the sampler its epoch, prints a line a validation, keeps `history.json`, stops when patience is over."""
+
+    def __init__(
+        self, sampler: PaddedLengthBatchSampler, patience: int, metric: str = "uar", greater: bool = True
+    ) -> None:
+        self.sampler, self.patience = sampler, patience
+        self.metric, self.sign = f"eval_{metric.removeprefix('eval_')}", 1 if greater else -1
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
+        """Also after a resume in the middle of an epoch."""
+        self.sampler.epoch = int(state.epoch or 0)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:  # noqa: ANN001, ANN003
+        """Print; stop after so many validations without a better one."""
+        if self.over(state):
+            control.should_training_stop = True
+        if state.is_world_process_zero:
+            _print_line(args, state, metrics)
+            if not state.is_hyper_param_search:
+                partial = Path(args.output_dir, ".history.json")
+                partial.write_text(json.dumps(by_epoch(state.log_history), indent=1))
+                partial.rename(Path(args.output_dir, "history.json"))
+
+    def over(self, state: TrainerState) -> bool:
+        """Whether as many validations as patience allows have passed since the best one."""
+        values = [self.sign * row[self.metric] for row in state.log_history if self.metric in row]
+        return bool(self.patience and values) and len(values) - 1 - values.index(max(values)) >= self.patience
+
+
+def by_epoch(log: list[dict]) -> list[dict]:
+    """One row a validation: training loss and accuracy with the validation figures."""
+    rows: dict[float, dict] = {}
+    keep = ("epoch", "step", "loss", "accuracy", "learning_rate", "grad_norm")
+    keep += ("eval_loss", "eval_accuracy", "eval_uar", "eval_macro_f1", "objective", "perplexity", "eval_perplexity")
+    for entry in log:
+        if "loss" in entry or "eval_loss" in entry:
+            rows.setdefault(entry["step"], {}).update({key: entry[key] for key in keep if key in entry})
+    return [rows[step] for step in sorted(rows)]
+
+
+def _print_line(args: TrainingArguments, state: TrainerState, metrics: dict) -> None:
+    train = next((row for row in reversed(state.log_history) if "loss" in row), None)
+    learnt = "" if train is None else f"  loss {train['loss']:.3f}  accuracy {train['accuracy']:.3f}"
+    print(
+        f"epoch {state.epoch:5.2f}/{args.num_train_epochs:g}{learnt} | validation loss {metrics['eval_loss']:.3f}  "
+        f"UAR {metrics['eval_uar']:.3f}",
+        flush=True,
+    )
+
 
 _LOOK_EVERY = 20  # steps between looks at the loss on a GPU, where a look waits for it
 
@@ -31,7 +82,7 @@ _LOOK_EVERY = 20  # steps between looks at the loss on a GPU, where a look waits
 class Recipe:
     """What the Trainer needs beyond its arguments."""
 
-    sampler: FrameBudget
+    sampler: PaddedLengthBatchSampler
     objective: Objective = field(default_factory=Objective)
     layer_decay: float = 1.0
     average: float = 0.0
@@ -53,7 +104,7 @@ class SerTrainer(Trainer):
         # Naming a loss makes the Trainer count the clips of a whole step and leave the division to us.
         super().__init__(*args, compute_loss_func=recipe.objective, **kwargs)
         self.recipe = recipe
-        self.average = Average(recipe.average) if recipe.average else None
+        self.average = WeightAverage(recipe.average) if recipe.average else None
         if self.average:
             self.add_callback(self.average)
         self.hits: torch.Tensor | None = None  # right answers and clips since the last log
@@ -96,7 +147,9 @@ class SerTrainer(Trainer):
         decays = set(self.get_decay_parameter_names(model))
         parameters = dict(model.named_parameters())
         groups: dict[tuple[float, bool], list] = {}
-        for name, rate in modes.decayed(model, self.args.learning_rate, self.recipe.layer_decay).items():
+        for name, rate in optimization.layer_decayed_groups(
+            model, self.args.learning_rate, self.recipe.layer_decay
+        ).items():
             groups.setdefault((rate, name in decays), []).append(parameters[name])
         kind, settings = self.get_optimizer_cls_and_kwargs(self.args, model)
         self.optimizer = kind(
@@ -152,7 +205,7 @@ class SerTrainer(Trainer):
             return self._sum_of(model, parts)
         loss = self._sum_of(model, [{name: one[::2] for name, one in part.items()} for part in parts])
         hits = self.hits
-        with ascended(model, radius):
+        with sam_ascent(model, radius):
             self._sum_of(model, parts)
         self.hits = hits  # those of the weights as they are
         return loss
@@ -219,12 +272,12 @@ class SerTrainer(Trainer):
 def make_trainer(
     args: TrainingArguments,
     model: torch.nn.Module,
-    clips: tuple[Clips, Clips | None],
+    clips: tuple[SpeechDataset, SpeechDataset | None],
     collator: Collator,
     recipe: Recipe,
     patience: int,
     padding: str,
-) -> tuple[SerTrainer, Watch]:
+) -> tuple[SerTrainer, ValidationWatch]:
     """A Trainer for a model that is ready to be trained, and who watches it.
 
     Args:
@@ -245,7 +298,7 @@ def make_trainer(
     args.label_names = ["labels"]
     judged = args.eval_strategy != "no" and args.metric_for_best_model
     metric = (args.metric_for_best_model or "uar", args.greater_is_better is not False)
-    watch = Watch(recipe.sampler, patience if judged else 0, *metric)
+    watch = ValidationWatch(recipe.sampler, patience if judged else 0, *metric)
     smoothing, args.label_smoothing_factor = args.label_smoothing_factor, 0.0  # ours smooths, in training only
     trainer = SerTrainer(
         recipe=recipe,
@@ -254,7 +307,7 @@ def make_trainer(
         train_dataset=clips[0],
         eval_dataset=clips[1],
         data_collator=collator,
-        compute_metrics=_figures,
+        compute_metrics=_validation_metrics,
         callbacks=[watch],
     )
     args.label_smoothing_factor = smoothing
@@ -273,6 +326,6 @@ def _log_into(trainer: SerTrainer, output: Path) -> None:
         trainer.add_callback(TensorBoardCallback(SummaryWriter(str(output / "tensorboard"))))
 
 
-def _figures(prediction: EvalPrediction) -> dict[str, float]:
+def _validation_metrics(prediction: EvalPrediction) -> dict[str, float]:
     matrix = metrics.confusion(prediction.label_ids, np.argmax(prediction.predictions, axis=-1))
     return {name: float(value) for name, value in metrics.scores(matrix).items()}

@@ -14,17 +14,18 @@ import transformers
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer_callback import TrainerState
 
-from ser_hf import modes, preparation, probing, protocols
-from ser_hf.arguments import FinetuneConfig
-from ser_hf.endings import RUN, TrainingError, checkpoints, complete, room_for, surviving
+from ser_hf import protocols
 from ser_hf.evaluation import calibration, evaluate
 from ser_hf.evaluation.results import Results
 from ser_hf.evaluation.run import write_evidence
 from ser_hf.inference.predictor import Predictor
 from ser_hf.models import features, loading
 from ser_hf.models.padding import ignore_padding, padding_rule
+from ser_hf.training import modes, probe, setup
+from ser_hf.training.config import FinetuneConfig
+from ser_hf.training.recovery import TrainingError, refuse_other_run, room_for, starting_point, surviving
+from ser_hf.training.trainer import by_epoch
 from ser_hf.utils import files
-from ser_hf.watch import by_epoch
 
 
 def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
@@ -39,14 +40,14 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
 
     Raises:
         UserError: for a dataset, protocol, model or flag that does not fit, before anything is written; for a training
-            that cannot go on (`ser_hf.endings.surviving`).
+            that cannot go on (`ser_hf.training.recovery.surviving`).
     """
     if config.mode == "probe":
         return _probe(config, args)
     checkpoint = starting_point(Path(args.output_dir), args)
-    rows, split = preparation.data(config)
+    rows, split = setup.data(config)
     with room_for("what is frozen is computed"):
-        made = preparation.prepare(config, args, rows, split)
+        made = setup.prepare(config, args, rows, split)
     if checkpoint is not None:
         refuse_other_run(checkpoint, made.trainer.recipe.run)
     if args.process_index == 0:
@@ -66,7 +67,7 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     def test(partial: Path) -> tuple[Results, np.ndarray]:
         model.save_pretrained(partial)
         made.extractor.save_pretrained(partial)
-        (partial / "model_summary.txt").write_text(summarise(model, made.extractor))
+        (partial / "model_summary.txt").write_text(model_summary(model, made.extractor))
         predictor = Predictor(partial)
         found = None
         if config.temperature is not None:
@@ -89,9 +90,7 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
         return _written(config, args, rows, split, model, made.padding, test)
 
 
-def _untested(
-    config: FinetuneConfig, args: TrainingArguments, model: PreTrainedModel, made: preparation.Prepared
-) -> None:
+def _untested(config: FinetuneConfig, args: TrainingArguments, model: PreTrainedModel, made: setup.Prepared) -> None:
     """Write a model that was trained on everybody, of whom nobody is left to test it on: no figures, no card."""
     output = Path(args.output_dir)
     if config.temperature is not None:
@@ -108,25 +107,25 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     output = Path(args.output_dir)
     if (output / "results.json").exists():
         raise TrainingError(f"'{output}' holds an earlier run: choose another --output_dir")
-    rows, split = preparation.data(config)
+    rows, split = setup.data(config)
     model, extractor = loading.load_for_training(config.model, args.seed)
     evaluate.refuse_seen(model.config, config.model, rows, split)
-    probing.check(config, model)
+    probe.check(config, model)
     if args.process_index:
         return None  # a head is trained in seconds, by one process
-    preparation.set_threads(config.threads, args)
+    setup.set_threads(config.threads, args)
     padding = ignore_padding(model)
-    preparation.remember(model, rows, split)
+    setup.remember(model, rows, split)
     with room_for("the backbone's embeddings are computed"):
-        probed = probing.probe(config, args, rows, split, model, extractor)
+        probed = probe.probe(config, args, rows, split, model, extractor)
     if probed.calibration is not None:
         calibration.note(model, probed.calibration, set())
 
     def test(partial: Path) -> tuple[Results, np.ndarray]:
         if config.figures_only:
-            probing.save_head(probed.head, str(partial / "head.safetensors"))
+            probe.save_head(probed.head, str(partial / "head.safetensors"))
         else:
-            put = probing.put_into(model, probed.head)
+            put = probe.put_into(model, probed.head)
             put.save_pretrained(partial)
             extractor.save_pretrained(partial)
         (partial / "history.json").write_text(json.dumps(probed.history, indent=1))
@@ -147,12 +146,12 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
 
 
 def _gathered(
-    config: FinetuneConfig, args: TrainingArguments, trained: modes.Trained, weights: dict
+    config: FinetuneConfig, args: TrainingArguments, trained: modes.TrainableModel, weights: dict
 ) -> PreTrainedModel:
     """A whole model on this process out of the one whose parts FSDP had shared out."""
     model, _ = loading.load_for_training(config.model, args.seed)
     model.config = trained.model.config
-    whole = modes.Trained(model, None)
+    whole = modes.TrainableModel(model, None)
     if config.mode == "lora":
         whole.adapt(config.lora_rank)
     whole.trainable.load_state_dict(weights)
@@ -186,7 +185,7 @@ def _written(
     return results
 
 
-def summarise(model: PreTrainedModel, extractor: transformers.FeatureExtractionMixin) -> str:
+def model_summary(model: PreTrainedModel, extractor: transformers.FeatureExtractionMixin) -> str:
     """Layers, output shapes for one clip of two seconds, and parameters, as text."""
     clip = features.extract(extractor, np.zeros(32_000, dtype=np.float32))
     batch = features.Collator(extractor, padding_rule(model))([{"features": clip}])
@@ -195,32 +194,7 @@ def summarise(model: PreTrainedModel, extractor: transformers.FeatureExtractionM
     return str(torchinfo.summary(model.eval(), input_data=batch, depth=4, col_names=columns, verbose=0)) + "\n"
 
 
-def starting_point(output: Path, args: TrainingArguments) -> str | None:
-    """The checkpoint to resume from; refuse to mix a new run into an old one's folder.
-
-    Raises:
-        TrainingError: naming the folder and the flag.
-    """
-    asked = args.resume_from_checkpoint
-    saved = checkpoints(output)
-    if asked is None or str(asked).lower() in ("false", "none"):
-        if saved or (output / "results.json").exists():
-            raise TrainingError(
-                f"'{output}' holds an earlier run: go on with --resume_from_checkpoint true, or choose another folder"
-            )
-        return None
-    if str(asked).lower() != "true":
-        if not complete(Path(asked)):
-            raise TrainingError(
-                f"'{asked}' is no checkpoint: pass --resume_from_checkpoint true for the last in '{output}'"
-            )
-        return str(asked)
-    if not saved:
-        raise TrainingError(f"'{output}' holds no checkpoint to resume from: leave out --resume_from_checkpoint")
-    return str(saved[-1])
-
-
-def _train(made: preparation.Prepared, checkpoint: str | None) -> None:
+def _train(made: setup.Prepared, checkpoint: str | None) -> None:
     trainer = made.trainer
     if checkpoint is not None:
         state = TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json")))
@@ -231,23 +205,7 @@ def _train(made: preparation.Prepared, checkpoint: str | None) -> None:
     trainer.train(resume_from_checkpoint=checkpoint)
 
 
-def refuse_other_run(checkpoint: str, run: dict) -> None:
-    """A run goes on only as what it began; else its figure would not be what it says.
-
-    Raises:
-        TrainingError: naming the first setting that differs.
-    """
-    file = Path(checkpoint, RUN)
-    began = json.loads(file.read_text()) if file.is_file() else {}
-    for name, value in run.items():
-        if began.get(name) != value:
-            raise TrainingError(
-                f"'{checkpoint}' has {name} {began.get(name)}, not {value}: give the flags it began with, or another "
-                "folder"
-            )
-
-
-def _opening(config: FinetuneConfig, args: TrainingArguments, made: preparation.Prepared) -> str:
+def _opening(config: FinetuneConfig, args: TrainingArguments, made: setup.Prepared) -> str:
     model, split, train = made.trained.trainable, made.split, made.trainer.train_dataset
     total = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

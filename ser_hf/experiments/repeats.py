@@ -12,18 +12,19 @@ import numpy as np
 import yaml
 from transformers import TrainingArguments
 
-from ser_hf import preparation, protocols, training
-from ser_hf.arguments import FinetuneConfig, parse_finetune
+from ser_hf import protocols
 from ser_hf.data import dataset
-from ser_hf.endings import RUN, TrainingError, surviving
 from ser_hf.evaluation import evaluate
 from ser_hf.evaluation.results import Results
 from ser_hf.evaluation.run import write_evidence
+from ser_hf.training import finetune, recovery, setup
+from ser_hf.training.config import FinetuneConfig, parse_finetune
+from ser_hf.training.recovery import RUN, TrainingError, surviving
 
 FIGURES = ("uar", "accuracy", "macro_f1")
 
 
-def run(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
+def run_repeats(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     """One training, or all that `fold`, `seeds` and `search` ask for.
 
     Folds and seeds are trained in folders of their own below `args.output_dir` (`seed-42/fold-0`, and so on); those
@@ -37,7 +38,7 @@ def run(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     if config.search:
         return search(config, args)
     if config.fold != "all" and config.seeds == 1:
-        return training.finetune(config, args)
+        return finetune.finetune(config, args)
     return _repeated(config, args)
 
 
@@ -50,16 +51,16 @@ def _repeated(config: FinetuneConfig, args: TrainingArguments) -> Results | None
         )
     rows = dataset.load(config.dataset)
     near = protocols.near_duplicates_of(rows)
-    how = preparation.options(config, near)
+    how = setup.options(config, near)
     splits = protocols.folds(rows, config.protocol, config.fold, config.split_seed, **how)
     if len(splits) == config.seeds == 1:  # all folds of a protocol that has one
-        return training.finetune(dataclasses.replace(config, fold=str(splits[0].fold)), args)
+        return finetune.finetune(dataclasses.replace(config, fold=str(splits[0].fold)), args)
     hashes = "+".join(split.hash for split in splits)
-    began = {"protocol_hash": hashes, "seed": args.seed, **preparation.recipe_of(config, args)}
+    began = {"protocol_hash": hashes, "seed": args.seed, **setup.recipe_of(config, args)}
     resumed = (output / RUN).exists()
     args.distributed_state.wait_for_everyone()  # all have looked before one writes
     if resumed:
-        training.refuse_other_run(str(output), began)
+        recovery.refuse_other_run(str(output), began)
     elif args.process_index == 0:
         output.mkdir(parents=True, exist_ok=True)
         (output / RUN).write_text(json.dumps(began))
@@ -98,9 +99,9 @@ def _single(
     print(f"\n== {folder}", flush=True) if args.process_index == 0 else None
     own = copy.copy(args)
     own.output_dir, own.seed = str(folder), seed
-    saved = training.checkpoints(folder)
+    saved = recovery.checkpoints(folder)
     own.resume_from_checkpoint = "true" if resumes and saved else None
-    results = training.finetune(dataclasses.replace(config, fold=str(fold), seeds=1), own)
+    results = finetune.finetune(dataclasses.replace(config, fold=str(fold), seeds=1), own)
     own.distributed_state.wait_for_everyone()  # the others must not start the next one's folder early
     return results
 
@@ -151,9 +152,9 @@ def search(config: FinetuneConfig, args: TrainingArguments) -> None:
         raise TrainingError(f"'{output}' holds an earlier search: choose another --output_dir")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     given = _given(config, args)
-    rows, split = preparation.data(config)
+    rows, split = setup.data(config)
     args.save_strategy, args.load_best_model_at_end = "no", False
-    made = preparation.prepare(config, args, rows, split)
+    made = setup.prepare(config, args, rows, split)
     fresh = copy.deepcopy(made.trained.trainable.cpu())
 
     def model_init() -> Any:

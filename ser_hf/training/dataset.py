@@ -14,10 +14,11 @@ import numpy as np
 from torch.utils.data import Dataset
 from transformers import FeatureExtractionMixin
 
-from ser_hf import audio, augment, silence, spectral
+from ser_hf import audio
 from ser_hf.audio import voice_activity
-from ser_hf.frozen import Store
 from ser_hf.models import features
+from ser_hf.training.augmentation import Augmentation, either, mix_mels, mix_waveforms, vary
+from ser_hf.training.feature_cache import FeatureCache
 
 KEPT_BYTES = 3 * 2**30
 """Of prepared clips in memory; what does not fit is decoded again each epoch."""
@@ -28,8 +29,8 @@ class Variation:
     """What changes a training clip from one epoch to the next."""
 
     silence: Literal["keep", "vary", "either"] = "keep"
-    """What becomes of the silence at both edges (`ser_hf.silence`)."""
-    augmentation: augment.Augmentation | None = None
+    """What becomes of the silence at both edges (`ser_hf.training.augmentation`)."""
+    augmentation: Augmentation | None = None
     """Of the waveform, or of its log mel frames."""
     mixup: float = 0.0
     """Parameter of the beta distribution of two clips' shares; 0: none."""
@@ -40,7 +41,7 @@ class Variation:
         return self.augmentation is not None or self.mixup > 0
 
 
-class Clips(Dataset):
+class SpeechDataset(Dataset):
     """Rows as `{"features", "labels"}`, and `other` (a label) and `share` with mixup, `weight` where there are weights,
     `functionals` `(functionals,)` where a second task has them.
 
@@ -54,7 +55,7 @@ class Clips(Dataset):
         indices: list[int],
         extractor: FeatureExtractionMixin,
         variation: Variation | None = None,
-        store: Store | None = None,
+        store: FeatureCache | None = None,
         weights: np.ndarray | None = None,
         functionals: np.ndarray | None = None,
     ) -> None:
@@ -70,7 +71,7 @@ class Clips(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def decode(self) -> "Clips":
+    def decode(self) -> "SpeechDataset":
         """Decode all clips now, on all cores, as long as memory allows: before workers are forked, and to fail early.
 
         Raises:
@@ -114,7 +115,7 @@ class Clips(Dataset):
         if self.variation.mixup:
             other, share = int(rng.integers(len(self))), float(rng.beta(self.variation.mixup, self.variation.mixup))
             share = max(share, 1 - share)  # the clip itself stays the louder one
-            mixup = augment.mixup if self._hop == 1 else spectral.mixup
+            mixup = mix_waveforms if self._hop == 1 else mix_mels
             prepared = mixup(prepared, self._cut(other, rng), share)
             example |= {"other": int(self.labels[other]), "share": share}
             if self.functionals is not None:
@@ -137,9 +138,9 @@ class Clips(Dataset):
     def _span(self, index: int, length: int, bounds: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
         """What is left of a clip; `length` and `bounds` are in the steps in which it is kept."""
         if self.variation.silence == "vary":
-            return silence.vary(length, bounds, rng)
+            return vary(length, bounds, rng)
         if self.variation.silence == "either":
-            return silence.either(length, bounds, rng, round(voice_activity.MARGIN / self.durations[index] * length))
+            return either(length, bounds, rng, round(voice_activity.MARGIN / self.durations[index] * length))
         return 0, length
 
     def _finished(self, prepared: np.ndarray) -> np.ndarray:

@@ -1,8 +1,4 @@
-"""What is frozen is computed once: the outputs of a model's frozen front for every clip, kept on disk.
-
-A front is the convolutional feature encoder, or that and the lower layers. While a model trains on stored outputs, its
-front is bypassed in place: the stock forward runs, with modules that pass what they are given. `restore` puts it back.
-"""
+"""Outputs of a frozen front end, computed once and kept on disk."""
 
 import hashlib
 import json
@@ -29,7 +25,7 @@ VERSION = 1
 _CHUNK = 256  # clips decoded at a time
 
 
-class Store:
+class FeatureCache:
     """Arrays of shape `(frames, dimensions)`, one a recording, mapped from a folder; found by the sound's sha256."""
 
     def __init__(self, folder: Path) -> None:
@@ -53,14 +49,14 @@ class Store:
         return len(self._place)
 
 
-def store(
+def feature_cache(
     rows: datasets.Dataset,
     name: str,
     model: PreTrainedModel,
     extractor: FeatureExtractionMixin,
     compute: Callable[[dict[str, torch.Tensor]], list[torch.Tensor]],
     cache: Path | None = None,
-) -> tuple[Store, bool]:
+) -> tuple[FeatureCache, bool]:
     """Outputs for every recording of a dataset, computed unless the cache holds them.
 
     The cache is keyed by the model's weights and config, its extractor, the recordings' sounds, what is computed
@@ -90,7 +86,7 @@ def store(
         except OSError:
             if not (folder / "index.json").is_file():  # else another machine that shares the folder was faster
                 raise
-    return Store(folder), made
+    return FeatureCache(folder), made
 
 
 def _write(

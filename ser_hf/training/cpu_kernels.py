@@ -1,8 +1,8 @@
-"""Dropout at an eighth of the random numbers: drawing masks is a tenth of a training step on a CPU."""
+"""What a CPU computes otherwise than a GPU: dropout by bytes, layer norms in float32."""
 
 import torch
 from torch import nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel, TrainingArguments
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -82,7 +82,7 @@ class _Masked(torch.autograd.Function):
         return torch.ops.aten.native_dropout_backward(gradient, *ctx.saved_tensors, ctx.scale), None, None
 
 
-def quicken(model: PreTrainedModel) -> None:
+def use_byte_dropout(model: PreTrainedModel) -> None:
     """`ByteDropout` in place of every `nn.Dropout` of a model, and in its attention; nothing that is saved changes."""
     for owner in list(model.modules()):
         for name, child in owner.named_children():
@@ -92,3 +92,16 @@ def quicken(model: PreTrainedModel) -> None:
         AttentionInterface.register(ATTENTION, attention)
         AttentionMaskInterface.register(ATTENTION, sdpa_mask)
         model.set_attn_implementation(ATTENTION)
+
+
+def widen_norms(model: nn.Module, args: TrainingArguments) -> None:
+    """Let every layer norm that is trained compute in its weights' precision; nothing that is saved changes."""
+    if not args.bf16 or args.device.type != "cpu":
+        return
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm) and module.weight is not None and module.weight.requires_grad:
+            module.register_forward_pre_hook(_widened)
+
+
+def _widened(norm: nn.LayerNorm, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    return (inputs[0].to(norm.weight.dtype),)
