@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForAudioClassification
 
-from ser_hf import IN_THE_BOX
+from ser_hf import BUNDLED_MODEL
 from ser_hf.data import dataset
 from ser_hf.models import features, loading, padding
 from ser_hf.training import cpu_kernels
@@ -44,7 +44,7 @@ def main() -> None:
     """Print the table; fails where float32 norms are not nearer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True)
-    parser.add_argument("--model", type=Path, default=IN_THE_BOX)
+    parser.add_argument("--model", type=Path, default=BUNDLED_MODEL)
     parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()

@@ -20,13 +20,13 @@ from load import FILE, start
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
+from ser_hf.app.middleware import API
 from ser_hf.data import dataset
-from ser_hf.gate import API
 
 
 def command_line(model: str, files: list[Path]) -> list[str]:
     """What `ser-hf predict` prints."""
-    command = [sys.executable, "-m", "ser_hf.cli", "predict", "--model", model, *map(str, files)]
+    command = [sys.executable, "-m", "ser_hf.cli.main", "predict", "--model", model, *map(str, files)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 

@@ -31,8 +31,8 @@ from pathlib import Path
 import httpx
 import psutil
 
+from ser_hf.app.middleware import API
 from ser_hf.data import dataset
-from ser_hf.gate import API
 from ser_hf.inference.predictor import Predictor
 
 APP = Path(__file__).parent.parent / "app.py"

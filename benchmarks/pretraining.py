@@ -32,7 +32,7 @@ ARMS = {
 
 def ser_hf(*words: object) -> None:
     """A command of ours; ends with what it said where it fails."""
-    run = subprocess.run([sys.executable, "-m", "ser_hf.cli", *map(str, words)], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-m", "ser_hf.cli.main", *map(str, words)], capture_output=True, text=True)
     if run.returncode:
         sys.exit(run.stderr[-3000:])
 

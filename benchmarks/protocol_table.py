@@ -25,7 +25,7 @@ def ser_hf(*words: object) -> None:
     """Run a command as a user would, and show it."""
     line = [str(word) for word in words]
     print(f"$ ser-hf {' '.join(line)}", file=sys.stderr, flush=True)
-    subprocess.run([sys.executable, "-m", "ser_hf.cli", *line], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, "-m", "ser_hf.cli.main", *line], check=True, stdout=subprocess.DEVNULL)
 
 
 def baseline(name: str, protocol: str, args: argparse.Namespace) -> list[Results]:

@@ -27,7 +27,7 @@ def run(arm: str, seed: int, dataset: str, model: str, epochs: int) -> list[floa
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         return json.loads(out.strip().splitlines()[-1])["uar"]
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "ser_hf.cli", "finetune", *common, *ARMS[arm], "--patience", "0"]
+        command = [sys.executable, "-m", "ser_hf.cli.main", "finetune", *common, *ARMS[arm], "--patience", "0"]
         command += ["--num_train_epochs", str(epochs), "--output_dir", f"{folder}/model"]
         subprocess.run(command, capture_output=True, text=True, check=True)
         return [row["eval_uar"] for row in json.loads(Path(folder, "model", "history.json").read_text())]

@@ -30,7 +30,7 @@ WHOLE = ["--freeze_feature_encoder", "false", "--patience", "0"]
 
 def ser_hf(*words: object) -> None:
     """A command of ours; says why where it fails."""
-    run = subprocess.run([sys.executable, "-m", "ser_hf.cli", *map(str, words)], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-m", "ser_hf.cli.main", *map(str, words)], capture_output=True, text=True)
     if run.returncode:
         sys.exit(f"{' '.join(map(str, words))}\n{run.stdout[-2000:]}\n{run.stderr[-3000:]}")
 

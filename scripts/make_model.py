@@ -149,7 +149,7 @@ def ser_hf(log: Path, *words: object) -> None:
     print(f"$ ser-hf {' '.join(line)}", file=sys.stderr, flush=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a") as file:
-        command = [sys.executable, "-m", "ser_hf.cli", *line]
+        command = [sys.executable, "-m", "ser_hf.cli.main", *line]
         run = subprocess.run(command, stdout=file, stderr=file, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if run.returncode:
         print(f"{log}: {log.read_text().strip().splitlines()[-1]}", file=sys.stderr)

@@ -8,24 +8,24 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-IN_THE_BOX = Path(__file__).parent / "model_in_the_box"
+BUNDLED_MODEL = Path(__file__).parent / "pretrained"
 """Folder of the model that comes with the package."""
 
 BACKENDS = ("torch", "torch-bf16", "onnx", "onnx-int8")
 """On what a model runs; the default first."""
 
 _HOMES = {
-    "EMOTIONS": "emotions",
-    "FinetuneConfig": "arguments",
-    "Predictor": "predictor",
-    "RavdessTess": "dataset",
-    "Results": "results",
-    "SpeechEmotion": "scorecard",
+    "EMOTIONS": "labels",
+    "FinetuneConfig": "training.config",
+    "Predictor": "inference.predictor",
+    "RavdessTess": "data.dataset",
+    "Results": "evaluation.results",
+    "SpeechEmotion": "evaluation.results",
     "UserError": "errors",
-    "finetune": "training",
+    "finetune": "training.finetune",
     "split": "protocols",
 }
-__all__ = [*_HOMES, "IN_THE_BOX", "__version__"]
+__all__ = [*_HOMES, "BUNDLED_MODEL", "__version__"]
 
 
 def __getattr__(name: str) -> object:

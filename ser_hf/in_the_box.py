@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import EvalResult, ModelCardData
 from safetensors.torch import load_file, save_file
 
-from ser_hf import IN_THE_BOX
+from ser_hf import BUNDLED_MODEL
 from ser_hf.errors import UserError
 from ser_hf.evaluation import reports
 from ser_hf.evaluation.results import Results
@@ -62,7 +62,7 @@ def spreads(seeds: dict[str, dict[str, float]]) -> dict[str, dict]:
     }
 
 
-def put(model: Path, tested: Path, measured: dict[str, dict], recipe: str, folder: Path = IN_THE_BOX) -> None:
+def put(model: Path, tested: Path, measured: dict[str, dict], recipe: str, folder: Path = BUNDLED_MODEL) -> None:
     """Write the model of everybody as fp16, with its card, and the results of those of its recipe that were tested.
 
     Stock transformers computes with it in float32, as its config says.
@@ -96,7 +96,7 @@ def put(model: Path, tested: Path, measured: dict[str, dict], recipe: str, folde
         _write_figures(partial, measured, recipe)
 
 
-def add(measured: dict[str, dict], recipe: str, folder: Path = IN_THE_BOX) -> dict[str, dict]:
+def add(measured: dict[str, dict], recipe: str, folder: Path = BUNDLED_MODEL) -> dict[str, dict]:
     """Add the figures of more seeds to a model that is in the box; all that is known by then.
 
     Raises:
@@ -117,7 +117,7 @@ def add(measured: dict[str, dict], recipe: str, folder: Path = IN_THE_BOX) -> di
     return every
 
 
-def temperature(recipe: str, folder: Path = IN_THE_BOX) -> float:
+def temperature(recipe: str, folder: Path = BUNDLED_MODEL) -> float:
     """That of the model in the box, if it is of this recipe.
 
     Raises:

@@ -49,6 +49,6 @@ def caller(remote, folder):
 
 def ser_hf(remote, folder, *words, **environment):
     """Run a command as a user does, with the caches under `folder`; gives what `subprocess.run` gives."""
-    command = [sys.executable, "-m", "ser_hf.cli", *map(str, words)]
+    command = [sys.executable, "-m", "ser_hf.cli.main", *map(str, words)]
     known = remote.environment(folder / "home", **environment)
     return subprocess.run(command, env=known, cwd=folder, capture_output=True, text=True, timeout=240)

@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from ser_hf import audio, protocols
-from ser_hf.cli import main
+from ser_hf.cli.main import main
 from ser_hf.data import dataset
 from ser_hf.data.corpora import synthetic
 from ser_hf.inference import backends

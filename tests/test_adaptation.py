@@ -11,7 +11,7 @@ from scipy.special import softmax
 from sklearn.mixture import GaussianMixture
 
 from ser_hf import audio
-from ser_hf.cli import main
+from ser_hf.cli.main import main
 from ser_hf.inference import speaker_adaptation
 from ser_hf.inference.predictor import Predictor, TimeoutExceeded
 from ser_hf.inference.speaker_adaptation import Adaptation, AdaptationError

@@ -13,7 +13,7 @@ import soundfile
 from conftest import ROOT
 
 from ser_hf import audio
-from ser_hf.cli import main
+from ser_hf.cli.main import main
 from ser_hf.data.audit.report import audit_recordings, write_audit
 from ser_hf.data.corpora import base, ravdess
 from ser_hf.labels import TESS_NAMES

@@ -9,12 +9,12 @@ import pytest
 import soundfile
 from conftest import ROOT
 
-from ser_hf.cli import COMMANDS, main
+from ser_hf.cli.main import COMMANDS, main
 
 LIGHT = """
 import sys
 import ser_hf
-from ser_hf.cli import main
+from ser_hf.cli.main import main
 for words in (["--help"], ["data", "--help"], ["finetune", "--help"], ["predict", "--help"]):
     try:
         main(words)
@@ -179,7 +179,7 @@ def test_scripts_end_with_the_exit_code(tmp_path):
 NO_FFMPEG = """
 import re, sys
 sys.modules["torchcodec"] = None  # the bindings of FFmpeg
-from ser_hf.cli import main
+from ser_hf.cli.main import main
 recordings, tess, out = sys.argv[1:4]
 assert main(["data", "--ravdess", recordings, "--tess", tess, "--output", out + "/data"]) == 0
 words = f"finetune --dataset {out}/data --model {sys.argv[4]} --output_dir {out}/model --num_train_epochs 1"

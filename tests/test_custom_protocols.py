@@ -5,7 +5,7 @@ import pytest
 from split_helpers import actors, changed, picked, speakers
 
 from ser_hf import protocols
-from ser_hf.cli import main
+from ser_hf.cli.main import main
 from ser_hf.evaluation.results import Results
 from ser_hf.protocols import LeakError, ProtocolError
 

@@ -10,10 +10,10 @@ import pytest
 from conftest import ROOT
 from hub import Hub
 
-from ser_hf.cli import main
+from ser_hf.cli.main import main
 from ser_hf.data import dataset, download
 
-MAIN = "import sys; from ser_hf.cli import main; sys.exit(main(sys.argv[1:]))"
+MAIN = "import sys; from ser_hf.cli.main import main; sys.exit(main(sys.argv[1:]))"
 STRANGER = """
 import hashlib, json, sys
 sys.modules["ser_hf"] = None  # as on a machine that never heard of us

@@ -3,7 +3,7 @@ import json
 import pytest
 from conftest import FAST
 
-from ser_hf.cli import main
+from ser_hf.cli.main import main
 from ser_hf.evaluation.results import Results
 from ser_hf.experiments import leakage_curve
 

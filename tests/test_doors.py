@@ -14,8 +14,8 @@ import soundfile
 from conftest import serving
 
 from ser_hf import audio
-from ser_hf.cli import main
-from ser_hf.gate import API
+from ser_hf.app.middleware import API
+from ser_hf.cli.main import main
 
 TOOLS = ["batch", "predict", "predict_json", "timeline"]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ser_hf import protocols
-from ser_hf.cli import main
+from ser_hf.cli.main import main
 from ser_hf.evaluation import evaluate
 from ser_hf.evaluation.results import Results, ResultsError
 from ser_hf.inference.predictor import Predictor

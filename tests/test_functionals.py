@@ -9,7 +9,7 @@ from conftest import FAST
 from safetensors.torch import load_file
 
 from ser_hf import protocols
-from ser_hf.cli import main
+from ser_hf.cli.main import main
 from ser_hf.data import acoustic_features
 from ser_hf.models import loading
 from ser_hf.training import losses, setup

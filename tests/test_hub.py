@@ -10,8 +10,9 @@ import pytest
 from clients import ABSENT, run
 from hub import Hub, Repo
 
-from ser_hf import audio, hub
+from ser_hf import audio
 from ser_hf.data.dataset import FEATURES
+from ser_hf.hub import repositories
 from ser_hf.labels import EMOTIONS
 
 NAME = "you/ravdess-tess"
@@ -192,15 +193,15 @@ def test_a_card_that_the_hub_rejects_is_said_in_one_line(remote, call, folder):
 
 @pytest.mark.parametrize("name", ["my dataset", "a/b/c", "", "you/.tones", "you/tones.git", "../tones"])
 def test_a_bad_name_is_refused_before_anything_is_asked(name, folder):
-    with pytest.raises(hub.HubError, match="no name for a dataset"):
-        hub.check_push(name)
-    with pytest.raises(hub.HubError, match="no name for a dataset"):
-        hub.push_dataset(folder, name)
+    with pytest.raises(repositories.HubError, match="no name for a dataset"):
+        repositories.check_push(name)
+    with pytest.raises(repositories.HubError, match="no name for a dataset"):
+        repositories.push_dataset(folder, name)
 
 
 @pytest.mark.parametrize("missing", ["README.md", "data/train-00000-of-00001.parquet", ""])
 def test_a_folder_that_is_no_dataset_is_refused(missing, folder, tones):
     write_shards(folder, tones)
     folder = folder / "nowhere" if not missing else (folder / missing).unlink() or folder
-    with pytest.raises(hub.HubError, match=r"holds no README.md with data/\*.parquet"):
-        hub.push_dataset(folder, NAME)
+    with pytest.raises(repositories.HubError, match=r"holds no README.md with data/\*.parquet"):
+        repositories.push_dataset(folder, NAME)

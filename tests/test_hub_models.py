@@ -10,7 +10,7 @@ from clients import run
 from hub import Hub, Repo
 from safetensors.torch import load_file, save_file
 
-from ser_hf import hub
+from ser_hf.hub import repositories
 from ser_hf.models import loading
 from ser_hf.models.loading import ModelError
 
@@ -186,7 +186,7 @@ def found(folder):
 
 
 def test_a_snapshot_is_the_small_files_as_far_as_they_exist(remote, call, known, tmp_path):
-    assert hub.snapshot(tmp_path) == (tmp_path, None)
+    assert repositories.snapshot(tmp_path) == (tmp_path, None)
     (folder, commit), (bare, _), (again, _) = call(
         ["snapshot", NAME], ["snapshot", "you/bare", "main"], ["snapshot", NAME, "0" * 40]
     )

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 from transformers import pipeline
 
-from ser_hf import IN_THE_BOX, audio, in_the_box
-from ser_hf.cli import main
+from ser_hf import BUNDLED_MODEL, audio, in_the_box
+from ser_hf.cli.main import main
 from ser_hf.errors import UserError
 from ser_hf.evaluation import calibration, metrics
 from ser_hf.evaluation.reports import CardError
@@ -172,22 +172,22 @@ def test_no_clip_is_adapted_on_itself():
 
 
 def test_the_model_in_the_box_is_small_and_stock_transformers_loads_it(recordings):
-    size = sum(path.stat().st_size for path in IN_THE_BOX.iterdir())
+    size = sum(path.stat().st_size for path in BUNDLED_MODEL.iterdir())
     assert size < 12_000_000
     clip = audio.load(next(recordings[0].rglob("*.wav")))
-    classify = pipeline("audio-classification", model=str(IN_THE_BOX), top_k=None)
+    classify = pipeline("audio-classification", model=str(BUNDLED_MODEL), top_k=None)
     assert sum(one.numel() for one in classify.model.parameters()) < 6_000_000
     told = {one["label"]: one["score"] for one in classify({"array": clip, "sampling_rate": 16_000})}
-    assert told == pytest.approx(Predictor(IN_THE_BOX).predict(clip)["scores"], abs=2e-6)
+    assert told == pytest.approx(Predictor(BUNDLED_MODEL).predict(clip)["scores"], abs=2e-6)
     assert set(told) == set(EMOTIONS)
 
 
 def test_the_box_says_that_it_was_trained_on_everybody_and_tested_on_nobody(built, fails, tmp_path):
-    predictor = Predictor(IN_THE_BOX)
+    predictor = Predictor(BUNDLED_MODEL)
     assert len(predictor.trained_on["speakers"]) == 26
-    assert "tested on voices that it had not heard" in Results.load(IN_THE_BOX / "results.json").notes[0]
-    words = ("evaluate", "--model", IN_THE_BOX, "--dataset", built, "--output", tmp_path / "no")
-    assert "/" not in "".join(one["folder"] for one in Results.load(IN_THE_BOX / "results.json").repeats["runs"])
+    assert "tested on voices that it had not heard" in Results.load(BUNDLED_MODEL / "results.json").notes[0]
+    words = ("evaluate", "--model", BUNDLED_MODEL, "--dataset", built, "--output", tmp_path / "no")
+    assert "/" not in "".join(one["folder"] for one in Results.load(BUNDLED_MODEL / "results.json").repeats["runs"])
     assert "was trained under 'all'" in fails(*words)
 
 
@@ -195,4 +195,4 @@ def test_it_answers_where_no_model_is_named(recordings, capsys):
     clip = str(next(recordings[0].rglob("*.wav")))
     assert main(["predict", clip]) == 0
     answer = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert answer["scores"] == Predictor().predict(clip)["scores"] == Predictor(IN_THE_BOX).predict(clip)["scores"]
+    assert answer["scores"] == Predictor().predict(clip)["scores"] == Predictor(BUNDLED_MODEL).predict(clip)["scores"]

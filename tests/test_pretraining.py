@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForAudioClassification, HubertConfig
 
 from ser_hf import protocols
+from ser_hf.cli.train import pretrain
 from ser_hf.errors import UserError
 from ser_hf.evaluation import evaluate
 from ser_hf.models import loading, presets
-from ser_hf.pretrain_cli import pretrain
 from ser_hf.training.pretraining import masking, objective
 from ser_hf.training.pretraining.masking import Masking
 from ser_hf.training.pretraining.pretrain import Cooling

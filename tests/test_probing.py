@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import Wav2Vec2Model
 
 from ser_hf import audio, protocols
-from ser_hf.cli import main
+from ser_hf.cli.main import main
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 from ser_hf.training import feature_cache, probe

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from ser_hf import provenance
 from ser_hf.evaluation import reports
 from ser_hf.evaluation.results import Results
+from ser_hf.hub import checks
 
 REPO = "you/voices-2"
 
@@ -25,11 +25,11 @@ def pushed(tuned, tmp_path, monkeypatch):
         results.save(folder / "results.json")
         pictures = [path.name for path in (folder / "plots").glob("*.png")]
         (folder / "README.md").write_text(reports.model_card(results, pictures) + added)
-        found = provenance.public(folder, REPO, revision)
+        found = checks.public(folder, REPO, revision)
         (folder / "README.md").write_bytes(found["README.md"])
         (folder / "results.json").write_bytes(found["results.json"])
-        provenance.check(folder)  # whoever pulls it may push it again
-        assert provenance.public(folder, REPO, revision) == found
+        checks.check(folder)  # whoever pulls it may push it again
+        assert checks.public(folder, REPO, revision) == found
         return found["README.md"].decode(), json.loads(found["results.json"])
 
     return push

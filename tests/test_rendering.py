@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ser_hf import batch_tab, examples, model_tab, rendering
+from ser_hf.app import page, tabs
+from ser_hf.app.html import __file__, batch_table, ink, message, peaks, prediction_html, running
 from ser_hf.audio import SAMPLING_RATE, load
 from ser_hf.inference.prediction import prediction, segment
 from ser_hf.labels import COLOURS, EMOTIONS
@@ -22,9 +23,7 @@ def predicted(segments, seconds=3, label="sad", below=0.0, labels=EMOTIONS):
 
 
 def test_bars_stand_in_the_order_of_the_labels():
-    html = rendering.prediction(
-        predicted([segment(0, 3 * RATE, "sad", 0.3)]), rendering.peaks([np.sin(np.arange(3 * RATE))])
-    )
+    html = prediction_html(predicted([segment(0, 3 * RATE, "sad", 0.3)]), peaks([np.sin(np.arange(3 * RATE))]))
     assert re.findall(r'aria-label="(\w+)" aria-valuemin', html) == list(EMOTIONS)
     assert re.findall(r'aria-valuenow="(\d+)"', html) == ["10", "10", "10", "30", "10", "10", "10", "10"]
     assert re.findall(r"background: (#\w+)\"></div>", html) == list(COLOURS.values())
@@ -34,31 +33,31 @@ def test_bars_stand_in_the_order_of_the_labels():
 
 def test_the_waveform_shows_the_loudest_of_each_moment_however_the_recording_is_cut():
     samples = np.random.default_rng(0).normal(size=400 * 128).astype(np.float32) * np.linspace(0, 1, 400 * 128)
-    whole = rendering.peaks([samples])
+    whole = peaks([samples])
     np.testing.assert_array_equal(whole, np.abs(samples).reshape(-1, 32).max(axis=1))
-    np.testing.assert_array_equal(whole, rendering.peaks(np.split(samples, [5, 5, 1000, 1031, 40_000])))
-    assert rendering.peaks([samples[:33]]).tolist() == [np.abs(samples[:32]).max(), np.abs(samples[32])]
-    assert len(rendering.peaks([])) == 0
-    html = rendering.prediction(predicted([segment(0, 3 * RATE, "sad", 0.3)]), whole)
+    np.testing.assert_array_equal(whole, peaks(np.split(samples, [5, 5, 1000, 1031, 40_000])))
+    assert peaks([samples[:33]]).tolist() == [np.abs(samples[:32]).max(), np.abs(samples[32])]
+    assert len(peaks([])) == 0
+    html = prediction_html(predicted([segment(0, 3 * RATE, "sad", 0.3)]), whole)
     drawn = [float(y) for y in re.findall(r"M\d+ ([\d.]+)V", html)]
     heights = np.abs(samples).reshape(400, 128).max(axis=1) / whole.max() * 44
     np.testing.assert_allclose(drawn, 45 - np.maximum(heights, 0.5), atol=0.051)
     assert "waveform of 3.0 seconds" in html
-    assert len(re.findall(r"M\d+ ", rendering.prediction(predicted([], 1), np.ones(3)))) == 400
+    assert len(re.findall(r"M\d+ ", prediction_html(predicted([], 1), np.ones(3)))) == 400
 
 
 def test_labels_and_messages_cannot_be_markup():
     labels = (EVIL, "b")
     segments = [segment(0, 6 * RATE, EVIL, 0.9), segment(6 * RATE, 12 * RATE, "b", 0.9)]
     told = predicted(segments, 12, EVIL, labels=labels)
-    for html in (rendering.prediction(told, np.ones(12)), rendering.running(told), rendering.message(EVIL)):
+    for html in (prediction_html(told, np.ones(12)), running(told), message(EVIL)):
         assert "<img" not in html
         assert "&lt;img" in html
 
 
 def test_a_timeline_lies_where_its_segments_are():
     segments = [segment(0, 5 * RATE, "sad", 0.9), segment(10 * RATE, 20 * RATE, "angry", 0.6)]
-    html = rendering.prediction(predicted(segments, 20), np.ones(20))
+    html = prediction_html(predicted(segments, 20), np.ones(20))
     places = re.findall(r'data-start="([\d.]+)" title="([^"]*)" style="left: ([\d.]+)%; width: ([\d.]+)%', html)
     assert places == [
         ("0.000", "0:00 to 0:05, sad, 90 %", "0.000", "25.000"),
@@ -73,7 +72,7 @@ def test_a_timeline_lies_where_its_segments_are():
 def test_a_table_has_a_row_for_each_recording_and_the_reason_where_there_is_no_answer():
     heard = [segment(0, 3 * RATE, "sad", 0.3)]
     rows = [predicted(heard), predicted(heard, 95, below=0.5), predicted([], 20), {"file": EVIL, "error": f"'{EVIL}'!"}]
-    html = rendering.table(rows)
+    html = batch_table(rows)
     assert "<img" not in html
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in html.split("<tr>")[1:]]
     cells = [[re.sub("<[^>]+>", "", cell).strip() for cell in row] for row in cells]
@@ -90,18 +89,18 @@ def test_a_table_has_a_row_for_each_recording_and_the_reason_where_there_is_no_a
 
 
 def test_abstention_is_said_plainly():
-    unsure = rendering.prediction(predicted([segment(0, 3 * RATE, "sad", 0.3)], below=0.5), None, 0.5)
+    unsure = prediction_html(predicted([segment(0, 3 * RATE, "sad", 0.3)], below=0.5), None, 0.5)
     assert "Not sure" in unsure
     assert "The likeliest is sad with 30 %, and the model was calibrated to stay silent below 50 %." in unsure
-    assert "No voice was found" in rendering.prediction(predicted([], 20))
+    assert "No voice was found" in prediction_html(predicted([], 20))
 
 
 def test_running_answers_tell_silence_from_doubt():
     segments = [segment(0, 3 * RATE, "sad", 0.3)]
-    assert "Listening" in rendering.running(predicted([]))
-    assert ">sad</p>" in rendering.running(predicted(segments))
-    assert "Not sure, sad?" in rendering.running(predicted(segments, below=0.5))
-    assert "Nobody speaks" in rendering.running(predicted(segments, seconds=5, below=np.inf))
+    assert "Listening" in running(predicted([]))
+    assert ">sad</p>" in running(predicted(segments))
+    assert "Not sure, sad?" in running(predicted(segments, below=0.5))
+    assert "Nobody speaks" in running(predicted(segments, seconds=5, below=np.inf))
 
 
 @pytest.mark.parametrize("colour", COLOURS.values())
@@ -113,14 +112,14 @@ def test_words_on_a_colour_can_be_read(colour):
         linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
         return linear @ (0.2126, 0.7152, 0.0722)
 
-    low, high = sorted((luminance(colour), luminance(rendering.ink(colour))))
+    low, high = sorted((luminance(colour), luminance(ink(colour))))
     assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
 def test_no_cell_is_a_formula():
     formulas = ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\tx"]
     told = [{"file": name, "error": "no, 'sound'"} for name in formulas]
-    lines = batch_tab.as_csv([*told, predicted([segment(0, RATE, "sad", 0.3)])]).splitlines()
+    lines = tabs.as_csv([*told, predicted([segment(0, RATE, "sad", 0.3)])]).splitlines()
     assert lines[0].split(",") == ["file", "label", "score", "abstained", "duration", "error", *EMOTIONS]
     assert [line[:2] for line in lines[1:5]] == ["'=", "'+", "'-", "'@"]
     assert lines[-1].startswith("a.wav,sad,0.3,False,3.0,,0.1,0.1,0.1,0.3,")
@@ -128,11 +127,11 @@ def test_no_cell_is_a_formula():
 
 def test_a_card_is_shown_without_its_front_matter_and_pictures():
     card = "---\ntags: [x]\n---\n# Voices\n\n![Matrix](plots/m.png)\n\nWords.\n"
-    assert model_tab.readable(card) == "# Voices\n\nWords.\n"
+    assert tabs.readable(card) == "# Voices\n\nWords.\n"
 
 
 def test_examples_are_the_same_every_time_and_say_what_they_are(tmp_path):
-    first, again = examples.write(tmp_path / "a"), examples.write(tmp_path / "b")
+    first, again = page.write_examples(tmp_path / "a"), page.write_examples(tmp_path / "b")
     assert [file.read_bytes() for file in first] == [file.read_bytes() for file in again]
     assert all(file.name.startswith("synthetic ") for file in first)
     seconds = [len(load(file)) / RATE for file in first]
@@ -141,6 +140,6 @@ def test_examples_are_the_same_every_time_and_say_what_they_are(tmp_path):
 
 
 def test_nothing_of_the_page_is_elsewhere():
-    folder = Path(rendering.__file__).parent / "page"
+    folder = Path(__file__).parent / "static"
     for file in folder.iterdir():
         assert not re.search(r"https?://|@import|url\(", file.read_text())

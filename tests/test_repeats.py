@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ser_hf import protocols
-from ser_hf.cli import main
+from ser_hf.cli.main import main
 from ser_hf.data import dataset
 from ser_hf.evaluation.evaluate import read_answers, test_rows
 from ser_hf.evaluation.results import Results

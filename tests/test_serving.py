@@ -21,11 +21,12 @@ import pytest
 import soundfile
 from conftest import ROOT, free_port, serving, when_up
 
-from ser_hf import model_tab
-from ser_hf import serving as rooms
-from ser_hf.gate import API
+from ser_hf.app import server as server_module
+from ser_hf.app import tabs
+from ser_hf.app.middleware import API
+from ser_hf.app.server import allowed_hosts, health
+from ser_hf.app.uploads import Limits
 from ser_hf.inference.predictor import Predictor
-from ser_hf.limits import Limits
 
 ELSEWHERE = "203.0.113.7"  # an address of nobody (RFC 5737), as a proxy on this machine passes it on
 
@@ -122,10 +123,10 @@ def test_health_says_which_model_and_how_it_was_tested(url, tuned):
 
 def test_results_from_elsewhere_are_none(tuned, tmp_path):
     (tmp_path / "results.json").write_text('{"accuracy": 0.9}')
-    told = rooms.health(Predictor(tuned), Limits(), tmp_path, None)
+    told = health(Predictor(tuned), Limits(), tmp_path, None)
     assert (told["protocol"], told["leaks_speakers"]) == (None, None)
     with gradio.Blocks() as page:
-        model_tab.build(Predictor(tuned), tmp_path)
+        tabs.model_section(Predictor(tuned), tmp_path)
     (shown,) = page.blocks.values()
     assert "nothing is known of what it can do" in shown.value
 
@@ -255,8 +256,8 @@ def test_a_client_that_asks_too_often_waits(url):
 def test_other_host_names_are_refused(url):
     assert ask(f"{url}/health", Host="evil.example")[0] == 421
     assert ask(f"{url}/health", Host="localhost:1")[0] == 200
-    assert rooms.allowed_hosts("0.0.0.0", []) is None
-    assert "ser.example" in rooms.allowed_hosts("127.0.0.1", ["ser.example"])
+    assert allowed_hosts("0.0.0.0", []) is None
+    assert "ser.example" in allowed_hosts("127.0.0.1", ["ser.example"])
 
 
 def test_too_many_files_and_too_large_zips_are_refused_in_words(url, clip, tmp_path):
@@ -343,12 +344,12 @@ def test_uploads_are_deleted_when_their_time_has_come(tuned, clip, tmp_path):
 
 
 def test_mcp_without_its_package_is_said_in_one_line(tuned, fails, monkeypatch):
-    monkeypatch.setattr(rooms, "find_spec", lambda name: None)
+    monkeypatch.setattr(server_module, "find_spec", lambda name: None)
     assert "pip install -e '.[mcp]'" in fails("app", "--model", tuned, "--mcp", "--port", free_port())
 
 
 def test_limits_are_flags(fails, tuned, capsys):
-    from ser_hf.cli import main
+    from ser_hf.cli.main import main
 
     with pytest.raises(SystemExit):
         main(["app", "--help"])

@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from ser_hf import serving, sessions
-from ser_hf.gate import API
+from ser_hf.app import middleware, server
+from ser_hf.app.middleware import API
+from ser_hf.app.uploads import Limits
 from ser_hf.inference.predictor import Predictor
-from ser_hf.limits import Limits
 
 
 @pytest.fixture
 def app(tuned, monkeypatch, tmp_path):
     """A client of an app in this process, and the page of the app."""
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    gate, blocks = serving.application(Predictor(tuned), Limits(per_minute=0))
+    gate, blocks = server.application(Predictor(tuned), Limits(per_minute=0))
     with TestClient(gate) as client:
         yield client, blocks
 
@@ -88,7 +88,7 @@ def test_a_session_that_the_caller_named_goes_on(app, recordings):
 
 def test_no_more_than_so_many_visitors_are_remembered(app):
     _, blocks = app
-    for number in range(sessions.MOST + 5):
+    for number in range(middleware.MOST + 5):
         blocks.state_holder[f"visitor-{number}"]
-    assert len(blocks.state_holder.session_data) == sessions.MOST
+    assert len(blocks.state_holder.session_data) == middleware.MOST
     assert "visitor-0" not in blocks.state_holder

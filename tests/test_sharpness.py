@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ser_hf import protocols
-from ser_hf.cli import main
+from ser_hf.cli.main import main
 from ser_hf.data import dataset
 from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor

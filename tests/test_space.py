@@ -14,9 +14,11 @@ from conftest import ROOT
 from hub import Repo
 from hub_repo import front_matter
 
-from ser_hf import IN_THE_BOX, cli, space
+from ser_hf import BUNDLED_MODEL
+from ser_hf.cli import main
 from ser_hf.evaluation import reports
-from ser_hf.hub import HubError
+from ser_hf.hub import space
+from ser_hf.hub.repositories import HubError
 
 MODEL, NAME, COMMIT = "you/voices", "you/voices-page", "5ca1ab1e" * 5
 
@@ -74,7 +76,7 @@ def test_the_card_says_how_the_space_runs_and_what_it_serves(files):
 
 def test_the_app_is_started_with_the_model_and_what_the_command_line_adds(files, monkeypatch):
     asked = []
-    monkeypatch.setattr(cli, "main", lambda argv: asked.extend(argv) or 3)
+    monkeypatch.setattr(main, "main", lambda argv: asked.extend(argv) or 3)
     monkeypatch.setattr(sys, "argv", ["app.py", "--port", "8000"])
     with pytest.raises(SystemExit, match="3"):
         exec(compile(text(files, "app.py"), "app.py", "exec"), {"__name__": "__main__"})
@@ -85,7 +87,7 @@ def test_the_app_is_started_with_the_model_and_what_the_command_line_adds(files,
 def test_the_package_is_in_it_whole_with_its_templates_and_nothing_besides(files):
     package = {name.removeprefix("ser_hf/") for name in files if name.startswith("ser_hf/")}
     source = ROOT / "ser_hf"
-    left = {"__pycache__", IN_THE_BOX.name}  # a Space has a model of its own
+    left = {"__pycache__", BUNDLED_MODEL.name}  # a Space has a model of its own
     kept = [path for path in source.rglob("*") if path.is_file() and not left & set(path.parts)]
     templates = {f"cards_templates/{path.name}" for path in (ROOT / "cards").iterdir()}
     assert package == {path.relative_to(source).as_posix() for path in kept} | templates

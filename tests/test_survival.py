@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForAudioClassification
 
 from ser_hf.audio import AudioError
-from ser_hf.cli import main
+from ser_hf.cli.main import main
 from ser_hf.training import dataset, finetune
 from ser_hf.training.recovery import checkpoints
 from ser_hf.training.trainer import SerTrainer
@@ -71,7 +71,7 @@ def test_killed_at_any_step_it_ends_with_the_same_weights(built, noisy, tmp_path
     ]
     assert main(words(built, noisy, tmp_path / "whole", *drawn)) == 0
     broken = words(built, noisy, tmp_path / "broken", *drawn)
-    script = "import sys; from ser_hf.cli import main; sys.exit(main(sys.argv[1:]))"
+    script = "import sys; from ser_hf.cli.main import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", script, *broken]
     marks = iter(("checkpoint-2/ser_hf.json", "checkpoint-6/optimizer.pt"))  # in the middle of saving, and soon after
     mark = tmp_path / "broken" / next(marks)

@@ -15,7 +15,7 @@ from conftest import FAST, ROOT
 from safetensors.torch import load_file
 
 from ser_hf import audio, protocols
-from ser_hf.cli import main
+from ser_hf.cli.main import main
 from ser_hf.data import dataset
 from ser_hf.evaluation import metrics
 from ser_hf.evaluation.results import Results

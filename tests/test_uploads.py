@@ -4,10 +4,9 @@ import zipfile
 
 import pytest
 
-from ser_hf import batch_tab, uploads
+from ser_hf.app import tabs, uploads
+from ser_hf.app.uploads import Limits, UploadError
 from ser_hf.inference.predictor import Predictor
-from ser_hf.limits import Limits
-from ser_hf.uploads import UploadError
 
 LIMITS = Limits(files=4, zip_mb=1)
 
@@ -100,7 +99,7 @@ def test_a_batch_is_asked_side_by_side_and_answered_in_its_order(recordings, tmp
 
     predictor._workers.ask = counted
     answers = []
-    for answer in batch_tab.answers(predictor, Limits(), paths):
+    for answer in tabs.batch_predictions(predictor, Limits(), paths):
         answers.append(answer)
         ahead.append(asked - sum("scores" in one for one in answers))
     assert max(ahead) > 0

@@ -1,0 +1,1 @@
+"""Recordings on disk to one labelled dataset."""

@@ -1,0 +1,1 @@
+"""Results of a model under a protocol: metrics, intervals, calibration, probes, reports."""

@@ -1,0 +1,1 @@
+"""Several trainings: folds, seeds, search, leakage curves."""

@@ -1,0 +1,1 @@
+"""Predictions for recordings of any length."""

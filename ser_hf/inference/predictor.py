@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from ser_hf import IN_THE_BOX, audio
+from ser_hf import BUNDLED_MODEL, audio
 from ser_hf.audio import voice_activity
 from ser_hf.errors import UserError
 from ser_hf.inference import backends, long_audio, prediction, speaker_adaptation
@@ -66,7 +66,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: str | PathLike = IN_THE_BOX,
+        model: str | PathLike = BUNDLED_MODEL,
         device: str | None = None,
         batch_size: int = 16,
         backend: str = "torch",

@@ -1,0 +1,1 @@
+"""Backbones: loading, padding, features, frozen front ends."""

@@ -1,0 +1,1 @@
+"""The audit: what is wrong with recordings before anything is built."""

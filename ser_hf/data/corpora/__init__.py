@@ -1,0 +1,1 @@
+"""Corpora: the names of their files, what they should hold, their licences."""

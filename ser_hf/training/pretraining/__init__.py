@@ -1,0 +1,1 @@
+"""Self-supervised pretraining with wav2vec 2.0's objective."""

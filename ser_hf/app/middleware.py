@@ -12,12 +12,16 @@ from collections import deque
 from collections.abc import MutableMapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ser_hf.limits import Limits
+from ser_hf.app.uploads import Limits
+
+if TYPE_CHECKING:
+    import gradio
+
 
 API = "/gradio_api"
 
@@ -40,12 +44,12 @@ _HEADERS = [
     (b"permissions-policy", b"microphone=(self), camera=(), geolocation=()"),
     (b"cross-origin-opener-policy", b"same-origin-allow-popups"),
 ]
-_FETCHED = "Addresses are not fetched: upload the recording, or send it as a data: URI."
+_ANSWER_ROUTE = "Addresses are not fetched: upload the recording, or send it as a data: URI."
 _MESSAGE = 2**20  # bytes of JSON that no recording is in
 _DISCARDED = 2**28  # bytes of a refused body that are read all the same, and dropped
 
 
-class Gate:
+class RequestGuard:
     """Middleware; `draining` refuses new work, `working` counts the requests that are being answered."""
 
     def __init__(
@@ -140,7 +144,7 @@ class Gate:
             await _discard(receive)
             return await _answer(send, 413, says, {"connection": "close"})
         if fault := _fault(body, self.folder):
-            if fault == _FETCHED and _MCP.fullmatch(scope["path"]):
+            if fault == _ANSWER_ROUTE and _MCP.fullmatch(scope["path"]):
                 return await _answer_mcp(send, body, fault)
             return await _answer(send, 400, fault)
         await self.app(scope, _replayed(body, receive), send)
@@ -201,13 +205,13 @@ def _fault(body: bytes, folder: Path) -> str:
         elif isinstance(one, list):
             waiting.extend(one)
         elif isinstance(one, str) and _ADDRESS.match(one):
-            return _FETCHED
+            return _ANSWER_ROUTE
     return ""
 
 
 def _misplaced(path: object, folder: Path) -> str:
     if isinstance(path, str) and _ADDRESS.match(path):
-        return _FETCHED
+        return _ANSWER_ROUTE
     # a NUL ends a path for the system, and is an error to resolve()
     inside = isinstance(path, str) and "\0" not in path and Path(path).resolve().is_relative_to(folder)
     return "" if inside else "Only uploads are read: upload the recording first."
@@ -299,3 +303,42 @@ async def _send_json(send: Send, status: int, body: bytes, headers: dict[str, st
     encoded = [(key.encode(), value.encode()) for key, value in lines.items()]
     await send({"type": "http.response.start", "status": status, "headers": encoded})
     await send({"type": "http.response.body", "body": body})
+
+
+MOST = 1000
+"""Visitors who are remembered, and the voice that each has adapted to; then who was away longest is forgotten."""
+
+_FETCHED = re.compile(rf"{API}/call/\w+/(\w+)")
+
+
+class SessionEviction:
+    """Middleware that drops what is kept of a call once its answer has been fetched, or nobody waits for it any more.
+
+    A call that names no session is given one that is named like its event, and nobody comes back to it. At 30 calls a
+    second Gradio would keep 150 MB more each minute, up to 10,000 sessions, and forget visitors who are still there.
+    """
+
+    def __init__(self, app: ASGIApp, blocks: "gradio.Blocks") -> None:
+        """`app` serves `blocks`."""
+        self.app, self.blocks = app, blocks
+        blocks.state_holder.capacity = MOST
+        self._forgetting: dict[str, asyncio.Task] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, then forget."""
+        fetched = scope["type"] == "http" and scope["method"] == "GET" and _FETCHED.fullmatch(scope["path"])
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            if fetched and fetched[1] not in self._forgetting:
+                self._forgetting[fetched[1]] = asyncio.create_task(self._forget(fetched[1]))
+
+    async def _forget(self, event: str) -> None:
+        queue, holder = self.blocks._queue, self.blocks.state_holder
+        while event in queue.event_ids_to_events:  # Gradio tidies up after the answer, and would ask for it once more
+            await asyncio.sleep(0.05)
+        kept = (queue.pending_event_ids_session, queue.pending_messages_per_session)
+        with holder.lock:
+            for one in (*kept, holder.session_data, holder.time_last_used):
+                one.pop(event, None)
+        del self._forgetting[event]

@@ -60,7 +60,7 @@ def check_push(repo: str, private: bool = True) -> str:
 
     >>> check_push("my dataset")
     Traceback (most recent call last):
-    ser_hf.hub.HubError: 'my dataset' is no name for a dataset on the Hub: take owner/name, of letters, digits, -, _, .
+    ser_hf.hub.repositories.HubError: 'my dataset' is no name for a dataset on the Hub: take owner/name, of letters, digits, -, _, .
     """
     return _open(repo, private, "dataset").id
 
@@ -134,11 +134,11 @@ def push_model(
         raise HubError(f"'{folder}' is no folder: give the one that fine-tuning wrote, to push it to '{repo}'")
     check_name(repo, "model")
     _check_branch(revision, repo)
-    from ser_hf import provenance  # needs torch, which nothing else here does
+    from ser_hf.hub import checks  # needs torch, which nothing else here does
 
-    provenance.check(Path(folder), allow_leaky)
+    checks.check(Path(folder), allow_leaky)
     name = full_name(repo)
-    files = _files(Path(folder), "model") | provenance.public(Path(folder), name, revision)
+    files = _files(Path(folder), "model") | checks.public(Path(folder), name, revision)
     return commit(files, name, private, "model", revision)
 
 

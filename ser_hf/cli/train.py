@@ -2,7 +2,7 @@
 
 import argparse
 
-from ser_hf.flags import Parser, add_protocol
+from ser_hf.cli.flags import Parser, add_protocol
 
 
 def pretrain(argv: list[str]) -> None:

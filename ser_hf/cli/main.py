@@ -8,13 +8,13 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-from ser_hf.data_cli import audit, data
+from ser_hf.cli.data import audit, data
+from ser_hf.cli.evaluate import baseline, calibrate, compare, evaluate, explain, report
+from ser_hf.cli.flags import quiet
+from ser_hf.cli.publish import export, push
+from ser_hf.cli.serve import app, predict
+from ser_hf.cli.train import pretrain
 from ser_hf.errors import UserError
-from ser_hf.evidence_cli import baseline, calibrate, compare, evaluate, explain, push, report
-from ser_hf.flags import quiet
-from ser_hf.predict_cli import predict
-from ser_hf.pretrain_cli import pretrain
-from ser_hf.serve_cli import app, export
 
 _PLACES = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EROFS, errno.ENOSPC}
 """What is wrong with a place that the user named, rather than with us."""

@@ -1,26 +1,60 @@
-"""The page: Analyse, Live, Batch and Model, and the endpoints of its API. Nothing is loaded from elsewhere."""
+"""Recordings to try the page with: synthetic voices, written when it starts. Nobody speaks in them."""
 
 import json
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-# Gradio reads these: else it calls out, and after each request sums up the last 10,000, which nobody sees
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
-os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**9))
-
 import gradio as gr
+import numpy as np
+import soundfile
 from gradio.utils import get_upload_folder
 
-from ser_hf import audio, batch_tab, examples, live_tab, model_tab, rendering, uploads, voice_tab
+from ser_hf import audio
+from ser_hf.app import html, tabs, uploads
+from ser_hf.app.uploads import Limits
+from ser_hf.audio import SAMPLING_RATE, synthesis
 from ser_hf.errors import UserError
 from ser_hf.inference.predictor import Predictor
 from ser_hf.inference.speaker_adaptation import Adaptation
-from ser_hf.limits import Limits
 
-_PAGE = Path(__file__).parent / "page"
+EXAMPLES = "examples"
+"""The folder among the uploads where they lie."""
+
+_SHORT = ("angry", "sad", "happy", "surprised")
+_LONG = ("neutral", "happy", "angry", "sad", "fearful", "calm", "surprised")
+
+
+def write_examples(folder: Path) -> list[Path]:
+    """Write them as WAV files; the last one is long and has several voices.
+
+    Args:
+        folder: made where it is missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    voices = [synthesis.SyntheticVoice.of(f"example {number}", female=number % 2 == 0) for number in range(len(_LONG))]
+    files = []
+    for number, emotion in enumerate(_SHORT):
+        files.append(folder / f"synthetic {emotion}.wav")
+        _write_example(files[-1], _example_label(voices[number], emotion, number))
+    pause = np.zeros(SAMPLING_RATE * 2 // 5, dtype=np.float32)
+    parts = [part for n, emotion in enumerate(_LONG) for part in (_example_label(voices[n], emotion, n), pause)]
+    files.append(folder / "synthetic conversation.wav")
+    _write_example(files[-1], np.concatenate(parts))
+    return files
+
+
+def _example_label(voice: synthesis.SyntheticVoice, emotion: str, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return synthesis.say(voice, emotion, rng.integers(0, 5, 9).tolist(), rng)
+
+
+def _write_example(path: Path, samples: np.ndarray) -> None:
+    peak = max(float(np.abs(samples).max()), 1e-6)
+    soundfile.write(path, samples / peak * 0.6, SAMPLING_RATE, subtype="PCM_16")
+
+
+_PAGE = Path(__file__).parent / "static"
 LOOK: dict = {
     "theme": gr.themes.Soft(
         primary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["monospace"]
@@ -43,7 +77,7 @@ _AT_A_TIME = 8
 """Requests that are read and decoded side by side; the model takes one a core."""
 
 
-def build(predictor: Predictor, limits: Limits | None = None, folder: Path | None = None) -> gr.Blocks:
+def build_page(predictor: Predictor, limits: Limits | None = None, folder: Path | None = None) -> gr.Blocks:
     """The page of a model as Gradio Blocks.
 
     Its endpoints, each for programs and, over MCP, for language models: `/predict` takes a recording and gives the
@@ -64,11 +98,11 @@ def build(predictor: Predictor, limits: Limits | None = None, folder: Path | Non
             with gr.Tab("Analyse", id="analyse"):
                 _analyse(predictor, limits)
             with gr.Tab("Live", id="live") as live:
-                live_tab.build(predictor, limits, live, _AT_A_TIME)
+                tabs.live_tab(predictor, limits, live, _AT_A_TIME)
             with gr.Tab("Batch", id="batch"):
-                batch_tab.build(predictor, limits)
+                tabs.batch_tab(predictor, limits)
             with gr.Tab("Model", id="model"):
-                model_tab.build(predictor, folder)
+                tabs.model_section(predictor, folder)
         gr.HTML(_closing(limits), elem_classes="ser-foot")
         _endpoints(predictor, limits)
     page.queue(max_size=limits.queue or None, default_concurrency_limit=_AT_A_TIME)
@@ -86,16 +120,16 @@ def _analyse(predictor: Predictor, limits: Limits) -> None:
     def analyse(path: str | None, voice: Adaptation | None) -> tuple[str, dict | None, dict]:
         hidden = gr.update(visible=False)
         if path is None:
-            return rendering.message("Upload a recording or speak first."), None, hidden
+            return html.message("Upload a recording or speak first."), None, hidden
         try:
             answer = _predict(predictor.adapt(voice) if voice else predictor, limits, path)
         except gr.Error as error:
-            return rendering.message(error.message), None, hidden
+            return html.message(error.message), None, hidden
         # in a folder of its own: equal uploads of two visitors share one, and what they called them is theirs
         saved = Path(tempfile.mkdtemp(dir=get_upload_folder())) / "prediction.json"
         saved.write_text(json.dumps(answer) + "\n")
-        loudest = rendering.peaks(audio.stream(uploads.recording(path)))
-        told = rendering.prediction(answer, loudest, predictor.abstain_below)
+        loudest = html.peaks(audio.stream(uploads.recording(path)))
+        told = html.prediction_html(answer, loudest, predictor.abstain_below)
         return told, answer, gr.update(value=str(saved), visible=True)
 
     with gr.Row():
@@ -111,16 +145,16 @@ def _analyse(predictor: Predictor, limits: Limits) -> None:
                 waveform_options=gr.WaveformOptions(show_recording_waveform=False),
             )
             button = gr.Button("Analyse", variant="primary", elem_id="go")
-            voice = voice_tab.build(predictor, limits)
+            voice = tabs.voice_tab(predictor, limits)
         with gr.Column(min_width=300):
             result = gr.HTML(
-                rendering.message("The answer comes here.", "note"), elem_id="answer", label="Answer", padding=False
+                html.message("The answer comes here.", "note"), elem_id="answer", label="Answer", padding=False
             )
             saved = gr.DownloadButton("Save as JSON", visible=False, size="sm", elem_id="save")
             with gr.Accordion("As JSON", open=False):
                 shown = gr.JSON(show_label=False, elem_id="json")
         with left:
-            files = examples.write(Path(get_upload_folder()) / examples.EXAMPLES)
+            files = write_examples(Path(get_upload_folder()) / EXAMPLES)
             gr.Examples(
                 [[str(file)] for file in files],
                 recording,
@@ -189,7 +223,7 @@ def _endpoints(predictor: Predictor, limits: Limits) -> None:
         Returns:
             A prediction for each, in order; `file` and `error` in the place of one that cannot be read.
         """
-        return _spoken(lambda: list(batch_tab.answers(predictor, limits, recordings)))
+        return _spoken(lambda: list(tabs.batch_predictions(predictor, limits, recordings)))
 
     with gr.Row(visible=False):
         one = gr.Audio(type="filepath", label="recording")

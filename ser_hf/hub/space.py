@@ -9,9 +9,10 @@ from typing import NamedTuple
 from huggingface_hub import CommitInfo, SpaceCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ser_hf import IN_THE_BOX, hub
+from ser_hf import BUNDLED_MODEL
 from ser_hf.errors import UserError
 from ser_hf.evaluation import reports
+from ser_hf.hub import repositories
 
 _EXTRAS = ("onnx", "vad")
 
@@ -20,7 +21,7 @@ _APP = '''"""Serve the page and the API of {model}; further flags go to `ser-hf 
 import os
 import sys
 
-from ser_hf.cli import main
+from ser_hf.cli.main import main
 
 MODEL = ["--model", "{model}", "--revision", "{commit}"]
 EVERYWHERE = ["--host", "0.0.0.0", "--port", "7860"]
@@ -51,7 +52,7 @@ def check(space: str) -> None:
     Raises:
         UserError: if no Space can be called so, or as `requirements`.
     """
-    hub.check_name(space, "space")
+    repositories.check_name(space, "space")
     requirements()
 
 
@@ -70,14 +71,14 @@ def push(model: str, space: str, private: bool = True, revision: str | None = No
             `hub.commit`. Then nothing is committed.
     """
     check(space)
-    found = hub.find_model(model, revision)
+    found = repositories.find_model(model, revision)
     if not checked:
         from ser_hf.models import loading
 
         loading.load_for_prediction(found.id, found.sha)
     closed = "private" if found.private else "gated" if found.gated else None
-    name = hub.full_name(space)
-    commit = hub.commit(files(found.id, found.sha, name, closed), name, private, "space")
+    name = repositories.full_name(space)
+    commit = repositories.commit(files(found.id, found.sha, name, closed), name, private, "space")
     if closed is None:
         return Pushed(commit, None)
     where = f"{commit.repo_url}/settings"
@@ -126,7 +127,7 @@ def files(model: str, commit: str, space: str, closed: str | None = None) -> dic
         SpaceError: as `requirements`.
     """
     pins = requirements()
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     source = [path for path in sorted(package.rglob("*")) if path.is_file() and _is_source(path.relative_to(package))]
     found: dict[str, Path | bytes] = {f"ser_hf/{path.relative_to(package).as_posix()}": path for path in source}
     # where `cards` looks first, and where a wheel has them; in a checkout they lie beside the package
@@ -143,7 +144,7 @@ def files(model: str, commit: str, space: str, closed: str | None = None) -> dic
 def _is_source(path: Path) -> bool:
     """A Space has a model of its own; that in the box has another licence."""
     hidden = any(part.startswith(".") for part in path.parts)
-    return not hidden and "__pycache__" not in path.parts and IN_THE_BOX.name not in path.parts
+    return not hidden and "__pycache__" not in path.parts and BUNDLED_MODEL.name not in path.parts
 
 
 def _card(model: str, pins: list[str], **values: str | None) -> str:

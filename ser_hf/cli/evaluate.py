@@ -5,14 +5,14 @@ import io
 import json
 from pathlib import Path
 
+from ser_hf.cli.flags import Parser, add_protocol, quiet
 from ser_hf.errors import UserError
-from ser_hf.flags import Parser, add_protocol, quiet
 
 
 def evaluate(argv: list[str]) -> None:
     """test a model under a protocol; --dial: one recipe under four"""
     if "--dial" in argv:
-        return dial([word for word in argv if word != "--dial"])
+        return leakage_curve([word for word in argv if word != "--dial"])
     parser = Parser("ser-hf evaluate", description="Test a model under a protocol.")
     parser.add_argument("--dial", action="store_true", help="train one recipe under four protocols (--dial --help)")
     parser.add_argument("--model", required=True, metavar="DIR|REPO")
@@ -47,7 +47,7 @@ def evaluate(argv: list[str]) -> None:
     print(f"{results.report()}\nresults.json, plots/ and the card README.md: {args.output}")
 
 
-def dial(argv: list[str]) -> None:
+def leakage_curve(argv: list[str]) -> None:
     """Train one recipe under protocols from the most flattering to the least, and draw how much each flatters."""
     parser = Parser(
         "ser-hf evaluate --dial",
@@ -155,41 +155,6 @@ def report(argv: list[str]) -> None:
 
     page, table = reports.write_report(Path(args.folder), args.output and Path(args.output))
     print(f"page: {page}\ntable: {table}")
-
-
-def push(argv: list[str]) -> None:
-    """push a model with its card and figures to the Hub, and a Space that serves it"""
-    parser = Parser(
-        "ser-hf push",
-        description="Push a model, its card, pictures and figures to the Hub, and a Space that serves it, private.",
-        epilog="A push that broke off goes on where it was when it is run again.",
-    )
-    parser.add_argument("--model", required=True, metavar="DIR|REPO", help="that fine-tuning wrote; or is on the Hub")
-    parser.add_argument("--repo", metavar="REPO", help="owner/name; without it no model is pushed")
-    parser.add_argument("--revision", metavar="NAME", help="branch to push to; without --repo: branch, tag or commit")
-    parser.add_argument("--space", metavar="REPO", help="owner/name of a Space with the page of the model")
-    parser.add_argument("--public", action="store_true", help="allow that anyone can read it")
-    parser.add_argument(
-        "--allow_leaky", action="store_true", help="figures of speakers heard in training; the card is stamped so"
-    )
-    args = parser.parse_args(argv)
-    model, revision, private, local = args.model, args.revision, not args.public, Path(args.model).is_dir()
-    if args.repo is None and (local or args.space is None):
-        parser.error(f"--repo is missing: say where to push '{model}'")
-    if args.repo is not None and not local:
-        parser.error(f"'{model}' is no folder: check the path, or leave out --repo for a --space of a model on the Hub")
-    from ser_hf import hub, space
-
-    quiet()
-    if args.space is not None:
-        space.check(args.space)
-    if args.repo is not None:
-        pushed = hub.push_model(model, args.repo, private, args.allow_leaky, revision)
-        print(f"pushed: {pushed}")
-        model, revision = pushed.repo_url.repo_id, pushed.oid
-    if args.space is not None:
-        served = space.push(model, args.space, private, revision, checked=local)
-        print(f"space: {served.commit}" + (f"\n{served.secret}" if served.secret else ""))
 
 
 def _check_place(parser: argparse.ArgumentParser, path: Path, ending: str) -> None:

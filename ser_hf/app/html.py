@@ -13,7 +13,7 @@ _COLUMNS = 400
 _STEP = 32  # samples whose loudest is kept
 
 
-def prediction(answer: dict, loudest: np.ndarray | None = None, below: float = 0.0) -> str:
+def prediction_html(answer: dict, loudest: np.ndarray | None = None, below: float = 0.0) -> str:
     """What the page says of a recording.
 
     Args:
@@ -62,7 +62,7 @@ def message(words: str, kind: str = "error") -> str:
     return f'<div class="ser-{kind}" role="{role}">{escape(words)}</div>'
 
 
-def table(answers: list[dict]) -> str:
+def batch_table(answers: list[dict]) -> str:
     """Answers for many recordings, a row each; what cannot be read has its reason there."""
     head = "".join(f'<th scope="col">{name}</th>' for name in ("recording", "label", "score", "length"))
     body = "".join(f'<tr><th scope="row">{escape(one["file"] or "")}</th>{_cells(one)}</tr>' for one in answers)

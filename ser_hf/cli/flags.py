@@ -2,7 +2,7 @@
 
 import argparse
 
-from ser_hf import BACKENDS, IN_THE_BOX
+from ser_hf import BACKENDS, BUNDLED_MODEL
 from ser_hf.errors import UserError
 
 
@@ -23,7 +23,7 @@ def quiet() -> None:
 
 def add_model(parser: Parser) -> None:
     """`--model`, `--revision` and `--backend`, for asking a model."""
-    parser.add_argument("--model", default=str(IN_THE_BOX), metavar="DIR|REPO", help="default: the model in the box")
+    parser.add_argument("--model", default=str(BUNDLED_MODEL), metavar="DIR|REPO", help="default: the model in the box")
     parser.add_argument("--revision", metavar="NAME", help="branch, tag or commit of a model on the Hub")
     parser.add_argument("--backend", choices=BACKENDS, default=BACKENDS[0], help="what it runs on (docs/serving.md)")
 

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ser_hf.cli.flags import Parser, add_protocol, add_workers
 from ser_hf.errors import UserError
-from ser_hf.flags import Parser, add_protocol, add_workers
 from ser_hf.utils import files
 
 DECIDE = 3
@@ -20,18 +20,18 @@ def data(argv: list[str]) -> None:
     from ser_hf.data import dataset, describe
 
     if args.push_to_hub:
-        from ser_hf import hub
+        from ser_hf.hub import repositories
 
         if not args.synthetic and not args.download:
             dataset.scan(args.ravdess, args.tess, args.other)  # complains before a repository is made
-        repo = hub.check_push(args.push_to_hub, private=not args.public)
+        repo = repositories.check_push(args.push_to_hub, private=not args.public)
     if args.download:
         _download(args)
     report = dataset.build(args.output, args.ravdess, args.tess, args.synthetic, args.num_proc, args.other)
     print(describe.counts_table(report))
     print(f"dataset: {args.output}  (with its card README.md, and audit.json)")
     if args.push_to_hub:
-        print(f"pushed: {hub.push_dataset(args.output, repo, private=not args.public)}")
+        print(f"pushed: {repositories.push_dataset(args.output, repo, private=not args.public)}")
 
 
 def _data_arguments(argv: list[str]) -> argparse.Namespace:

@@ -22,13 +22,13 @@ from fastapi import FastAPI, Response
 import ser_hf
 from ser_hf.errors import UserError
 from ser_hf.evaluation.results import Results
-from ser_hf.examples import EXAMPLES
-from ser_hf.gate import Gate
 from ser_hf.inference.predictor import Predictor
-from ser_hf.limits import Limits
 
 if TYPE_CHECKING:
     import gradio
+from ser_hf.app.middleware import RequestGuard
+from ser_hf.app.page import EXAMPLES
+from ser_hf.app.uploads import Limits
 
 GRACE = 7.0
 """Seconds for requests that were accepted before the app was told to end; it is gone within 10."""
@@ -102,7 +102,7 @@ async def _sweep(keep: float) -> None:
 class Server(uvicorn.Server):
     """Uvicorn that, when it is told to end, refuses new work and finishes what it accepted."""
 
-    def __init__(self, config: uvicorn.Config, gate: Gate, blocks: "gradio.Blocks") -> None:
+    def __init__(self, config: uvicorn.Config, gate: RequestGuard, blocks: "gradio.Blocks") -> None:
         """Serve what `gate` guards."""
         super().__init__(config)
         self._gate, self._blocks, self._keep = gate, blocks, gate.limits.keep
@@ -150,7 +150,7 @@ def application(
     sha: str | None = None,
     mcp: bool = False,
     hosts: set[str] | None = None,
-) -> tuple[Gate, "gradio.Blocks"]:
+) -> tuple[RequestGuard, "gradio.Blocks"]:
     """The app as ASGI, and its page.
 
     Args:
@@ -168,7 +168,7 @@ def application(
         raise ServingError("--mcp needs the package mcp: pip install -e '.[mcp]'")
     import gradio
 
-    from ser_hf import demo, sessions
+    from ser_hf.app import middleware, page
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     told = health(predictor, limits, folder, sha)
@@ -178,7 +178,7 @@ def application(
         response.status_code = 503 if gate.draining else 200
         return told | {"status": "draining" if gate.draining else "ok"}
 
-    blocks = demo.build(predictor, limits, folder)
+    blocks = page.build_page(predictor, limits, folder)
     gradio.mount_gradio_app(
         app,
         blocks,
@@ -191,15 +191,15 @@ def application(
         pwa=False,
         show_error=False,  # our own mistakes are nobody's business; what a visitor can mend is a gr.Error
         footer_links=["api"],
-        **demo.LOOK,
+        **page.LOOK,
     )
     blocks.has_launched = True  # launch() says so, mounting does not; until it is said no path is held to the folder
-    guarded = sessions.Forgetful(app, blocks)
-    gate = Gate(guarded, limits, Path(os.environ["GRADIO_TEMP_DIR"]), hosts, mcp)
+    guarded = middleware.SessionEviction(app, blocks)
+    gate = RequestGuard(guarded, limits, Path(os.environ["GRADIO_TEMP_DIR"]), hosts, mcp)
     return gate, blocks
 
 
-def serve(gate: Gate, blocks: "gradio.Blocks", host: str, port: int) -> None:
+def serve(gate: RequestGuard, blocks: "gradio.Blocks", host: str, port: int) -> None:
     """Serve until the process is told to end; what was accepted is finished then.
 
     Raises:
@@ -227,7 +227,7 @@ def allowed_hosts(host: str, more: list[str]) -> set[str] | None:
     return None
 
 
-def run(
+def run_server(
     load: Callable[[], tuple[Predictor, Path | None, str | None]],
     limits: Limits,
     host: str,
