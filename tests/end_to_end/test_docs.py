@@ -1,0 +1,97 @@
+"""What docs/in_your_code.md shows is run as it stands."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from helpers.app import serving
+from helpers.small import ROOT
+
+from ser_hf.inference.predictor import Predictor
+from ser_hf.labels import EMOTIONS
+
+BLOCKS = re.findall(r"```(python|bash)\n(.*?)```", (ROOT / "docs" / "in_your_code.md").read_text(), re.DOTALL)
+ADDRESS = "http://127.0.0.1:7860"
+
+
+@pytest.fixture(scope="module")
+def place(tuned, recordings, tmp_path_factory):
+    """A folder with `runs/model` and `clip.wav`, as the page supposes."""
+    folder = tmp_path_factory.mktemp("place")
+    (folder / "runs").mkdir()
+    (folder / "runs" / "model").symlink_to(tuned)
+    shutil.copy(next(recordings[0].rglob("*.wav")), folder / "clip.wav")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def url(tuned):
+    with serving("--model", tuned) as address:
+        yield address
+
+
+def block(holds):
+    (found,) = [(kind, text) for kind, text in BLOCKS if holds in text]
+    return found
+
+
+def run(place, kind, text):
+    program = [sys.executable, "-c"] if kind == "python" else ["bash", "-euo", "pipefail", "-c"]
+    done = subprocess.run([*program, text], cwd=place, capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_every_block_is_tested():
+    assert len(BLOCKS) == 6
+
+
+def test_stock_pipeline(place, tuned):
+    told = eval(run(place, *block("pipeline(")))
+    expected = Predictor(tuned).predict(place / "clip.wav")
+    assert {one["label"]: one["score"] for one in told} == pytest.approx(expected["scores"], abs=2e-6)
+
+
+def test_predictor(place, tuned):
+    expected = Predictor(tuned).predict(place / "clip.wav")
+    first, *others = run(place, *block("predictor.each(")).splitlines()
+    assert first == json.dumps(expected)
+    assert others == [f"clip.wav {expected['label']}"] * 2
+
+
+def test_one_voice(place, tuned):
+    voice = Predictor(tuned).adapt([place / "clip.wav"] * 2)
+    label = voice.predict(place / "clip.wav")["label"]
+    assert run(place, *block("predictor.adapt(")).splitlines() == [label, label]
+    assert (place / "anna.safetensors").is_file()
+
+
+def test_running_answers(place):
+    lines = run(place, *block("predictor.stream(")).splitlines()
+    assert [line.split()[0] for line in lines] == [f"{second}.0" for second in range(1, len(lines) + 1)]
+    assert {line.split()[1] for line in lines} <= set(EMOTIONS)
+
+
+def test_gradio_client(place, tuned, url):
+    kind, text = block("gradio_client")
+    expected = Predictor(tuned).predict(place / "clip.wav")
+    told = [line for line in run(place, kind, text.replace(ADDRESS, url)).splitlines() if line[:1] in "{["]
+    one, batch, timeline = map(eval, told)
+    assert json.dumps(one) == json.dumps(expected)
+    assert batch == [expected] * 2
+    assert timeline == {"duration": expected["duration"], "segments": expected["segments"]}
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl(place, tuned, url):
+    kind, text = block("curl")
+    told = run(place, kind, text.replace(ADDRESS, url))
+    expected = Predictor(tuned).predict(place / "clip.wav")
+    assert "event: complete" in told
+    (answer,) = json.loads(re.search(r"^data: (.*)$", told, re.MULTILINE)[1])
+    assert json.dumps(answer) == json.dumps(expected)
+    assert json.loads(told.splitlines()[-1])["status"] == "ok"

@@ -1,0 +1,116 @@
+"""The whole way over the Hub, each step in a process of its own: what was pushed answers as what was trained."""
+
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+from gradio_client import Client, handle_file
+from helpers.clients import ABSENT, run, ser_hf
+from helpers.loopback_hub import Hub
+from helpers.small import FAST
+
+from ser_hf.inference.predictor import Predictor
+
+DATASET, MODEL, SPACE = "you/tones", "you/voices", "you/voices-page"
+
+STRANGER = (
+    ABSENT
+    + """
+import json
+import soundfile
+from huggingface_hub import snapshot_download
+from transformers import pipeline
+
+model, space, folder, file = sys.argv[1:]
+samples, rate = soundfile.read(file, dtype="float32")
+rows = pipeline("audio-classification", model=model, top_k=None)({"array": samples, "sampling_rate": rate})
+print(json.dumps({row["label"]: row["score"] for row in rows}))
+snapshot_download(space, repo_type="space", local_dir=folder)
+"""
+)
+
+
+@contextmanager
+def running(folder, environment):
+    """A Space's own files, started there as the Hub does but for the port; gives the address and the log."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "app.py", "--port", str(port)]
+    with tempfile.TemporaryFile("w+") as log:
+        app = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            yield _when_up(app, f"http://127.0.0.1:{port}", log)
+        finally:
+            app.terminate()
+            app.wait(timeout=30)
+
+
+def _when_up(app, address, log):
+    until = time.monotonic() + 120
+    while time.monotonic() < until and app.poll() is None:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return address
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.2)
+    log.seek(0)
+    raise AssertionError(f"the app did not answer:\n{log.read()}")
+
+
+def prediction(answer):
+    """The one dict with scores in what an endpoint returns, whatever else it returns."""
+    (found,) = [one for one in (answer if isinstance(answer, list | tuple) else [answer]) if isinstance(one, dict)]
+    assert {"label", "score", "scores"} <= set(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def journey(recordings, models, tmp_path_factory):
+    """A dataset, a model and a Space on a loopback Hub; where the files lie, and what the last push printed."""
+    place = tmp_path_factory.mktemp("journey")
+    with Hub() as remote:
+
+        def step(*words):
+            done = ser_hf(remote, place, *words)
+            assert done.returncode == 0, done.stderr[-3000:]
+            return done.stdout
+
+        ravdess, tess = recordings
+        step("data", "--ravdess", ravdess, "--tess", tess, "--output", "dataset", "--push_to_hub", DATASET)
+        step("finetune", "--dataset", DATASET, "--model", models["bert"], "--output_dir", "model", *FAST)
+        said = step("push", "--model", "model", "--repo", MODEL, "--space", SPACE)
+        yield remote, place, said
+
+
+def test_what_was_pushed_answers_as_what_was_trained(journey, recordings):
+    remote, place, said = journey
+    repos = (remote.repos["dataset"][DATASET], remote.repos["model"][MODEL], remote.repos["space"][SPACE])
+    assert [len(repo.commits) for repo in repos] == [1, 1, 1]
+    assert all(repo.private for repo in repos)
+    pushed, space, secret = said.splitlines()
+    assert pushed == f"pushed: {remote.url}/{MODEL}/commit/{repos[1].head}"
+    assert space == f"space: {remote.url}/spaces/{SPACE}/commit/{repos[2].head}"
+    assert secret.startswith(f"'{MODEL}' is private: ")
+    assert json.loads(repos[1].files["results.json"])["dataset"] == DATASET
+
+    file = sorted(recordings[0].rglob("*-21.wav"))[3]
+    expected = Predictor(place / "model").predict(str(file))
+    away, folder = remote.environment(place / "another home"), place / "space"
+    (scores,) = run(away, STRANGER, place, MODEL, SPACE, folder, file)
+    assert scores == pytest.approx(expected["scores"], abs=1e-5)
+
+    # no path to the checkout, and a trace of which package was imported
+    alone = {key: value for key, value in away.items() if key not in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")}
+    with running(folder, alone | {"GRADIO_ANALYTICS_ENABLED": "False"}) as address:
+        answer = prediction(Client(address, verbose=False).predict(handle_file(str(file)), api_name="/predict"))
+    assert list((folder / "ser_hf" / "__pycache__").glob("demo.*.pyc"))
+    assert answer["label"] == expected["label"]
+    assert answer["scores"] == pytest.approx(expected["scores"], abs=1e-5)

@@ -1,0 +1,263 @@
+"""One predictor: any length, any number of threads, the same answer to the last bit."""
+
+import json
+import subprocess
+import sys
+import threading
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import soundfile
+from helpers.small import ROOT
+
+from ser_hf import audio
+from ser_hf.audio.voice_activity import FRAME, VoiceActivityDetector
+from ser_hf.inference import long_audio
+from ser_hf.inference.prediction import segment
+from ser_hf.inference.predictor import Predictor, TimeoutExceeded
+from ser_hf.labels import EMOTIONS
+
+RATE = audio.SAMPLING_RATE
+
+
+@pytest.fixture(scope="module")
+def predictor(tuned):
+    return Predictor(tuned, device="cpu").warm()
+
+
+@pytest.fixture(scope="module")
+def clips(recordings):
+    return [str(path) for path in sorted(recordings[0].rglob("*.wav"))[::24]]
+
+
+@pytest.fixture(scope="module")
+def talk(recordings):
+    """45 s: utterances of nine voices, a pause of 2 s after every third."""
+    pause = np.zeros(2 * RATE, dtype=np.float32)
+    files = sorted(recordings[0].rglob("*.wav"))[:360:40]
+    parts = [part for i, file in enumerate(files) for part in (audio.load(file), pause[: (i % 3 == 2) * len(pause)])]
+    return np.resize(np.concatenate(parts), 45 * RATE)
+
+
+def dumped(answers):
+    return [json.dumps(answer) for answer in answers]
+
+
+def test_answers_are_byte_equal_alone_together_in_any_order_and_under_load(predictor, clips):
+    alone = dumped(predictor.predict(clip) for clip in clips)
+    assert dumped(predictor.predict(clips)) == alone
+    assert dumped(predictor.predict(clips[::-1]))[::-1] == alone
+    assert len(set(alone)) == len(alone)
+    found = [None] * 8
+
+    def ask(place):
+        found[place] = dumped(predictor.each(clips[place:] + clips[:place]))
+
+    threads = [threading.Thread(target=ask, args=(place,)) for place in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for place, answers in enumerate(found):
+        assert answers == alone[place:] + alone[:place]
+
+
+@pytest.mark.parametrize("kind", ["bert", "group", "layer"])
+def test_answers_equal_those_of_the_stock_pipeline(kind, models, clips):
+    from transformers import pipeline
+
+    stock = pipeline("audio-classification", model=str(models[kind]), top_k=None, device="cpu")
+    ours = Predictor(models[kind], device="cpu")
+    for clip, answer in zip(clips[:4], ours.each(clips[:4]), strict=True):
+        told = {one["label"]: one["score"] for one in stock({"array": audio.load(clip), "sampling_rate": RATE})}
+        assert answer["scores"] == pytest.approx({name: told[name] for name in EMOTIONS}, abs=2e-6)
+
+
+def test_up_to_ten_seconds_are_one_utterance(predictor, talk):
+    whole = predictor.predict(talk[: long_audio.LONG])
+    assert [(one["start"], one["end"]) for one in whole["segments"]] == [(0.0, 10.0)]
+    expected = predictor.probabilities([talk[: long_audio.LONG]])[0]
+    assert list(whole["scores"].values()) == pytest.approx(expected, abs=2e-6)
+
+
+def test_a_long_recording_is_the_mean_of_its_windows(predictor, talk):
+    answer = predictor.predict(talk)
+    starts = [*range(0, len(talk) - long_audio.WINDOW + 1, long_audio.HOP), len(talk) - long_audio.WINDOW]
+    listener, voiced = VoiceActivityDetector().listen(), long_audio.Voiced()
+    voiced.add(np.concatenate([listener.feed(talk), listener.finish()]))
+    kept = [s for s in dict.fromkeys(starts) if voiced.within(s, s + long_audio.WINDOW)[0] >= long_audio.MIN_VOICE]
+    rows = predictor.probabilities([talk[s : s + long_audio.WINDOW] for s in kept])
+    cells = -(-len(talk) // long_audio.HOP)
+    total, weight = np.zeros(8), 0
+    for cell in range(cells):
+        low, high = cell * long_audio.HOP, min(len(talk), (cell + 1) * long_audio.HOP)
+        shares = np.array([max(0, min(s + long_audio.WINDOW, (cell + 1) * long_audio.HOP) - max(s, low)) for s in kept])
+        if shares.sum():
+            heard = voiced.within(low, high)[0]
+            total, weight = total + heard * (shares @ rows) / shares.sum(), weight + heard
+    assert list(answer["scores"].values()) == pytest.approx(total / weight, abs=1e-5)
+    assert answer["duration"] == 45.0
+    assert answer["label"] == max(answer["scores"], key=answer["scores"].get)
+
+
+def test_a_timeline_is_in_order_and_has_no_silence(predictor, talk):
+    silence = np.zeros(8 * RATE, dtype=np.float32)
+    answer = predictor.predict(np.concatenate([talk[: 12 * RATE], silence, talk[: 12 * RATE]]))
+    segments = answer["segments"]
+    for before, after in pairwise(segments):
+        assert before["start"] < before["end"] <= after["start"]
+    middle = [one for one in segments if one["start"] < 19 and one["end"] > 13]
+    assert middle == []
+    assert all(0 < one["score"] <= 1 for one in segments)
+    assert {one["label"] for one in segments} <= set(EMOTIONS)
+
+
+def test_labels_of_a_timeline_follow_the_windows():
+    timeline = long_audio.Timeline(["a", "b"])
+    sure = {0: 0.9, 2: 0.9, 4: 0.1, 6: 0.1, 8: 0.1}
+    for second, first in sure.items():
+        timeline.add(second * RATE, np.array([first, 1 - first]))
+    voiced = long_audio.Voiced()
+    voiced.add(np.ones(12 * RATE // FRAME, dtype=bool))
+    whole, segments = timeline.read(voiced, 12 * RATE)
+    # the cell of 4 to 6 s lies in a window of either kind: 0.5 each, of which the first label is taken
+    assert segments[0] == segment(0, 6 * RATE, "a", np.mean([0.9, 0.9, 0.5]))
+    assert segments[1] == segment(6 * RATE, 12 * RATE, "b", 0.9)
+    assert whole == pytest.approx([2.6 / 6, 3.4 / 6])
+
+
+def test_no_voice_is_no_answer(predictor):
+    answer = predictor.predict(np.zeros(20 * RATE, dtype=np.float32))
+    assert answer["abstained"] is True
+    assert answer["segments"] == []
+    assert set(answer["scores"].values()) == {0.125}
+
+
+def test_below_the_threshold_it_abstains(tuned, clips):
+    predictor = Predictor(tuned)
+    answers = predictor.predict(clips)
+    predictor.abstain_below = float(np.median([answer["score"] for answer in answers]))
+    again = predictor.predict(clips)
+    assert [one["abstained"] for one in again] == [one["score"] < predictor.abstain_below for one in answers]
+    assert 0 < sum(one["abstained"] for one in again) < len(again)
+
+
+def test_one_bad_recording_is_named_and_the_others_are_answered(predictor, clips, tmp_path):
+    (tmp_path / "notes.wav").write_text("no sound")
+    sources = [clips[0], tmp_path / "notes.wav", clips[1]]
+    first, bad, last = predictor.each(sources, on_error="answer")
+    assert [first, last] == predictor.predict([clips[0], clips[1]])
+    assert bad["file"] == "notes.wav"
+    assert "is not audio that can be read" in bad["error"]
+    with pytest.raises(audio.AudioError, match=r"notes\.wav"):
+        predictor.predict(sources)
+
+
+def test_too_long_and_too_slow_are_refused_in_words(predictor, talk):
+    with pytest.raises(audio.AudioError, match="longer than 30 s: cut it into parts"):
+        predictor.predict(talk, longest=30)
+    assert predictor.predict(talk, longest=45)["duration"] == 45
+    for samples in (talk, talk[:RATE]):
+        with pytest.raises(TimeoutExceeded, match="took longer than it was given"):
+            predictor.predict(samples, timeout=0)
+
+
+MEMORY = """
+import resource, sys
+from ser_hf.inference.predictor import Predictor
+predictor = Predictor(sys.argv[1], device="cpu")
+for file in sys.argv[2:]:
+    seconds = predictor.predict(file)["duration"]
+    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere ru_maxrss has another unit")
+def test_an_hour_takes_the_memory_of_a_minute(models, talk, tmp_path):
+    files = []
+    for name, minutes in (("minute", 1), ("hour", 60)):
+        files.append(tmp_path / f"{name}.wav")
+        with soundfile.SoundFile(files[-1], "w", RATE, 1, "PCM_16") as file:
+            for _ in range(minutes):
+                file.write(np.resize(talk, 60 * RATE))
+    command = [sys.executable, "-c", MEMORY, models["bert"], *files]
+    run = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True, cwd=ROOT)
+    (minute, small), (hour, large) = (map(float, line.split()) for line in run.stdout.splitlines())
+    assert (minute, hour) == (60, 3600)
+    assert large < small + 60  # MiB; the samples alone are 220
+
+
+def test_running_answers(predictor, talk):
+    chunks = np.array_split(talk[: 20 * RATE], 77)
+    answers = list(predictor.stream(chunks))
+    assert [answer["duration"] for answer in answers] == list(range(1, 21))
+    assert answers[3]["scores"] != answers[19]["scores"]
+    again = list(predictor.stream(np.array_split(talk[: 20 * RATE], 5)))
+    assert again == answers
+    first = predictor.probabilities([talk[:RATE]])[0]
+    assert list(answers[0]["scores"].values()) == pytest.approx(first, abs=2e-6)
+    second = (first + predictor.probabilities([talk[: 2 * RATE]])[0]) / 2
+    assert list(answers[1]["scores"].values()) == pytest.approx(second, abs=2e-6)
+    assert answers[-1]["segments"][-1]["end"] == 20
+    assert [one["label"] for one in answers[-1]["segments"]][-1] == answers[-1]["label"]
+
+
+def test_running_answers_take_what_recorders_give(predictor, talk):
+    pcm = audio.to_pcm(talk[: 6 * RATE])
+    plain = list(predictor.stream(np.array_split(pcm, 9)))
+    stereo = list(predictor.stream(np.array_split(np.stack([pcm, pcm], axis=1), 9)))
+    assert plain == stereo
+    tripled = list(predictor.stream(np.array_split(np.repeat(pcm, 3), 9), sampling_rate=48_000))
+    assert [one["label"] for one in tripled] == [one["label"] for one in plain][: len(tripled)]
+    with pytest.raises(audio.AudioError, match="NaN"):
+        list(predictor.stream([np.full(RATE, np.nan)]))
+    with pytest.raises(audio.AudioError, match="shape"):
+        list(predictor.stream([np.zeros((2, 2, 2))]))
+    with pytest.raises(audio.AudioError, match="claims 5 samples a second"):
+        predictor.start_stream(5)
+
+
+class Said:
+    """Workers that answer in turn with given probabilities."""
+
+    def __init__(self, rows):
+        self.rows = iter(rows)
+
+    def ask(self, clips):
+        from concurrent.futures import Future
+
+        done = Future()
+        done.set_result(np.array([next(self.rows)]))
+        return done
+
+
+def running(rows, voiced=True):
+    from ser_hf.inference.long_audio import Stream
+
+    class Heard:
+        def feed(self, part):
+            return np.full(len(part) // FRAME, voiced)
+
+    stream = Stream(Said(rows), Heard(), ["a", "b"], 0.0, RATE)
+    return [one for _ in rows for one in stream.feed(np.ones(RATE, dtype=np.float32))]
+
+
+def test_a_running_answer_does_not_flicker():
+    flickering = running([[0.6, 0.4]] + [[0.48, 0.52], [0.54, 0.46]] * 4)
+    assert {one["label"] for one in flickering} == {"a"}
+    assert len(flickering[-1]["segments"]) == 1
+    changed = running([[0.9, 0.1]] * 3 + [[0.1, 0.9]] * 3)
+    assert [one["label"] for one in changed] == ["a", "a", "a", "a", "b", "b"]
+    assert [(one["start"], one["end"]) for one in changed[-1]["segments"]] == [(0.0, 4.0), (4.0, 6.0)]
+
+
+def test_running_answers_abstain_while_nobody_speaks(predictor, talk):
+    silence = np.zeros(8 * RATE, dtype=np.float32)
+    answers = list(predictor.stream([silence[: 2 * RATE], talk[: 5 * RATE], silence]))
+    assert answers[1]["abstained"]
+    assert answers[1]["segments"] == []
+    assert not answers[6]["abstained"]
+    assert answers[-1]["abstained"]
+    assert answers[-1]["scores"] == answers[-2]["scores"]
+    assert answers[-1]["segments"][-1]["end"] < 13

@@ -1,0 +1,198 @@
+"""How a model gets into the box, and the figures of its cross-validation."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from helpers.small import FAST
+from safetensors.torch import load_file, save_file
+from scipy.special import softmax
+from transformers import pipeline
+
+from ser_hf import BUNDLED_MODEL, audio, in_the_box
+from ser_hf.cli.main import main
+from ser_hf.errors import UserError
+from ser_hf.evaluation import calibration, metrics
+from ser_hf.evaluation.reports import CardError
+from ser_hf.evaluation.results import Results
+from ser_hf.experiments import adaptation_study
+from ser_hf.inference import speaker_adaptation
+from ser_hf.inference.predictor import Predictor
+from ser_hf.labels import EMOTIONS
+
+NAMES = ("accuracy", "uar", "adapted uar", "ece before", "ece")
+
+
+def measured(*names, **seeds):
+    """Of one protocol, with the same figure under every name, of each seed."""
+    found = {seed.removeprefix("s"): dict.fromkeys((*NAMES, *names), figure) for seed, figure in seeds.items()}
+    return {"speaker": {"n": 1_440, "ci95": {"uar": [0.55, 0.67]}, "seeds": found}}
+
+
+THREE = measured(s42=0.60234, s43=0.61234, s44=0.62234)
+
+
+@pytest.fixture(scope="module")
+def everybody(built, models, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("all") / "model"
+    base = ["finetune", "--dataset", str(built), "--model", str(models["bert"]), *FAST, "--output_dir", str(folder)]
+    assert main([*base, "--protocol", "all", "--refit", "true", "--temperature", "1.3", "--max_steps", "3"]) == 0
+    return folder
+
+
+@pytest.fixture
+def boxed(everybody, tuned, tmp_path):
+    folder = tmp_path / "box"
+    in_the_box.put(everybody, tuned, THREE, "this", folder)
+    return folder
+
+
+def test_stock_transformers_answers_as_the_predictor_does(boxed, everybody, recordings):
+    weights, before = (load_file(folder / "model.safetensors") for folder in (boxed, everybody))
+    assert {str(one.dtype) for one in weights.values()} == {"torch.float16"}
+    assert all(np.allclose(weights[name].float(), one, atol=2e-3) for name, one in before.items())
+    clip = audio.load(next(recordings[0].rglob("*.wav")))
+    classify = pipeline("audio-classification", model=str(boxed), top_k=None)
+    assert str(classify.model.dtype) == "torch.float32"
+    told = {one["label"]: one["score"] for one in classify({"array": clip, "sampling_rate": 16_000})}
+    assert told == pytest.approx(Predictor(boxed).predict(clip)["scores"], abs=2e-6)
+    assert told == pytest.approx(Predictor(everybody).predict(clip)["scores"], abs=5e-3)
+
+
+def test_what_lies_beside_the_weights_says_whose_figures_these_are(boxed, tuned):
+    names = {path.name for path in boxed.iterdir()}
+    data = {"config.json", "preprocessor_config.json", "results.json", "seeds.json"}
+    assert names == {"README.md", "model.safetensors", *data}
+    results = Results.load(boxed / "results.json")
+    assert results.uar == Results.load(tuned / "results.json").uar
+    (note,) = results.notes
+    assert "tested on voices that it had not heard" in note
+    card = (boxed / "README.md").read_text()
+    assert "license: cc-by-nc-sa-4.0" in card
+    assert "value: 0.6123" in card
+    assert (
+        "| `speaker` | 1,440 | 3 | 0.612 ± 0.010 | 0.612 ± 0.010 | 0.550 to 0.670 | 0.612 ± 0.010 | 0.612 | 0.612 |"
+        in card
+    )
+    assert json.loads((boxed / "config.json").read_text())["ser_hf"]["temperature"] == 1.3
+
+
+def test_a_model_that_is_too_large_or_breaks_in_fp16_is_refused(everybody, tuned, tmp_path, monkeypatch):
+    monkeypatch.setattr(in_the_box, "LARGEST", 1_000)
+    with pytest.raises(CardError, match="do not fit"):
+        in_the_box.put(everybody, tuned, THREE, "this", tmp_path / "box")
+    monkeypatch.undo()
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in everybody.glob("*.json"):
+        (broken / path.name).write_bytes(path.read_bytes())
+    weights = load_file(everybody / "model.safetensors")
+    weights["classifier.bias"][0] = 1e6
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CardError, match="fp16"):
+        in_the_box.put(broken, tuned, THREE, "this", tmp_path / "box")
+    assert not (tmp_path / "box").exists()
+
+
+def test_seeds_are_added_one_by_one_to_a_model_of_the_same_recipe(everybody, tuned, tmp_path):
+    folder = tmp_path / "box"
+    in_the_box.put(everybody, tuned, measured(s42=0.5), "this", folder)
+    assert "| `speaker` | 1,440 | 1 | 0.500 |" in (folder / "README.md").read_text()
+    weights = (folder / "model.safetensors").read_bytes()
+    more = measured(s43=0.7)
+    more["speaker"]["ci95"] = None  # that of the first seed stays
+    every = in_the_box.add(more, "this", folder)
+    assert list(every["speaker"]["seeds"]) == ["42", "43"]
+    assert (
+        "| `speaker` | 1,440 | 2 | 0.600 ± 0.141 | 0.600 ± 0.141 | 0.550 to 0.670 |"
+        in (folder / "README.md").read_text()
+    )
+    assert (folder / "model.safetensors").read_bytes() == weights
+    assert in_the_box.temperature("this", folder) == 1.3
+    with pytest.raises(UserError, match="another recipe"):
+        in_the_box.add(more, "that", folder)
+    more["speaker"]["n"] = 7
+    with pytest.raises(UserError, match=r"1,440 clips and now on 7"):
+        in_the_box.add(more, "this", folder)
+    in_the_box.put(everybody, tuned, measured(s42=0.4), "that", folder)
+    assert json.loads((folder / "seeds.json").read_text()) == {"recipe": "that", "protocols": measured(s42=0.4)}
+    assert [path.name for path in tmp_path.iterdir()] == ["box"]
+
+
+def test_the_table_has_a_line_a_corpus_where_there_are_two():
+    lines = in_the_box.table(measured("uar ravdess", "uar tess", s42=0.5)).splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["`speaker`", "… RAVDESS", "… TESS"]
+    assert len({line.count("|") for line in lines}) == 1
+
+
+@pytest.fixture
+def folds(tmp_path):
+    """Two runs whose answers are too sure, and lopsided by speaker."""
+    rng, written = np.random.default_rng(0), []
+    for fold in range(2):
+        truth = rng.integers(8, size=160)
+        speakers = np.array([f"ravdess-{fold}{one}" for one in rng.integers(2, size=160)])
+        lean = {name: rng.normal(size=8) * 2 for name in sorted(set(speakers))}
+        logits = 2 * np.eye(8)[truth] + rng.normal(size=(160, 8)) * 1.5 + np.array([lean[one] for one in speakers])
+        folder = tmp_path / f"fold-{fold}"
+        folder.mkdir()
+        with (folder / "predictions.csv").open("w", newline="") as file:
+            lines = csv.writer(file)
+            lines.writerow(["file", "corpus", "speaker", "label", "predicted", *EMOTIONS])
+            for one, who, chances in zip(truth, speakers, softmax(3 * logits, axis=1), strict=True):
+                lines.writerow(["f", "ravdess", who, EMOTIONS[one], EMOTIONS[chances.argmax()], *chances])
+        written.append((folder, 3 * logits, truth, speakers))
+    return written
+
+
+def test_figures_are_calibrated_on_other_folds_and_adapted_on_other_clips(folds):
+    runs = [adaptation_study.read_predictions(folder) for folder, *_ in folds]
+    degrees = adaptation_study.temperatures(runs)
+    for place, other in ((0, 1), (1, 0)):
+        assert degrees[place] == pytest.approx(calibration.temperature(folds[other][1], folds[other][2]), rel=1e-3)
+    found = adaptation_study.adaptation_figures(runs, degrees)
+    truth = np.concatenate([one[2] for one in folds])
+    logits = np.concatenate([one[1] for one in folds])
+    assert found["accuracy"] == pytest.approx((logits.argmax(axis=1) == truth).mean())
+    assert found["uar"] == found["uar ravdess"]
+    warm = np.concatenate([one[1] / t for one, t in zip(folds, degrees, strict=True)])
+    assert found["ece"] == pytest.approx(metrics.calibration_error(truth, softmax(warm, axis=1)), abs=1e-4)
+    assert found["ece"] < found["ece before"] - 0.05
+    assert found["adapted uar"] > found["uar"] + 0.05
+    assert adaptation_study.adapted(runs, degrees, 0) == [found["uar"]] * 10
+
+
+def test_no_clip_is_adapted_on_itself():
+    logits = np.eye(8)[[0, 1, 2, 3]] * 5
+    moved = adaptation_study.crossed(logits, ["a", "a", "a", "b"], np.random.default_rng(0))
+    for place, others in ((0, [1, 2]), (1, [0, 2]), (2, [0, 1])):
+        assert np.allclose(moved[place], speaker_adaptation.fit(logits[others], "").moved(logits[place]))
+    assert np.array_equal(moved[3], logits[3])  # its speaker has no other clip
+
+
+def test_the_model_in_the_box_is_small_and_stock_transformers_loads_it(recordings):
+    size = sum(path.stat().st_size for path in BUNDLED_MODEL.iterdir())
+    assert size < 12_000_000
+    clip = audio.load(next(recordings[0].rglob("*.wav")))
+    classify = pipeline("audio-classification", model=str(BUNDLED_MODEL), top_k=None)
+    assert sum(one.numel() for one in classify.model.parameters()) < 6_000_000
+    told = {one["label"]: one["score"] for one in classify({"array": clip, "sampling_rate": 16_000})}
+    assert told == pytest.approx(Predictor(BUNDLED_MODEL).predict(clip)["scores"], abs=2e-6)
+    assert set(told) == set(EMOTIONS)
+
+
+def test_the_box_says_that_it_was_trained_on_everybody_and_tested_on_nobody(built, fails, tmp_path):
+    predictor = Predictor(BUNDLED_MODEL)
+    assert len(predictor.trained_on["speakers"]) == 26
+    assert "tested on voices that it had not heard" in Results.load(BUNDLED_MODEL / "results.json").notes[0]
+    words = ("evaluate", "--model", BUNDLED_MODEL, "--dataset", built, "--output", tmp_path / "no")
+    assert "/" not in "".join(one["folder"] for one in Results.load(BUNDLED_MODEL / "results.json").repeats["runs"])
+    assert "was trained under 'all'" in fails(*words)
+
+
+def test_it_answers_where_no_model_is_named(recordings, capsys):
+    clip = str(next(recordings[0].rglob("*.wav")))
+    assert main(["predict", clip]) == 0
+    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert answer["scores"] == Predictor().predict(clip)["scores"] == Predictor(BUNDLED_MODEL).predict(clip)["scores"]
