@@ -51,7 +51,7 @@ def warm_up(sibling: Path, same: dict, args: argparse.Namespace) -> Path:
     folder = args.output / "warmed"
     if not folder.exists():
         split = ["--dataset", args.dataset, "--protocol", same["protocol"], "--fold", args.fold]
-        split += ["--more_voices"] if same.get("more_voices") else []
+        split += ["--extra_train_speakers"] if same.get("extra_train_speakers") else []
         given = ["--output", folder, "--epochs", args.pretrain, *shlex.split(args.pretraining)]
         ser_hf("pretrain", "--model", sibling, *split, *given)
     return folder
@@ -62,7 +62,7 @@ def train(name: str, model: str | Path, rate: float, args: argparse.Namespace) -
     folder = args.output / name
     if not (folder / "results.json").exists():
         given = ["--dataset", args.dataset, "--model", model, "--output_dir", folder, "--learning_rate", rate]
-        given += ["--num_train_epochs", args.epochs, "--fold", args.fold, "--refit", "false", *WHOLE]
+        given += ["--num_train_epochs", args.epochs, "--fold", args.fold, "--train_on_validation", "false", *WHOLE]
         ser_hf("finetune", args.config, *given, *shlex.split(args.flags))
     found = json.loads((folder / "results.json").read_text())
     judged = [epoch for epoch in found["history"] if "eval_uar" in epoch]

@@ -30,7 +30,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
         help="wav2vec2 or wav2vec2-bert to go on from; tiny, tiny-50 (mel frames), small (waveform) start from nothing",
     )
     add_protocol(parser)
-    parser.add_argument("--more_voices", action="store_true", help="hear the whole dataset but who validates and tests")
+    parser.add_argument(
+        "--extra_train_speakers", action="store_true", help="hear the whole dataset but who validates and tests"
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="must not exist yet")
     whole, real = {"type": int, "metavar": "N"}, {"type": float, "metavar": "X"}
     parser.add_argument("--epochs", **whole, default=20, help="default: 20")

@@ -72,21 +72,21 @@ def split(
     *,
     near: list[list[int]] | None = None,
     text_disjoint: bool = False,
-    more_voices: bool = False,
-    refit: bool = False,
+    extra_train_speakers: bool = False,
+    train_on_validation: bool = False,
 ) -> Split:
     """Split a dataset by a protocol and refuse what leaks.
 
     Args:
         dataset: with the columns of `ser_hf.data.dataset.FEATURES`.
-        name: a key of `PROTOCOLS`, the path of a `.yaml`, `.json` or `.csv` file, or `all`, which needs `refit`.
+        name: a key of `PROTOCOLS`, the path of a `.yaml`, `.json` or `.csv` file, or `all`, which needs `train_on_validation`.
         fold: from 0, below the number of folds of the protocol.
         seed: of what is drawn at random (`random`, and the validation words of the TESS protocols).
         near: groups of rows that hold the same recording, trimmed, scaled or transcoded.
         text_disjoint: refuse sentences in the test that are in training or validation too.
-        more_voices: also train on what the protocol leaves out, where its voices and recordings are not in the test,
+        extra_train_speakers: also train on what the protocol leaves out, where its voices and recordings are not in the test,
             nor in a validation that has voices of its own. Validation and test stay the protocol's; the hash does not.
-        refit: train on the validation side, too, which is empty then; nothing can be chosen by it.
+        train_on_validation: train on the validation side, too, which is empty then; nothing can be chosen by it.
 
     Raises:
         ProtocolError: for an unknown name or fold, or where the dataset lacks a corpus or leaves a side empty.
@@ -94,7 +94,17 @@ def split(
     """
     name, protocol = _find(name)
     number = protocol.number(name, fold)
-    return _split(columns_of(dataset), name, protocol, number, seed, near, text_disjoint, more_voices, refit)
+    return _split(
+        columns_of(dataset),
+        name,
+        protocol,
+        number,
+        seed,
+        near,
+        text_disjoint,
+        extra_train_speakers,
+        train_on_validation,
+    )
 
 
 def folds(
@@ -105,15 +115,16 @@ def folds(
     *,
     near: list[list[int]] | None = None,
     text_disjoint: bool = False,
-    more_voices: bool = False,
-    refit: bool = False,
+    extra_train_speakers: bool = False,
+    train_on_validation: bool = False,
 ) -> list[Split]:
     """One fold of a protocol by its number, or `all` of them; the rest as for `split`."""
     name, protocol = _find(name)
     numbers = range(protocol.folds) if fold == "all" else [protocol.number(name, fold)]
     columns = columns_of(dataset)
     return [
-        _split(columns, name, protocol, number, seed, near, text_disjoint, more_voices, refit) for number in numbers
+        _split(columns, name, protocol, number, seed, near, text_disjoint, extra_train_speakers, train_on_validation)
+        for number in numbers
     ]
 
 
@@ -154,22 +165,24 @@ def _split(
     seed: int,
     near: list[list[int]] | None,
     new_text: bool,
-    more_voices: bool,
-    refit: bool,
+    extra_train_speakers: bool,
+    train_on_validation: bool,
 ) -> Split:
     for corpus in protocol.corpora:
         if corpus not in columns["corpus"]:
             present = ", ".join(sorted(set(columns["corpus"].tolist()))) or "nothing"
             raise ProtocolError(f"protocol '{name}' needs {corpus}, the dataset holds {present}: {_usable(columns)}")
-    if name == ALL and not refit:
-        raise ProtocolError(f"'{ALL}' holds out nobody, for a recipe's last training: use another, or --refit true")
+    if name == ALL and not train_on_validation:
+        raise ProtocolError(
+            f"'{ALL}' holds out nobody, for a recipe's last training: use another, or --train_on_validation true"
+        )
     sides = dict(zip(SIDES, protocol.split(columns, fold, seed), strict=True))
     for side, rows in sides.items():
         if len(rows) == 0 and name != ALL:
             raise ProtocolError(f"protocol '{name}' fold {fold} leaves {side} empty: the dataset lacks its recordings")
-    if refit:
+    if train_on_validation:
         sides = {**sides, "train": np.concatenate([sides["train"], sides["validation"]]), "validation": _NOBODY}
-    added = _others(columns, sides, near) if more_voices else _NOBODY
+    added = _others(columns, sides, near) if extra_train_speakers else _NOBODY
     sides["train"] = np.sort(np.concatenate([sides["train"], added]))
     found = _crossings(columns, sides, protocol, near)
     for kind, leak in found.items():
@@ -186,7 +199,7 @@ def _split(
         crosses=tuple(
             f"{kind} {'may ' * leak.startswith(_UNKNOWN)}cross: {leak}" for kind, leak in found.items() if leak
         ),
-        note=" ".join([_REFIT] * refit + [_beyond(columns, added)] * (len(added) > 0)) or None,
+        note=" ".join([_REFIT] * train_on_validation + [_beyond(columns, added)] * (len(added) > 0)) or None,
     )
 
 

@@ -28,7 +28,7 @@ def vary(length: int, bounds: tuple[int, int], rng: np.random.Generator) -> tupl
     return start - round(before * start), end + round(after * (length - end))
 
 
-def either(length: int, bounds: tuple[int, int], rng: np.random.Generator, margin: int) -> tuple[int, int]:
+def random_trim(length: int, bounds: tuple[int, int], rng: np.random.Generator, margin: int) -> tuple[int, int]:
     """New start and end for a clip: half of the clips stay whole, on each side of the others at most `margin` is left.
 
     A model that normalises over the clip hears a voice otherwise where silence surrounds it: it should learn both.

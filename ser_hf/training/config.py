@@ -46,10 +46,10 @@ class FinetuneConfig:
     text_disjoint: bool = field(
         default=False, metadata={"help": "refuse a split that tests sentences heard in training"}
     )
-    more_voices: bool = field(
+    extra_train_speakers: bool = field(
         default=False, metadata={"help": "train on the whole dataset but the voices of validation and test"}
     )
-    refit: bool = field(
+    train_on_validation: bool = field(
         default=False, metadata={"help": "train on the validation side, too: all epochs, and nothing is chosen"}
     )
     mode: Literal["full", "partial", "lora", "probe"] = field(
@@ -85,9 +85,11 @@ class FinetuneConfig:
     cache_dir: str | None = field(default=None, metadata={"help": "of frozen outputs; ser_hf beside the Hub's cache"})
     attention: Literal["auto", "eager", "sdpa"] = field(default="auto", metadata={"help": "how attention is computed"})
     fast_dropout: bool | None = field(default=None, metadata={"help": "a random byte a value; on a CPU unless told"})
-    silence: Literal["keep", "vary", "either"] = field(
+    silence: Literal["keep", "vary", "random_trim"] = field(
         default="vary",
-        metadata={"help": "vary: in training the silence at the edges is cut at random; either: all of it or none"},
+        metadata={
+            "help": "vary: in training the silence at the edges is cut at random; random_trim: all of it or none"
+        },
     )
     augment: str = field(
         default="", metadata={"help": "the waveform, such as speed:0.1,gain:6,noise:10-30,room:0.4,codec"}
@@ -111,7 +113,8 @@ class FinetuneConfig:
         default=True, metadata={"help": "fold the temperature that validation asks for into the last layer"}
     )
     temperature: float | None = field(
-        default=None, metadata={"help": "fold this one, found elsewhere, in, as after --refit there is no validation"}
+        default=None,
+        metadata={"help": "fold this one, found elsewhere, in, as after --train_on_validation there is no validation"},
     )
     abstain_coverage: float | None = field(
         default=None, metadata={"help": "share of validation clips to answer; below their confidence it abstains"}
@@ -119,14 +122,14 @@ class FinetuneConfig:
     abstain_error: float | None = field(
         default=None, metadata={"help": "share of wrong answers to keep to, on validation, by abstaining"}
     )
-    average: float = field(
+    ema_decay: float = field(
         default=0.0, metadata={"help": "decay of a running average of the weights, as 0.995, that is kept; 0: none"}
     )
-    sharpness: float = field(
+    sam_rho: float = field(
         default=0.0,
         metadata={"help": "radius of sharpness-aware minimisation, as 0.1, in the last half of the steps; 0: none"},
     )
-    egemaps: float = field(
+    aux_egemaps_weight: float = field(
         default=0.0, metadata={"help": "weight of a second task, to tell the eGeMAPS functionals of a clip; 0: none"}
     )
     layer_decay: float = field(
@@ -141,8 +144,8 @@ _TRAINED = (
     "augment",
     "mixup",
     "noise_dir",
-    "average",
-    "sharpness",
+    "ema_decay",
+    "sam_rho",
     "layer_decay",
     "frame_budget",
     "cache_frozen",
@@ -151,9 +154,9 @@ _TRAINED = (
 )
 _TRAINED += ("augment_probability", "mask_time_prob", "mask_feature_prob", "fast_dropout")
 _ONLY |= dict.fromkeys(_TRAINED, ("full", "partial", "lora"))
-_ONLY |= {"egemaps": ("full", "partial")}
+_ONLY |= {"aux_egemaps_weight": ("full", "partial")}
 _LEAST = {"split_seed": 0, "patience": 0, "threads": 1, "seeds": 1, "search": 0, "layers": 1, "lora_rank": 1}
-_LEAST |= {"average": 0, "sharpness": 0, "egemaps": 0}
+_LEAST |= {"ema_decay": 0, "sam_rho": 0, "aux_egemaps_weight": 0}
 _LEAST |= {"mixup": 0, "focal_gamma": 0, "mask_time_prob": 0, "mask_feature_prob": 0}
 
 
@@ -172,10 +175,10 @@ def check(config: FinetuneConfig) -> None:
     for name in ("augment_probability", "layer_decay"):
         if not 0 < getattr(config, name) <= 1:
             raise ArgumentError(f"--{name} is {getattr(config, name)}: above 0 and at most 1 is needed")
-    if config.average >= 1:
-        raise ArgumentError(f"--average is {config.average}: below 1 is needed, or nothing is learnt")
-    if config.average and os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
-        raise ArgumentError("--average cannot follow weights that FSDP shares out: leave it out")
+    if config.ema_decay >= 1:
+        raise ArgumentError(f"--ema_decay is {config.ema_decay}: below 1 is needed, or nothing is learnt")
+    if config.ema_decay and os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
+        raise ArgumentError("--ema_decay cannot follow weights that FSDP shares out: leave it out")
     if config.frame_budget is not None and config.frame_budget <= 0:
         raise ArgumentError(f"--frame_budget is {config.frame_budget}: more than 0 seconds are needed")
     for name, modes in _ONLY.items():
@@ -199,13 +202,19 @@ def check(config: FinetuneConfig) -> None:
 
 
 def _check_abstaining(config: FinetuneConfig) -> None:
-    if config.refit and (config.mode == "probe" or config.search):
-        raise ArgumentError("--refit chooses nothing, which a probe and a search do by validation: leave it out")
-    if config.temperature is not None and not (config.refit and 0 < config.temperature < 100):
-        raise ArgumentError(f"--temperature {config.temperature} needs --refit true, and a positive number")
+    if config.train_on_validation and (config.mode == "probe" or config.search):
+        raise ArgumentError(
+            "--train_on_validation chooses nothing, which a probe and a search do by validation: leave it out"
+        )
+    if config.temperature is not None and not (config.train_on_validation and 0 < config.temperature < 100):
+        raise ArgumentError(
+            f"--temperature {config.temperature} needs --train_on_validation true, and a positive number"
+        )
     wishes = [name for name in ("abstain_coverage", "abstain_error") if getattr(config, name) is not None]
-    if wishes and (not config.calibrate or config.refit):
-        raise ArgumentError(f"--{wishes[0]} needs validation clips: leave out --calibrate false and --refit")
+    if wishes and (not config.calibrate or config.train_on_validation):
+        raise ArgumentError(
+            f"--{wishes[0]} needs validation clips: leave out --calibrate false and --train_on_validation"
+        )
     if len(wishes) == 2:
         raise ArgumentError("--abstain_coverage and --abstain_error each set the threshold: give one of them")
     for name in wishes:
@@ -215,16 +224,18 @@ def _check_abstaining(config: FinetuneConfig) -> None:
 
 def check_trainer(config: FinetuneConfig, args: "TrainingArguments") -> None:
     """Refuse what `TrainingArguments` knows and a run of ours could not keep; raises as `check` does."""
-    if config.refit and args.eval_strategy != "no":
-        raise ArgumentError(f"--eval_strategy {args.eval_strategy.value} has no validation after --refit: leave it out")
-    if config.sharpness and args.world_size > 1:  # in parts: a process with a single clip would leave others waiting
-        raise ArgumentError("--sharpness is for one process: leave it out, or start one")
-    if config.sharpness and (args.gradient_accumulation_steps > 1 or args.fp16):
-        raise ArgumentError("--sharpness needs a step's whole gradient, as it is: leave out accumulation and --fp16")
-    if config.sharpness and os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
-        raise ArgumentError("--sharpness cannot move weights that FSDP shares out: leave it out")
-    if config.egemaps and os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
-        raise ArgumentError("--egemaps cannot be taken out of weights that FSDP shares out: leave it out")
+    if config.train_on_validation and args.eval_strategy != "no":
+        raise ArgumentError(
+            f"--eval_strategy {args.eval_strategy.value} has no validation after --train_on_validation: leave it out"
+        )
+    if config.sam_rho and args.world_size > 1:  # in parts: a process with a single clip would leave others waiting
+        raise ArgumentError("--sam_rho is for one process: leave it out, or start one")
+    if config.sam_rho and (args.gradient_accumulation_steps > 1 or args.fp16):
+        raise ArgumentError("--sam_rho needs a step's whole gradient, as it is: leave out accumulation and --fp16")
+    if config.sam_rho and os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
+        raise ArgumentError("--sam_rho cannot move weights that FSDP shares out: leave it out")
+    if config.aux_egemaps_weight and os.environ.get("ACCELERATE_USE_FSDP", "false") == "true":
+        raise ArgumentError("--aux_egemaps_weight cannot be taken out of weights that FSDP shares out: leave it out")
     if config.mode == "probe" and (args.max_steps > 0 or args.num_train_epochs < 1):
         raise ArgumentError("a probe trains whole epochs: give --num_train_epochs of at least 1 and no --max_steps")
     if args.save_only_model:
@@ -329,7 +340,7 @@ def parse_finetune(argv: list[str]) -> "tuple[FinetuneConfig, TrainingArguments]
     preset = {
         **defaults(config.model, config.mode),
         "output_dir": f"runs/{Path(config.model).name}-{Path(config.protocol).stem}",
-        **(UNJUDGED if config.refit else {}),
+        **(UNJUDGED if config.train_on_validation else {}),
         **{key: value for key, value in written.items() if key in names[TrainingArguments]},
     }
     args, rest = parse(TrainingArguments, preset, rest)

@@ -28,7 +28,7 @@ KEPT_BYTES = 3 * 2**30
 class Variation:
     """What changes a training clip from one epoch to the next."""
 
-    silence: Literal["keep", "vary", "either"] = "keep"
+    silence: Literal["keep", "vary", "random_trim"] = "keep"
     """What becomes of the silence at both edges (`ser_hf.training.augmentation`)."""
     augmentation: Augmentation | None = None
     """Of the waveform, or of its log mel frames."""
@@ -139,7 +139,7 @@ class SpeechDataset(Dataset):
         """What is left of a clip; `length` and `bounds` are in the steps in which it is kept."""
         if self.variation.silence == "vary":
             return vary(length, bounds, rng)
-        if self.variation.silence == "either":
+        if self.variation.silence == "random_trim":
             return either(length, bounds, rng, round(voice_activity.MARGIN / self.durations[index] * length))
         return 0, length
 

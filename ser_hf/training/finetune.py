@@ -229,7 +229,18 @@ def _flags(config: FinetuneConfig, args: TrainingArguments) -> dict:
     names += ("lr_scheduler_type", "warmup_steps", "weight_decay", "label_smoothing_factor", "bf16", "seed")
     flags = {name: getattr(args, name) for name in names}
     flags["lr_scheduler_type"] = str(flags["lr_scheduler_type"].value)
-    names = ("mode", "silence", "augment", "mixup", "balance", "loss", "layer_decay", "average", "sharpness", "egemaps")
+    names = (
+        "mode",
+        "silence",
+        "augment",
+        "mixup",
+        "balance",
+        "loss",
+        "layer_decay",
+        "ema_decay",
+        "sam_rho",
+        "aux_egemaps_weight",
+    )
     ours = {name: getattr(config, name) for name in names}
     if config.mode == "probe":  # what it does not use would be no news of it
         ours = {name: ours[name] for name in ("mode", "balance", "loss")}

@@ -128,7 +128,9 @@ def attach(model: PreTrainedModel, functionals: int, weight: float) -> None:
     """
     head = getattr(model, "classifier", None)
     if not isinstance(head, nn.Linear):
-        raise loading.ModelError(f"the head of a {model.config.model_type} is not linear: leave out --egemaps")
+        raise loading.ModelError(
+            f"the head of a {model.config.model_type} is not linear: leave out --aux_egemaps_weight"
+        )
     model.functionals = FunctionalRegressor(head.in_features, functionals, weight)
     model.functionals.hook = head.register_forward_pre_hook(model.functionals.hear)
 

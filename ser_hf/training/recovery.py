@@ -25,7 +25,7 @@ def complete(checkpoint: Path) -> bool:
     """Whether a checkpoint was written to its end, and none of it was being deleted when a run was killed."""
     try:
         json.loads((checkpoint / STATE).read_text())  # the last that is written
-        averages = (checkpoint / RUN).is_file() and json.loads((checkpoint / RUN).read_text()).get("average")
+        averages = (checkpoint / RUN).is_file() and json.loads((checkpoint / RUN).read_text()).get("ema_decay")
     except (OSError, json.JSONDecodeError):
         return False
     weights = [*checkpoint.glob("*model*.safetensors"), *checkpoint.glob("pytorch_model_fsdp*")]

@@ -27,7 +27,15 @@ from ser_hf.training.trainer import Recipe, SerTrainer, ValidationWatch, make_tr
 _RECIPE = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim")
 """What of `TrainingArguments` a resumed run must agree on; of ours it is everything but the following."""
 _RECIPE += ("weight_decay", "max_grad_norm", "label_smoothing_factor", "bf16", "fp16")
-_NOT_RECIPE = {"dataset", "protocol", "fold", "split_seed", "text_disjoint", "more_voices", "refit"}  # the hash tells
+_NOT_RECIPE = {
+    "dataset",
+    "protocol",
+    "fold",
+    "split_seed",
+    "text_disjoint",
+    "extra_train_speakers",
+    "train_on_validation",
+}  # the hash tells
 _NOT_RECIPE |= {"seeds", "search", "threads", "cache_dir", "patience", "figures_only"}
 _NOT_RECIPE |= {"calibrate", "temperature", "abstain_coverage", "abstain_error"}  # what comes after it
 
@@ -50,7 +58,7 @@ def data(config: Any) -> tuple[datasets.Dataset, protocols.Split]:
 
     Args:
         config: of fine-tuning or pretraining, with `dataset`, `protocol`, `fold`, `split_seed`, `text_disjoint` and
-            `more_voices`.
+            `extra_train_speakers`.
 
     Raises:
         UserError: for a dataset or protocol that does not fit, and for a leak.
@@ -62,7 +70,7 @@ def data(config: Any) -> tuple[datasets.Dataset, protocols.Split]:
 
 def options(config: Any, near: list[list[int]]) -> dict:
     """What `protocols.split` and `protocols.folds` take of the settings of fine-tuning or pretraining, and `near`."""
-    names = ("text_disjoint", "more_voices", "refit")
+    names = ("text_disjoint", "extra_train_speakers", "train_on_validation")
     return {"near": near, **{name: getattr(config, name, False) for name in names}}
 
 
@@ -80,10 +88,10 @@ def prepare(
     store = _store(config, args, rows, split, trained, extractor, variation)
     weights = None if config.balance == "none" else losses.clip_weights(rows.select(split.train), config.balance)
     weighed = weights if config.balance_by == "loss" else None
-    told = losses.targets(rows, split.train, config.cache_dir) if config.egemaps else None
+    told = losses.targets(rows, split.train, config.cache_dir) if config.aux_egemaps_weight else None
     train = SpeechDataset(rows, split.train, extractor, variation, store, weighed, told).decode()
     if told is not None:
-        losses.attach(trained.model, told.shape[1], config.egemaps)
+        losses.attach(trained.model, told.shape[1], config.aux_egemaps_weight)
     _fit_masking(config, trained.model, extractor, train)
     remember(trained.model, rows, split)
     _make_trainable(config, args, trained, store)
@@ -94,7 +102,7 @@ def prepare(
     run = {"model_type": trained.model.config.model_type, "protocol_hash": split.hash, "mode": config.mode}
     run |= {"seed": args.seed, **recipe_of(config, args), "steps_an_epoch": sampler.steps}
     minimised = losses.Objective(args.label_smoothing_factor, config.focal_gamma if config.loss == "focal" else 0.0)
-    recipe = Recipe(sampler, minimised, config.layer_decay, config.average, config.sharpness, run)
+    recipe = Recipe(sampler, minimised, config.layer_decay, config.ema_decay, config.sam_rho, run)
     collator = features.Collator(extractor, padding)
     clips = (train, validation)
     trainer, watch = make_trainer(args, trained.trainable, clips, collator, recipe, config.patience, padding)

@@ -85,9 +85,9 @@ class Recipe:
     sampler: PaddedLengthBatchSampler
     objective: Objective = field(default_factory=Objective)
     layer_decay: float = 1.0
-    average: float = 0.0
+    ema_decay: float = 0.0
     """Decay of the running average of the weights, which is validated and saved; 0: none."""
-    sharpness: float = 0.0
+    sam_rho: float = 0.0
     """Radius of sharpness-aware minimisation; 0: none."""
     run: dict = field(default_factory=dict)
     """What a resumed run must agree on; kept in each checkpoint."""
@@ -104,7 +104,7 @@ class SerTrainer(Trainer):
         # Naming a loss makes the Trainer count the clips of a whole step and leave the division to us.
         super().__init__(*args, compute_loss_func=recipe.objective, **kwargs)
         self.recipe = recipe
-        self.average = WeightAverage(recipe.average) if recipe.average else None
+        self.average = WeightAverage(recipe.ema_decay) if recipe.ema_decay else None
         if self.average:
             self.add_callback(self.average)
         self.hits: torch.Tensor | None = None  # right answers and clips since the last log
@@ -187,8 +187,8 @@ class SerTrainer(Trainer):
             f"{features.shape[0]} clips of {features.shape[1]:,} {'samples' if features.ndim == 2 else 'frames'}"
         )
         late = self.state.global_step >= self.state.max_steps / 2
-        if self.recipe.sharpness:
-            loss = self._in_parts(model, inputs, self.recipe.sharpness if late else 0.0)
+        if self.recipe.sam_rho:
+            loss = self._in_parts(model, inputs, self.recipe.sam_rho if late else 0.0)
         else:
             loss = super().training_step(model, inputs, num_items_in_batch)
         finite = torch.isfinite(loss)

@@ -86,14 +86,14 @@ def test_silence_is_cut_to_random_shares():
 
 def test_all_silence_is_kept_or_all_but_a_margin_is_cut():
     rng = np.random.default_rng(0)
-    kept = np.array([augmentation.either(3_000, (1_000, 2_000), rng, 200) for _ in range(4_000)])
+    kept = np.array([augmentation.random_trim(3_000, (1_000, 2_000), rng, 200) for _ in range(4_000)])
     whole = (kept == (0, 3_000)).all(axis=1)
     assert whole.mean() == pytest.approx(0.5, abs=0.03)
     before, after = 1_000 - kept[~whole, 0], kept[~whole, 1] - 2_000
     for part in (before, after):
         assert (part.min(), part.max()) == (0, 200)
         assert part.mean() == pytest.approx(100, abs=5)
-    assert augmentation.either(500, (10, 490), np.random.default_rng(1), 200)[1] <= 500
+    assert augmentation.random_trim(500, (10, 490), np.random.default_rng(1), 200)[1] <= 500
 
 
 def test_cuts_depend_on_the_seed_alone():

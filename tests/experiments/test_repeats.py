@@ -82,7 +82,7 @@ def test_each_trial_of_a_search_averages_the_weights_of_its_own_model(built, mod
 
     update = WeightAverage.on_step_end
     monkeypatch.setattr(WeightAverage, "on_step_end", watched)
-    pace = ["--average", "0.9", "--search", "2"]
+    pace = ["--ema_decay", "0.9", "--search", "2"]
     assert main(words(built, models["bert"], tmp_path / "m", *STEPS, *pace)) == 0
     assert len(seen) == 4
     assert all(not torch.equal(one, other) for one, other in pairwise(seen))  # one that nobody trains stays as it is

@@ -49,47 +49,49 @@ def test_random_is_a_third_seeded_and_says_that_it_leaks(rows):
 
 def test_more_voices_are_those_that_neither_test_nor_validation_hears(rows):
     for name, fold in (("emobox-ravdess", 2), ("tess-oaf-yaf", 0)):
-        narrow, wide = protocols.split(rows, name, fold), protocols.split(rows, name, fold, more_voices=True)
+        narrow, wide = protocols.split(rows, name, fold), protocols.split(rows, name, fold, extra_train_speakers=True)
         assert (wide.validation, wide.test) == (narrow.validation, narrow.test)
         assert wide.hash != narrow.hash
         assert set(narrow.train) < set(wide.train)
         assert not speakers(rows, wide.train) & speakers(rows, wide.test)
         assert f"Trained on {len(wide.train) - len(narrow.train):,} recordings" in wide.note
     folds = actors(*range(1, 25)) - actors(*EMOBOX_FOLDS[2], *EMOBOX_FOLDS[3])
-    wide = protocols.split(rows, "emobox-ravdess", 2, more_voices=True)
+    wide = protocols.split(rows, "emobox-ravdess", 2, extra_train_speakers=True)
     assert speakers(rows, wide.train) == folds | {"tess-oaf", "tess-yaf"}
-    whole = protocols.split(rows, "speaker", more_voices=True)
+    whole = protocols.split(rows, "speaker", extra_train_speakers=True)
     assert (whole.hash, whole.note) == (protocols.split(rows, "speaker").hash, None)  # it leaves out nothing
 
 
 def test_more_voices_bring_no_copy_of_what_is_tested(rows):
     narrow = protocols.split(rows, "tess-oaf-yaf")
-    extra = next(i for i in protocols.split(rows, "tess-oaf-yaf", more_voices=True).train if i not in narrow.train)
+    extra = next(
+        i for i in protocols.split(rows, "tess-oaf-yaf", extra_train_speakers=True).train if i not in narrow.train
+    )
     sounds = rows["sha256"][:]
     copied = changed(rows, "sha256", rows["file"][extra], sounds[narrow.test[0]])
-    assert extra not in protocols.split(copied, "tess-oaf-yaf", more_voices=True).train
+    assert extra not in protocols.split(copied, "tess-oaf-yaf", extra_train_speakers=True).train
     copied = changed(rows, "sha256", rows["file"][extra], sounds[narrow.validation[0]])
-    assert extra not in protocols.split(copied, "tess-oaf-yaf", more_voices=True).train
+    assert extra not in protocols.split(copied, "tess-oaf-yaf", extra_train_speakers=True).train
     unknown = changed(rows, "speaker", rows["file"][extra], "")
-    assert extra not in protocols.split(unknown, "tess-oaf-yaf", more_voices=True).train
+    assert extra not in protocols.split(unknown, "tess-oaf-yaf", extra_train_speakers=True).train
     near = [[extra, narrow.validation[0]]]
-    assert extra not in protocols.split(rows, "tess-oaf-yaf", near=near, more_voices=True).train
+    assert extra not in protocols.split(rows, "tess-oaf-yaf", near=near, extra_train_speakers=True).train
 
 
 def test_a_refit_trains_on_the_validation_side_and_on_nobody_who_is_tested(rows):
     for name, fold in (("emobox-ravdess", 2), ("speaker", 0), ("tess-oaf-yaf", 0)):
-        usual, again = protocols.split(rows, name, fold), protocols.split(rows, name, fold, refit=True)
+        usual, again = protocols.split(rows, name, fold), protocols.split(rows, name, fold, train_on_validation=True)
         assert (again.test, again.validation) == (usual.test, [])
         assert again.train == sorted(usual.train + usual.validation)
         assert again.hash != usual.hash
         assert "validation side" in again.note
-    wide = protocols.split(rows, "emobox-ravdess", 2, refit=True, more_voices=True)
+    wide = protocols.split(rows, "emobox-ravdess", 2, train_on_validation=True, extra_train_speakers=True)
     assert speakers(rows, wide.train) == actors(*range(1, 25)) - actors(*EMOBOX_FOLDS[2]) | {"tess-oaf", "tess-yaf"}
     assert wide.held_apart == ("speakers", "samples")
 
 
 def test_all_trains_on_everybody_and_is_for_a_refit_alone(rows):
-    whole = protocols.split(rows, "all", refit=True)
+    whole = protocols.split(rows, "all", train_on_validation=True)
     assert (whole.train, whole.validation, whole.test) == (list(range(len(rows))), [], [])
     with pytest.raises(ProtocolError, match="holds out nobody"):
         protocols.split(rows, "all")

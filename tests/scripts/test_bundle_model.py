@@ -37,7 +37,10 @@ THREE = measured(s42=0.60234, s43=0.61234, s44=0.62234)
 def everybody(built, models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("all") / "model"
     base = ["finetune", "--dataset", str(built), "--model", str(models["bert"]), *FAST, "--output_dir", str(folder)]
-    assert main([*base, "--protocol", "all", "--refit", "true", "--temperature", "1.3", "--max_steps", "3"]) == 0
+    assert (
+        main([*base, "--protocol", "all", "--train_on_validation", "true", "--temperature", "1.3", "--max_steps", "3"])
+        == 0
+    )
     return folder
 
 

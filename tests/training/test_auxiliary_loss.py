@@ -55,7 +55,7 @@ def test_targets_are_standardised_over_the_clips_asked_for(rows, tmp_path):
 
 def test_the_loss_adds_the_error_of_what_is_told(built, models, rows, tmp_path):
     words = ["--dataset", built, "--model", models["bert"], "--output_dir", tmp_path / "m", "--bf16", "false"]
-    words += ["--report_to", "none", "--egemaps", "0.5", "--cache_dir", tmp_path, "--mixup", "0.5"]
+    words += ["--report_to", "none", "--aux_egemaps_weight", "0.5", "--cache_dir", tmp_path, "--mixup", "0.5"]
     made = setup.prepare(*parse_finetune(list(map(str, words))), rows, protocols.split(rows))
     trainer, model = made.trainer, made.trained.trainable.train()
     batch = next(iter(trainer.get_train_dataloader()))
@@ -80,18 +80,18 @@ def test_the_loss_adds_the_error_of_what_is_told(built, models, rows, tmp_path):
 def test_nothing_of_the_second_task_is_left_in_what_is_saved(built, models, tmp_path):
     base = ["finetune", "--dataset", str(built), "--model", str(models["bert"]), *FAST, "--cache_dir", str(tmp_path)]
     for name, weight in (("with", "1"), ("without", "0")):
-        words = [*base, "--max_steps", "2", "--egemaps", weight, "--output_dir", str(tmp_path / name)]
+        words = [*base, "--max_steps", "2", "--aux_egemaps_weight", weight, "--output_dir", str(tmp_path / name)]
         assert main(words) == 0
     told, plain = (load_file(tmp_path / name / "model.safetensors") for name in ("with", "without"))
     assert set(told) == set(plain)
     assert any(not torch.equal(told[name], plain[name]) for name in told)
     results = json.loads((tmp_path / "with" / "results.json").read_text())
-    assert results["training"]["settings"]["egemaps"] == 1
+    assert results["training"]["settings"]["aux_egemaps_weight"] == 1
     assert results["training"]["parameters"] == sum(one.numel() for one in told.values())
 
 
 def test_a_head_that_is_not_linear_is_refused(models):
     model, _ = loading.load_for_training(models["bert"])
     model.classifier = torch.nn.Sequential(model.classifier)
-    with pytest.raises(loading.ModelError, match="leave out --egemaps"):
+    with pytest.raises(loading.ModelError, match="leave out --aux_egemaps_weight"):
         losses.attach(model, 70, 1.0)

@@ -111,9 +111,9 @@ def test_a_recipe_is_one_but_for_its_protocol(path):
     config, args = parse_finetune([str(path), "--dataset", "d"])
     assert config.protocol == path.stem
     assert config.protocol in {*PROTOCOLS, "all"}
-    assert config.refit
+    assert config.train_on_validation
     assert str(args.eval_strategy.value) == "no"
     given, other = (yaml.safe_load(one.read_text()) for one in (path, ROOT / "configs" / "all.yaml"))
     differs = {name for name in given if given[name] != other.get(name)}
     of_known_voices = {"augment", "num_train_epochs"} if path.stem == "random" else set()
-    assert differs <= {"protocol", "fold", "more_voices"} | of_known_voices
+    assert differs <= {"protocol", "fold", "extra_train_speakers"} | of_known_voices

@@ -78,13 +78,13 @@ def test_silence_is_cut_at_the_edges_alone(rows, extractors):
 
 
 def test_all_or_a_margin_of_the_silence_is_left(rows, extractors):
-    varied = SpeechDataset(rows, INDICES, extractors["group"], Variation(silence="either"))
+    varied = SpeechDataset(rows, INDICES, extractors["group"], Variation(silence="random_trim"))
     lengths = set()
     for epoch in range(4):
         for place, index in enumerate(INDICES):
             samples = audio.load(rows[index]["audio"])
             rng = np.random.default_rng([0, epoch, place])
-            begin, stop = augmentation.either(len(samples), voice_activity.voiced(samples), rng, 3_200)
+            begin, stop = augmentation.random_trim(len(samples), voice_activity.voiced(samples), rng, 3_200)
             got = varied[epoch, place]["features"]
             assert abs(len(got) - (stop - begin)) <= 2  # durations are rounded
             lengths.add(len(got) - len(samples))

@@ -203,7 +203,7 @@ def test_what_is_saved_and_validated_is_the_average_of_the_weights(built, models
     monkeypatch.setattr(WeightAverage, "on_step_end", watched)
     base = ["finetune", "--dataset", str(built), "--model", str(models["bert"]), "--output_dir", str(tmp_path / "run")]
     torch.manual_seed(0)
-    flags = ["--average", "0.5", "--max_steps", "3", "--eval_strategy", "steps", "--eval_steps", "3", *FAST]
+    flags = ["--ema_decay", "0.5", "--max_steps", "3", "--eval_strategy", "steps", "--eval_steps", "3", *FAST]
     assert main([*base, *flags, "--save_strategy", "steps", "--save_steps", "3", "--calibrate", "false"]) == 0
     saved = load_file(tmp_path / "run" / "model.safetensors")
     begun = setup.modeling.load_for_training(models["bert"], 42)[0].state_dict()
@@ -346,15 +346,15 @@ def test_wrong_lines_of_a_file_are_named(tmp_path):
         ("--push_to_hub true", "run `ser-hf push` afterwards"),
         ("--auto_find_batch_size true", "use --frame_budget"),
         ("--average_tokens_across_devices false", "would weigh clips unequally"),
-        ("--refit true --eval_strategy epoch", "has no validation after --refit"),
-        ("--refit true --mode probe", "by validation"),
-        ("--refit true --abstain_error 0.1", "needs validation clips"),
-        ("--temperature 2", "needs --refit true"),
-        ("--refit true --temperature 0", "a positive number"),
-        ("--sharpness 0.1 --gradient_accumulation_steps 2", "a step's whole gradient"),
-        ("--sharpness -1", "at least 0 is needed"),
-        ("--egemaps -1", "at least 0 is needed"),
-        ("--egemaps 1 --mode lora", "does nothing in --mode lora, only in full, partial"),
+        ("--train_on_validation true --eval_strategy epoch", "has no validation after --train_on_validation"),
+        ("--train_on_validation true --mode probe", "by validation"),
+        ("--train_on_validation true --abstain_error 0.1", "needs validation clips"),
+        ("--temperature 2", "needs --train_on_validation true"),
+        ("--train_on_validation true --temperature 0", "a positive number"),
+        ("--sam_rho 0.1 --gradient_accumulation_steps 2", "a step's whole gradient"),
+        ("--sam_rho -1", "at least 0 is needed"),
+        ("--aux_egemaps_weight -1", "at least 0 is needed"),
+        ("--aux_egemaps_weight 1 --mode lora", "does nothing in --mode lora, only in full, partial"),
     ],
 )
 def test_flags_that_could_not_be_kept_are_refused(flags, says):

@@ -1,4 +1,4 @@
-"""Sharpness-aware steps, a refit, and a model of which nobody is left to test it."""
+"""Sharpness-aware steps, a train_on_validation, and a model of which nobody is left to test it."""
 
 import json
 from types import SimpleNamespace
@@ -40,7 +40,7 @@ def test_weights_climb_a_radius_along_the_gradient_and_come_back():
 
 def test_a_step_descends_along_the_gradient_found_uphill(built, models, rows, tmp_path):
     words = ["--dataset", built, "--model", models["bert"], "--output_dir", tmp_path / "m", "--bf16", "false"]
-    words += ["--report_to", "none", "--sharpness", "0.2", "--mask_time_prob", "0", "--label_smoothing_factor", "0.1"]
+    words += ["--report_to", "none", "--sam_rho", "0.2", "--mask_time_prob", "0", "--label_smoothing_factor", "0.1"]
     words += ["--use_cpu", "true"]
     made = setup.prepare(*parse_finetune(list(map(str, words))), rows, protocols.split(rows))
     trainer, model = made.trainer, made.trained.trainable
@@ -100,9 +100,9 @@ def test_only_a_cpu_takes_a_step_by_halves(device, parts):
 def test_a_refit_hears_the_validation_side_and_takes_a_temperature(built, models, rows, tmp_path):
     base = ["finetune", "--dataset", str(built), "--model", str(models["bert"]), *FAST, "--max_steps", "2"]
     for name, flags in (("plain", []), ("warm", ["--temperature", "2"])):
-        assert main([*base, "--refit", "true", "--output_dir", str(tmp_path / name), *flags]) == 0
+        assert main([*base, "--train_on_validation", "true", "--output_dir", str(tmp_path / name), *flags]) == 0
     plain, warm = (Results.load(tmp_path / name / "results.json") for name in ("plain", "warm"))
-    split = protocols.split(rows, refit=True)
+    split = protocols.split(rows, train_on_validation=True)
     assert plain.protocol_hash == warm.protocol_hash == split.hash
     assert (plain.split["train"], plain.split["validation"]) == (len(split.train), 0)
     assert any("validation side" in note for note in plain.notes)
@@ -119,7 +119,17 @@ def test_a_refit_hears_the_validation_side_and_takes_a_temperature(built, models
 def test_a_model_of_everybody_has_weights_and_no_figures(built, models, rows, tmp_path, fails):
     folder = tmp_path / "everybody"
     base = ["finetune", "--dataset", str(built), "--model", str(models["bert"]), *FAST, "--protocol", "all"]
-    words = [*base, "--max_steps", "2", "--refit", "true", "--temperature", "1.5", "--output_dir", str(folder)]
+    words = [
+        *base,
+        "--max_steps",
+        "2",
+        "--train_on_validation",
+        "true",
+        "--temperature",
+        "1.5",
+        "--output_dir",
+        str(folder),
+    ]
     assert main(words) == 0
     names = {path.name for path in folder.iterdir()} - {"tensorboard"}
     assert {name for name in names if not name.startswith("checkpoint-")} == {

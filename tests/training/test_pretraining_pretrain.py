@@ -93,7 +93,7 @@ def test_what_was_heard_is_remembered(pretrained, rows, built, tmp_path):
 
 
 def test_more_voices_are_heard_and_those_that_test_are_not(built, models, rows, tmp_path):
-    pretrain(words(built, models["bert"], tmp_path / "m", "--more_voices"))
+    pretrain(words(built, models["bert"], tmp_path / "m", "--extra_train_speakers"))
     config = AutoConfig.from_pretrained(tmp_path / "m")
     assert {"tess-oaf", "ravdess-01", "ravdess-21"} <= set(config.ser_hf["speakers"])
     assert "tess-yaf" not in config.ser_hf["speakers"]

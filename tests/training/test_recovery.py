@@ -66,7 +66,7 @@ def test_killed_at_any_step_it_ends_with_the_same_weights(built, noisy, tmp_path
         "0.1",
         "--layer_decay",
         "0.8",
-        "--average",
+        "--ema_decay",
         "0.9",
     ]
     assert main(words(built, noisy, tmp_path / "whole", *drawn)) == 0
@@ -190,7 +190,7 @@ def test_weights_that_are_no_numbers_are_never_saved(built, models, tmp_path, fa
 
 
 def test_a_checkpoint_without_its_average_is_not_complete(built, noisy, tmp_path):
-    assert main(words(built, noisy, tmp_path / "run", "--average", "0.9", steps=2)) == 0
+    assert main(words(built, noisy, tmp_path / "run", "--ema_decay", "0.9", steps=2)) == 0
     (saved,) = checkpoints(tmp_path / "run")
     (saved / "average.safetensors").unlink()
     assert checkpoints(tmp_path / "run") == []

@@ -45,7 +45,7 @@ class PretrainConfig:
     fold: int = 0
     split_seed: int = 42
     text_disjoint: bool = False
-    more_voices: bool = False
+    extra_train_speakers: bool = False
     epochs: int = 20
     learning_rate: float | None = None
     batch_size: int = 16
