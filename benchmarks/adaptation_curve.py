@@ -1,8 +1,11 @@
-"""What a few unlabelled clips of an unseen speaker are worth: UAR after adapting on 0, 1, 3, 10, 30 and all of them.
+"""What a few unlabelled clips of an unseen speaker are worth: UAR after adapting on 0, 1, 3, 10, 30
+and all of them.
 
-Each clip is answered after adapting on others of its speaker (`ser_hf.experiments.adaptation_study.crossed`), each fold calibrated by the
-others. Draws are repeated; the figure is of all speakers together, mean and spread over the draws. Then the same
-where a speaker's clips lack emotions, drawn for each speaker: adapted on all others, with and without clusters.
+Each clip is answered after adapting on others of its speaker
+(`ser_hf.experiments.adaptation_study.crossed`), each fold calibrated by the others. Draws are
+repeated; the figure is of all speakers together, mean and spread over the draws. Then the same
+where a speaker's clips lack emotions, drawn for each speaker: adapted on all others, with and
+without clusters.
 
     python benchmarks/adaptation_curve.py runs/box/emobox-ravdess/seed-42
 """
@@ -46,7 +49,8 @@ def main() -> None:
 def lacking(
     folds: list[adaptation_study.Predictions], degrees: list[float], missing: int, draw: int
 ) -> Iterator[float]:
-    """UAR without adapting, after moving the logits evenly, and after `ser_hf.inference.speaker_adaptation.fit`."""
+    """UAR without adapting, after moving the logits evenly, and after
+    `ser_hf.inference.speaker_adaptation.fit`."""
     rng = np.random.default_rng([draw, missing])
     kept = [np.concatenate(list(_kept(one, missing, rng))) for one in folds]
     truth = np.concatenate([one.labels[rows] for one, rows in zip(folds, kept, strict=True)])

@@ -1,8 +1,10 @@
-"""Building and reading the dataset, ours against the plain way of `datasets`, alternately, each in its own process.
+"""Building and reading the dataset, ours against the plain way of `datasets`, alternately, each in
+its own process.
 
-Plain: `Dataset.from_dict` of paths, `cast_column(Audio(16000))`, `map` to arrays, `save_to_disk`; it decodes with
-torchcodec, so it needs FFmpeg and `pip install torchcodec==0.11.1`. Ours: `dataset.build`. Both get the corpora as they
-are downloaded - RAVDESS at 48 kHz, TESS at 24,414 Hz, 16-bit WAV - rewritten once from the folders given here.
+Plain: `Dataset.from_dict` of paths, `cast_column(Audio(16000))`, `map` to arrays, `save_to_disk`;
+it decodes with torchcodec, so it needs FFmpeg and `pip install torchcodec==0.11.1`. Ours:
+`dataset.build`. Both get the corpora as they are downloaded - RAVDESS at 48 kHz, TESS at 24,414 Hz,
+16-bit WAV - rewritten once from the folders given here.
 
     .venv/bin/python benchmarks/build_dataset.py --ravdess DIR --tess DIR --work SCRATCH
 """
@@ -119,7 +121,8 @@ TASKS = {function.__name__: function for function in (run_plain, run_ours, run_o
 
 
 def measured(task: str, source: Path, output: Path, home: Path) -> dict:
-    """Run a task in a process: wall seconds, peak resident memory in MiB (mapped files included), what it printed."""
+    """Run a task in a process: wall seconds, peak resident memory in MiB (mapped files included),
+    what it printed."""
     environment = {**os.environ, "HF_HOME": str(home), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     command = [sys.executable, __file__, "--task", task, str(source), str(output)]
     started = time.perf_counter()
@@ -143,7 +146,8 @@ def size(folder: Path) -> float:
 
 
 def check(wavs: Path, plain: Path, ours: Path) -> None:
-    """Both datasets hold the same recordings; ours exactly as `audio.load` reads them, plain within its resampler."""
+    """Both datasets hold the same recordings; ours exactly as `audio.load` reads them, plain within
+    its resampler."""
     import datasets
 
     from ser_hf.data import dataset

@@ -1,8 +1,10 @@
-"""How often 95 % intervals hold the truth: ours, the percentiles of a bootstrap over speakers, and one over clips.
+"""How often 95 % intervals hold the truth: ours, the percentiles of a bootstrap over speakers, and
+one over clips.
 
-Clips are drawn from a model of eight emotions of unequal difficulty, in which each speaker is easier or harder than
-others, overall and by emotion, and is taken for other emotions than others are. The truth is the mean figure over many
-fresh draws of speakers with the same clips. Prints a Markdown table; takes two minutes on two idle cores.
+Clips are drawn from a model of eight emotions of unequal difficulty, in which each speaker is
+easier or harder than others, overall and by emotion, and is taken for other emotions than others
+are. The truth is the mean figure over many fresh draws of speakers with the same clips. Prints a
+Markdown table; takes two minutes on two idle cores.
 
     python benchmarks/coverage.py --simulations 2000 --seed 0
 """

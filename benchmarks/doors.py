@@ -1,4 +1,5 @@
-"""The page, the API, MCP and the command line on the same recordings: whether they say the same, byte for byte.
+"""The page, the API, MCP and the command line on the same recordings: whether they say the same,
+byte for byte.
 
     python benchmarks/doors.py --model DIR --dataset DIR [--clips 50]
 

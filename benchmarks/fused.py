@@ -2,8 +2,8 @@
 
 All tested the same clips, and wrote `predictions.csv`. No weight was chosen: each counts the same.
 
-    ser-hf baseline egemaps-logistic --dataset DIR --protocol emobox-ravdess --fold all --output runs/logistic
-    python benchmarks/fused.py runs/box/emobox-ravdess/seed-42 runs/logistic
+    ser-hf baseline egemaps-logistic --dataset DIR --protocol emobox-ravdess --fold all --output
+    runs/logistic python benchmarks/fused.py runs/box/emobox-ravdess/seed-42 runs/logistic
 """
 
 import argparse

@@ -1,8 +1,10 @@
-"""Damaged and lying audio files through `ser_hf.audio.load`: each must give a recording or an AudioError of one line.
+"""Damaged and lying audio files through `ser_hf.audio.load`: each must give a recording or an
+AudioError of one line.
 
-Seeds are short tones in every container and sample format that libsndfile writes. They are cut, bytes of their
-headers or bodies are changed, rates, channels and sizes in the headers lie, samples are NaN. A process of its own reads
-them, so that a crash of the decoder is seen; the time of each file and the peak of resident memory are measured.
+Seeds are short tones in every container and sample format that libsndfile writes. They are cut,
+bytes of their headers or bodies are changed, rates, channels and sizes in the headers lie, samples
+are NaN. A process of its own reads them, so that a crash of the decoder is seen; the time of each
+file and the peak of resident memory are measured.
 
     .venv/bin/python benchmarks/fuzz_audio.py [--files 2500] [--seed 0]
 """

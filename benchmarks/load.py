@@ -1,12 +1,14 @@
-"""The running app under load: many clients at once, bad requests among them, and an end in the middle of it.
+"""The running app under load: many clients at once, bad requests among them, and an end in the
+middle of it.
 
     python benchmarks/load.py --model DIR --dataset DIR
 
-Starts the app on a free port of this machine. `--clients` threads each upload a recording and ask `/predict`, over and
-over, for `--seconds`; every answer must be the bytes that `Predictor` gives. `--bad` requests of the kinds that are
-named below are mixed in: each must be refused in words, without a path or a traceback. Then the app is told to end
-(SIGTERM) while all clients go on: what was accepted must be answered, the process gone within 10 s and its folder with
-it. Exits with 1 where any of that does not hold; the only error that is allowed is a full queue.
+Starts the app on a free port of this machine. `--clients` threads each upload a recording and ask
+`/predict`, over and over, for `--seconds`; every answer must be the bytes that `Predictor` gives.
+`--bad` requests of the kinds that are named below are mixed in: each must be refused in words,
+without a path or a traceback. Then the app is told to end (SIGTERM) while all clients go on: what
+was accepted must be answered, the process gone within 10 s and its folder with it. Exits with 1
+where any of that does not hold; the only error that is allowed is a full queue.
 """
 
 import argparse
@@ -67,7 +69,8 @@ FILE = {"_type": "gradio.FileData"}
 
 
 def bad_requests(clip: bytes) -> dict[str, Callable]:
-    """A request of each bad kind, by its name; each takes a client and gives what `Client.ask` gives."""
+    """A request of each bad kind, by its name; each takes a client and gives what `Client.ask`
+    gives."""
     packed = BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as bomb:
         bomb.writestr("a.wav", b"\0" * (600 << 20))
@@ -108,7 +111,8 @@ class Load:
         self.stop, self.lock = threading.Event(), threading.Lock()
 
     def good(self, seed: int) -> None:
-        """Ask again and again until told to stop; a refusal to come in, when the app ends, is no error."""
+        """Ask again and again until told to stop; a refusal to come in, when the app ends, is no
+        error."""
         rng, client = random.Random(seed), Client(self.url)
         while not self.stop.is_set():
             name, content, expected = rng.choice(self.clips)

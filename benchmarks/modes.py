@@ -1,8 +1,10 @@
-"""What caching frozen outputs is worth: a probe asked twice, and partial against full fine-tuning, base size.
+"""What caching frozen outputs is worth: a probe asked twice, and partial against full fine-tuning,
+base size.
 
     python benchmarks/modes.py --dataset DIR [--clips 200]
 
-Random weights of wav2vec2-base's shape: speed does not depend on them. The second probe must answer as the first one.
+Random weights of wav2vec2-base's shape: speed does not depend on them. The second probe must answer
+as the first one.
 """
 
 import argparse

@@ -1,8 +1,9 @@
 """Misses and false alarms of the near-duplicate search on a built dataset.
 
-From 200 recordings (seeded) copies are planted: trimmed, louder, softer, resampled, transcoded, noisy, and all at
-once. A copy is found if it is paired with its source. A false alarm is any pair of two recordings of the dataset, or of
-a copy with a recording that is not its source (nor known to be the same).
+From 200 recordings (seeded) copies are planted: trimmed, louder, softer, resampled, transcoded,
+noisy, and all at once. A copy is found if it is paired with its source. A false alarm is any pair
+of two recordings of the dataset, or of a copy with a recording that is not its source (nor known to
+be the same).
 
     .venv/bin/python benchmarks/near_duplicates.py DATASET
 """

@@ -1,16 +1,18 @@
-"""Prediction speed: stock `pipeline("audio-classification")` against ours, alternately, on the same clips and weights.
+"""Prediction speed: stock `pipeline("audio-classification")` against ours, alternately, on the same
+clips and weights.
 
-    python benchmarks/predict_speed.py --dataset DIR [--models base tiny | --model DIR] [--clips 1000] [--rounds 4]
-        [--backends torch torch-bf16 onnx onnx-int8] [--minutes 30]
+    python benchmarks/predict_speed.py --dataset DIR [--models base tiny | --model DIR] [--clips
+        1000] [--rounds 4] [--backends torch torch-bf16 onnx onnx-int8] [--minutes 30]
 
-`base` is a 12-layer wav2vec2-base, `tiny` the project's own small model, both of random weights whose last layer is
-centred, so that clips differ in their labels; --model is a trained one. Clips are encoded bytes, which `ser_hf.audio`
-decodes for all, within the time. Every contestant is a process of its own, with a peak memory of its own, asked in turn
-while the others wait. One recording of --minutes is asked whole; stock is also given it in the windows that ours takes
-(4 s every 2 s; ours leaves out those without voice). Start-up is a fresh process to its first answer.
+`base` is a 12-layer wav2vec2-base, `tiny` the project's own small model, both of random weights
+whose last layer is centred, so that clips differ in their labels; --model is a trained one. Clips
+are encoded bytes, which `ser_hf.audio` decodes for all, within the time. Every contestant is a
+process of its own, with a peak memory of its own, asked in turn while the others wait. One
+recording of --minutes is asked whole; stock is also given it in the windows that ours takes (4 s
+every 2 s; ours leaves out those without voice). Start-up is a fresh process to its first answer.
 
-Exits with 1 where answers differ: fp32 must give the labels of stock at batch size 1, int8 99.5 % of them; on random
-weights, where labels hang by a hair, int8 must keep probabilities within 0.01.
+Exits with 1 where answers differ: fp32 must give the labels of stock at batch size 1, int8 99.5 %
+of them; on random weights, where labels hang by a hair, int8 must keep probabilities within 0.01.
 """
 
 import argparse
@@ -92,7 +94,8 @@ class Ours:
 
 
 def serve(name: str, model: str, clips: str, limit: int) -> None:
-    """A contestant's process: a line of JSON asks, a line answers; at most so many bytes of memory, if not 0."""
+    """A contestant's process: a line of JSON asks, a line answers; at most so many bytes of memory,
+    if not 0."""
     replies, sys.stdout = sys.stdout, sys.stderr
     if limit:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
@@ -164,7 +167,8 @@ def make_model(size: str, folder: Path) -> str:
 
 
 def make_inputs(args: argparse.Namespace, folder: Path) -> tuple[list[Path], Path, float]:
-    """The encoded clips of each round, one long recording of clips after each other, the seconds of all clips."""
+    """The encoded clips of each round, one long recording of clips after each other, the seconds of
+    all clips."""
     import soundfile
 
     from ser_hf import audio
@@ -190,7 +194,8 @@ def spread(values: list[float], digits: int = 2) -> str:
 
 
 def rounds(asked: dict[str, tuple[Process, str]], sources: list[Path]) -> dict[str, list[dict]]:
-    """Everybody is asked its question of each source in turn, the other way round in every second round."""
+    """Everybody is asked its question of each source in turn, the other way round in every second
+    round."""
     replies: dict[str, list[dict]] = {name: [] for name in asked}
     for place, source in enumerate(sources):
         for name in list(asked)[:: -1 if place % 2 else 1]:
@@ -249,7 +254,8 @@ def compare_long(processes: dict[str, Process], args: argparse.Namespace, record
 
 
 def stock_whole(model: str, clips: Path, recording: Path) -> None:
-    """The last line of that table: stock given all of it at once, in four fifths of the memory that is free."""
+    """The last line of that table: stock given all of it at once, in four fifths of the memory that
+    is free."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") * 8 // 10
     process = Process(STOCK[0], model, clips, memory)
     reply = process.ask("whole", recording)
@@ -259,7 +265,8 @@ def stock_whole(model: str, clips: Path, recording: Path) -> None:
 
 
 def start_up(names: list[str], model: str, clips: Path) -> None:
-    """Seconds of a fresh process to its first answer, twice: ONNX graphs are made and kept in the first."""
+    """Seconds of a fresh process to its first answer, twice: ONNX graphs are made and kept in the
+    first."""
     print("\n| fresh process to its first answer | seconds | once more |\n| --- | ---: | ---: |")
     for name in names:
         took = []

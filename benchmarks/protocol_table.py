@@ -1,10 +1,12 @@
 """Every simple model and a fine-tuned one under every protocol: the table of docs/evidence.md.
 
-    python benchmarks/protocol_table.py --dataset DIR --output DIR [--model tiny] [--seeds 3] [--threads N]
+    python benchmarks/protocol_table.py --dataset DIR --output DIR [--model tiny] [--seeds 3]
+    [--threads N]
 
-Each cell is one command, which is printed, and lies in a folder of its own, `OUTPUT/MODEL/PROTOCOL`; what is there is
-not run again, and a training that was cut off goes on. Fine-tuned models are trained with each seed; their row has the
-interval of the first seed, and the mean and standard deviation over seeds.
+Each cell is one command, which is printed, and lies in a folder of its own,
+`OUTPUT/MODEL/PROTOCOL`; what is there is not run again, and a training that was cut off goes on.
+Fine-tuned models are trained with each seed; their row has the interval of the first seed, and the
+mean and standard deviation over seeds.
 """
 
 import argparse
@@ -53,7 +55,8 @@ def finetuned(protocol: str, args: argparse.Namespace) -> list[Results]:
 
 
 def row(name: str, protocol: str, runs: list[Results]) -> str:
-    """A line of Markdown: the first run's figures and interval; mean and sd of UAR where there are several."""
+    """A line of Markdown: the first run's figures and interval; mean and sd of UAR where there are
+    several."""
     first = runs[0]
     interval = "{:.3f} to {:.3f}".format(*first.ci95["uar"]) if first.ci95 else ""
     ravdess = first.per_corpus.get("ravdess", {}) if len(first.per_corpus) > 1 else {}

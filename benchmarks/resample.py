@@ -1,4 +1,5 @@
-"""Our resampler against torchaudio's at the rates of real recordings: the ratio of times, and that both agree."""
+"""Our resampler against torchaudio's at the rates of real recordings: the ratio of times, and that
+both agree."""
 
 import statistics
 import time

@@ -1,9 +1,10 @@
-"""Does the fast recipe learn as well as the stock one? Validation UAR of both from the same seeds, untrimmed clips.
+"""Does the fast recipe learn as well as the stock one? Validation UAR of both from the same seeds,
+untrimmed clips.
 
     python benchmarks/same_result.py --dataset DIR [--seeds 3] [--epochs 4] [--jobs 2]
 
-Every run is a process with one thread, `--jobs` at a time, with the same model, split, epochs, batch size and schedule;
-stock in fp32, ours as it comes: bf16 where the machine has it.
+Every run is a process with one thread, `--jobs` at a time, with the same model, split, epochs,
+batch size and schedule; stock in fp32, ours as it comes: bf16 where the machine has it.
 """
 
 import argparse

@@ -1,10 +1,12 @@
-"""The network of the well-known notebooks (`mfcc-cnn`), where its published figure comes from, and what it is worth.
+"""The network of the well-known notebooks (`mfcc-cnn`), where its published figure comes from, and
+what it is worth.
 
     python benchmarks/seed_network.py --dataset DIR [--seeds 3] [--epochs 200]
 
-Published: accuracy 0.85 and weighted F1 0.85 after 200 epochs, on a random third (33 %, seed 42) of 5,252 clips of
-RAVDESS and TESS. Here it is trained on all that is not the test, from several seeds of its weights, under `random` and
-`speaker`; per corpus and channel, too. The notebooks' code on GitHub has one convolution and takes MFCC as they are.
+Published: accuracy 0.85 and weighted F1 0.85 after 200 epochs, on a random third (33 %, seed 42) of
+5,252 clips of RAVDESS and TESS. Here it is trained on all that is not the test, from several seeds
+of its weights, under `random` and `speaker`; per corpus and channel, too. The notebooks' code on
+GitHub has one convolution and takes MFCC as they are.
 """
 
 import argparse
@@ -27,7 +29,8 @@ ARMS = (
     ("random", baselines.FILTERS, True),
     ("speaker", baselines.FILTERS, True),
 )
-"""Protocol, filters of the convolutions, and whether the coefficients are standardised; the last two are `mfcc-cnn`."""
+"""Protocol, filters of the convolutions, and whether the coefficients are standardised; the last
+two are `mfcc-cnn`."""
 UNMEASURED = """The published third is another draw: its files were in another order. The published features were made
 at 22,050 Hz of the recordings as they are distributed. What the 16 kHz of this toolkit take away, and lossy coding and
 cut songs where a dataset has them, cannot be measured here."""

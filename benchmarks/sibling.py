@@ -1,13 +1,16 @@
-"""What more parameters are worth on these corpora, and pretraining on their sound: UAR on unseen voices, one fold.
+"""What more parameters are worth on these corpora, and pretraining on their sound: UAR on unseen
+voices, one fold.
 
-    python benchmarks/sibling.py CONFIG.yaml --dataset DIR --output DIR [--fold 0] [--epochs 8] [--rates 1e-4 3e-5]
-        [--larger hidden_size=768 num_hidden_layers=12 num_attention_heads=12 intermediate_size=1280]
-        [--pretrain 15] [--pretraining "--batch_size 64 --learning_rate 2e-4"] [--flags "..."]
+    python benchmarks/sibling.py CONFIG.yaml --dataset DIR --output DIR [--fold 0] [--epochs 8]
+        [--rates 1e-4 3e-5] [--larger hidden_size=768 num_hidden_layers=12 num_attention_heads=12
+        intermediate_size=1280] [--pretrain 15] [--pretraining "--batch_size 64 --learning_rate
+        2e-4"] [--flags "..."]
 
-All arms are fine-tuned by the config file on the same split from the same seed, at the same time: the model that the
-file names, a larger sibling (of base size) at each learning rate, and the sibling after pretraining on the training
-side's sound at each; `--pretrain 0` leaves these out. A row an arm: it is for the validation speakers to choose. Made
-for a GPU; what lies in the output folder already is not run again.
+All arms are fine-tuned by the config file on the same split from the same seed, at the same time:
+the model that the file names, a larger sibling (of base size) at each learning rate, and the
+sibling after pretraining on the training side's sound at each; `--pretrain 0` leaves these out. A
+row an arm: it is for the validation speakers to choose. Made for a GPU; what lies in the output
+folder already is not run again.
 """
 
 import argparse

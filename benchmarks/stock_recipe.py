@@ -1,10 +1,13 @@
-"""The recipe of the transformers documentation for audio classification: what ours is measured against.
+"""The recipe of the transformers documentation for audio classification: what ours is measured
+against.
 
-`set_transform` with the feature extractor on each clip as it is drawn, padding to the longest clip of a shuffled batch,
-fp32, the default Trainer, the convolutional feature encoder frozen. Two things are better than there, so that ours is
-not flattered: decoding is our own (torchcodec is slower), and the loss is not scaled wrongly.
+`set_transform` with the feature extractor on each clip as it is drawn, padding to the longest clip
+of a shuffled batch, fp32, the default Trainer, the convolutional feature encoder frozen. Two things
+are better than there, so that ours is not flattered: decoding is our own (torchcodec is slower),
+and the loss is not scaled wrongly.
 
-    python benchmarks/stock_recipe.py --dataset DIR --model tiny --seed 42 --epochs 4     # prints the validation UAR
+    python benchmarks/stock_recipe.py --dataset DIR --model tiny --seed 42 --epochs 4     # prints
+    the validation UAR
 """
 
 import argparse

@@ -1,14 +1,16 @@
-"""Training speed: the stock recipe against ours, alternately, on the same real clips and the same weights.
+"""Training speed: the stock recipe against ours, alternately, on the same real clips and the same
+weights.
 
-    python benchmarks/train_speed.py --dataset DIR [--size base|tiny] [--clips 64] [--epochs 2] [--rounds 3]
-        [--levers [NAME ...] | --processes 2]
+    python benchmarks/train_speed.py --dataset DIR [--size base|tiny] [--clips 64] [--epochs 2]
+        [--rounds 3] [--levers [NAME ...] | --processes 2]
 
-Every run is a process of its own, so that peak memory is its own. `base` is a 12-layer wav2vec2-base of random weights.
-`train` is the time of the epochs alone; `whole` has what comes before the first step, too: decoding, and computing what
-is frozen. The validation loss of the untrained model must agree. `--levers` measures ours with everything off, and each
-lever alone over that; bf16 where the processor has it, torch.compile where it is named.
-`--processes` measures ours in so many processes (gloo, or a GPU each) against one, at the same clips a step; nothing is
-drawn at random in the model then, so that the validation loss after training must agree, too.
+Every run is a process of its own, so that peak memory is its own. `base` is a 12-layer
+wav2vec2-base of random weights. `train` is the time of the epochs alone; `whole` has what comes
+before the first step, too: decoding, and computing what is frozen. The validation loss of the
+untrained model must agree. `--levers` measures ours with everything off, and each lever alone over
+that; bf16 where the processor has it, torch.compile where it is named. `--processes` measures ours
+in so many processes (gloo, or a GPU each) against one, at the same clips a step; nothing is drawn
+at random in the model then, so that the validation loss after training must agree, too.
 """
 
 import argparse
@@ -113,7 +115,8 @@ def measure(
 
 
 def make_base(folder: str, dropout: bool = True) -> str:
-    """wav2vec2-base of random weights, with its dropout, dropped layers and SpecAugment or with none of them."""
+    """wav2vec2-base of random weights, with its dropout, dropped layers and SpecAugment or with
+    none of them."""
     from transformers import AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2FeatureExtractor
 
     from ser_hf.labels import ID2LABEL, LABEL2ID
@@ -128,7 +131,8 @@ def make_base(folder: str, dropout: bool = True) -> str:
 
 
 def matrix_peak(kind: torch.dtype) -> float:
-    """GFLOP/s of matrix products of growing size, the best; where a kind is emulated, small ones say so in time."""
+    """GFLOP/s of matrix products of growing size, the best; where a kind is emulated, small ones
+    say so in time."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     best = 0.0
     for size in (256, 512, 1024, 2048, 4096):
@@ -145,7 +149,8 @@ def matrix_peak(kind: torch.dtype) -> float:
 
 
 def work(model: str, seconds: float) -> float:
-    """GFLOP of a clip of so many seconds through what is trained, forward and backward (three times the forward)."""
+    """GFLOP of a clip of so many seconds through what is trained, forward and backward (three times
+    the forward)."""
     from torch.utils.flop_counter import FlopCounterMode
 
     from ser_hf.models import features, loading
@@ -195,7 +200,8 @@ def compare(args: argparse.Namespace, model: str) -> None:
 
 
 def levers(args: argparse.Namespace, model: str) -> None:
-    """Each lever alone over nothing, all in turn each round, the other way round in every second; one epoch each."""
+    """Each lever alone over nothing, all in turn each round, the other way round in every second;
+    one epoch each."""
     bf16 = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
     skipped = {"frozen convolutions once"} if args.size == "tiny" else set()  # it has none
     skipped |= set() if bf16 else {"bf16 autocast"}

@@ -1,11 +1,13 @@
-"""The model in the box: cross-validate its recipe under every protocol, train it on everybody, put it into the package.
+"""The model in the box: cross-validate its recipe under every protocol, train it on everybody, put
+it into the package.
 
     make model RAVDESS=DIR TESS=DIR [SEEDS=3] [FIRST=42]
-    python scripts/make_model.py --ravdess DIR --tess DIR --add --first 44 --seeds 1 [--only PROTOCOL ...]
+    python scripts/make_model.py --ravdess DIR --tess DIR --add --first 44 --seeds 1 [--only
+    PROTOCOL ...]
 
-Every run is a config file of configs/ and lies in a folder of its own; what is finished is not run again, and what was
-cut off goes on. The first seed gives the model. With --add the model stays, and the figures of more seeds, maybe
-measured on another machine, go to those that lie beside it.
+Every run is a config file of configs/ and lies in a folder of its own; what is finished is not run
+again, and what was cut off goes on. The first seed gives the model. With --add the model stays, and
+the figures of more seeds, maybe measured on another machine, go to those that lie beside it.
 """
 
 import argparse
@@ -164,7 +166,8 @@ def answers(output: Path, protocol: str, seed: int) -> list[adaptation_study.Pre
 
 
 def figures(output: Path, protocol: str, seeds: range, warmth: float) -> dict:
-    """A row of `in_the_box.table`; folds are calibrated by each other, all else by the temperature of the box."""
+    """A row of `in_the_box.table`; folds are calibrated by each other, all else by the temperature
+    of the box."""
     found = {}
     for seed in seeds:
         folds = answers(output, protocol, seed)

@@ -1,4 +1,5 @@
-"""The whole job: recordings -> dataset -> fine-tuned model -> evidence -> an answer. What is there is reused."""
+"""The whole job: recordings -> dataset -> fine-tuned model -> evidence -> an answer. What is there
+is reused."""
 
 import argparse
 import hashlib

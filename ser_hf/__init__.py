@@ -1,4 +1,5 @@
-"""Speech emotion recognition with Hugging Face transformers, from recordings to an answer in the browser.
+"""Speech emotion recognition with Hugging Face transformers, from recordings to an answer in the
+browser.
 
 Importing the package imports nothing heavy: the names below are loaded when they are first used.
 """

@@ -2,4 +2,5 @@
 
 
 class UserError(ValueError):
-    """Wrong input: the message is one line that names the value and the remedy; commands exit with code 2."""
+    """Wrong input: the message is one line that names the value and the remedy; commands exit with
+    code 2."""

@@ -1,4 +1,5 @@
-"""The model in the box: how a trained one is put there, with the figures of its cross-validation."""
+"""The model in the box: how a trained one is put there, with the figures of its
+cross-validation."""
 
 import json
 import shutil
@@ -26,15 +27,17 @@ _HEAD = """\
 
 
 SEEDS = "seeds.json"
-"""The figures of each seed, beside the model, so that seeds can be measured one by one and on several machines."""
+"""The figures of each seed, beside the model, so that seeds can be measured one by one and on
+several machines."""
 
 
 def table(measured: dict[str, dict]) -> str:
-    """Means and standard deviations over seeds as Markdown, with a line for each corpus where a protocol tests two.
+    """Means and standard deviations over seeds as Markdown, with a line for each corpus where a
+    protocol tests two.
 
     Args:
-        measured: of each protocol `n` (clips), `ci95` (of the model's own seed), and `seeds`: of each
-            seed what `cross_validation.figures` gives.
+        measured: of each protocol `n` (clips), `ci95` (of the model's own seed), and `seeds`: of
+            each seed what `cross_validation.figures` gives.
     """
     lines = [_HEAD]
     for protocol, row in measured.items():
@@ -63,16 +66,16 @@ def spreads(seeds: dict[str, dict[str, float]]) -> dict[str, dict]:
 
 
 def put(model: Path, tested: Path, measured: dict[str, dict], recipe: str, folder: Path = BUNDLED_MODEL) -> None:
-    """Write the model of everybody as fp16, with its card, and the results of those of its recipe that were tested.
+    """Write the model of everybody as fp16, with its card, and the results of those of its recipe
+    that were tested.
 
     Stock transformers computes with it in float32, as its config says.
 
     Args:
         model: folder of the training on everybody.
-        tested: folder of the cross-validation, whose `results.json` becomes the model's, with a note.
-        measured: of `table`.
-        recipe: digest of how it learns, so that no figures of another are added.
-        folder: to write into; what was there is replaced.
+        tested: folder of the cross-validation, whose `results.json` becomes the model's, with a
+        note. measured: of `table`. recipe: digest of how it learns, so that no figures of another
+        are added. folder: to write into; what was there is replaced.
     """
     config = json.loads((model / "config.json").read_text())
     weights = {name: one.half().contiguous() for name, one in load_file(model / "model.safetensors").items()}

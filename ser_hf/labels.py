@@ -15,7 +15,8 @@ TESS_NAMES: dict[str, str] = {
     "disgust": "disgust",
     "ps": "surprised",
 }
-"""The last field of a TESS file name; `ps` is "pleasant surprise". No calm (Pichora-Fuller and Dupuis 2010)."""
+"""The last field of a TESS file name; `ps` is "pleasant surprise". No calm (Pichora-Fuller and
+Dupuis 2010)."""
 
 COLOURS: dict[str, str] = {
     "neutral": "#7f7f7f",
@@ -27,7 +28,8 @@ COLOURS: dict[str, str] = {
     "disgust": "#009e73",
     "surprised": "#cc79a7",
 }
-"""One colour an emotion, from the palette of Okabe and Ito (2008), which colour-blind readers can tell apart."""
+"""One colour an emotion, from the palette of Okabe and Ito (2008), which colour-blind readers can
+tell apart."""
 
 ID2LABEL: dict[int, str] = dict(enumerate(EMOTIONS))
 LABEL2ID: dict[str, int] = {emotion: index for index, emotion in ID2LABEL.items()}

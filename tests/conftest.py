@@ -1,4 +1,5 @@
-"""Small audio and small models, made here; nothing is downloaded and no real recording is needed."""
+"""Small audio and small models, made here; nothing is downloaded and no real recording is
+needed."""
 
 import json
 import os
@@ -40,7 +41,8 @@ def rows(built):
 
 @pytest.fixture(scope="session")
 def synthetic_built(tmp_path_factory):
-    """The folder and the report of the synthetic dataset as `make quickstart` builds it, 908 recordings."""
+    """The folder and the report of the synthetic dataset as `make quickstart` builds it, 908
+    recordings."""
     folder = tmp_path_factory.mktemp("synthetic") / "dataset"
     return folder, dataset.build(folder, make_synthetic=True)
 
@@ -111,7 +113,8 @@ def custom(rows, tmp_path):
 
 @pytest.fixture
 def fails(capsys):
-    """Run a command that must fail as the user's mistakes do: exit code 2 and one line; gives that line."""
+    """Run a command that must fail as the user's mistakes do: exit code 2 and one line; gives that
+    line."""
 
     def run(*argv):
         capsys.readouterr()

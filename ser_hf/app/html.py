@@ -1,4 +1,5 @@
-"""Predictions as HTML: the answer, a bar for each label, the waveform with its timeline. Every word is escaped."""
+"""Predictions as HTML: the answer, a bar for each label, the waveform with its timeline. Every word
+is escaped."""
 
 from collections.abc import Iterable
 from html import escape
@@ -160,7 +161,8 @@ def _waveform(loudest: np.ndarray, seconds: float) -> str:
 
 
 def _timeline(segments: list[dict], duration: float) -> str:
-    """Coloured stretches; what they say is in the list below, too, so they are no stop for a keyboard."""
+    """Coloured stretches; what they say is in the list below, too, so they are no stop for a
+    keyboard."""
     parts = []
     for one in segments:
         left, width = 100 * one["start"] / duration, 100 * (one["end"] - one["start"]) / duration

@@ -1,4 +1,5 @@
-"""The door of the app: what may come in, how much of it, and how often. Everything else never reaches Gradio.
+"""The door of the app: what may come in, how much of it, and how often. Everything else never
+reaches Gradio.
 
 It is ASGI middleware, since a body must be refused while it is read, and not when it is there.
 """
@@ -33,13 +34,15 @@ _READ = re.compile(
 _WORK = re.compile(rf"{API}/(?:upload|queue/join|(?:call|run|api)/\w+/?|call/v2/\w+/?|component_server)")
 _SMALL = re.compile(rf"{API}/(?:reset/?|cancel|stream/\w+(?:/close)?)")
 _MCP = re.compile(rf"{API}/mcp(?:/.*)?")
-"""What the page, its clients and MCP ask for. Proxying, deep links, editing, profiling, run history are not in it."""
+"""What the page, its clients and MCP ask for. Proxying, deep links, editing, profiling, run history
+are not in it."""
 
 _ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*:/?/", re.IGNORECASE)
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"same-origin"),
-    # a model's card may name pictures that lie elsewhere, and asking for them would tell who reads it
+    # a model's card may name pictures that lie elsewhere, and asking for them would tell who reads
+    # it
     (b"content-security-policy", b"img-src 'self' data: blob:; media-src 'self' data: blob:; object-src 'none'"),
     (b"permissions-policy", b"microphone=(self), camera=(), geolocation=()"),
     (b"cross-origin-opener-policy", b"same-origin-allow-popups"),
@@ -50,7 +53,8 @@ _DISCARDED = 2**28  # bytes of a refused body that are read all the same, and dr
 
 
 class RequestGuard:
-    """Middleware; `draining` refuses new work, `working` counts the requests that are being answered."""
+    """Middleware; `draining` refuses new work, `working` counts the requests that are being
+    answered."""
 
     def __init__(
         self, app: ASGIApp, limits: Limits, folder: Path, hosts: set[str] | None = None, mcp: bool = False
@@ -150,7 +154,8 @@ class RequestGuard:
         await self.app(scope, _replayed(body, receive), send)
 
     async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass files on while they are read, and refuse them as soon as they are too large: one, or all together."""
+        """Pass files on while they are read, and refuse them as soon as they are too large: one, or
+        all together."""
         says = f"One recording may have {self.limits.file_mb:g} MB, all together {self.limits.zip_mb:g}: send less."
         most = int(max(self.limits.file_mb, self.limits.zip_mb) * 2**20) + _MESSAGE
         if _declared(scope) > most:
@@ -234,7 +239,8 @@ async def _body(scope: Scope, receive: Receive, most: int) -> bytes | None:
 
 
 async def _discard(receive: Receive) -> None:
-    """Let what is refused come to its end, within reason: who is cut off while sending does not read why."""
+    """Let what is refused come to its end, within reason: who is cut off while sending does not
+    read why."""
     left = _DISCARDED
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(5):
@@ -306,16 +312,19 @@ async def _send_json(send: Send, status: int, body: bytes, headers: dict[str, st
 
 
 MOST = 1000
-"""Visitors who are remembered, and the voice that each has adapted to; then who was away longest is forgotten."""
+"""Visitors who are remembered, and the voice that each has adapted to; then who was away longest is
+forgotten."""
 
 _FETCHED = re.compile(rf"{API}/call/\w+/(\w+)")
 
 
 class SessionEviction:
-    """Middleware that drops what is kept of a call once its answer has been fetched, or nobody waits for it any more.
+    """Middleware that drops what is kept of a call once its answer has been fetched, or nobody
+    waits for it any more.
 
-    A call that names no session is given one that is named like its event, and nobody comes back to it. At 30 calls a
-    second Gradio would keep 150 MB more each minute, up to 10,000 sessions, and forget visitors who are still there.
+    A call that names no session is given one that is named like its event, and nobody comes back to
+    it. At 30 calls a second Gradio would keep 150 MB more each minute, up to 10,000 sessions, and
+    forget visitors who are still there.
     """
 
     def __init__(self, app: ASGIApp, blocks: "gradio.Blocks") -> None:

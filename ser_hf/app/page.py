@@ -1,4 +1,5 @@
-"""Recordings to try the page with: synthetic voices, written when it starts. Nobody speaks in them."""
+"""Recordings to try the page with: synthetic voices, written when it starts. Nobody speaks in
+them."""
 
 import json
 import tempfile
@@ -71,7 +72,8 @@ LOOK: dict = {
     "css": (_PAGE / "page.css").read_text(),
     "head": f"<script>{(_PAGE / 'page.js').read_text()}</script>",
 }
-"""How the page looks and moves: what `launch` and `mount_gradio_app` take. Fonts are names, not downloads."""
+"""How the page looks and moves: what `launch` and `mount_gradio_app` take. Fonts are names, not
+downloads."""
 
 _AT_A_TIME = 8
 """Requests that are read and decoded side by side; the model takes one a core."""
@@ -80,8 +82,9 @@ _AT_A_TIME = 8
 def build_page(predictor: Predictor, limits: Limits | None = None, folder: Path | None = None) -> gr.Blocks:
     """The page of a model as Gradio Blocks.
 
-    Its endpoints, each for programs and, over MCP, for language models: `/predict` takes a recording and gives the
-    prediction, `/predict_json` the same as text, `/timeline` its segments, `/batch` takes several.
+    Its endpoints, each for programs and, over MCP, for language models: `/predict` takes a
+    recording and gives the prediction, `/predict_json` the same as text, `/timeline` its segments,
+    `/batch` takes several.
 
     Args:
         predictor: that answers.
@@ -125,7 +128,8 @@ def _analyse(predictor: Predictor, limits: Limits) -> None:
             answer = _predict(predictor.adapt(voice) if voice else predictor, limits, path)
         except gr.Error as error:
             return html.message(error.message), None, hidden
-        # in a folder of its own: equal uploads of two visitors share one, and what they called them is theirs
+        # in a folder of its own: equal uploads of two visitors share one, and what they called them
+        # is theirs
         saved = Path(tempfile.mkdtemp(dir=get_upload_folder())) / "prediction.json"
         saved.write_text(json.dumps(answer) + "\n")
         loudest = html.peaks(audio.stream(uploads.recording(path)))
@@ -177,16 +181,19 @@ def _analyse(predictor: Predictor, limits: Limits) -> None:
 
 
 def _endpoints(predictor: Predictor, limits: Limits) -> None:
-    """The API; its components are there to check and describe what goes in and out, and are not shown."""
+    """The API; its components are there to check and describe what goes in and out, and are not
+    shown."""
 
     def predict(recording: str) -> dict:
         """Hear the emotion in a recording.
 
         Args:
-            recording: WAV, FLAC, Ogg, MP3 or another format that libsndfile reads, of any length within the limits.
+            recording: WAV, FLAC, Ogg, MP3 or another format that libsndfile reads, of any length
+                within the limits.
 
         Returns:
-            file, label, score, scores of all labels, abstained, duration in seconds, segments with start and end.
+            file, label, score, scores of all labels, abstained, duration in seconds, segments with
+            start and end.
         """
         return _predict(predictor, limits, recording)
 
@@ -221,7 +228,8 @@ def _endpoints(predictor: Predictor, limits: Limits) -> None:
             recordings: files.
 
         Returns:
-            A prediction for each, in order; `file` and `error` in the place of one that cannot be read.
+            A prediction for each, in order; `file` and `error` in the place of one that cannot be
+            read.
         """
         return _spoken(lambda: list(tabs.batch_predictions(predictor, limits, recordings)))
 

@@ -1,4 +1,5 @@
-"""The running app: page, API and MCP behind one gate; it starts warm, ends in order, and leaves nothing behind."""
+"""The running app: page, API and MCP behind one gate; it starts warm, ends in order, and leaves
+nothing behind."""
 
 import asyncio
 import os
@@ -43,7 +44,8 @@ class ServingError(UserError):
 
 @contextmanager
 def uploads_folder() -> Iterator[Path]:
-    """Where uploads lie, for this process alone; it is gone afterwards, and so are those of processes that died.
+    """Where uploads lie, for this process alone; it is gone afterwards, and so are those of
+    processes that died.
 
     Gradio reads the place of its folder when it is imported, so this comes first.
     """
@@ -71,7 +73,8 @@ def _alive(process: str) -> bool:
 
 
 def health(predictor: Predictor, limits: Limits, folder: Path | None, sha: str | None) -> dict[str, Any]:
-    """What `/health` says of the app: which model it is, how that was tested, and what may be asked."""
+    """What `/health` says of the app: which model it is, how that was tested, and what may be
+    asked."""
     results = Results.beside(folder)
     told = (results.protocol, results.protocol_hash, results.leaks) if results else (None, None, None)
     return {
@@ -136,7 +139,8 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     def _busy(self) -> bool:
-        """Whether a request is being read, waits, is worked on, or its answer has not been fetched."""
+        """Whether a request is being read, waits, is worked on, or its answer has not been
+        fetched."""
         queue = self._blocks._queue
         return bool(self._gate.working or len(queue) or any(queue.active_jobs)) or any(
             queue.pending_event_ids_session.values()
@@ -156,10 +160,9 @@ def application(
     Args:
         predictor: that answers.
         limits: of a visitor.
-        folder: where the model's card and `results.json` lie, if anywhere; a file of that name from elsewhere is none.
-        sha: the commit of a model on the Hub.
-        mcp: serve the tools for language models, too.
-        hosts: names under which it may be asked; any if None.
+        folder: where the model's card and `results.json` lie, if anywhere; a file of that name from
+        elsewhere is none. sha: the commit of a model on the Hub. mcp: serve the tools for language
+        models, too. hosts: names under which it may be asked; any if None.
 
     Raises:
         ServingError: where MCP is wanted and its package is missing.
@@ -221,7 +224,8 @@ def serve(gate: RequestGuard, blocks: "gradio.Blocks", host: str, port: int) -> 
 
 
 def allowed_hosts(host: str, more: list[str]) -> set[str] | None:
-    """Host names to answer to: on the machine's own address only its names, against DNS rebinding; else any."""
+    """Host names to answer to: on the machine's own address only its names, against DNS rebinding;
+    else any."""
     if host in _LOOPBACK or more:
         return {*_LOOPBACK, host.lower(), *(name.lower() for name in more)}
     return None

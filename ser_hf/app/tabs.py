@@ -28,7 +28,8 @@ def voice_tab(predictor: Predictor, limits: Limits) -> gr.State:
     """Add the section to the page that is being built.
 
     Returns:
-        The visitor's voice, an `Adaptation` or None: no sound, and forgotten after the page is closed.
+        The visitor's voice, an `Adaptation` or None: no sound, and forgotten after the page is
+        closed.
     """
 
     def adapt(paths: list[str] | None) -> tuple[Adaptation | None, str, dict]:
@@ -74,7 +75,8 @@ _AGAIN = "press Record for another"
 
 
 def live_tab(predictor: Predictor, limits: Limits, tab: gr.Tab, at_a_time: int) -> None:
-    """Add the content of `tab` to the page that is being built; so many sessions are heard side by side."""
+    """Add the content of `tab` to the page that is being built; so many sessions are heard side by
+    side."""
 
     def hear(chunk: str | None, state: dict | None) -> tuple[dict | None, str]:
         if chunk is None:
@@ -107,7 +109,8 @@ def live_tab(predictor: Predictor, limits: Limits, tab: gr.Tab, at_a_time: int) 
         show_progress="hidden",
         concurrency_limit=at_a_time,
     )
-    # Gradio's microphone does not read `stream_every` of its event: it sends ten chunks a second unless told so
+    # Gradio's microphone does not read `stream_every` of its event: it sends ten chunks a second
+    # unless told so
     tab.select(None, None, microphone, js="() => ({__type__: 'update', stream_every: 1})")
     stop = "document.querySelector('#live .stop-button')?.click()"  # Gradio cannot be told to stop recording
     running.change(None, running, js=f"(shown) => {{ if (shown.includes('{_AGAIN}')) {stop}; }}")
@@ -132,7 +135,8 @@ _COLUMNS = ["file", "label", "score", "abstained", "duration", "error"]
 
 
 def batch_predictions(predictor: Predictor, limits: Limits, paths: list[str] | None) -> Iterator[dict]:
-    """Predictions for uploads in their order, zips opened; `file` and `error` in the place of one that is unreadable.
+    """Predictions for uploads in their order, zips opened; `file` and `error` in the place of one
+    that is unreadable.
 
     Raises:
         UploadError: for more than the limits allow.
@@ -189,7 +193,8 @@ def batch_tab(predictor: Predictor, limits: Limits) -> None:
 
 
 def as_csv(found: list[dict]) -> str:
-    """Predictions as CSV, one a line, with the probability of each label; no cell is a formula to a spreadsheet."""
+    """Predictions as CSV, one a line, with the probability of each label; no cell is a formula to a
+    spreadsheet."""
     labels = next((list(answer["scores"]) for answer in found if "scores" in answer), [])
     written = io.StringIO()
     writer = csv.writer(written)
@@ -202,12 +207,14 @@ def as_csv(found: list[dict]) -> str:
 
 
 def _plain_cell(cell: object) -> object:
-    """Spreadsheets run what begins like a formula; a quote before it makes it text (OWASP, CSV injection)."""
+    """Spreadsheets run what begins like a formula; a quote before it makes it text (OWASP, CSV
+    injection)."""
     return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
 
 
 def model_section(predictor: Predictor, folder: Path | None) -> None:
-    """Add the tab's content to the page that is being built; `folder` holds what is known of the model, if anything."""
+    """Add the tab's content to the page that is being built; `folder` holds what is known of the
+    model, if anything."""
     card = (folder / "README.md").read_text() if folder and (folder / "README.md").is_file() else None
     gr.HTML(facts(predictor, Results.beside(folder)) + _matrix(folder), elem_classes="ser-facts", elem_id="model")
     if card:
@@ -216,7 +223,8 @@ def model_section(predictor: Predictor, folder: Path | None) -> None:
 
 
 def facts(predictor: Predictor, results: Results | None) -> str:
-    """What the model is and how it was tested, as an HTML table below a warning where one is due."""
+    """What the model is and how it was tested, as an HTML table below a warning where one is
+    due."""
     rows = [
         ("model", predictor.public_name + (f" ({predictor.revision})" if predictor.revision else "")),
         ("runs on", predictor.backend),

@@ -62,7 +62,8 @@ class Upload:
 
 
 def recording(path: str | PathLike, name: str = "") -> dict:
-    """An uploaded recording as `Predictor` takes it, which so knows its name, or the one given, and not its place."""
+    """An uploaded recording as `Predictor` takes it, which so knows its name, or the one given, and
+    not its place."""
     return {"bytes": Path(path).read_bytes(), "path": Path(name).name or Path(path).name}
 
 
@@ -80,7 +81,8 @@ def count(paths: list[Path], limits: Limits) -> int:
 
 
 def recordings(paths: list[Path], limits: Limits) -> Iterator[Upload]:
-    """The recordings of uploads, zips opened; arguments and errors are those of `count`, before anything is read."""
+    """The recordings of uploads, zips opened; arguments and errors are those of `count`, before
+    anything is read."""
     members = _checked(paths, limits)[1]
     return _each(paths, members)
 

@@ -17,14 +17,16 @@ _BAND = signal.ellip(5, 0.5, 40, [300, 3400], "bandpass", fs=_RATE, output="sos"
 
 
 class AugmentError(UserError):
-    """An augmentation that does not exist or cannot be; the message names it and what is allowed."""
+    """An augmentation that does not exist or cannot be; the message names it and what is
+    allowed."""
 
 
 def speed(samples: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> np.ndarray:
-    """Play faster or slower; the pitch moves along (Ko et al., "Audio augmentation for speech recognition", 2015).
+    """Play faster or slower; the pitch moves along (Ko et al., "Audio augmentation for speech
+    recognition", 2015).
 
-    The factor is one of 1 ± 0.02, 1 ± 0.04, … within `share`; the length becomes `ceil(samples / factor)`. A clip that
-    would fall below 400 samples stays as it is.
+    The factor is one of 1 ± 0.02, 1 ± 0.04, … within `share`; the length becomes `ceil(samples /
+    factor)`. A clip that would fall below 400 samples stays as it is.
     """
     steps = int(share / _GRID + 1e-9)  # 0.1 / 0.02 may be a little less than 5
     step = int(rng.integers(1, steps + 1)) * int(rng.choice([-1, 1]))
@@ -40,14 +42,16 @@ def gain(samples: np.ndarray, rng: np.random.Generator, decibel: float = 6.0) ->
 def noise(
     samples: np.ndarray, rng: np.random.Generator, noises: Sequence[np.ndarray], low: float = 10.0, high: float = 30.0
 ) -> np.ndarray:
-    """Add a random stretch of one of `noises`, `low` to `high` dB below the voiced part of the clip, uniformly.
+    """Add a random stretch of one of `noises`, `low` to `high` dB below the voiced part of the
+    clip, uniformly.
 
-    A noise shorter than the clip is run forth and back, so that nothing jumps where it starts over. A silent clip, or
-    a silent stretch, leaves the clip as it is.
+    A noise shorter than the clip is run forth and back, so that nothing jumps where it starts over.
+    A silent clip, or a silent stretch, leaves the clip as it is.
 
     Args:
         noises: at least one, each of shape `(samples,)`.
-        low, high: the ratio of the mean power of the voiced part (`silence.voiced`) to that of the stretch, in dB.
+        low, high: the ratio of the mean power of the voiced part (`silence.voiced`) to that of the
+        stretch, in dB.
     """
     ratio = rng.uniform(low, high)
     stretch = _stretch(noises[int(rng.integers(len(noises)))], len(samples), rng)
@@ -60,7 +64,8 @@ def noise(
 
 
 def room(samples: np.ndarray, rng: np.random.Generator, seconds: float = 0.4) -> np.ndarray:
-    """Reverberation of a random room whose RT60 is uniform in (0.1, `seconds`]; same length, same RMS."""
+    """Reverberation of a random room whose RT60 is uniform in (0.1, `seconds`]; same length, same
+    RMS."""
     return reverberate(samples, rng, seconds - (seconds - _SHORTEST_RT60) * rng.random())
 
 
@@ -75,9 +80,11 @@ def reverberate(samples: np.ndarray, rng: np.random.Generator, rt60: float) -> n
 
 
 def codec(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A telephone line: 300 to 3400 Hz, 8 kHz, 8-bit mu-law (ITU-T G.711), and back to 16 kHz; same length.
+    """A telephone line: 300 to 3400 Hz, 8 kHz, 8-bit mu-law (ITU-T G.711), and back to 16 kHz; same
+    length.
 
-    The line is driven to full scale, as a recording's level says nothing about that of a call. `rng` is not used.
+    The line is driven to full scale, as a recording's level says nothing about that of a call.
+    `rng` is not used.
     """
     if not samples.any():
         return samples
@@ -92,7 +99,8 @@ def _power(samples: np.ndarray) -> float:
 
 
 def _stretch(noise: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
-    """`length` samples of a noise from a random place on; forth and back where it is shorter than that."""
+    """`length` samples of a noise from a random place on; forth and back where it is shorter than
+    that."""
     if len(noise) >= length:
         start = int(rng.integers(len(noise) - length + 1))
         return noise[start : start + length]
@@ -102,10 +110,12 @@ def _stretch(noise: np.ndarray, length: int, rng: np.random.Generator) -> np.nda
 
 
 def _response(rng: np.random.Generator, rt60: float) -> np.ndarray:
-    """A room's impulse response of unit energy: the direct path, then Gaussian noise that decays by 60 dB in RT60.
+    """A room's impulse response of unit energy: the direct path, then Gaussian noise that decays by
+    60 dB in RT60.
 
-    Polack's statistical model of late reverberation (La transmission de l'énergie sonore dans les salles, 1988). The
-    echoes have as much energy as the direct path, as at the reverberation radius of a room.
+    Polack's statistical model of late reverberation (La transmission de l'énergie sonore dans les
+    salles, 1988). The echoes have as much energy as the direct path, as at the reverberation radius
+    of a room.
     """
     time = np.arange(1, round(rt60 * _RATE), dtype=np.float32) / _RATE
     echoes = rng.standard_normal(len(time), dtype=np.float32) * 10 ** (-3 * time / np.float32(rt60))
@@ -118,7 +128,8 @@ def _telephone(samples: np.ndarray) -> np.ndarray:
 
 
 def _mu_law(samples: np.ndarray) -> np.ndarray:
-    """Coded to 8 bits and decoded as ITU-T G.711 does: from a bias of 33 in 14 bits on, each octave has 16 steps."""
+    """Coded to 8 bits and decoded as ITU-T G.711 does: from a bias of 33 in 14 bits on, each octave
+    has 16 steps."""
     biased = np.minimum(np.abs(samples) * 8192 + 33, 8191)
     step = np.ldexp(np.float32(1), np.frexp(biased)[1] - 5)
     return np.sign(samples) * (np.floor(biased / step) * step + step / 2 - 33) / 8192

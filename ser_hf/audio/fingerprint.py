@@ -1,10 +1,12 @@
-"""Near duplicates: the same recording again, though trimmed, louder, resampled, transcoded or a little noisy.
+"""Near duplicates: the same recording again, though trimmed, louder, resampled, transcoded or a
+little noisy.
 
-The method is that of Haitsma and Kalker, "A highly robust audio fingerprinting system" (ISMIR 2002): every 12 ms one
-32-bit word says whether the energy difference of neighbouring bands between 300 and 2000 Hz grew or fell. A word found
-in two recordings proposes how they lie over each other; the share of differing bits over their common frames decides.
-What differs from the paper: a window of 0.19 s instead of 0.37 s, and only frames that are not silent count - speakers
-who say a sentence twice come closer than songs do. `benchmarks/near_duplicates.py` measures misses and false alarms.
+The method is that of Haitsma and Kalker, "A highly robust audio fingerprinting system" (ISMIR
+2002): every 12 ms one 32-bit word says whether the energy difference of neighbouring bands between
+300 and 2000 Hz grew or fell. A word found in two recordings proposes how they lie over each other;
+the share of differing bits over their common frames decides. What differs from the paper: a window
+of 0.19 s instead of 0.37 s, and only frames that are not silent count - speakers who say a sentence
+twice come closer than songs do. `benchmarks/near_duplicates.py` measures misses and false alarms.
 """
 
 from collections import defaultdict
@@ -23,11 +25,13 @@ VERSION = 2
 """Changes with the method, so that what was computed with another is not reused."""
 
 MAX_ERROR = 0.16
-"""Share of differing bits up to which two recordings are the same. On RAVDESS and TESS the same recording stays below
-0.13, but for the lowest qualities of MP3 and Opus, and two takes of a sentence above 0.19 (docs/data.md)."""
+"""Share of differing bits up to which two recordings are the same. On RAVDESS and TESS the same
+recording stays below 0.13, but for the lowest qualities of MP3 and Opus, and two takes of a
+sentence above 0.19 (docs/data.md)."""
 
 MIN_FRAMES = 40
-"""Frames that must overlap, about half a second; recordings with less sound than that are not compared."""
+"""Frames that must overlap, about half a second; recordings with less sound than that are not
+compared."""
 
 _RATE = audio.SAMPLING_RATE / 3
 _WINDOW, _HOP = 1024, 64  # at 5.3 kHz: 0.19 s and 12 ms
@@ -48,7 +52,8 @@ _HANN = np.hanning(_WINDOW).astype(np.float32)
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The fingerprint of a recording: a word for each frame, shape `(frames,)`, and whether the frame counts."""
+    """The fingerprint of a recording: a word for each frame, shape `(frames,)`, and whether the
+    frame counts."""
 
     words: np.ndarray  # uint32
     loud: np.ndarray  # bool
@@ -56,7 +61,8 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two recordings, by position, that are the same; the second begins `offset` seconds into the first."""
+    """Two recordings, by position, that are the same; the second begins `offset` seconds into the
+    first."""
 
     one: int
     other: int
@@ -111,7 +117,8 @@ def groups(pairs: list[tuple[int, int]]) -> list[list[int]]:
 
 
 def _proposed(prints: list[Fingerprint]) -> Iterator[tuple[int, int, int]]:
-    """Pairs of recordings that share a word, and by how many frames the second is shifted: each once."""
+    """Pairs of recordings that share a word, and by how many frames the second is shifted: each
+    once."""
     loud = [np.flatnonzero(print_.loud) for print_ in prints]
     owner = np.repeat(np.arange(len(prints)), [len(places) for places in loud])
     place = np.concatenate([*loud, np.array([], dtype=int)])

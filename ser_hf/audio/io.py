@@ -1,4 +1,5 @@
-"""The one audio door: anything that holds a recording becomes float32 mono at 16 kHz, or an AudioError.
+"""The one audio door: anything that holds a recording becomes float32 mono at 16 kHz, or an
+AudioError.
 
 libsndfile decodes, so no FFmpeg is needed.
 """
@@ -20,7 +21,8 @@ from ser_hf.errors import UserError
 
 SAMPLING_RATE = 16_000
 MIN_SECONDS = 0.1
-"""Shorter clips do not fill one frame stack of the mel front ends and crash the convolutional ones."""
+"""Shorter clips do not fill one frame stack of the mel front ends and crash the convolutional
+ones."""
 
 MAX_SECONDS = 2 * 3600
 """Longer recordings would not fit the memory of a small machine, and headers lie."""
@@ -34,7 +36,8 @@ SUFFIXES: tuple[str, ...] = (
 """Endings of what libsndfile reads, in lower case."""
 
 Source = str | PathLike | bytes | IO[bytes] | np.ndarray | dict[str, Any]
-"""A path, the bytes of a file, an open file, an array, a dict with `array` and `sampling_rate`, `bytes` or `path`."""
+"""A path, the bytes of a file, an open file, an array, a dict with `array` and `sampling_rate`,
+`bytes` or `path`."""
 
 _BLOCK = 65_536  # frames decoded at a time
 
@@ -55,10 +58,12 @@ class Reader:
     file: soundfile.SoundFile
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Decode to float32 arrays of shape `(frames, channels)`; memory does not grow with what the header claims.
+        """Decode to float32 arrays of shape `(frames, channels)`; memory does not grow with what
+        the header claims.
 
         Raises:
-            AudioError: where decoding fails on the way, or the recording is longer than `MAX_SECONDS`.
+            AudioError: where decoding fails on the way, or the recording is longer than
+                `MAX_SECONDS`.
         """
         frames = 0
         while True:
@@ -74,12 +79,14 @@ class Reader:
 
 @contextmanager
 def reading(source: Source, name: str | None = None) -> Iterator[Reader]:
-    """Open a recording (a path, bytes, an open file, or a dict with `bytes` or `path`) to read it block by block.
+    """Open a recording (a path, bytes, an open file, or a dict with `bytes` or `path`) to read it
+    block by block.
 
     Errors call it by `name`, where it is given.
 
     Raises:
-        AudioError: if it does not exist, is no audio, or claims a rate or channels that no recording has.
+        AudioError: if it does not exist, is no audio, or claims a rate or channels that no
+            recording has.
     """
     name = name or _name(source)
     opened = _opened(source, name)
@@ -97,7 +104,8 @@ def load(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None = 
 
     Args:
         source: a path, the bytes of a file, an open binary file, an array of shape `(samples,)` or
-            `(samples, channels)`, or a dict with `array` and `sampling_rate`, or `bytes`, or `path`.
+            `(samples, channels)`, or a dict with `array` and `sampling_rate`, or `bytes`, or
+            `path`.
         sampling_rate: the rate of a bare array, in Hz.
         name: what errors call it; its path where None.
 
@@ -105,8 +113,8 @@ def load(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None = 
         An array of shape `(samples,)`; channels are averaged.
 
     Raises:
-        AudioError: if it does not exist, cannot be decoded, is shorter than 0.1 s or longer than 2 hours, or holds NaN
-            or infinity.
+        AudioError: if it does not exist, cannot be decoded, is shorter than 0.1 s or longer than 2
+            hours, or holds NaN or infinity.
 
     >>> load(np.zeros((48_000, 2), dtype=np.float32), sampling_rate=48_000).shape
     (16000,)
@@ -115,7 +123,8 @@ def load(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None = 
 
 
 def stream(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None = None) -> Iterator[np.ndarray]:
-    """Decode a recording, as `load` does, block by block, so that memory does not grow with its length.
+    """Decode a recording, as `load` does, block by block, so that memory does not grow with its
+    length.
 
     Yields:
         What joined is the array that `load` gives.
@@ -137,7 +146,8 @@ def stream(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None 
 
 
 def mono(samples: np.ndarray, name: str = "the recording") -> np.ndarray:
-    """Float32 samples of shape `(samples,)` of an array that may be of integers and of several channels.
+    """Float32 samples of shape `(samples,)` of an array that may be of integers and of several
+    channels.
 
     Raises:
         AudioError: for another shape, NaN or infinity.
@@ -155,7 +165,8 @@ def mono(samples: np.ndarray, name: str = "the recording") -> np.ndarray:
 
 
 def mono_16k(blocks: Iterable[np.ndarray], rate: int, name: str = "the recording") -> Iterator[np.ndarray]:
-    """Average the channels of float32 blocks of shape `(frames, channels)` and resample to `(samples,)` at 16 kHz.
+    """Average the channels of float32 blocks of shape `(frames, channels)` and resample to
+    `(samples,)` at 16 kHz.
 
     Raises:
         AudioError: if they are less than 0.1 s in all, or hold NaN or infinity.
@@ -184,14 +195,16 @@ def to_pcm(samples: np.ndarray) -> np.ndarray:
 
 
 def to_flac(pcm: np.ndarray) -> bytes:
-    """FLAC at 16 kHz of 16-bit samples of shape `(samples,)`; decoding gives exactly `pcm / 32768`."""
+    """FLAC at 16 kHz of 16-bit samples of shape `(samples,)`; decoding gives exactly `pcm /
+    32768`."""
     buffer = io.BytesIO()
     soundfile.write(buffer, pcm, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
 
 
 def at_most(seconds: float | None, blocks: Iterable[np.ndarray], name: str | None = None) -> Iterator[np.ndarray]:
-    """Pass blocks of 16 kHz samples through, and refuse a recording that is longer, where `seconds` is not None.
+    """Pass blocks of 16 kHz samples through, and refuse a recording that is longer, where `seconds`
+    is not None.
 
     Raises:
         AudioError: as soon as it is.

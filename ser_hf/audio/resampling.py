@@ -1,8 +1,9 @@
 """Windowed-sinc resampling, whole or in parts.
 
-The filter is that of `torchaudio.functional.resample` with its defaults, which is what `transformers.pipeline` uses:
-both give the same answer for the same recording. torchaudio builds its kernel for every phase over every input sample,
-390 MB and seconds a clip at the 24,414 Hz of TESS; here only the taps that are not zero are computed.
+The filter is that of `torchaudio.functional.resample` with its defaults, which is what
+`transformers.pipeline` uses: both give the same answer for the same recording. torchaudio builds
+its kernel for every phase over every input sample, 390 MB and seconds a clip at the 24,414 Hz of
+TESS; here only the taps that are not zero are computed.
 """
 
 import math
@@ -22,17 +23,19 @@ _DENSE = 400_000  # elements of the largest filter matrix that is not kept spars
 
 
 def resample(samples: np.ndarray, rate: int, new_rate: int = 16_000) -> np.ndarray:
-    """Windowed-sinc resampling of shape `(samples,)`, equal to `torchaudio.functional.resample` with its defaults.
+    """Windowed-sinc resampling of shape `(samples,)`, equal to `torchaudio.functional.resample`
+    with its defaults.
 
-    Smith, "Digital audio resampling", https://ccrma.stanford.edu/~jos/resample/; Hann window, 6 zero crossings,
-    roll-off 0.99. Output length is `ceil(samples * new_rate / rate)`.
+    Smith, "Digital audio resampling", https://ccrma.stanford.edu/~jos/resample/; Hann window, 6
+    zero crossings, roll-off 0.99. Output length is `ceil(samples * new_rate / rate)`.
     """
     parts = list(resample_blocks([samples], rate, new_rate))
     return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, dtype=np.float32), *parts])
 
 
 def resample_blocks(blocks: Iterable[np.ndarray], rate: int, new_rate: int = 16_000) -> Iterator[np.ndarray]:
-    """`resample` for a recording that comes in parts: the outputs joined are those of the parts joined."""
+    """`resample` for a recording that comes in parts: the outputs joined are those of the parts
+    joined."""
     resampler = Resampler(rate, new_rate)
     for block in blocks:
         if len(ready := resampler.feed(block)):
@@ -57,7 +60,8 @@ class Resampler:
         self._received = self._produced = 0
 
     def feed(self, block: np.ndarray) -> np.ndarray:
-        """Take the next samples, shape `(samples,)`, and give those outputs that no later sample can change."""
+        """Take the next samples, shape `(samples,)`, and give those outputs that no later sample
+        can change."""
         block = block.astype(np.float32, copy=False)
         if self._old == self._new:
             return block
@@ -82,7 +86,8 @@ class Resampler:
 
 
 def _filtered(padded: np.ndarray, old: int, new: int, length: int) -> np.ndarray:
-    """`length` outputs from phase 0 on, some multiple of a period; the input at that phase stands at `padded[taps]`."""
+    """`length` outputs from phase 0 on, some multiple of a period; the input at that phase stands
+    at `padded[taps]`."""
     starts, taps = _filter_bank(old, new)
     matrix = _filter_matrix(old, new)
     inputs, outputs = matrix.shape
@@ -93,7 +98,8 @@ def _filtered(padded: np.ndarray, old: int, new: int, length: int) -> np.ndarray
 
 @lru_cache(maxsize=8)
 def _filter_bank(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each of the `new` phases: where its taps start (relative to the block) and the taps, shape `(new, taps)`."""
+    """For each of the `new` phases: where its taps start (relative to the block) and the taps,
+    shape `(new, taps)`."""
     base = min(old, new) * _ROLLOFF
     width = math.ceil(_ZEROS * old / base)
     position = np.arange(new) * old / new
@@ -106,9 +112,11 @@ def _filter_bank(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=8)
 def _filter_matrix(old: int, new: int) -> "np.ndarray | sparse.csc_array":
-    """What a row of inputs is multiplied with to give one or several periods of outputs, shape `(inputs, outputs)`.
+    """What a row of inputs is multiplied with to give one or several periods of outputs, shape
+    `(inputs, outputs)`.
 
-    Each output has its taps in its column; where periods are long, as from 24,414 Hz, hardly anything else is in it.
+    Each output has its taps in its column; where periods are long, as from 24,414 Hz, hardly
+    anything else is in it.
     """
     starts, taps = _filter_bank(old, new)
     outputs = max(1, 64 // new) * new

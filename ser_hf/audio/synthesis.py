@@ -22,7 +22,8 @@ _BANDWIDTHS = np.array([80.0, 100.0, 140.0, 220.0])
 
 @dataclass(frozen=True)
 class Prosody:
-    """How something is said. Semitones are relative to the speaker's own pitch; contours rise over the utterance."""
+    """How something is said. Semitones are relative to the speaker's own pitch; contours rise over
+    the utterance."""
 
     level: float = 0.0  # semitones
     range: float = 2.0  # semitones of movement on each syllable
@@ -46,7 +47,8 @@ PROSODY: dict[str, Prosody] = {
     "surprised": Prosody(6, 8, 9, 1.0, 4, 0.12, 0.0, 0.0, 0.15),
 }
 
-# Standard deviations, in the order of Prosody: between two takes, and between the manners of two speakers.
+# Standard deviations, in the order of Prosody: between two takes, and between the manners of two
+# speakers.
 _TAKE = np.array([0.4, 0.3, 0.5, 0.02, 0.6, 0.02, 0.008, 0.02, 0.02])
 _MANNER = np.array([1.4, 1.1, 1.9, 0.075, 1.4, 0.075, 0.03, 0.095, 0.075])
 _LEAST = np.array([-12, 0.2, -14, 0.5, -30, 0.03, 0, 0, 0.02])
@@ -55,7 +57,8 @@ _MOST = np.array([14, 14, 14, 1.8, 20, 0.9, 0.4, 0.9, 0.9])
 
 @dataclass(frozen=True)
 class SyntheticVoice:
-    """A speaker: pitch in Hz, formants relative to a man's, pace in syllables a second, manner as offsets from it."""
+    """A speaker: pitch in Hz, formants relative to a man's, pace in syllables a second, manner as
+    offsets from it."""
 
     pitch: float
     formants: float
@@ -98,7 +101,8 @@ def say(voice: SyntheticVoice, emotion: str, syllables: list[int], rng: np.rando
 
 
 def _pulses(pitch: np.ndarray, prosody: Prosody, rng: np.random.Generator) -> np.ndarray:
-    """The glottal source: a pulse each period (Rosenberg 1971), every second one weaker if rough, and breath."""
+    """The glottal source: a pulse each period (Rosenberg 1971), every second one weaker if rough,
+    and breath."""
     cycles = np.cumsum(pitch / SAMPLING_RATE)
     phase, count = np.modf(cycles)
     jitter = rng.normal(size=int(cycles[-1]) + 2)[count.astype(int)]
@@ -108,7 +112,8 @@ def _pulses(pitch: np.ndarray, prosody: Prosody, rng: np.random.Generator) -> np
 
 
 def _resonate(source: np.ndarray, formants: np.ndarray) -> np.ndarray:
-    """Filter frame by frame with the formants `(samples, 4)` at each frame's start, and overlap-add."""
+    """Filter frame by frame with the formants `(samples, 4)` at each frame's start, and
+    overlap-add."""
     padded = np.pad(source, (_FRAME, _FRAME))
     starts = np.arange(0, len(padded) - _FRAME, _HOP)
     frames = padded[starts[:, None] + np.arange(_FRAME)] * np.hanning(_FRAME)

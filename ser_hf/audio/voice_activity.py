@@ -23,10 +23,12 @@ _ZEROS = audio.SAMPLING_RATE // 100  # 10 ms of exact zeros in a row were never 
 
 
 def voiced(samples: np.ndarray, below: float = 35.0) -> tuple[int, int]:
-    """First and one-past-last sample of what is not silence at the edges; pauses within do not count.
+    """First and one-past-last sample of what is not silence at the edges; pauses within do not
+    count.
 
-    A frame of 25 ms, one every 10 ms, is not silent where its energy lies at most `below` dB under that of the loudest
-    one; 50 ms are left on each side. Where the noise floor is higher than that, the whole clip counts.
+    A frame of 25 ms, one every 10 ms, is not silent where its energy lies at most `below` dB under
+    that of the loudest one; 50 ms are left on each side. Where the noise floor is higher than that,
+    the whole clip counts.
 
     Args:
         samples: shape `(samples,)`, 16 kHz.
@@ -123,7 +125,8 @@ class VadStream:
         self._loudest = -np.inf
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
-        """Take the next samples, shape `(samples,)`; whether there is voice in each frame that they complete."""
+        """Take the next samples, shape `(samples,)`; whether there is voice in each frame that they
+        complete."""
         joined = np.concatenate([self._rest, samples])
         frames, self._rest = np.split(joined, [len(joined) // FRAME * FRAME])
         frames = frames.reshape(-1, FRAME)
@@ -151,7 +154,8 @@ class VadStream:
 
 
 class _Silero(nn.Module):
-    """silero-vad 6 at 16 kHz: a spectrum by convolution, four convolutions, an LSTM from frame to frame."""
+    """silero-vad 6 at 16 kHz: a spectrum by convolution, four convolutions, an LSTM from frame to
+    frame."""
 
     def __init__(self, weights: Path) -> None:
         super().__init__()
@@ -170,7 +174,8 @@ class _Silero(nn.Module):
     def forward(
         self, frames: np.ndarray, state: tuple[torch.Tensor, torch.Tensor] | None
     ) -> tuple[np.ndarray, tuple[torch.Tensor, torch.Tensor]]:
-        """Probability of voice in each of `(frames, 64 + 512)` samples that follow each other, and the new state."""
+        """Probability of voice in each of `(frames, 64 + 512)` samples that follow each other, and
+        the new state."""
         hidden = functional.pad(torch.from_numpy(frames)[:, None], (0, 64), mode="reflect")
         hidden = self.stft_conv(hidden)
         hidden = (hidden[:, :129].square() + hidden[:, 129:].square()).sqrt()

@@ -1,4 +1,5 @@
-"""The commands about recordings and datasets: `ser-hf data`, `ser-hf data splits` and `ser-hf audit`."""
+"""The commands about recordings and datasets: `ser-hf data`, `ser-hf data splits` and `ser-hf
+audit`."""
 
 import argparse
 from pathlib import Path

@@ -48,7 +48,8 @@ def evaluate(argv: list[str]) -> None:
 
 
 def leakage_curve(argv: list[str]) -> None:
-    """Train one recipe under protocols from the most flattering to the least, and draw how much each flatters."""
+    """Train one recipe under protocols from the most flattering to the least, and draw how much
+    each flatters."""
     parser = Parser(
         "ser-hf evaluate --dial",
         description="Train one recipe under random, sentence, speaker and across corpora; draw what each flatters.",

@@ -1,4 +1,5 @@
-"""`ser-hf <command>`: a table of functions. Each parses its flags, calls one function of a room, and prints."""
+"""`ser-hf <command>`: a table of functions. Each parses its flags, calls one function of a room,
+and prints."""
 
 import errno
 import os
@@ -59,7 +60,8 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; 0: done, 2: the user can mend it (one line on stderr), 3: an audit asks for a decision.
+    """Run a command; 0: done, 2: the user can mend it (one line on stderr), 3: an audit asks for a
+    decision.
 
     All else is our fault, with a traceback.
     """

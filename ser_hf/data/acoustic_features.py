@@ -1,4 +1,5 @@
-"""Acoustic features of whole recordings, as the classical baselines take them; computed once and kept on disk."""
+"""Acoustic features of whole recordings, as the classical baselines take them; computed once and
+kept on disk."""
 
 import os
 from collections.abc import Callable
@@ -34,16 +35,16 @@ def features(rows: datasets.Dataset, kind: str, cache_dir: str | Path | None = N
     The cache is one file a kind, which grows; it is keyed by the sound, so that datasets share it.
 
     Args:
-        rows: with the columns `audio`, `file` and `sha256`; a sound that occurs twice is computed once.
-        kind: a key of `WIDTHS`.
-        cache_dir: folder of the cache; `ser_hf` beside the Hub's cache where None.
+        rows: with the columns `audio`, `file` and `sha256`; a sound that occurs twice is computed
+        once. kind: a key of `WIDTHS`. cache_dir: folder of the cache; `ser_hf` beside the Hub's
+        cache where None.
 
     Returns:
         Float32 of shape `(len(rows), width)`, in the order of the rows.
 
     Raises:
-        AcousticsError: for an unknown kind, a missing package, or features that are NaN or infinite.
-        AudioError: for a recording that cannot be decoded.
+        AcousticsError: for an unknown kind, a missing package, or features that are NaN or
+        infinite. AudioError: for a recording that cannot be decoded.
     """
     if kind not in WIDTHS:
         raise AcousticsError(f"'{kind}' are no features: choose one of {', '.join(WIDTHS)}")
@@ -57,16 +58,19 @@ def features(rows: datasets.Dataset, kind: str, cache_dir: str | Path | None = N
 
 
 def mfcc(samples: np.ndarray) -> np.ndarray:
-    """Mean over time of 40 mel-frequency cepstral coefficients, shape `(40,)`, of float32 samples at 16 kHz.
+    """Mean over time of 40 mel-frequency cepstral coefficients, shape `(40,)`, of float32 samples
+    at 16 kHz.
 
-    As `librosa.feature.mfcc(n_mfcc=40)` defines them (McFee et al. 2015): Hann windows of 2,048 samples every 512, 128
-    mels on Slaney's scale with Slaney's norm, power to dB 80 dB deep, DCT-II, orthonormal.
+    As `librosa.feature.mfcc(n_mfcc=40)` defines them (McFee et al. 2015): Hann windows of 2,048
+    samples every 512, 128 mels on Slaney's scale with Slaney's norm, power to dB 80 dB deep,
+    DCT-II, orthonormal.
     """
     return _mfcc_of()(samples)
 
 
 def egemaps(samples: np.ndarray) -> np.ndarray:
-    """The 88 functionals of eGeMAPSv02 (Eyben et al. 2016), shape `(88,)`, of float32 samples at 16 kHz.
+    """The 88 functionals of eGeMAPSv02 (Eyben et al. 2016), shape `(88,)`, of float32 samples at 16
+    kHz.
 
     Raises:
         AcousticsError: where the package opensmile is missing.

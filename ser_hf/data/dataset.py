@@ -1,4 +1,5 @@
-"""Recordings -> one labelled dataset, in Parquet and in Arrow, that every loader reads without FFmpeg."""
+"""Recordings -> one labelled dataset, in Parquet and in Arrow, that every loader reads without
+FFmpeg."""
 
 import hashlib
 import json
@@ -50,7 +51,8 @@ class DatasetError(UserError):
 
 @dataclass
 class RavdessTessConfig(datasets.BuilderConfig):
-    """The folders and zips of the recordings, and the descriptions of other corpora; any list may be empty."""
+    """The folders and zips of the recordings, and the descriptions of other corpora; any list may
+    be empty."""
 
     ravdess: list[str] = field(default_factory=list)
     tess: list[str] = field(default_factory=list)
@@ -61,8 +63,8 @@ class RavdessTessConfig(datasets.BuilderConfig):
 class RavdessTess(datasets.ArrowBasedBuilder):
     """RAVDESS, TESS and whatever else is described, as one `datasets` builder.
 
-    Rows come sorted by corpus and official name, whatever the layout and the number of workers. It yields Arrow tables
-    because encoding through the `Audio` feature would need FFmpeg.
+    Rows come sorted by corpus and official name, whatever the layout and the number of workers. It
+    yields Arrow tables because encoding through the `Audio` feature would need FFmpeg.
     """
 
     BUILDER_CONFIG_CLASS = RavdessTessConfig
@@ -80,8 +82,9 @@ class RavdessTess(datasets.ArrowBasedBuilder):
         return [generator]
 
     def _generate_tables(self, recordings: tuple[Recording, ...]) -> Iterator[tuple[int, pa.Table]]:
-        # Decoding, resampling and FLAC all run outside Python's lock, so threads do. One batch is written while the
-        # next is decoded, which bounds the memory. Each matrix product stays on its thread: there are enough of them.
+        # Decoding, resampling and FLAC all run outside Python's lock, so threads do. One batch is
+        # written while the next is decoded, which bounds the memory. Each matrix product stays on
+        # its thread: there are enough of them.
         rows = iter(recordings)
         with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(self.config.workers) as pool:
 
@@ -100,7 +103,8 @@ class RavdessTess(datasets.ArrowBasedBuilder):
 
 
 def scan(ravdess: Sequence[str], tess: Sequence[str], other: Sequence[str] = ()) -> dict[str, Scan]:
-    """Scan the folders of each corpus that has any, by corpus; what one corpus uses is not unmatched in another.
+    """Scan the folders of each corpus that has any, by corpus; what one corpus uses is not
+    unmatched in another.
 
     Raises:
         DatasetError: where nothing is given, or two descriptions have one name.
@@ -133,19 +137,21 @@ def build(
 ) -> dict:
     """Build the dataset into a folder that appears only when it is complete.
 
-    The folder is what the Hub gets - `data/train-*.parquet`, the card `README.md` with `pictures/`, `audit.json` - and
-    the same rows as Arrow in `train/`, which `load_from_disk` maps. Memory does not grow with the recordings.
+    The folder is what the Hub gets - `data/train-*.parquet`, the card `README.md` with `pictures/`,
+    `audit.json` - and the same rows as Arrow in `train/`, which `load_from_disk` maps. Memory does
+    not grow with the recordings.
 
     Args:
         output: must not exist yet.
         ravdess: folders and zips of RAVDESS, in any layout.
         tess: folders and zips of TESS, in any layout.
-        make_synthetic: write both corpora with the synthetic voice into `output/recordings` and use those.
-        num_proc: recordings decoded at a time; the number of cores where None.
-        other: descriptions of other corpora (`ser_hf.data.corpora.custom`).
+        make_synthetic: write both corpora with the synthetic voice into `output/recordings` and use
+        those. num_proc: recordings decoded at a time; the number of cores where None. other:
+        descriptions of other corpora (`ser_hf.data.corpora.custom`).
 
     Returns:
-        What `output/audit.json` says: counts, what was dropped, what is flagged (`ser_hf.data.describe.summarise`).
+        What `output/audit.json` says: counts, what was dropped, what is flagged
+        (`ser_hf.data.describe.summarise`).
 
     Raises:
         OutputError: if `output` exists.
@@ -210,7 +216,8 @@ def load(source: str | PathLike) -> datasets.Dataset:
 
 
 def _write_parquet(folders: dict[str, list[str]], partial: Path, workers: int) -> list[Path]:
-    """`data/train-*.parquet`, through the builder, which leaves locks and the folders of this machine beside them."""
+    """`data/train-*.parquet`, through the builder, which leaves locks and the folders of this
+    machine beside them."""
     cache = partial.parent / "cache"
     builder = RavdessTess(cache_dir=str(cache), workers=workers, **folders)
     try:

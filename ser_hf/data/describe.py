@@ -24,15 +24,16 @@ def summarise(scans: dict[str, Scan], columns: pa.Table, notice: str) -> dict:
     """Counts, durations, what was dropped, and what is flagged.
 
     Args:
-        scans: of each corpus, as `dataset.scan` gives them; their recordings are those of `columns`.
-        columns: of the dataset, without the audio.
-        notice: what must be said of synthetic recordings, or nothing.
+        scans: of each corpus, as `dataset.scan` gives them; their recordings are those of
+        `columns`. columns: of the dataset, without the audio. notice: what must be said of
+        synthetic recordings, or nothing.
 
     Returns:
-        `recordings`, `speakers`, `hours`; `counts` {corpus channel: {label: n}}; `balance` {corpus sex: {label: n}};
-        `durations` {corpus channel: [n of clips from 0 s, in bins of `BIN_SECONDS`]}; `dropped_duplicates`,
-        `unmatched` (the last parts of their paths: this is pushed, too); `missing` (official names); `same_samples`
-        (groups of names); `notes`; `notice`.
+        `recordings`, `speakers`, `hours`; `counts` {corpus channel: {label: n}}; `balance` {corpus
+        sex: {label: n}}; `durations` {corpus channel: [n of clips from 0 s, in bins of
+        `BIN_SECONDS`]}; `dropped_duplicates`, `unmatched` (the last parts of their paths: this is
+        pushed, too); `missing` (official names); `same_samples` (groups of names); `notes`;
+        `notice`.
     """
 
     def listed(name: str) -> list[str]:
@@ -124,20 +125,23 @@ _GROUPS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7
 
 
 def draw_dataset(report: dict, folder: Path) -> list[Path]:
-    """Write `balance.png` and `durations.png` of a dataset's report (`ser_hf.data.describe.summarise`) into a folder."""
+    """Write `balance.png` and `durations.png` of a dataset's report
+    (`ser_hf.data.describe.summarise`) into a folder."""
     with mpl.rc_context(STYLE):
         return save({"balance.png": balance(report), "durations.png": durations(report)}, folder)
 
 
 def draw_audit(report: dict, folder: Path) -> list[Path]:
-    """Write `balance.png`, `durations.png` and `levels.png` of an audit (`ser_hf.data.audit.report.audit_recordings`) into a folder."""
+    """Write `balance.png`, `durations.png` and `levels.png` of an audit
+    (`ser_hf.data.audit.report.audit_recordings`) into a folder."""
     with mpl.rc_context(STYLE):
         figures = {"balance.png": balance(report), "durations.png": durations(report), "levels.png": levels(report)}
         return save(figures, folder)
 
 
 def balance(report: dict) -> Figure:
-    """How many clips of each emotion there are, by corpus and sex: what a model could guess from the voice alone."""
+    """How many clips of each emotion there are, by corpus and sex: what a model could guess from
+    the voice alone."""
     figure = Figure(figsize=(9.6, 4.8))
     axes = figure.subplots()
     groups = report["balance"]
@@ -163,7 +167,8 @@ def durations(report: dict) -> Figure:
 
 
 def levels(report: dict) -> Figure:
-    """The distribution of how loud clips are: a corpus that is louder than another can be told by that alone."""
+    """The distribution of how loud clips are: a corpus that is louder than another can be told by
+    that alone."""
     return _distributions(report["levels"], 1, "Loudest 25 ms", "dB below full scale", "clips in 1 dB")
 
 

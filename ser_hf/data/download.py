@@ -1,8 +1,9 @@
 """The official recordings, fetched, resumed and verified.
 
-Zenodo: bytes and MD5 of both RAVDESS archives stand in `corpora.ravdess.ARCHIVES`. Dataverse: the TESS record lists its
-2,800 files with sizes and checksums (https://guides.dataverse.org/en/latest/api/native-api.html and dataaccess.html
-beside it); the names it must hold stand in `corpora.tess`. Resuming: ranges of RFC 9110, section 14.
+Zenodo: bytes and MD5 of both RAVDESS archives stand in `corpora.ravdess.ARCHIVES`. Dataverse: the
+TESS record lists its 2,800 files with sizes and checksums
+(https://guides.dataverse.org/en/latest/api/native-api.html and dataaccess.html beside it); the
+names it must hold stand in `corpora.tess`. Resuming: ranges of RFC 9110, section 14.
 """
 
 import hashlib
@@ -41,7 +42,8 @@ class DownloadError(UserError):
 def fetch(
     corpora: Sequence[str], folder: Path, zenodo: str = "https://zenodo.org", dataverse: str = "https://borealisdata.ca"
 ) -> dict[str, list[Path]]:
-    """Download official recordings: what is there already is verified anew, what broke off is continued.
+    """Download official recordings: what is there already is verified anew, what broke off is
+    continued.
 
     The licence of each corpus is printed before anything is asked for.
 
@@ -55,7 +57,8 @@ def fetch(
         For each corpus what lies ready: the two archives of RAVDESS, the one folder of TESS.
 
     Raises:
-        DownloadError: if a server fails, refuses or sends something else than recorded, or the disk is too small.
+        DownloadError: if a server fails, refuses or sends something else than recorded, or the disk
+            is too small.
     """
     sources = {"ravdess": (ravdess.LICENCE, _ravdess, zenodo), "tess": (tess.LICENCE, _tess, dataverse)}
     for corpus in corpora:
@@ -201,14 +204,16 @@ def _room(folder: Path, need: int) -> None:
 
 @dataclass(frozen=True)
 class _Record:
-    """A record of a server: how it is asked, what to do where it fails, and the signal that ends all waiting."""
+    """A record of a server: how it is asked, what to do where it fails, and the signal that ends
+    all waiting."""
 
     client: httpx.Client
     remedy: str
     stop: threading.Event = field(default_factory=threading.Event)
 
     def request(self, url: str, receive: Callable[[httpx.Response], Any], start: Callable[[], int] = int) -> Any:
-        """What `receive` makes of the answer, asked for from byte `start()`; what breaks off or is busy comes again."""
+        """What `receive` makes of the answer, asked for from byte `start()`; what breaks off or is
+        busy comes again."""
         for attempt in range(ATTEMPTS):
             wait, begin = BACKOFF * 2**attempt, start()
             try:
@@ -229,7 +234,8 @@ class _Record:
         raise DownloadError(f"{url} fails {ATTEMPTS} times ({problem}): run it again to go on {self.remedy}")
 
     def download(self, file: _File, bar: tqdm | None = None) -> None:
-        """Give a file its name once size and checksum are right; a wrong checksum is tried once more from zero."""
+        """Give a file its name once size and checksum are right; a wrong checksum is tried once
+        more from zero."""
         for _ in range(2):
             if file.arrived() < file.size:
                 self.request(file.url, lambda response: self._append(response, file, bar), start=file.arrived)

@@ -1,7 +1,8 @@
-"""What models without pretrained weights answer: classifiers on eGeMAPS or MFCC, under any split, for comparison.
+"""What models without pretrained weights answer: classifiers on eGeMAPS or MFCC, under any split,
+for comparison.
 
-Settings are chosen on the validation side by UAR, then the model is fitted on training and validation together; the
-test side is only answered.
+Settings are chosen on the validation side by UAR, then the model is fitted on training and
+validation together; the test side is only answered.
 """
 
 import warnings
@@ -35,7 +36,8 @@ NAMES = ("egemaps-svm", "egemaps-logistic", "mfcc-cnn", "mfcc-mlp", "mfcc-svm")
 """Features and classifier."""
 
 EPOCHS, BATCH, FILTERS = 200, 16, (64, 64, 64)
-"""Of `mfcc-cnn`; a convolution for each number of filters (chosen on `random`, see docs/evidence.md)."""
+"""Of `mfcc-cnn`; a convolution for each number of filters (chosen on `random`, see
+docs/evidence.md)."""
 
 _GRIDS = {
     # gamma in parts of 1 / width, which is scikit-learn's "scale" for standardised features
@@ -71,8 +73,9 @@ def answers(
         epochs: of `mfcc-cnn`.
 
     Returns:
-        Float32 probabilities of shape `(len(split.test), 8)` in the order of the split and of `EMOTIONS`, whose argmax
-        is the classifier's own answer, and the settings that were chosen. Emotions never seen in training are at 0.
+        Float32 probabilities of shape `(len(split.test), 8)` in the order of the split and of
+        `EMOTIONS`, whose argmax is the classifier's own answer, and the settings that were chosen.
+        Emotions never seen in training are at 0.
 
     Raises:
         BaselineError: for an unknown name, or fewer than two emotions to train on.
@@ -94,11 +97,13 @@ def answers(
 
 
 def network(width: int = 40, filters: tuple[int, ...] = FILTERS) -> nn.Sequential:
-    """The kind of network of the well-known notebooks of RAVDESS and TESS: `(clips, 1, width)` -> logits `(clips, 8)`.
+    """The kind of network of the well-known notebooks of RAVDESS and TESS: `(clips, 1, width)` ->
+    logits `(clips, 8)`.
 
-    Convolutions over the coefficients, each with ReLU and dropout, then one dense layer, with Keras' initial weights.
-    With one convolution of 64 filters it is that of de Pinto's `emotion-classification-from-audio-files` on GitHub; it
-    takes more of them to come near the published accuracy of 0.85 (see `benchmarks/seed_network.py`).
+    Convolutions over the coefficients, each with ReLU and dropout, then one dense layer, with
+    Keras' initial weights. With one convolution of 64 filters it is that of de Pinto's
+    `emotion-classification-from-audio-files` on GitHub; it takes more of them to come near the
+    published accuracy of 0.85 (see `benchmarks/seed_network.py`).
     """
     layers, channels = [], 1
     for count in filters:
@@ -119,7 +124,8 @@ def train_network(
     after_epoch: Callable[[nn.Module], None] | None = None,
     filters: tuple[int, ...] = FILTERS,
 ) -> nn.Module:
-    """Train `network` as the notebooks do: batches of 16, RMSprop at Keras' defaults, the last epoch's weights.
+    """Train `network` as the notebooks do: batches of 16, RMSprop at Keras' defaults, the last
+    epoch's weights.
 
     Args:
         train: features `(clips, width)` and class indices.
@@ -151,7 +157,8 @@ def train_network(
 
 @torch.inference_mode()
 def network_probabilities(model: nn.Module, values: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Probabilities `(clips, 8)` of features `(clips, width)`; classes that are not among `seen` are at 0."""
+    """Probabilities `(clips, 8)` of features `(clips, width)`; classes that are not among `seen`
+    are at 0."""
     logits = model(torch.from_numpy(values)[:, None])
     unseen = np.setdiff1d(np.arange(len(EMOTIONS)), seen)
     logits[:, unseen] = -torch.inf
@@ -159,7 +166,8 @@ def network_probabilities(model: nn.Module, values: np.ndarray, seen: np.ndarray
 
 
 def _network_answers(train: Side, test: np.ndarray, seed: int, epochs: int) -> tuple[np.ndarray, dict]:
-    # the notebooks take the coefficients as they are, which costs accuracy (see benchmarks/seed_network.py)
+    # the notebooks take the coefficients as they are, which costs accuracy (see
+    # benchmarks/seed_network.py)
     scaler = StandardScaler().fit(train[0])
     model = train_network((scaler.transform(train[0]), train[1]), seed, epochs)
     settings = {"filters": list(FILTERS), "epochs": epochs, "batch_size": BATCH, "learning_rate": 1e-3}
@@ -211,7 +219,8 @@ def _decisions(model: Pipeline, values: np.ndarray) -> np.ndarray:
 
 
 def _temperature(model: Pipeline, side: Side) -> float:
-    """What decision values are divided by to become logits: the likeliest on a side (Guo et al. 2017).
+    """What decision values are divided by to become logits: the likeliest on a side (Guo et al.
+    2017).
 
     A temperature leaves the answers as they are, which Platt's scaling does not.
     """

@@ -1,7 +1,8 @@
-"""What else than emotion can be read from a model's embeddings, and what of the emotion that would give away.
+"""What else than emotion can be read from a model's embeddings, and what of the emotion that would
+give away.
 
-A linear probe on embeddings tells what a model has kept (Alain and Bengio 2017); that it can be read does not show that
-the model uses it.
+A linear probe on embeddings tells what a model has kept (Alain and Bengio 2017); that it can be
+read does not show that the model uses it.
 """
 
 import warnings
@@ -20,14 +21,16 @@ from sklearn.preprocessing import StandardScaler
 from ser_hf.protocols.base import Columns
 
 READABLE = 0.5
-"""Share of the way from chance to perfect from which on a property counts as readable, and warnings speak of it."""
+"""Share of the way from chance to perfect from which on a property counts as readable, and warnings
+speak of it."""
 
 TELLS = 0.02
 """Share of the emotion's entropy from which on what the corpus tells is worth a warning."""
 
 FOLDS = 5
 MOST_CLIPS = 3000
-"""Clips that are probed at most, drawn by the seed: a few thousand settle a score, and more would take minutes."""
+"""Clips that are probed at most, drawn by the seed: a few thousand settle a score, and more would
+take minutes."""
 
 _NO_SPEAKER = "-unknown"  # how the dataset names the one speaker of a corpus that names none
 
@@ -47,21 +50,23 @@ class _Property:
 def probe(embeddings: np.ndarray, columns: Columns, seed: int = 0) -> dict:
     """Read corpus, speaker, sex and duration from embeddings, by cross-validation.
 
-    Classes by logistic regression and the duration by ridge regression, both on standardised embeddings. Folds hold
-    speakers apart, but for the speaker itself; where they cannot, clips are held apart, which `folds` says: a corpus of
-    one speaker is then read as well as that speaker is. The emotion needs no embeddings: what its corpus tells of it is
-    counted from the labels.
+    Classes by logistic regression and the duration by ridge regression, both on standardised
+    embeddings. Folds hold speakers apart, but for the speaker itself; where they cannot, clips are
+    held apart, which `folds` says: a corpus of one speaker is then read as well as that speaker is.
+    The emotion needs no embeddings: what its corpus tells of it is counted from the labels.
 
     Args:
         embeddings: of test clips, shape `(n, width)`.
-        columns: of the same clips: `label`, `corpus`, `speaker`, `sex` (empty where unknown) and `duration` (seconds),
-            each of shape `(n,)`, as `ser_hf.protocols.base.columns_of` gives them.
+        columns: of the same clips: `label`, `corpus`, `speaker`, `sex` (empty where unknown) and
+            `duration` (seconds), each of shape `(n,)`, as `ser_hf.protocols.base.columns_of` gives
+            them.
         seed: of the folds, and of the clips where there are more than `MOST_CLIPS`.
 
     Returns:
-        `n`; `probed`, the clips used; `probes`, by property its `score`, `chance`, `measure` (balanced accuracy, or R²
-        for the duration), `classes` and `folds`; `emotion_from_corpus` (see `from_corpus`); and `warnings`, sentences
-        for a card. A property that cannot be asked has the score None, and `folds` says why. Fit for JSON.
+        `n`; `probed`, the clips used; `probes`, by property its `score`, `chance`, `measure`
+        (balanced accuracy, or R² for the duration), `classes` and `folds`; `emotion_from_corpus`
+        (see `from_corpus`); and `warnings`, sentences for a card. A property that cannot be asked
+        has the score None, and `folds` says why. Fit for JSON.
     """
     n = len(embeddings)
     rows = np.sort(np.random.default_rng(seed).permutation(n)[:MOST_CLIPS])
@@ -91,9 +96,10 @@ def from_corpus(labels: np.ndarray, corpora: np.ndarray) -> dict[str, float]:
         corpora: names, shape `(n,)`.
 
     Returns:
-        `accuracy` and `uar` of the best guess for each corpus, beside `accuracy_without` and `uar_without` of the best
-        guess for all clips; each figure has the guess that is best for it. `entropy_share` is I(emotion; corpus) /
-        H(emotion) (Theil's uncertainty coefficient), 0 where there is one emotion only.
+        `accuracy` and `uar` of the best guess for each corpus, beside `accuracy_without` and
+        `uar_without` of the best guess for all clips; each figure has the guess that is best for
+        it. `entropy_share` is I(emotion; corpus) / H(emotion) (Theil's uncertainty coefficient), 0
+        where there is one emotion only.
     """
     counts = np.array([np.bincount(labels[corpora == name], minlength=labels.max() + 1) for name in np.unique(corpora)])
     support = counts.sum(axis=0)
@@ -116,8 +122,8 @@ def _classify(its: _Property, seed: int) -> dict:
     keep, folds, says = (_by_clip if its.name == "speaker" else _by_speaker)(its, seed)
     if not folds:
         return _unasked(measure, len(classes), says)
-    # Weights against corpora of unequal size: what guesses blindly then scores 1 / classes. The strong penalty suits
-    # embeddings as wide as there are clips, and converges in fewer steps.
+    # Weights against corpora of unequal size: what guesses blindly then scores 1 / classes. The
+    # strong penalty suits embeddings as wide as there are clips, and converges in fewer steps.
     model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=100, tol=1e-3)
     used = np.unique(its.values[keep])
     answers = _answers(model, its.embeddings[keep], its.values[keep], folds)
@@ -145,13 +151,15 @@ def _regress(its: _Property, seed: int) -> dict:
 
 
 def _by_speaker(its: _Property, seed: int) -> tuple[np.ndarray, _Folds, str]:
-    """Clips to use, folds that hold speakers apart, or clips where a class has fewer than two speakers; in words."""
+    """Clips to use, folds that hold speakers apart, or clips where a class has fewer than two
+    speakers; in words."""
     names, first = np.unique(its.speakers, return_index=True)
     values = its.values[first]
     classes, counts = np.unique(values, return_counts=True)
     if single := sorted({*its.values.tolist()} - {*classes[counts > 1].tolist()}):
         return _by_clip(its, seed, f": '{single[0]}' has fewer than two speakers, whose voice may be what is read")
-    # Stratified over speakers, not over clips in groups: so each class is on both sides of each fold.
+    # Stratified over speakers, not over clips in groups: so each class is on both sides of each
+    # fold.
     splitter = StratifiedKFold(min(FOLDS, int(counts.min())), shuffle=True, random_state=seed)
     held = [np.isin(its.speakers, names[test]) for _, test in splitter.split(names, values)]
     folds = [(np.flatnonzero(~test), np.flatnonzero(test)) for test in held]
@@ -159,7 +167,8 @@ def _by_speaker(its: _Property, seed: int) -> tuple[np.ndarray, _Folds, str]:
 
 
 def _by_clip(its: _Property, seed: int, why: str = "") -> tuple[np.ndarray, _Folds, str]:
-    """Clips to use, stratified folds over them, in words; no folds where fewer than two classes have enough clips."""
+    """Clips to use, stratified folds over them, in words; no folds where fewer than two classes
+    have enough clips."""
     classes, counts = np.unique(its.values, return_counts=True)
     enough = classes[counts >= FOLDS]
     keep = np.flatnonzero(np.isin(its.values, enough))

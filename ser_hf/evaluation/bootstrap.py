@@ -1,9 +1,10 @@
 """95 % intervals of figures by a bootstrap over speakers, made to hold with few of them.
 
-Clips of one voice are not independent, so speakers are drawn, not clips (Field and Welsh 2007). The percentiles of such
-a bootstrap are too narrow for few speakers: of 3 to 8, they hold the truth 73 to 89 times in 100. So the bootstrap only
-gives the standard error, times sqrt(G / (G - 1)) for G speakers, and the bounds are quantiles of t, taken on the logit
-scale for figures (Hesterberg 2015). `benchmarks/coverage.py` counts how often the bounds hold the truth.
+Clips of one voice are not independent, so speakers are drawn, not clips (Field and Welsh 2007). The
+percentiles of such a bootstrap are too narrow for few speakers: of 3 to 8, they hold the truth 73
+to 89 times in 100. So the bootstrap only gives the standard error, times sqrt(G / (G - 1)) for G
+speakers, and the bounds are quantiles of t, taken on the logit scale for figures (Hesterberg 2015).
+`benchmarks/coverage.py` counts how often the bounds hold the truth.
 """
 
 import numpy as np
@@ -14,16 +15,19 @@ from ser_hf.evaluation.metrics import NAMES, confusion, scores
 
 MIN_SPEAKERS = 3
 MIN_WORTH = 0.6
-"""What speakers are worth over their number, below which no interval is given: 95 % become 87 to 99 % there."""
+"""What speakers are worth over their number, below which no interval is given: 95 % become 87 to 99
+% there."""
 
 
 def by_speaker(
     references: np.ndarray, predictions: np.ndarray, speakers: np.ndarray, resamples: int = 2000, seed: int = 0
 ) -> tuple[dict[str, list[float]] | None, str]:
-    """Where each figure may lie on average over fresh speakers, with as many clips of each label as these have.
+    """Where each figure may lie on average over fresh speakers, with as many clips of each label as
+    these have.
 
-    Bounds lie in [0, 1] and hold the figure. Where all clips are right, or all speakers alike, the spread that cannot
-    be seen is taken as that of one clip, so that 1.0 has a lower bound below 1.0.
+    Bounds lie in [0, 1] and hold the figure. Where all clips are right, or all speakers alike, the
+    spread that cannot be seen is taken as that of one clip, so that 1.0 has a lower bound below
+    1.0.
 
     Args:
         references: class indices, shape `(n,)`.
@@ -33,8 +37,9 @@ def by_speaker(
         seed: of the draws.
 
     Returns:
-        For each of `metrics.NAMES` its `[low, high]`, and a sentence that says how; None and the reason where there
-        are fewer than three speakers, or where a few of them have so many of the clips that no interval would hold.
+        For each of `metrics.NAMES` its `[low, high]`, and a sentence that says how; None and the
+        reason where there are fewer than three speakers, or where a few of them have so many of the
+        clips that no interval would hold.
 
     >>> right = np.array([0, 0, 1, 1] * 6)
     >>> said = np.array([0, 0, 1, 0] * 3 + [0, 0, 1, 1] * 3)
@@ -52,17 +57,20 @@ def by_speaker(
 
 
 def counts(references: np.ndarray, predictions: np.ndarray, speakers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The names of the speakers, sorted, and the confusion matrix of each, shape `(speakers, classes, classes)`."""
+    """The names of the speakers, sorted, and the confusion matrix of each, shape `(speakers,
+    classes, classes)`."""
     names = np.unique(speakers)
     masks = [np.asarray(speakers) == name for name in names]
     return names, np.stack([confusion(np.asarray(references)[m], np.asarray(predictions)[m]) for m in masks])
 
 
 def refusal(matrices: np.ndarray) -> str | None:
-    """Why no interval can be given for these matrices, shape `(speakers, classes, classes)`; None where one can.
+    """Why no interval can be given for these matrices, shape `(speakers, classes, classes)`; None
+    where one can.
 
-    A speaker with most of the clips makes the figure, and how far such a one lies from others cannot be seen in one
-    alone. Depends on how many clips there are of each label and speaker, not on the answers.
+    A speaker with most of the clips makes the figure, and how far such a one lies from others
+    cannot be seen in one alone. Depends on how many clips there are of each label and speaker, not
+    on the answers.
     """
     number = len(matrices)
     if number < MIN_SPEAKERS:
@@ -79,7 +87,8 @@ def refusal(matrices: np.ndarray) -> str | None:
 
 
 def bounds(matrices: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[str, list[float]]:
-    """`[low, high]` of each figure, on the logit scale, whether or not `refusal` has something against it.
+    """`[low, high]` of each figure, on the logit scale, whether or not `refusal` has something
+    against it.
 
     Args:
         matrices: of the speakers, shape `(speakers, classes, classes)`.
@@ -99,7 +108,8 @@ def bounds(matrices: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[s
 
 
 def resample_counts(matrices: np.ndarray, resamples: int, seed: int) -> dict[str, np.ndarray]:
-    """Each figure, shape `(resamples,)`, of as many speakers as there are, drawn with replacement."""
+    """Each figure, shape `(resamples,)`, of as many speakers as there are, drawn with
+    replacement."""
     number = len(matrices)
     weights = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples)
     return scores(np.tensordot(weights.astype(np.float64), matrices.astype(np.float64), axes=1))
@@ -108,13 +118,13 @@ def resample_counts(matrices: np.ndarray, resamples: int, seed: int) -> dict[str
 def half_widths(matrices: np.ndarray, drawn: dict[str, np.ndarray]) -> dict[str, float]:
     """Half the width of the 95 % interval of each figure or difference, on its own scale.
 
-    The degrees of freedom lie half way between the number of speakers and what they are worth, less one: sizes count
-    in full only where speakers differ by more than chance in their clips. The standard error is at least that of one
-    clip in all.
+    The degrees of freedom lie half way between the number of speakers and what they are worth, less
+    one: sizes count in full only where speakers differ by more than chance in their clips. The
+    standard error is at least that of one clip in all.
 
     Args:
-        matrices: of the speakers, shape `(speakers, classes, classes)`; they say how many clips each has.
-        drawn: what `draw` gave, or the difference of two such.
+        matrices: of the speakers, shape `(speakers, classes, classes)`; they say how many clips
+        each has. drawn: what `draw` gave, or the difference of two such.
     """
     number, worth, one = len(matrices), effective(matrices), 1 / matrices.sum()
     halves = {}
@@ -125,10 +135,11 @@ def half_widths(matrices: np.ndarray, drawn: dict[str, np.ndarray]) -> dict[str,
 
 
 def effective(matrices: np.ndarray) -> dict[str, float]:
-    """How many speakers of equal size these are worth to each figure (Kish 1965; Carter, Schnepel, Steigerwald 2017).
+    """How many speakers of equal size these are worth to each figure (Kish 1965; Carter, Schnepel,
+    Steigerwald 2017).
 
-    1 over the sum of squares of each speaker's share: of the clips for accuracy and weighted F1; of each class, on
-    average over the classes that occur, for UAR and macro F1.
+    1 over the sum of squares of each speaker's share: of the clips for accuracy and weighted F1; of
+    each class, on average over the classes that occur, for UAR and macro F1.
 
     Args:
         matrices: of the speakers, shape `(speakers, classes, classes)`.

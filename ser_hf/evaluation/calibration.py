@@ -1,7 +1,9 @@
-"""Confidence that means something: a temperature that is folded into the weights, and a score below which to abstain.
+"""Confidence that means something: a temperature that is folded into the weights, and a score below
+which to abstain.
 
-Dividing all logits by one number changes how sure a model is and none of its answers (Guo et al. 2017). Folded into the
-last layer it needs no code of ours: stock `transformers.pipeline` is calibrated too.
+Dividing all logits by one number changes how sure a model is and none of its answers (Guo et al.
+2017). Folded into the last layer it needs no code of ours: stock `transformers.pipeline` is
+calibrated too.
 """
 
 import math
@@ -27,11 +29,13 @@ _CHUNK = 512  # clips decoded at a time
 
 
 class CalibrationError(metrics.ConfidenceError):
-    """Clips from which no temperature or threshold can be had, or a wish that they cannot fulfil."""
+    """Clips from which no temperature or threshold can be had, or a wish that they cannot
+    fulfil."""
 
 
 def temperature(logits: np.ndarray, references: np.ndarray) -> float:
-    """The T that minimises the negative log likelihood of `softmax(logits / T)` (Guo et al. 2017, section 4.2).
+    """The T that minimises the negative log likelihood of `softmax(logits / T)` (Guo et al. 2017,
+    section 4.2).
 
     Args:
         logits: of clips that the model was not trained on, shape `(n, classes)`.
@@ -41,7 +45,8 @@ def temperature(logits: np.ndarray, references: np.ndarray) -> float:
         T within `BOUNDS`; the upper bound where the answers are no better than chance.
 
     Raises:
-        CalibrationError: without clips, and where all are answered rightly: the lower T then, the better.
+        CalibrationError: without clips, and where all are answered rightly: the lower T then, the
+            better.
     """
     logits, references = np.asarray(logits, dtype=np.float64), np.asarray(references, dtype=np.int64)
     if len(logits) == 0:
@@ -76,16 +81,18 @@ def fold(model: PreTrainedModel, temperature: float) -> None:
 
 
 def give(model: PreTrainedModel, temperature: float) -> None:
-    """Fold a temperature that was found with other models of the recipe into this one, and note it in its config."""
+    """Fold a temperature that was found with other models of the recipe into this one, and note it
+    in its config."""
     fold(model, temperature)
     note(model, {"temperature": temperature, "abstain": None}, set())
 
 
 def undone(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities as they were before `temperature` was folded in, float64, `(n, classes)` as those given.
+    """Probabilities as they were before `temperature` was folded in, float64, `(n, classes)` as
+    those given.
 
-    `softmax(T log p)`: the logarithm gives the divided logits back, but for a constant that softmax does not see. A
-    probability of 0 stays 0.
+    `softmax(T log p)`: the logarithm gives the divided logits back, but for a constant that softmax
+    does not see. A probability of 0 stays 0.
     """
     with np.errstate(divide="ignore"):
         return softmax(temperature * np.log(np.asarray(probabilities, dtype=np.float64)), axis=1)
@@ -100,16 +107,17 @@ def calibrate(
 ) -> dict:
     """Calibrate a loaded model in place, so that it can be saved; on an error it stays as it was.
 
-    The model's config gets `temperature`, the product of all that were ever folded in, and `abstain_below` where a
-    threshold is asked for; one of an earlier call is dropped, as its scores are no more. Speakers it is calibrated on
-    are added to those that the config says it was chosen on.
+    The model's config gets `temperature`, the product of all that were ever folded in, and
+    `abstain_below` where a threshold is asked for; one of an earlier call is dropped, as its scores
+    are no more. Speakers it is calibrated on are added to those that the config says it was chosen
+    on.
 
     Args:
         predictor: with the eight labels, in the order of `ser_hf.labels.EMOTIONS`.
         dataset: with the columns of `ser_hf.data.dataset.FEATURES`.
         indices: of the validation clips; memory does not grow with them.
-        coverage: share of clips to be answered, see `confidence.threshold`; no threshold where neither is given.
-        error: share of wrong answers among those given.
+        coverage: share of clips to be answered, see `confidence.threshold`; no threshold where
+        neither is given. error: share of wrong answers among those given.
 
     Returns:
         As `fit`.
@@ -130,11 +138,12 @@ def calibrate(
 
 
 def fit(logits: np.ndarray, references: np.ndarray, coverage: float | None = None, error: float | None = None) -> dict:
-    """A temperature, and a threshold where one is asked for, from a model's answers for validation clips.
+    """A temperature, and a threshold where one is asked for, from a model's answers for validation
+    clips.
 
     Returns:
-        `temperature`, `validation` (`n`, `ece_before`, `ece`, `nll_before`, `nll`), and `abstain`: what `threshold`
-        gives and what was `asked`, or None. Fit for JSON.
+        `temperature`, `validation` (`n`, `ece_before`, `ece`, `nll_before`, `nll`), and `abstain`:
+        what `threshold` gives and what was `asked`, or None. Fit for JSON.
 
     Raises:
         CalibrationError: as `temperature` and `confidence.threshold` do.
@@ -167,7 +176,8 @@ def _logits(predictor: Predictor, rows: datasets.Dataset) -> np.ndarray:
 
 
 def attempt(fitted: Callable[..., dict], coverage: float | None, error: float | None) -> dict | None:
-    """What `fitted(coverage=, error=)` gives; without the wish where that fails, None where nothing fits, as is said.
+    """What `fitted(coverage=, error=)` gives; without the wish where that fails, None where nothing
+    fits, as is said.
 
     For the end of a training: better a model without a threshold than none after hours.
     """
@@ -180,7 +190,8 @@ def attempt(fitted: Callable[..., dict], coverage: float | None, error: float | 
 
 
 def note(model: PreTrainedModel, found: dict, speakers: set[str]) -> None:
-    """Write what `fit` found into a model's config, as a dict of its own: the one that is there may be shared."""
+    """Write what `fit` found into a model's config, as a dict of its own: the one that is there may
+    be shared."""
     notes = dict(getattr(model.config, "ser_hf", None) or {})
     notes["temperature"] = notes.get("temperature", 1.0) * found["temperature"]
     notes.pop("abstain_below", None)

@@ -1,4 +1,5 @@
-"""Whether one model is better than another: the same clips answered by both, and speakers as what varies."""
+"""Whether one model is better than another: the same clips answered by both, and speakers as what
+varies."""
 
 import csv
 import json
@@ -27,19 +28,22 @@ class ComparisonError(UserError):
 
 
 def compare_models(one: Path, other: Path) -> dict[str, Any]:
-    """Figures of two folders of evidence over the same clips, and how far their differences can be trusted.
+    """Figures of two folders of evidence over the same clips, and how far their differences can be
+    trusted.
 
     Args:
         one: folder A, with `results.json` and `predictions.csv`.
         other: folder B.
 
     Returns:
-        `a` and `b` (folder, model, figures), `protocol`, `protocol_hash`, `fold`, `n`, `speakers`; `differences`
-        {figure: {`difference` (B - A), `ci95`, `p`}}, where `ci95` or `p` may be None; `ci95_says`, `p_says`;
-        `smallest_p`, which so few speakers can give; `verdict`, a sentence. All of it can be written as JSON.
+        `a` and `b` (folder, model, figures), `protocol`, `protocol_hash`, `fold`, `n`, `speakers`;
+        `differences` {figure: {`difference` (B - A), `ci95`, `p`}}, where `ci95` or `p` may be
+        None; `ci95_says`, `p_says`; `smallest_p`, which so few speakers can give; `verdict`, a
+        sentence. All of it can be written as JSON.
 
     Raises:
-        ComparisonError: where files are missing or broken, or the protocols, the clips or their labels differ.
+        ComparisonError: where files are missing or broken, or the protocols, the clips or their
+            labels differ.
     """
     results = [_read_results(Path(folder)) for folder in (one, other)]
     if results[0]["protocol_hash"] != results[1]["protocol_hash"]:
@@ -65,8 +69,8 @@ def compare_models(one: Path, other: Path) -> dict[str, Any]:
 def differences(a: np.ndarray, b: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
     """Differences B - A of the figures, with intervals and p-values.
 
-    Intervals are those of `intervals.by_speaker`, without the logit: both models answer the same speakers drawn, and
-    bounds are cut to [-1, 1].
+    Intervals are those of `intervals.by_speaker`, without the logit: both models answer the same
+    speakers drawn, and bounds are cut to [-1, 1].
 
     Args:
         a: confusion matrices of model A, shape `(speakers, classes, classes)`.
@@ -100,11 +104,13 @@ def differences(a: np.ndarray, b: np.ndarray, resamples: int = 2000, seed: int =
 
 
 def exchanged(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[dict[str, float], int]:
-    """Two-sided p-values of a permutation test that exchanges the answers of A and B to whole speakers.
+    """Two-sided p-values of a permutation test that exchanges the answers of A and B to whole
+    speakers.
 
-    If the models do not differ, the answers to a speaker might as well have been those of the other one. p is the share
-    of exchanges with a difference at least as large as the one that was seen, itself among them (Ernst 2004; Winkler et
-    al. 2014). All exchanges are counted up to `EXACT` speakers, else `RANDOM` are drawn.
+    If the models do not differ, the answers to a speaker might as well have been those of the other
+    one. p is the share of exchanges with a difference at least as large as the one that was seen,
+    itself among them (Ernst 2004; Winkler et al. 2014). All exchanges are counted up to `EXACT`
+    speakers, else `RANDOM` are drawn.
 
     Args:
         a: confusion matrices of model A, shape `(speakers, classes, classes)`.
@@ -130,7 +136,8 @@ def exchanged(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[dict[str, fl
 
 
 def comparison_table(report: dict[str, Any]) -> str:
-    """What the console prints of `compare`: figures of both, differences with interval and p, and the verdict."""
+    """What the console prints of `compare`: figures of both, differences with interval and p, and
+    the verdict."""
     lines = [f"{side.upper()}  {report[side]['model']} ({report[side]['folder']})" for side in "ab"]
     what = f"{report['protocol']} fold {report['fold']}"
     lines.append(f"{what}: {report['n']:,} clips of {report['speakers']} speakers\n")

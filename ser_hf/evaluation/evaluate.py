@@ -45,7 +45,8 @@ def evaluate(
         seconds: of that training.
 
     Returns:
-        The results, the probabilities behind them, shape `(test clips, labels)`, and the clips' embeddings.
+        The results, the probabilities behind them, shape `(test clips, labels)`, and the clips'
+        embeddings.
 
     Raises:
         LeakError: if the model was trained or chosen on speakers of the test side.
@@ -73,7 +74,8 @@ def evaluate(
 
 
 def model_outputs(predictor: Predictor, rows: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Logits `(clips, labels)` and embeddings `(clips, width)` of all rows; memory holds few of the clips at a time."""
+    """Logits `(clips, labels)` and embeddings `(clips, width)` of all rows; memory holds few of the
+    clips at a time."""
     chunks = (rows[start : start + _CHUNK]["audio"] for start in range(0, len(rows), _CHUNK))
     logits, embeddings = zip(*(predictor.outputs([audio.load(one) for one in chunk]) for chunk in chunks), strict=True)
     return np.concatenate(logits), np.concatenate(embeddings)
@@ -179,7 +181,8 @@ def _data(dataset: datasets.Dataset, splits: list[Split]) -> dict:
 
 
 def write_answers(path: Path, probabilities: np.ndarray, dataset: datasets.Dataset, splits: list[Split]) -> None:
-    """A line of CSV for each test clip: its file, corpus, speaker and label, the answer, and all probabilities."""
+    """A line of CSV for each test clip: its file, corpus, speaker and label, the answer, and all
+    probabilities."""
     rows = dataset.select(test_rows(splits)).select_columns(["file", "corpus", "speaker", "label"])
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
@@ -198,9 +201,11 @@ def read_answers(path: Path) -> np.ndarray:
 def refuse_seen(
     config: PretrainedConfig, name: str, dataset: datasets.Dataset, split: Split, side: str = "test"
 ) -> None:
-    """Refuse to test a model, or what is fine-tuned from it, on speakers that it was trained or chosen on.
+    """Refuse to test a model, or what is fine-tuned from it, on speakers that it was trained or
+    chosen on.
 
-    Fine-tuning writes the speakers and the hash of its split into the model's config; a model from elsewhere has none.
+    Fine-tuning writes the speakers and the hash of its split into the model's config; a model from
+    elsewhere has none.
 
     Args:
         config: of the model.

@@ -18,9 +18,10 @@ def confusion(references: np.ndarray, predictions: np.ndarray, classes: int = le
 def scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
     """Figures of confusion matrices of shape `(..., classes, classes)`, each of shape `(...)`.
 
-    `accuracy` is the field's weighted accuracy (WA); `uar` the mean recall of the classes that occur (unweighted
-    average recall, Schuller et al. 2009); `macro_f1` the mean over the classes that occur or are predicted and
-    `weighted_f1` the mean weighted by support, as scikit-learn defines both.
+    `accuracy` is the field's weighted accuracy (WA); `uar` the mean recall of the classes that
+    occur (unweighted average recall, Schuller et al. 2009); `macro_f1` the mean over the classes
+    that occur or are predicted and `weighted_f1` the mean weighted by support, as scikit-learn
+    defines both.
     """
     matrix = np.asarray(matrix, dtype=np.float64)
     hits = np.diagonal(matrix, axis1=-2, axis2=-1)
@@ -53,7 +54,8 @@ def per_class(matrix: np.ndarray) -> dict[str, dict[str, float]]:
 
 
 def calibration_error(references: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017): the gap of confidence and accuracy over bins of equal width.
+    """Expected calibration error (Guo et al. 2017): the gap of confidence and accuracy over bins of
+    equal width.
 
     Args:
         references: class indices, shape `(n,)`.
@@ -74,7 +76,8 @@ def brier(references: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def auroc(references: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
-    """Area under the ROC curve of each emotion against the rest (Fawcett 2006); None where all or none are of it."""
+    """Area under the ROC curve of each emotion against the rest (Fawcett 2006); None where all or
+    none are of it."""
     found: dict[str, float | None] = {}
     for index, emotion in enumerate(EMOTIONS):
         is_it = np.asarray(references) == index
@@ -95,9 +98,10 @@ def threshold(
 ) -> dict[str, float]:
     """The confidence below which to abstain (selective classification: El-Yaniv and Wiener 2010).
 
-    For a coverage, the fewest clips that make it up; for an error, the most clips that keep to it (Geifman and El-Yaniv
-    2017, without their bound: it holds for these clips, and for others about as well as these stand for them). Clips of
-    the same confidence are answered together or not at all.
+    For a coverage, the fewest clips that make it up; for an error, the most clips that keep to it
+    (Geifman and El-Yaniv 2017, without their bound: it holds for these clips, and for others about
+    as well as these stand for them). Clips of the same confidence are answered together or not at
+    all.
 
     Args:
         probabilities: of validation clips, calibrated, shape `(n, classes)`.
@@ -106,11 +110,12 @@ def threshold(
         error: share of wrong answers among those given, in (0, 1).
 
     Returns:
-        `abstain_below`, halfway between the last answered and the first refused confidence, 0 where all are answered;
-        and the `coverage` and `error` that it has on these clips.
+        `abstain_below`, halfway between the last answered and the first refused confidence, 0 where
+        all are answered; and the `coverage` and `error` that it has on these clips.
 
     Raises:
-        ConfidenceError: unless one of the two is given, for a value out of range, an error that no threshold keeps to.
+        ConfidenceError: unless one of the two is given, for a value out of range, an error that no
+            threshold keeps to.
     """
     check_abstention(coverage, error)
     if len(references) == 0:
@@ -155,7 +160,8 @@ def check_abstention(coverage: float | None, error: float | None) -> None:
 
 
 def reliability(references: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> list[dict[str, float]]:
-    """Confidence and accuracy by bins of the confidence, of equal width (Guo et al. 2017, section 2).
+    """Confidence and accuracy by bins of the confidence, of equal width (Guo et al. 2017, section
+    2).
 
     Args:
         references: class indices, shape `(n,)`.
@@ -163,7 +169,8 @@ def reliability(references: np.ndarray, probabilities: np.ndarray, bins: int = 1
         bins: as for `metrics.calibration_error`, which is the mean gap of these, weighted by `n`.
 
     Returns:
-        For each bin that holds a clip its mean `confidence`, `accuracy`, `n`, and its edges `low` and `high`.
+        For each bin that holds a clip its mean `confidence`, `accuracy`, `n`, and its edges `low`
+        and `high`.
     """
     confidence = probabilities.max(axis=1)
     right = probabilities.argmax(axis=1) == references
@@ -183,7 +190,8 @@ def reliability(references: np.ndarray, probabilities: np.ndarray, bins: int = 1
 def risk_coverage(references: np.ndarray, probabilities: np.ndarray, points: int = 50) -> dict:
     """The error among the most confident answers, against their share (Geifman and El-Yaniv 2017).
 
-    Clips of the same confidence count as wrong by their mean, as nobody knows which of them comes first.
+    Clips of the same confidence count as wrong by their mean, as nobody knows which of them comes
+    first.
 
     Args:
         references: class indices, shape `(n,)`, at least one.
@@ -191,8 +199,9 @@ def risk_coverage(references: np.ndarray, probabilities: np.ndarray, points: int
         points: of the curve that is returned, at most; the last is all clips.
 
     Returns:
-        `coverage` and `error`, lists as long as each other, from the most confident on; and `aurc`, the mean error over
-        the coverages of 1 to all clips (Geifman et al. 2019), from the whole curve.
+        `coverage` and `error`, lists as long as each other, from the most confident on; and `aurc`,
+        the mean error over the coverages of 1 to all clips (Geifman et al. 2019), from the whole
+        curve.
     """
     confidence, wrong = _sorted(references, probabilities)
     _, group, sizes = np.unique(-confidence, return_inverse=True, return_counts=True)

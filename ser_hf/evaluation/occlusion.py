@@ -1,9 +1,11 @@
-"""Which stretch of a clip carries a model's answer: each is replaced in turn, and the model asked again.
+"""Which stretch of a clip carries a model's answer: each is replaced in turn, and the model asked
+again.
 
-Occlusion (Zeiler and Fergus, "Visualizing and understanding convolutional networks", ECCV 2014) over time. It needs
-nothing of a model but its answers. What a stretch is replaced by must be no news itself: digital zeros lie so far below
-anything recorded that models whose mel bins are normalised over the clip hear all of it anew. A stretch becomes noise
-with the spectrum and the level of the clip's own quietest frames instead, faded in and out, as if nobody spoke.
+Occlusion (Zeiler and Fergus, "Visualizing and understanding convolutional networks", ECCV 2014)
+over time. It needs nothing of a model but its answers. What a stretch is replaced by must be no
+news itself: digital zeros lie so far below anything recorded that models whose mel bins are
+normalised over the clip hear all of it anew. A stretch becomes noise with the spectrum and the
+level of the clip's own quietest frames instead, faded in and out, as if nobody spoke.
 """
 
 from collections.abc import Sequence
@@ -26,7 +28,8 @@ WINDOW = 0.25
 """Seconds that are replaced at a time: about a syllable."""
 
 MAX_SECONDS = 60
-"""Every window costs an answer for the whole clip, and one answer for a longer recording says little."""
+"""Every window costs an answer for the whole clip, and one answer for a longer recording says
+little."""
 
 _COVER = 3  # windows that cover a moment
 _MOST_CELLS = 120  # a third of a window each, which grow with clips of more than 10 s
@@ -58,25 +61,29 @@ class Explanation:
     seconds: np.ndarray
     """Middles of the clip's cells, shape `(cells,)`."""
     importance: np.ndarray
-    """Nats that the label's log probability falls by without the cell, shape `(cells,)`; negative where it rises."""
+    """Nats that the label's log probability falls by without the cell, shape `(cells,)`; negative
+    where it rises."""
     samples: np.ndarray
     """Shape `(samples,)`, 16 kHz."""
     window: float
     """Seconds that were replaced at a time."""
     stretch: tuple[float, float] | None
-    """Where the shortest stretch with half of all importance starts and ends, in seconds; None where nothing counts."""
+    """Where the shortest stretch with half of all importance starts and ends, in seconds; None
+    where nothing counts."""
     without: dict[str, float] | None
     """Probabilities of the labels when that stretch is replaced."""
     layer_weights: list[float] | None
-    """Shares of the layers where the model mixes them, that of the encoder's input first; they add up to 1."""
+    """Shares of the layers where the model mixes them, that of the encoder's input first; they add
+    up to 1."""
 
 
 def explain(predictor: Predictor, source: audio.Source) -> Explanation:
     """Measure how much each moment of a recording counts for the model's answer.
 
-    Windows of `WINDOW` seconds (shorter for clips below a second, longer for those above ten), a third of that apart,
-    are replaced by `noise_floor`, one at a time. A cell, a third of a window long, counts as much as the windows that
-    cover it do on average: log p(label | clip) - log p(label | clip without the window).
+    Windows of `WINDOW` seconds (shorter for clips below a second, longer for those above ten), a
+    third of that apart, are replaced by `noise_floor`, one at a time. A cell, a third of a window
+    long, counts as much as the windows that cover it do on average: log p(label | clip) - log
+    p(label | clip without the window).
 
     Args:
         predictor: any model.
@@ -109,10 +116,11 @@ def explain(predictor: Predictor, source: audio.Source) -> Explanation:
 
 
 def noise_floor(samples: np.ndarray, seed: int = 0) -> np.ndarray:
-    """What a clip sounds like where nobody speaks: Gaussian noise with the mean spectrum of its quietest frames.
+    """What a clip sounds like where nobody speaks: Gaussian noise with the mean spectrum of its
+    quietest frames.
 
-    The tenth of the frames of 25 ms that has the least energy counts, digital zeros apart, which were added and not
-    recorded. It need not lie at the edges: many clips are cut closely.
+    The tenth of the frames of 25 ms that has the least energy counts, digital zeros apart, which
+    were added and not recorded. It need not lie at the edges: many clips are cut closely.
 
     Args:
         samples: shape `(samples,)`, 16 kHz, at least 400.
@@ -137,7 +145,8 @@ def noise_floor(samples: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def layer_weights(predictor: Predictor) -> list[float] | None:
-    """Shares with which a model mixes its layers, the encoder's input first, as stock transformers does; or None."""
+    """Shares with which a model mixes its layers, the encoder's input first, as stock transformers
+    does; or None."""
     model = getattr(predictor, "model", None)
     if not getattr(getattr(model, "config", None), "use_weighted_layer_sum", False):
         return None
@@ -148,9 +157,9 @@ def summary(explanation: Explanation) -> dict:
     """What an explanation says, fit for JSON.
 
     Returns:
-        `file`, `label`, `score`, `window` (seconds), `stretch` ([start, end] in seconds, or None), `without` (the
-        probabilities when it is replaced, or None), `seconds` and `importance` (nats) of each cell, `layer_weights`,
-        and `says`, a sentence.
+        `file`, `label`, `score`, `window` (seconds), `stretch` ([start, end] in seconds, or None),
+        `without` (the probabilities when it is replaced, or None), `seconds` and `importance`
+        (nats) of each cell, `layer_weights`, and `says`, a sentence.
     """
     return {
         "file": explanation.file,
@@ -167,7 +176,8 @@ def summary(explanation: Explanation) -> dict:
 
 
 def draw_occlusion(explanation: Explanation) -> Figure:
-    """The waveform, coloured where it counts, above the importance over time; shares of the layers where there are."""
+    """The waveform, coloured where it counts, above the importance over time; shares of the layers
+    where there are."""
     with mpl.rc_context(_STYLE):
         layers = explanation.layer_weights
         heights = [3, 3] + ([2.2] if layers else [])
@@ -206,7 +216,8 @@ def _draw_wave(axes: Axes, explanation: Explanation, colour: str) -> None:
 
 
 def _draw_curve(axes: Axes, explanation: Explanation, colour: str) -> None:
-    """Importance over time; the strongest stretch is marked, what speaks against the label is hatched."""
+    """Importance over time; the strongest stretch is marked, what speaks against the label is
+    hatched."""
     where, importance = explanation.seconds, explanation.importance
     axes.fill_between(where, importance, where=importance >= 0, interpolate=True, color=colour, linewidth=0)
     axes.fill_between(
@@ -235,7 +246,8 @@ def _sentence(explanation: Explanation) -> str:
 def _without(
     predictor: Predictor, samples: np.ndarray, floor: np.ndarray, windows: Sequence[tuple[int, int]]
 ) -> np.ndarray:
-    """Answers of shape `(windows, labels)` for the clip with one window after the other replaced by its noise floor."""
+    """Answers of shape `(windows, labels)` for the clip with one window after the other replaced by
+    its noise floor."""
     answers = []
     for first in range(0, len(windows), _TOGETHER):
         clips = [_replaced(samples, floor, *window) for window in windows[first : first + _TOGETHER]]
@@ -256,7 +268,8 @@ def _replaced(samples: np.ndarray, floor: np.ndarray, start: int, end: int) -> n
 
 
 def _strongest(importance: np.ndarray) -> tuple[int, int]:
-    """First and one-past-last cell of the shortest stretch with half of what is positive; of several, the strongest."""
+    """First and one-past-last cell of the shortest stretch with half of what is positive; of
+    several, the strongest."""
     sums = np.append(0, np.cumsum(np.maximum(importance, 0)))
     for length in range(1, len(sums)):
         within = sums[length:] - sums[:-length]

@@ -68,9 +68,11 @@ def model_card(results: "Results", pictures: list[str]) -> str:
 
 
 def unfounded(card: str, results: "Results") -> list[str]:
-    """Numbers in a model card that stand neither in its results nor in the words of its template, in order.
+    """Numbers in a model card that stand neither in its results nor in the words of its template,
+    in order.
 
-    A number of the results may stand in the card as it is, rounded to three or four places; some may as a percentage.
+    A number of the results may stand in the card as it is, rounded to three or four places; some
+    may as a percentage.
     """
     template = re.sub(r"{%.*?%}|{{.*?}}", " ", (TEMPLATES / "model.md.jinja").read_text(), flags=re.DOTALL)
     known = set(_NUMBER.findall(template)) | {"4.0"}  # of the licence in the front matter
@@ -101,7 +103,8 @@ _NUMBER = re.compile(r"\d(?:[\d,]*\d)?(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def dataset_card(report: dict, features: datasets.Features, shards: list[Path]) -> str:
-    """The README.md of a dataset, with `configs` and `dataset_info`, so that every loader finds its rows and columns.
+    """The README.md of a dataset, with `configs` and `dataset_info`, so that every loader finds its
+    rows and columns.
 
     Args:
         report: of the build (`ser_hf.data.describe.summarise`).
@@ -139,7 +142,8 @@ def dataset_card(report: dict, features: datasets.Features, shards: list[Path]) 
 def audit_page(
     report: dict, grouped: list[tuple[str, list[dict]]], kinds: dict[str, str], pictures: dict[str, str]
 ) -> str:
-    """The page of an audit, complete in itself: what stands in file names is escaped, nothing is loaded from elsewhere.
+    """The page of an audit, complete in itself: what stands in file names is escaped, nothing is
+    loaded from elsewhere.
 
     Args:
         report: of `ser_hf.data.audit.report.audit_recordings`.

@@ -63,7 +63,8 @@ class Results:
     chance: float | None = None
     """UAR of one answer to all."""
     data: dict = field(default_factory=dict)
-    """What the dataset says of itself: corpora with clips, speakers and licence, hours, a notice."""
+    """What the dataset says of itself: corpora with clips, speakers and licence, hours, a
+    notice."""
     training: dict = field(default_factory=dict)
     """Base model, parameters, padding rule, settings; empty for what was trained elsewhere."""
     calibration: dict | None = None
@@ -97,7 +98,8 @@ class Results:
 
     @classmethod
     def beside(cls, model: Path | None) -> "Results | None":
-        """What is known of a model by its folder; None without a folder, a file, or in one that is not of ser_hf."""
+        """What is known of a model by its folder; None without a folder, a file, or in one that is
+        not of ser_hf."""
         path = model / "results.json" if model else None
         try:
             return cls.load(path) if path and path.is_file() else None
@@ -126,7 +128,8 @@ class Results:
         return f"{self.protocol} fold {self.fold}" if known is None or known.folds > 1 else self.protocol
 
     def report(self) -> str:
-        """The classification report as text, as scikit-learn lays it out, below the headline and the notes."""
+        """The classification report as text, as scikit-learn lays it out, below the headline and
+        the notes."""
         matrix = np.array(self.confusion_matrix)
         pairs = [(i, j) for i in range(len(matrix)) for j in range(len(matrix)) for _ in range(matrix[i, j])]
         references, predictions = zip(*pairs, strict=True)
@@ -151,11 +154,13 @@ def score(references: np.ndarray, probabilities: np.ndarray, columns: dict[str, 
     Args:
         references: class indices, shape `(n,)`.
         probabilities: shape `(n, labels)`, the labels in the order of `EMOTIONS`.
-        columns: what `GROUPS` names, each of shape `(n,)`; `speaker` is needed, the others may be missing.
+        columns: what `GROUPS` names, each of shape `(n,)`; `speaker` is needed, the others may be
+            missing.
 
     Returns:
-        `accuracy`, `uar`, `macro_f1`, `weighted_f1`, `ece`, `brier`, `auroc`, `ci95` (None below three speakers),
-        `ci95_says`, `per_class`, `confusion_matrix`, `reliability`, `risk_coverage`, and `per_<column>`.
+        `accuracy`, `uar`, `macro_f1`, `weighted_f1`, `ece`, `brier`, `auroc`, `ci95` (None below
+        three speakers), `ci95_says`, `per_class`, `confusion_matrix`, `reliability`,
+        `risk_coverage`, and `per_<column>`.
     """
     predictions = probabilities.argmax(axis=1)
     matrix = metrics.confusion(references, predictions)
@@ -186,8 +191,9 @@ def score(references: np.ndarray, probabilities: np.ndarray, columns: dict[str, 
 class SpeechEmotion(evaluate.Metric):
     """The figures of `score` as an `evaluate.Metric` that downloads nothing.
 
-    From predictions and references alone: `accuracy`, `uar`, `macro_f1`, `weighted_f1`, `per_class` and
-    `confusion_matrix`. With `speakers=`, `ci95` and `ci95_says` too. With `probabilities=` and `speakers=`, everything.
+    From predictions and references alone: `accuracy`, `uar`, `macro_f1`, `weighted_f1`, `per_class`
+    and `confusion_matrix`. With `speakers=`, `ci95` and `ci95_says` too. With `probabilities=` and
+    `speakers=`, everything.
 
     >>> SpeechEmotion().compute(predictions=[0, 1, 1], references=[0, 1, 2])["accuracy"]
     0.6666666666666666

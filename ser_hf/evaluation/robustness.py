@@ -1,7 +1,8 @@
-"""What damage does to a model's answers: the same clips again, fainter, noisier, cut, compressed or from a room.
+"""What damage does to a model's answers: the same clips again, fainter, noisier, cut, compressed or
+from a room.
 
-Each condition does one thing, at one strength. What it draws depends on the seed, its name and the clip's samples
-alone, so that a clip is damaged in the same way whatever else is tested.
+Each condition does one thing, at one strength. What it draws depends on the seed, its name and the
+clip's samples alone, so that a clip is damaged in the same way whatever else is tested.
 """
 
 import hashlib
@@ -46,8 +47,8 @@ class Condition:
             seed: of what is drawn, together with the condition's name and the samples.
 
         Returns:
-            Float32, shape `(samples,)`; shorter or longer where time was cut or stretched, but not below 0.1 s: a clip
-            that would be, and one of no samples, stays as it is.
+            Float32, shape `(samples,)`; shorter or longer where time was cut or stretched, but not
+            below 0.1 s: a clip that would be, and one of no samples, stays as it is.
         """
         if len(samples) == 0:
             return samples
@@ -58,14 +59,17 @@ class Condition:
 
 
 def gain(samples: np.ndarray, rng: np.random.Generator, decibel: float) -> np.ndarray:
-    """Exactly `decibel` dB louder; not clipped, as models take floats. `rng` is not used, here and where so named."""
+    """Exactly `decibel` dB louder; not clipped, as models take floats. `rng` is not used, here and
+    where so named."""
     return samples * np.float32(10 ** (decibel / 20))
 
 
 def noise(samples: np.ndarray, rng: np.random.Generator, decibel: float, pink: bool = True) -> np.ndarray:
-    """Add Gaussian noise whose power lies `decibel` dB below that of the voiced part (`silence.voiced`).
+    """Add Gaussian noise whose power lies `decibel` dB below that of the voiced part
+    (`silence.voiced`).
 
-    White noise is flat up to 8 kHz; pink noise, closer to what rooms sound like, falls by 3 dB an octave from 50 Hz on.
+    White noise is flat up to 8 kHz; pink noise, closer to what rooms sound like, falls by 3 dB an
+    octave from 50 Hz on.
     """
     length = fft.next_fast_len(len(samples), real=True)
     added = rng.standard_normal(length)
@@ -76,7 +80,8 @@ def noise(samples: np.ndarray, rng: np.random.Generator, decibel: float, pink: b
 
 
 def clipping(samples: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> np.ndarray:
-    """Cut peaks, as an overdriven microphone does: the `share` of the voiced samples that is loudest is cut.
+    """Cut peaks, as an overdriven microphone does: the `share` of the voiced samples that is
+    loudest is cut.
 
     The limit is the quantile `1 - share` of their magnitudes; the level is not made up for.
     """
@@ -92,12 +97,14 @@ def trimmed(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def late(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A recording that was started too late: all before 0.3 s into the voice (`silence.voiced`) is missing."""
+    """A recording that was started too late: all before 0.3 s into the voice (`silence.voiced`) is
+    missing."""
     return samples[voice_activity.voiced(samples)[0] + _LATE :]
 
 
 def speed(samples: np.ndarray, rng: np.random.Generator, factor: float) -> np.ndarray:
-    """Play `factor` times as fast, the pitch along with it; the length becomes `ceil(samples / factor)`."""
+    """Play `factor` times as fast, the pitch along with it; the length becomes `ceil(samples /
+    factor)`."""
     return resampling.resample(samples, round(_RATE * factor))
 
 
@@ -110,8 +117,9 @@ def coded(samples: np.ndarray, rng: np.random.Generator, kilobits: float, form: 
         kilobits: asked for, a second, on average.
         form: `MP3` (LAME; 8 to 160 kbit/s at this rate) or `OPUS` (libopus; 6 to 256 kbit/s).
     """
-    # libsndfile spreads its compression levels 0 to 1 evenly over the encoder's bitrates, from the highest down. MP3 of
-    # a constant bitrate would lack the header from which decoders know the delay.
+    # libsndfile spreads its compression levels 0 to 1 evenly over the encoder's bitrates, from the
+    # highest down. MP3 of a constant bitrate would lack the header from which decoders know the
+    # delay.
     if form == "MP3":
         how = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "AVERAGE"}
         lowest, highest = 8, 160
@@ -155,12 +163,13 @@ def evaluate_robustness(
         predictor: a model with the eight labels, in the order of `ser_hf.labels.EMOTIONS`.
         dataset: with `audio` and `label`; memory does not grow with its length.
         indices: of the clips, such as those of a test side.
-        probabilities: the model's answers for them as they are, in their order, shape `(len(indices), 8)`.
-        seed: of the noises and rooms.
+        probabilities: the model's answers for them as they are, in their order, shape
+        `(len(indices), 8)`. seed: of the noises and rooms.
 
     Returns:
-        `n`, `seed`, `clean` {`uar`, `accuracy`}, and `conditions`, a list of {`name`, `kind`, `uar`, `accuracy`,
-        `flips`}, where `flips` is the share of clips whose label is another than without the damage. Fit for JSON.
+        `n`, `seed`, `clean` {`uar`, `accuracy`}, and `conditions`, a list of {`name`, `kind`,
+        `uar`, `accuracy`, `flips`}, where `flips` is the share of clips whose label is another than
+        without the damage. Fit for JSON.
 
     Raises:
         ser_hf.audio.AudioError: for a clip that cannot be decoded.

@@ -1,4 +1,5 @@
-"""The folder of evidence that lies beside a model, or that `ser-hf evaluate` and `ser-hf baseline` write."""
+"""The folder of evidence that lies beside a model, or that `ser-hf evaluate` and `ser-hf baseline`
+write."""
 
 import tempfile
 import time
@@ -31,7 +32,8 @@ def write_evidence(
     splits: list[protocols.Split],
     card: bool = False,
 ) -> None:
-    """`results.json`, `predictions.csv`, `classification_report.txt`, `plots/` and, for a model, its card `README.md`.
+    """`results.json`, `predictions.csv`, `classification_report.txt`, `plots/` and, for a model,
+    its card `README.md`.
 
     Args:
         results: of the test.
@@ -61,7 +63,8 @@ def run_evaluation(
     into_model: bool = False,
     cache_dir: str | None = None,
 ) -> Results:
-    """Test a model and write `results.json`, `predictions.csv`, the report, `plots/` and a card into a folder.
+    """Test a model and write `results.json`, `predictions.csv`, the report, `plots/` and a card
+    into a folder.
 
     Args:
         model: folder or Hub id.
@@ -72,8 +75,8 @@ def run_evaluation(
         split_seed: of what the protocol draws at random.
         text_disjoint: refuse sentences in the test that were heard in training.
         also: any of `ALSO`.
-        into_model: put the evidence and the card into the model's folder, too, in place of what is there.
-        cache_dir: of the baselines' features.
+        into_model: put the evidence and the card into the model's folder, too, in place of what is
+        there. cache_dir: of the baselines' features.
 
     Raises:
         UserError: for what does not fit together, before anything is written.
@@ -115,7 +118,8 @@ def run_baseline(
     seed: int = 42,
     cache_dir: str | None = None,
 ) -> Results:
-    """Train and test one of `baselines.NAMES` under a protocol, and write its evidence as `evaluate` does, less a card.
+    """Train and test one of `baselines.NAMES` under a protocol, and write its evidence as
+    `evaluate` does, less a card.
 
     Raises:
         UserError: for what does not fit together, before anything is written.
@@ -156,7 +160,8 @@ def run_calibration(
         What `ser_hf.evaluation.calibration.calibrate` does.
 
     Raises:
-        UserError: for what does not fit together, and where the model was trained on the validation's speakers.
+        UserError: for what does not fit together, and where the model was trained on the
+            validation's speakers.
     """
     files.refuse_existing(output)
     if fold == "all":

@@ -1,4 +1,5 @@
-"""Figures of a recipe from the answers of its runs: calibrated on other folds, adapted on other clips."""
+"""Figures of a recipe from the answers of its runs: calibrated on other folds, adapted on other
+clips."""
 
 import csv
 from collections.abc import Sequence
@@ -29,7 +30,8 @@ class Predictions:
 
 
 def read_predictions(run: Path) -> Predictions:
-    """The answers that fine-tuning wrote into a run's folder, of a model to which no temperature was given."""
+    """The answers that fine-tuning wrote into a run's folder, of a model to which no temperature
+    was given."""
     file = run / "predictions.csv"
     with file.open(newline="") as opened:
         rows = list(csv.DictReader(opened))
@@ -47,12 +49,14 @@ def temperature(runs: Sequence[Predictions]) -> float:
 
 
 def temperatures(folds: Sequence[Predictions]) -> list[float]:
-    """Of each fold, from the others' test clips, which its model was trained on and never tested on."""
+    """Of each fold, from the others' test clips, which its model was trained on and never tested
+    on."""
     return [temperature([*folds[:place], *folds[place + 1 :]]) for place in range(len(folds))]
 
 
 def adapted(folds: Sequence[Predictions], degrees: Sequence[float], clips: int | None = None) -> list[float]:
-    """UAR of all folds together after adapting to each speaker, one for each draw of what is adapted to.
+    """UAR of all folds together after adapting to each speaker, one for each draw of what is
+    adapted to.
 
     Args:
         folds: of one seed.
@@ -70,7 +74,8 @@ def adapted(folds: Sequence[Predictions], degrees: Sequence[float], clips: int |
 
 
 def adaptation_figures(folds: Sequence[Predictions], degrees: Sequence[float]) -> dict[str, float]:
-    """Accuracy, UAR (of each corpus, too), UAR adapted on all other clips, ECE before and after the temperatures."""
+    """Accuracy, UAR (of each corpus, too), UAR adapted on all other clips, ECE before and after the
+    temperatures."""
     truth, raw = (np.concatenate([getattr(one, name) for one in folds]) for name in ("labels", "logits"))
     warm = np.concatenate([one.logits / t for one, t in zip(folds, degrees, strict=True)])
     corpora = np.concatenate([one.corpora for one in folds])
@@ -97,7 +102,8 @@ def crossed(
 ) -> np.ndarray:
     """Logits of test clips, each adapted on other clips of its speaker: what adapting is worth.
 
-    A speaker's clips are cut into ten parts at random; those of a part are adapted on clips drawn from the other nine.
+    A speaker's clips are cut into ten parts at random; those of a part are adapted on clips drawn
+    from the other nine.
 
     Args:
         logits: calibrated ones, shape `(n, labels)`.

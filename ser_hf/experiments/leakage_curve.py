@@ -1,4 +1,5 @@
-"""The leakage dial: one recipe under splits from the most flattering to the least, in one picture."""
+"""The leakage dial: one recipe under splits from the most flattering to the least, in one
+picture."""
 
 import json
 from pathlib import Path
@@ -34,7 +35,8 @@ class DialError(UserError):
 def run_leakage_curve(model: str, dataset: str, output: Path, flags: list[str]) -> dict:
     """Train, or load where the folder holds it, the same recipe under every protocol of `NEW`.
 
-    Writes `dial.json` and `dial.png` beside a folder for each protocol. A training that was cut off goes on.
+    Writes `dial.json` and `dial.png` beside a folder for each protocol. A training that was cut off
+    goes on.
 
     Args:
         model: as `ser-hf finetune --model` takes it, or a name of `baselines.NAMES`.
@@ -43,8 +45,8 @@ def run_leakage_curve(model: str, dataset: str, output: Path, flags: list[str]) 
         flags: of fine-tuning, the same under every protocol; none for a baseline.
 
     Returns:
-        `model`, and `rows`: for each protocol `protocol`, `new`, `n`, `uar`, `accuracy`, `ci95`, `chance`, `leaks` and
-        `per_corpus`.
+        `model`, and `rows`: for each protocol `protocol`, `new`, `n`, `uar`, `accuracy`, `ci95`,
+        `chance`, `leaks` and `per_corpus`.
 
     Raises:
         UserError: as fine-tuning does, and for a flag that the dial sets itself.

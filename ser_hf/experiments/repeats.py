@@ -1,4 +1,5 @@
-"""More than one training: every fold of a protocol, several seeds, or a search for better settings."""
+"""More than one training: every fold of a protocol, several seeds, or a search for better
+settings."""
 
 import copy
 import dataclasses
@@ -27,10 +28,11 @@ FIGURES = ("uar", "accuracy", "macro_f1")
 def run_repeats(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     """One training, or all that `fold`, `seeds` and `search` ask for.
 
-    Folds and seeds are trained in folders of their own below `args.output_dir` (`seed-42/fold-0`, and so on); those
-    that are finished are not trained again, and one that was cut off goes on with `--resume_from_checkpoint true`. The
-    folder itself gets `results.json` and evidence of the folds pooled (of the first seed), and `repeats.json` with
-    each run's figures, their mean and standard deviation.
+    Folds and seeds are trained in folders of their own below `args.output_dir` (`seed-42/fold-0`,
+    and so on); those that are finished are not trained again, and one that was cut off goes on with
+    `--resume_from_checkpoint true`. The folder itself gets `results.json` and evidence of the folds
+    pooled (of the first seed), and `repeats.json` with each run's figures, their mean and standard
+    deviation.
 
     Raises:
         UserError: for what does not fit, and for a training that cannot go on.
@@ -107,7 +109,8 @@ def _single(
 
 
 def _report(pooled: list[Results], singles: list[Results], places: list[str], seed: int) -> dict:
-    """Figures of each run, pooled over folds for each seed, and their mean and standard deviation (n - 1)."""
+    """Figures of each run, pooled over folds for each seed, and their mean and standard deviation
+    (n - 1)."""
 
     def spread(runs: list[Results]) -> dict:
         values = {name: [getattr(one, name) for one in runs] for name in FIGURES}
@@ -136,7 +139,8 @@ def _report(pooled: list[Results], singles: list[Results], places: list[str], se
 
 
 def search(config: FinetuneConfig, args: TrainingArguments) -> None:
-    """Look for settings with a better validation UAR through the Trainer's own hook; the test side is not touched.
+    """Look for settings with a better validation UAR through the Trainer's own hook; the test side
+    is not touched.
 
     Writes `search.json` (every trial) and `best.yaml`, a config file that `ser-hf finetune` takes.
 
@@ -190,7 +194,8 @@ def search(config: FinetuneConfig, args: TrainingArguments) -> None:
 
 
 def _given(config: FinetuneConfig, args: TrainingArguments) -> dict:
-    """Every setting that is not a default, and the split's anyway: another fold may test whom this one chose on."""
+    """Every setting that is not a default, and the split's anyway: another fold may test whom this
+    one chose on."""
     plain = parse_finetune(["--dataset", config.dataset, "--model", config.model, "--mode", config.mode])
     always = {"dataset", "model", "protocol", "mode", "fold", "split_seed", "seed"}
     never = {"search", "output_dir", "run_name", "resume_from_checkpoint"}

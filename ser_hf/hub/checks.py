@@ -1,4 +1,5 @@
-"""Whether a model's folder may be shown to others: its evidence is of its weights, its card of its evidence."""
+"""Whether a model's folder may be shown to others: its evidence is of its weights, its card of its
+evidence."""
 
 import json
 import re
@@ -16,12 +17,14 @@ class ProvenanceError(UserError):
 
 
 def public(folder: Path, repo: str, revision: str | None = None) -> dict[str, bytes]:
-    """The card and `results.json` as strangers should read them: the model by its name on the Hub, no local paths.
+    """The card and `results.json` as strangers should read them: the model by its name on the Hub,
+    no local paths.
 
     Args:
         folder: that `check` accepts.
         repo: the name of the model on the Hub.
-        revision: the branch on which it will lie, which the card's example has to name; main if None.
+        revision: the branch on which it will lie, which the card's example has to name; main if
+            None.
     """
     results = Results.load(folder / "results.json")
     local = [path for path in (results.dataset, results.training.get("base_model", "")) if Path(path).exists()]
@@ -40,7 +43,8 @@ def public(folder: Path, repo: str, revision: str | None = None) -> dict[str, by
 
 
 def _renamed(value: object, names: dict[str, str]) -> Any:
-    """What JSON holds, with other names for paths; a path of one word, such as `model`, may mean anything and stays."""
+    """What JSON holds, with other names for paths; a path of one word, such as `model`, may mean
+    anything and stays."""
     if isinstance(value, dict):
         return {key: _renamed(one, names) for key, one in value.items()}
     if isinstance(value, list):
@@ -68,8 +72,8 @@ def check(folder: Path, allow_leaky: bool = False) -> Results:
 
     Raises:
         ModelError: for a folder that holds no trained classifier with named labels.
-        ProvenanceError: where the evidence is of other weights, where the card says figures that the results do not or
-            lacks its stamp, or where the test's speakers were not held out.
+        ProvenanceError: where the evidence is of other weights, where the card says figures that
+            the results do not or lacks its stamp, or where the test's speakers were not held out.
     """
     model, _, _ = loading.load_for_prediction(folder)
     results = Results.load(folder / "results.json")

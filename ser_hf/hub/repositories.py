@@ -1,4 +1,5 @@
-"""Datasets and models -> repositories on the Hugging Face Hub that strangers load without this package."""
+"""Datasets and models -> repositories on the Hugging Face Hub that strangers load without this
+package."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -33,7 +34,8 @@ _REMADE = {
     "model": re.compile(r"[^/]+\.safetensors(\.index\.json)?|plots/[^/]+\.png"),
     "space": re.compile(r"ser_hf/.+"),
 }
-"""What each push of a kind writes anew: such a file on the Hub that is not among the new ones is deleted."""
+"""What each push of a kind writes anew: such a file on the Hub that is not among the new ones is
+deleted."""
 
 _LARGE = (".parquet", ".safetensors")
 _SMALL = ["README.md", "results.json", "config.json", "plots/*.png"]
@@ -42,7 +44,8 @@ _COMMIT = re.compile(r"(?=.*[a-f])[0-9a-f]{7,40}|[0-9]{40}")
 
 
 class HubError(UserError):
-    """The Hub cannot be reached, refuses, or must not be given the data; the message names the repository."""
+    """The Hub cannot be reached, refuses, or must not be given the data; the message names the
+    repository."""
 
 
 def check_push(repo: str, private: bool = True) -> str:
@@ -50,17 +53,20 @@ def check_push(repo: str, private: bool = True) -> str:
 
     Args:
         repo: `owner/name`, or a name under the account of the token.
-        private: refuse a repository that anyone can read; an existing private one stays private whatever this says.
+        private: refuse a repository that anyone can read; an existing private one stays private
+            whatever this says.
 
     Returns:
         Its full name.
 
     Raises:
-        HubError: if the name is bad, the token is missing, wrong or can only read, or the Hub cannot be reached.
+        HubError: if the name is bad, the token is missing, wrong or can only read, or the Hub
+            cannot be reached.
 
     >>> check_push("my dataset")
     Traceback (most recent call last):
-    ser_hf.hub.repositories.HubError: 'my dataset' is no name for a dataset on the Hub: take owner/name, of letters, digits, -, _, .
+    ser_hf.hub.repositories.HubError: 'my dataset' is no name for a dataset on the Hub: take
+    owner/name, of letters, digits, -, _, .
     """
     return _open(repo, private, "dataset").id
 
@@ -92,12 +98,13 @@ def full_name(repo: str) -> str:
 
 
 def push_dataset(folder: str | PathLike, repo: str, private: bool = True) -> CommitInfo:
-    """Push the card, the audit, the Parquet shards and the pictures of a built dataset in one commit.
+    """Push the card, the audit, the Parquet shards and the pictures of a built dataset in one
+    commit.
 
     Args:
         folder: a dataset that `ser-hf data` built; what else is in it stays local.
-        repo: `owner/name`, or a name under the account of the token; created where it does not exist.
-        private: refuse a repository that anyone can read.
+        repo: `owner/name`, or a name under the account of the token; created where it does not
+        exist. private: refuse a repository that anyone can read.
 
     Returns:
         As `commit`.
@@ -118,17 +125,18 @@ def push_model(
 
     Args:
         folder: that fine-tuning wrote; checkpoints, curves and answers in it stay local.
-        repo: `owner/name`, or a name under the account of the token; created where it does not exist.
-        private: refuse a repository that anyone can read.
-        allow_leaky: push figures of speakers who were heard in training, too; the card is stamped with that.
-        revision: the branch, created from main where it does not exist; main if None.
+        repo: `owner/name`, or a name under the account of the token; created where it does not
+        exist. private: refuse a repository that anyone can read. allow_leaky: push figures of
+        speakers who were heard in training, too; the card is stamped with that. revision: the
+        branch, created from main where it does not exist; main if None.
 
     Returns:
         As `commit`.
 
     Raises:
-        UserError: for a folder that is no trained model, evidence of other weights, figures in the card that are not in
-            `results.json`, no speakers held out; or as `commit`. Then nothing is committed.
+        UserError: for a folder that is no trained model, evidence of other weights, figures in the
+            card that are not in `results.json`, no speakers held out; or as `commit`. Then nothing
+            is committed.
     """
     if not Path(folder).is_dir():
         raise HubError(f"'{folder}' is no folder: give the one that fine-tuning wrote, to push it to '{repo}'")
@@ -145,28 +153,31 @@ def push_model(
 def commit(
     files: Mapping[str, Path | bytes], repo: str, private: bool, kind: Kind, revision: str | None = None
 ) -> CommitInfo:
-    """Make a repository hold these files, in one commit; others in it stay, but for those of an earlier push.
+    """Make a repository hold these files, in one commit; others in it stay, but for those of an
+    earlier push.
 
-    Large files are sent one by one before the commit. The Hub keeps what it has of a push that broke off, so that the
-    next one sends the rest.
+    Large files are sent one by one before the commit. The Hub keeps what it has of a push that
+    broke off, so that the next one sends the rest.
 
     Args:
         files: where each lies, or what is in it, by its name in the repository.
-        repo: `owner/name`, or a name under the account of the token; created where it does not exist.
-        private: refuse a repository that anyone can read.
-        kind: of repository.
-        revision: the branch, created from main where it does not exist; main if None.
+        repo: `owner/name`, or a name under the account of the token; created where it does not
+        exist. private: refuse a repository that anyone can read. kind: of repository. revision: the
+        branch, created from main where it does not exist; main if None.
 
     Returns:
-        The address of the commit, with `oid` and `repo_url`; that of the last one where nothing has changed.
+        The address of the commit, with `oid` and `repo_url`; that of the last one where nothing has
+        changed.
 
     Raises:
-        HubError: as `check_push`; for a revision that is no branch; or if the upload fails. Then nothing is committed.
+        HubError: as `check_push`; for a revision that is no branch; or if the upload fails. Then
+            nothing is committed.
     """
     info = _open(repo, private, kind, revision)
     there = [sibling.rfilename for sibling in info.siblings or []]
     stale = [name for name in there if name not in files and _REMADE[kind].fullmatch(name)]
-    # upload_folder splits many files, or a commit that failed, into several commits: half a dataset could be left
+    # upload_folder splits many files, or a commit that failed, into several commits: half a dataset
+    # could be left
     api = HfApi()
     with _one_line(info.id):
         added = [CommitOperationAdd(name, path) for name, path in files.items()]
@@ -199,18 +210,20 @@ def find_model(model: str, revision: str | None = None) -> ModelInfo:
 
 
 def snapshot(model: str | PathLike, revision: str | None = None) -> tuple[Path, str | None]:
-    """What is known of a model: a folder with its card, `results.json` and pictures, as far as they exist.
+    """What is known of a model: a folder with its card, `results.json` and pictures, as far as they
+    exist.
 
     Args:
-        model: a folder, which is given back as it is, or a Hub id, of which only these small files are fetched, and
-            those that the cache has where the Hub cannot be reached.
+        model: a folder, which is given back as it is, or a Hub id, of which only these small files
+            are fetched, and those that the cache has where the Hub cannot be reached.
         revision: a branch, tag or commit of a Hub id.
 
     Returns:
         The folder, and the commit of a Hub id.
 
     Raises:
-        HubError: where the Hub has no such model or revision, or cannot be reached and the cache has nothing of it.
+        HubError: where the Hub has no such model or revision, or cannot be reached and the cache
+            has nothing of it.
     """
     if Path(model).is_dir():
         return Path(model), None
@@ -237,7 +250,8 @@ def _open(repo: str, private: bool, kind: Kind, branch: str | None = None) -> Da
     api = HfApi()
     with _one_line(repo):
         account = api.whoami()
-    # An existing repository answers a token that can only read as if all were well, until the commit is refused.
+    # An existing repository answers a token that can only read as if all were well, until the
+    # commit is refused.
     if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise HubError(f"'{repo}': the token can only read; {hub_errors.MAY_WRITE}")
     name = repo if "/" in repo else f"{account['name']}/{repo}"
@@ -275,8 +289,9 @@ def _branch(name: str, kind: Kind, branch: str) -> DatasetInfo | ModelInfo | Spa
 def _one_line(repo: str) -> Iterator[None]:
     """Turn what huggingface_hub raises into a `HubError`.
 
-    HTTPError is that of its HTTP library, whose name changed with version 2; uploads raise RuntimeError, a card that
-    the Hub rejects ValueError, and hf_xet, tokens, offline mode and files OSError.
+    HTTPError is that of its HTTP library, whose name changed with version 2; uploads raise
+    RuntimeError, a card that the Hub rejects ValueError, and hf_xet, tokens, offline mode and files
+    OSError.
     """
     try:
         yield

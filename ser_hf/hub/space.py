@@ -1,4 +1,5 @@
-"""A Space: the page of a model on the Hub, in a repository that runs there, and in any folder it is copied to."""
+"""A Space: the page of a model on the Hub, in a repository that runs there, and in any folder it is
+copied to."""
 
 import re
 import sys
@@ -57,18 +58,19 @@ def check(space: str) -> None:
 
 
 def push(model: str, space: str, private: bool = True, revision: str | None = None, checked: bool = False) -> Pushed:
-    """Push a Space that serves one commit of a model, in one commit; what is left of an earlier push is deleted.
+    """Push a Space that serves one commit of a model, in one commit; what is left of an earlier
+    push is deleted.
 
     Args:
         model: a Hub id.
-        space: `owner/name`, or a name under the account of the token; created where it does not exist.
-        private: refuse a Space that anyone can see.
-        revision: a branch, tag or commit of the model; main if None.
-        checked: the model is known to be a trained classifier, so that it need not be loaded to see that.
+        space: `owner/name`, or a name under the account of the token; created where it does not
+        exist. private: refuse a Space that anyone can see. revision: a branch, tag or commit of the
+        model; main if None. checked: the model is known to be a trained classifier, so that it need
+        not be loaded to see that.
 
     Raises:
-        UserError: for a model that is not on the Hub or could not answer, packages that are not installed, or as
-            `hub.commit`. Then nothing is committed.
+        UserError: for a model that is not on the Hub or could not answer, packages that are not
+            installed, or as `hub.commit`. Then nothing is committed.
     """
     check(space)
     found = repositories.find_model(model, revision)
@@ -87,12 +89,15 @@ def push(model: str, space: str, private: bool = True, revision: str | None = No
 
 
 def requirements() -> list[str]:
-    """Pins of what the package needs, at the versions that are installed here, torch and torchaudio first.
+    """Pins of what the package needs, at the versions that are installed here, torch and torchaudio
+    first.
 
-    What is in `onnx` and `vad` is among them as far as it is installed, so that the Space answers as this machine does.
+    What is in `onnx` and `vad` is among them as far as it is installed, so that the Space answers
+    as this machine does.
 
     Raises:
-        SpaceError: if the package runs from a folder without being installed, or lacks what it needs.
+        SpaceError: if the package runs from a folder without being installed, or lacks what it
+            needs.
     """
     names = []
     try:
@@ -130,7 +135,8 @@ def files(model: str, commit: str, space: str, closed: str | None = None) -> dic
     package = Path(__file__).parents[1]
     source = [path for path in sorted(package.rglob("*")) if path.is_file() and _is_source(path.relative_to(package))]
     found: dict[str, Path | bytes] = {f"ser_hf/{path.relative_to(package).as_posix()}": path for path in source}
-    # where `cards` looks first, and where a wheel has them; in a checkout they lie beside the package
+    # where `cards` looks first, and where a wheel has them; in a checkout they lie beside the
+    # package
     found |= {f"ser_hf/cards_templates/{path.name}": path for path in sorted(reports.TEMPLATES.glob("*.jinja"))}
     page = {
         "LICENSE": distribution("ser-hf").read_text("licenses/LICENSE") or "Apache-2.0\n",

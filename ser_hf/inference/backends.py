@@ -1,4 +1,5 @@
-"""What a model runs on: torch in fp32 or bf16, or ONNX Runtime in fp32 or int8, behind one method."""
+"""What a model runs on: torch in fp32 or bf16, or ONNX Runtime in fp32 or int8, behind one
+method."""
 
 import functools
 import hashlib
@@ -47,12 +48,14 @@ class Backend(Protocol):
     extractor: FeatureExtractionMixin
     device: str
     together: bool
-    """Whether clips of one length may share a batch: no answer changes by more than rounding then."""
+    """Whether clips of one length may share a batch: no answer changes by more than rounding
+    then."""
     digest: str
     """Tells what answers from all others: by its weights, or its graph."""
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """Float32 `(clips, labels)` for unpadded float32 features, `(clips, samples)` or `(clips, frames, dims)`."""
+        """Float32 `(clips, labels)` for unpadded float32 features, `(clips, samples)` or `(clips,
+        frames, dims)`."""
         ...
 
 
@@ -64,7 +67,8 @@ class TorchBackend:
     def __init__(
         self, model: str | PathLike, device: str | None = None, half: bool = False, revision: str | None = None
     ) -> None:
-        """Load a model onto a device, a GPU where there is one if None; `half` computes in bfloat16.
+        """Load a model onto a device, a GPU where there is one if None; `half` computes in
+        bfloat16.
 
         Raises:
             UserError: where it cannot be loaded, or there is no such device.
@@ -84,7 +88,8 @@ class TorchBackend:
     @torch.inference_mode()
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Of `Backend`."""
-        # no mask: clips of one length have nothing to be masked, and the answer is that of an all-ones mask
+        # no mask: clips of one length have nothing to be masked, and the answer is that of an
+        # all-ones mask
         return self.model(torch.from_numpy(features).to(self.device)).logits.float().cpu().numpy()
 
 
@@ -97,7 +102,8 @@ class OnnxError(UserError):
 
 
 class OnnxBackend:
-    """A graph that `export.write_onnx` wrote; any number of threads may ask it, each works alone on what it asks."""
+    """A graph that `export.write_onnx` wrote; any number of threads may ask it, each works alone on
+    what it asks."""
 
     device = "cpu"
 
@@ -125,7 +131,8 @@ class OnnxBackend:
             return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """Float32 `(clips, labels)` for unpadded float32 features, `(clips, samples)` or `(clips, frames, dims)`."""
+        """Float32 `(clips, labels)` for unpadded float32 features, `(clips, samples)` or `(clips,
+        frames, dims)`."""
         return self._session.run(["logits"], {self._input: features})[0]
 
 
@@ -180,8 +187,8 @@ def load(
 ) -> Backend:
     """A fine-tuned model on a backend.
 
-    ONNX graphs are made from the model's weights the first time, checked against torch, and kept in `ser_hf` beside the
-    Hub's cache; later loads neither build the model nor export it.
+    ONNX graphs are made from the model's weights the first time, checked against torch, and kept in
+    `ser_hf` beside the Hub's cache; later loads neither build the model nor export it.
 
     Args:
         model: a folder that fine-tuning or `ser-hf export` wrote, or a Hub id.
@@ -216,7 +223,8 @@ def _device(name: str | None) -> str:
 
 
 def _halve(model: PreTrainedModel, device: str) -> None:
-    """Compute in bfloat16 what autocast does, whoever calls the model; its weights are cast once, not for each clip."""
+    """Compute in bfloat16 what autocast does, whoever calls the model; its weights are cast once,
+    not for each clip."""
     forward = model.forward
 
     @functools.wraps(forward)
@@ -248,7 +256,8 @@ def _onnx(model: str | PathLike, backend: str, revision: str | None) -> OnnxBack
 
 
 def _folder(model: str | PathLike, graph: str, revision: str | None) -> Path:
-    """A model's folder; for a Hub id the one of its snapshot, with safetensors in it, or else the graph."""
+    """A model's folder; for a Hub id the one of its snapshot, with safetensors in it, or else the
+    graph."""
     if Path(model).is_dir() and not revision:
         return Path(model)
     loading.check_folder(model, revision)
@@ -296,8 +305,8 @@ def _cannot_load(model: str | PathLike, error: Exception) -> loading.ModelError:
 class InferencePool:
     """A backend behind a pool of threads; any thread may ask.
 
-    On a CPU each worker computes with one thread of its own: no clip waits for another's, and its answer is the same to
-    the last bit however many are asked at a time. A GPU has one worker.
+    On a CPU each worker computes with one thread of its own: no clip waits for another's, and its
+    answer is the same to the last bit however many are asked at a time. A GPU has one worker.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -316,7 +325,8 @@ class InferencePool:
         return other
 
     def ask(self, clips: list[np.ndarray]) -> Future[np.ndarray]:
-        """Probabilities `(clips, labels)` of clips of one length, 16 kHz; of several only where `backend.together`."""
+        """Probabilities `(clips, labels)` of clips of one length, 16 kHz; of several only where
+        `backend.together`."""
         return self._pool.submit(self._asked, clips)
 
     def run(self, function: Callable, *arguments: object) -> Future:

@@ -1,7 +1,8 @@
-"""Models as ONNX graphs, in fp32 or with int8 matrix products, and the gate that compares them with torch.
+"""Models as ONNX graphs, in fp32 or with int8 matrix products, and the gate that compares them with
+torch.
 
-Convolutions stay in fp32: one int8 scale for all frames of a clip leaves nothing of the quiet ones, and the layer norm
-behind a waveform's convolutions brings the rounding errors up to full size.
+Convolutions stay in fp32: one int8 scale for all frames of a clip leaves nothing of the quiet ones,
+and the layer norm behind a waveform's convolutions brings the rounding errors up to full size.
 """
 
 import json
@@ -50,13 +51,13 @@ def export(
 
     Args:
         model: a folder that fine-tuning wrote, or a Hub id.
-        output: gets `model.onnx` or `model_int8.onnx`, `config.json`, `preprocessor_config.json` and `export.json`.
-        int8: matrix products in int8.
-        clips: waveforms of shape `(samples,)` at 16 kHz, to compare it with torch on; synthetic voices where None.
+        output: gets `model.onnx` or `model_int8.onnx`, `config.json`, `preprocessor_config.json`
+        and `export.json`. int8: matrix products in int8. clips: waveforms of shape `(samples,)` at
+        16 kHz, to compare it with torch on; synthetic voices where None.
 
     Returns:
-        What `export.json` holds: `model`, `digest` of its weights, `backend`, `gate` (of `compare`), and the versions
-        of what wrote it.
+        What `export.json` holds: `model`, `digest` of its weights, `backend`, `gate` (of
+        `compare`), and the versions of what wrote it.
 
     Raises:
         OnnxError: where it cannot be exported, or answers otherwise; nothing is written then.
@@ -114,7 +115,8 @@ def write_checked(
         The figures of the gate, of `compare`.
 
     Raises:
-        OnnxError: as `write_onnx`, or with the figures, where the answers differ; nothing is written then.
+        OnnxError: as `write_onnx`, or with the figures, where the answers differ; nothing is
+            written then.
     """
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
         partial = Path(temporary) / path.name
@@ -128,14 +130,16 @@ def write_checked(
 def write_onnx(
     model: PreTrainedModel, extractor: FeatureExtractionMixin, rule: str, path: Path, int8: bool = False
 ) -> None:
-    """Write a model as an ONNX graph from its first input, unpadded, to `logits`; any number of clips, of any length.
+    """Write a model as an ONNX graph from its first input, unpadded, to `logits`; any number of
+    clips, of any length.
 
     Args:
         model: as `modeling.load_for_prediction` gives it, like the next two; it is left as it was.
         extractor: names the input.
         rule: the padding rule; with `fixed length` the graph has that length.
         path: written when it is complete.
-        int8: the products of activations and weights in int8, the activations' scale taken from each batch.
+        int8: the products of activations and weights in int8, the activations' scale taken from
+            each batch.
 
     Raises:
         OnnxError: for an architecture that cannot be exported, or a model of more than 2 GB.
@@ -161,8 +165,8 @@ def compare(model: PreTrainedModel, extractor: FeatureExtractionMixin, path: Pat
         clips: waveforms of shape `(samples,)` at 16 kHz, asked one at a time.
 
     Returns:
-        `clips`, `max_difference` of a probability, `same_labels`, the share of clips with the same label, and how many
-        of the others `changed` although their label led by `LEAD` or more.
+        `clips`, `max_difference` of a probability, `same_labels`, the share of clips with the same
+        label, and how many of the others `changed` although their label led by `LEAD` or more.
 
     Raises:
         OnnxError: where the graph fails on a clip.
@@ -247,7 +251,8 @@ def _quantise(traced: Path, quantised: Path) -> None:
 
 @contextmanager
 def _root_logger_quiet() -> Iterator[None]:
-    """Without what is logged to the root logger itself, but for errors, and without the handler that this would add."""
+    """Without what is logged to the root logger itself, but for errors, and without the handler
+    that this would add."""
     handler, root = logging.NullHandler(), logging.getLogger()
 
     def is_error(record: logging.LogRecord) -> bool:

@@ -25,7 +25,8 @@ _BATCH = 8  # windows that share a batch, where that pays
 
 
 def opened(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
-    """A recording of up to `LONG`, whole; or None, and the blocks of a longer one, of which the first are in memory."""
+    """A recording of up to `LONG`, whole; or None, and the blocks of a longer one, of which the
+    first are in memory."""
     blocks, head, length = iter(blocks), [], 0
     for block in blocks:
         head.append(block)
@@ -72,12 +73,14 @@ class Voiced:
 
 
 class Windows:
-    """Iterates over the windows of a recording that hold voice; `length` and `voiced` are complete when it ends."""
+    """Iterates over the windows of a recording that hold voice; `length` and `voiced` are complete
+    when it ends."""
 
     def __init__(
         self, blocks: Iterable[np.ndarray], listener: voice_activity.VadStream, workers: InferencePool
     ) -> None:
-        """`blocks` of shape `(samples,)` at 16 kHz, `WINDOW` or more in all; `workers` listen for voice in them."""
+        """`blocks` of shape `(samples,)` at 16 kHz, `WINDOW` or more in all; `workers` listen for
+        voice in them."""
         self._blocks, self._listener, self._workers = blocks, listener, workers
         self.voiced, self.length = Voiced(), 0
 
@@ -129,8 +132,9 @@ class Timeline:
             length: of the recording, in samples.
 
         Returns:
-            Probabilities `(labels,)`: the mean over what is voice, uniform where none is; and the stretches of one
-            label, `start` and `end` in seconds (from the first voice in it to the last), `label`, `score`.
+            Probabilities `(labels,)`: the mean over what is voice, uniform where none is; and the
+            stretches of one label, `start` and `end` in seconds (from the first voice in it to the
+            last), `label`, `score`.
         """
         total, weight = np.zeros(len(self.labels)), 0
         segments: list[dict] = []
@@ -155,7 +159,8 @@ class Timeline:
 def heard(
     windows: Windows, workers: InferencePool, labels: list[str], together: bool, check: Callable[[], None]
 ) -> tuple[np.ndarray, list[dict]]:
-    """What is said of a long recording, by the windows that hold voice; only a few of them are in memory.
+    """What is said of a long recording, by the windows that hold voice; only a few of them are in
+    memory.
 
     Args:
         windows: of the recording.
@@ -196,9 +201,10 @@ _MARGIN = 0.1  # by which another label must lead before the answer changes (hys
 class Stream:
     """One recording that is going on; for one thread at a time, any number of them side by side.
 
-    An answer is of the last 4 s, or of what there is, and of those before it, half as much each. Its label changes only
-    when another leads by 0.1, so that it does not flicker. Where no voice was heard in them the last answer stands,
-    `abstained`. `duration` is what has been heard so far, and `segments` how the label went.
+    An answer is of the last 4 s, or of what there is, and of those before it, half as much each.
+    Its label changes only when another leads by 0.1, so that it does not flicker. Where no voice
+    was heard in them the last answer stands, `abstained`. `duration` is what has been heard so far,
+    and `segments` how the label went.
     """
 
     def __init__(
@@ -209,7 +215,8 @@ class Stream:
         below: float,
         sampling_rate: int,
     ) -> None:
-        """Begin; `sampling_rate` is that of the chunks, in Hz, `below` the score under which the model abstains."""
+        """Begin; `sampling_rate` is that of the chunks, in Hz, `below` the score under which the
+        model abstains."""
         audio.check_rate(sampling_rate, "the stream")
         self._workers, self._listener, self._labels, self._below = workers, listener, labels, below
         self._resampler = resampling.Resampler(sampling_rate)
@@ -222,10 +229,12 @@ class Stream:
         self._sums: list[float] = []  # of the running segment's scores
 
     def feed(self, chunk: np.ndarray) -> list[dict]:
-        """Take what was recorded since, and give the answers that are due: none, one, or one for each second of it.
+        """Take what was recorded since, and give the answers that are due: none, one, or one for
+        each second of it.
 
         Args:
-            chunk: shape `(samples,)` or `(samples, channels)`, float in [-1, 1] or integer, of any length.
+            chunk: shape `(samples,)` or `(samples, channels)`, float in [-1, 1] or integer, of any
+                length.
 
         Raises:
             AudioError: for another shape, NaN or infinity.

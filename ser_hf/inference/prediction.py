@@ -1,4 +1,5 @@
-"""A prediction as it is worded everywhere: the command line, the page, the API and running answers say it alike."""
+"""A prediction as it is worded everywhere: the command line, the page, the API and running answers
+say it alike."""
 
 from os import PathLike
 from pathlib import Path
@@ -25,9 +26,8 @@ def prediction(
         file: its name, or None.
         length: in samples at 16 kHz.
         probabilities: shape `(labels,)`.
-        segments: as `segment` makes them; none where no voice was found, of which nothing can be said.
-        labels: of the model, in its order.
-        below: the score under which the model abstains.
+        segments: as `segment` makes them; none where no voice was found, of which nothing can be
+        said. labels: of the model, in its order. below: the score under which the model abstains.
         label: the index of the answer; that of the largest probability if None.
     """
     best = int(probabilities.argmax()) if label is None else label

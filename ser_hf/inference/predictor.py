@@ -40,7 +40,8 @@ class Deadline:
             raise _too_slow(file)
 
     def result(self, asked: Future[np.ndarray], file: str | None) -> np.ndarray:
-        """Wait for a result; where the time is over before it comes, it is given up and `TimeoutExceeded` raised."""
+        """Wait for a result; where the time is over before it comes, it is given up and
+        `TimeoutExceeded` raised."""
         try:
             return asked.result(None if self._until is None else max(0.0, self._until - time.monotonic()))
         except TimeoutError:
@@ -59,9 +60,10 @@ _Waiting = tuple[str | None, Callable[[], dict]]
 class Predictor:
     """A fine-tuned model that answers for recordings; any number of threads may ask it.
 
-    A clip's answer does not depend on what else is asked, before, after or at the same time: on a CPU it is the same to
-    the last bit, since each clip is worked on alone, by one thread of a pool that has one for each core. It equals the
-    one of stock `transformers.pipeline("audio-classification")`.
+    A clip's answer does not depend on what else is asked, before, after or at the same time: on a
+    CPU it is the same to the last bit, since each clip is worked on alone, by one thread of a pool
+    that has one for each core. It equals the one of stock
+    `transformers.pipeline("audio-classification")`.
     """
 
     def __init__(
@@ -76,16 +78,17 @@ class Predictor:
         """Load a model.
 
         Args:
-            model: a folder that fine-tuning or `ser-hf export` wrote, or a Hub id; the model in the box where none is
-                named.
+            model: a folder that fine-tuning or `ser-hf export` wrote, or a Hub id; the model in the
+                box where none is named.
             device: for torch; a GPU where there is one if None.
-            batch_size: clips at a time in `probabilities` and `outputs`, and clips of one length at a time on a GPU.
-            backend: `torch`, `torch-bf16`, `onnx` or `onnx-int8`; the ONNX ones run on the CPU.
-            voice_kind: how voice is found in long recordings, `silero` or `energy`; the better one there is if None.
-            revision: a branch, tag or commit of a Hub id.
+            batch_size: clips at a time in `probabilities` and `outputs`, and clips of one length at
+            a time on a GPU. backend: `torch`, `torch-bf16`, `onnx` or `onnx-int8`; the ONNX ones
+            run on the CPU. voice_kind: how voice is found in long recordings, `silero` or `energy`;
+            the better one there is if None. revision: a branch, tag or commit of a Hub id.
 
         Raises:
-            UserError: if it cannot be loaded or is not a trained classifier, or something it needs is not installed.
+            UserError: if it cannot be loaded or is not a trained classifier, or something it needs
+                is not installed.
         """
         self.name, self.revision, self.backend = str(model), revision, backend
         self._backend = backends.load(model, backend, device, revision)
@@ -112,15 +115,15 @@ class Predictor:
         timeout: float | None = None,
         longest: float | None = None,
     ) -> "Predictor":
-        """A predictor of one voice, which shares the model with this one (`ser_hf.inference.speaker_adaptation`).
+        """A predictor of one voice, which shares the model with this one
+        (`ser_hf.inference.speaker_adaptation`).
 
-        A few clips without labels are enough; they should hold several emotions, and count as if they held all of them
-        about as often. Its confidence was not calibrated.
+        A few clips without labels are enough; they should hold several emotions, and count as if
+        they held all of them about as often. Its confidence was not calibrated.
 
         Args:
-            clips: recordings of the voice, of any length; or an `Adaptation`, or the file that its `save` wrote.
-            timeout: of `predict`, for each recording.
-            longest: of `predict`.
+            clips: recordings of the voice, of any length; or an `Adaptation`, or the file that its
+            `save` wrote. timeout: of `predict`, for each recording. longest: of `predict`.
 
         Returns:
             A predictor like this one, with the voice as its `adaptation`.
@@ -142,7 +145,8 @@ class Predictor:
         return other
 
     def _heard(self, clips: Iterable[audio.Source], timeout: float | None, longest: float | None) -> np.ndarray:
-        """Logits `(parts, labels)` of recordings, of long ones in windows with voice; any thread may ask."""
+        """Logits `(parts, labels)` of recordings, of long ones in windows with voice; any thread
+        may ask."""
         heard: list[np.ndarray] = []
         for clip in clips:
             deadline = Deadline(timeout)
@@ -163,7 +167,8 @@ class Predictor:
 
     @property
     def public_name(self) -> str:
-        """The model as strangers may read it: the id on the Hub, or the name of its folder without where it lies."""
+        """The model as strangers may read it: the id on the Hub, or the name of its folder without
+        where it lies."""
         return Path(self.name).resolve().name if Path(self.name).exists() else self.name
 
     def warm(self) -> "Predictor":
@@ -178,8 +183,8 @@ class Predictor:
     ) -> dict | list[dict]:
         """Answer for one recording of any length, or for a list in its order.
 
-        Up to 10 s are one utterance, asked whole. Longer ones are asked in windows of 4 s every 2 s that hold voice;
-        memory does not grow with their length.
+        Up to 10 s are one utterance, asked whole. Longer ones are asked in windows of 4 s every 2 s
+        that hold voice; memory does not grow with their length.
 
         Args:
             source: whatever `ser_hf.audio.load` takes, or a list of such.
@@ -187,9 +192,10 @@ class Predictor:
             longest: seconds of audio beyond which a recording is refused, where not None.
 
         Returns:
-            `file`, `label`, `score`, `scores` (a probability for each label), `abstained` (whether the score is below
-            the threshold that the model was calibrated with, or no voice was found), `duration` in seconds, and
-            `segments` (`start`, `end`, `label`, `score`), one for each stretch of a label; a list of these for a list.
+            `file`, `label`, `score`, `scores` (a probability for each label), `abstained` (whether
+            the score is below the threshold that the model was calibrated with, or no voice was
+            found), `duration` in seconds, and `segments` (`start`, `end`, `label`, `score`), one
+            for each stretch of a label; a list of these for a list.
 
         Raises:
             AudioError: if a recording cannot be used or is too long; it is named.
@@ -211,7 +217,8 @@ class Predictor:
             sources: of `predict`.
             timeout: of `predict`, for each recording.
             longest: of `predict`.
-            on_error: `answer` puts `{"file", "error"}` in the place of a recording that cannot be used.
+            on_error: `answer` puts `{"file", "error"}` in the place of a recording that cannot be
+                used.
 
         Raises:
             AudioError, TimeoutExceeded: as `predict`, unless `on_error` is `answer`.
@@ -227,14 +234,16 @@ class Predictor:
             yield _finished(waiting.popleft(), on_error)
 
     def stream(self, chunks: Iterable[np.ndarray], sampling_rate: int = audio.SAMPLING_RATE) -> Iterator[dict]:
-        """Running answers for a recording that is still going on, one for each second that has come.
+        """Running answers for a recording that is still going on, one for each second that has
+        come.
 
         Args:
-            chunks: arrays of shape `(samples,)` or `(samples, channels)`, float or integer, of any length.
-            sampling_rate: in Hz.
+            chunks: arrays of shape `(samples,)` or `(samples, channels)`, float or integer, of any
+            length. sampling_rate: in Hz.
 
         Yields:
-            Predictions as `predict` gives them, of the last seconds; see `ser_hf.inference.long_audio.Stream`.
+            Predictions as `predict` gives them, of the last seconds; see
+            `ser_hf.inference.long_audio.Stream`.
 
         Raises:
             AudioError: for what is no audio.
@@ -244,24 +253,27 @@ class Predictor:
             yield from running.feed(chunk)
 
     def start_stream(self, sampling_rate: int = audio.SAMPLING_RATE) -> "long_audio.Stream":
-        """The same for a caller to whom chunks are handed: `feed` takes one and gives the answers that are due."""
+        """The same for a caller to whom chunks are handed: `feed` takes one and gives the answers
+        that are due."""
         return long_audio.Stream(self._workers, self.voice.listen(), self.labels, self.abstain_below, sampling_rate)
 
     def probabilities(self, clips: list[np.ndarray]) -> np.ndarray:
         """Probabilities of shape `(clips, labels)` for 16 kHz waveforms, in their order.
 
-        In padded batches, for evaluation: while it runs, the same predictor must not be asked anything else.
+        In padded batches, for evaluation: while it runs, the same predictor must not be asked
+        anything else.
         """
         if not self._in_torch:
             return np.concatenate([one.result() for one in [self._workers.ask([clip]) for clip in clips]])
         return softmax(self._logits(clips), axis=-1)
 
     def outputs(self, clips: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """What the model makes of 16 kHz waveforms, in their order; for one thread at a time, and torch alone.
+        """What the model makes of 16 kHz waveforms, in their order; for one thread at a time, and
+        torch alone.
 
         Returns:
-            Float32 logits of shape `(clips, labels)`, and the embeddings `(clips, width)` that its last layer, which is
-            linear, made them of (before the offset of a voice).
+            Float32 logits of shape `(clips, labels)`, and the embeddings `(clips, width)` that its
+            last layer, which is linear, made them of (before the offset of a voice).
         """
         heard: list[np.ndarray] = []
         hook = self._last.register_forward_pre_hook(lambda _, args: heard.append(args[0].float().cpu().numpy()))
@@ -322,7 +334,8 @@ class Predictor:
 
     def _long(self, file: str | None, blocks: Iterable[np.ndarray], deadline: Deadline) -> dict:
         found = long_audio.Windows(blocks, self.voice.listen(), self._workers)
-        # A waveform's first convolution is the largest thing there is: a batch takes its memory and saves no time
+        # A waveform's first convolution is the largest thing there is: a batch takes its memory and
+        # saves no time
         together = self._backend.together and (self._workers.on_gpu or features.hop(self.extractor) > 1)
         whole, segments = long_audio.heard(found, self._workers, self.labels, together, partial(deadline.check, file))
         return prediction.prediction(file, found.length, whole, segments, self.labels, self.abstain_below)

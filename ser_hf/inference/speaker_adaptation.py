@@ -1,9 +1,10 @@
 """What a model makes of one voice, from a few of its clips without labels.
 
-A model takes one voice for sad and another for angry, whatever they feel. An adaptation moves the logits so that, over
-the clips given, its answers are spread evenly over the labels, and mixes them with where the clips themselves cluster,
-since a voice that moves all alike says little of how often each is meant. The clips should hold several emotions, best
-all of them about as often, or one of them is taken for the voice.
+A model takes one voice for sad and another for angry, whatever they feel. An adaptation moves the
+logits so that, over the clips given, its answers are spread evenly over the labels, and mixes them
+with where the clips themselves cluster, since a voice that moves all alike says little of how often
+each is meant. The clips should hold several emotions, best all of them about as often, or one of
+them is taken for the voice.
 """
 
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from ser_hf.inference.backends import Backend
 SUFFIX = ".safetensors"
 _KIND = "ser_hf voice 2"  # the first had no weight
 PRIOR = 4.0
-"""Clips that are counted beside those of the voice, and of which nothing is known: few clips move an answer little."""
+"""Clips that are counted beside those of the voice, and of which nothing is known: few clips move
+an answer little."""
 
 CLUSTERED = 0.3
 """Of an answer is what the clusters say."""
@@ -98,14 +100,16 @@ def check_name(path: str | PathLike) -> None:
 
 
 def fit(logits: np.ndarray, digest: str, clustered: float = CLUSTERED) -> Adaptation:
-    """A voice from a calibrated model's logits `(clips, labels)` of at least one of its clips; `digest` is the model's.
+    """A voice from a calibrated model's logits `(clips, labels)` of at least one of its clips;
+    `digest` is the model's.
 
-    Two answers are mixed, as logarithms. One moves the logits evenly: found is the offset b for which the mean of
-    `softmax(logits + b)` over the n clips and `PRIOR` even answers is even, the correction of a classifier to other
-    class shares (Saerens, Latinne and Decaestecker 2002), the shares given. The other, whose part is `clustered`, asks
-    to which label's cluster a clip belongs: Gaussians of one covariance in the space of the logits, of any sizes, found
-    from the answers by expectation maximisation (McLachlan and Peel 2000). Both are linear, and applied by
-    n / (n + `PRIOR`).
+    Two answers are mixed, as logarithms. One moves the logits evenly: found is the offset b for
+    which the mean of `softmax(logits + b)` over the n clips and `PRIOR` even answers is even, the
+    correction of a classifier to other class shares (Saerens, Latinne and Decaestecker 2002), the
+    shares given. The other, whose part is `clustered`, asks to which label's cluster a clip
+    belongs: Gaussians of one covariance in the space of the logits, of any sizes, found from the
+    answers by expectation maximisation (McLachlan and Peel 2000). Both are linear, and applied by n
+    / (n + `PRIOR`).
     """
     logits = np.asarray(logits, dtype=np.float64)
     clips, labels = logits.shape
@@ -133,8 +137,8 @@ def _clusters(places: np.ndarray, answers: np.ndarray, trusted: float) -> tuple[
 
     Args:
         places: of clips, shape `(clips, dimensions)`.
-        answers: logits that the clusters begin with, and that share in them throughout, shape `(clips, labels)`.
-        trusted: the share of the clusters.
+        answers: logits that the clusters begin with, and that share in them throughout, shape
+        `(clips, labels)`. trusted: the share of the clusters.
 
     Returns:
         The weight `(labels, dimensions)` and the constant `(labels,)`.

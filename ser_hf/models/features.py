@@ -1,6 +1,8 @@
-"""Waveforms -> model inputs: one clip at a time as stock `pipeline` does, then padded into batches of like length.
+"""Waveforms -> model inputs: one clip at a time as stock `pipeline` does, then padded into batches
+of like length.
 
-A clip's features never depend on its neighbours: the extractor sees it alone, and the batch carries an attention mask.
+A clip's features never depend on its neighbours: the extractor sees it alone, and the batch carries
+an attention mask.
 """
 
 from collections.abc import Iterator
@@ -12,7 +14,8 @@ from transformers import FeatureExtractionMixin, NemotronAsrStreamingFeatureExtr
 from ser_hf import audio
 
 FRAME_STEP, WAVEFORM_STEP = 8, 1_600
-"""Batches are padded to a multiple of so many frames or samples: a CPU compiles its kernels anew for each new shape."""
+"""Batches are padded to a multiple of so many frames or samples: a CPU compiles its kernels anew
+for each new shape."""
 
 
 EXTRAS = ("labels", "other", "share", "weight", "functionals")
@@ -23,7 +26,8 @@ HOP = 160
 
 
 def extract(extractor: FeatureExtractionMixin, samples: np.ndarray) -> np.ndarray:
-    """Features of one clip, float32: `(samples,)` for waveform models, `(frames, dimensions)` for those on mel frames.
+    """Features of one clip, float32: `(samples,)` for waveform models, `(frames, dimensions)` for
+    those on mel frames.
 
     Args:
         extractor: of the model; its first input name is the one that is used.
@@ -33,14 +37,16 @@ def extract(extractor: FeatureExtractionMixin, samples: np.ndarray) -> np.ndarra
 
 
 def hop(extractor: FeatureExtractionMixin) -> int:
-    """Samples that one step of what `prepare` gives stands for: silence is cut from it in such steps."""
+    """Samples that one step of what `prepare` gives stands for: silence is cut from it in such
+    steps."""
     if isinstance(extractor, NemotronAsrStreamingFeatureExtractor):
         return extractor.hop_length
     return HOP if isinstance(extractor, SeamlessM4TFeatureExtractor) else 1
 
 
 def prepare(extractor: FeatureExtractionMixin, samples: np.ndarray) -> np.ndarray:
-    """What of a clip's features is dear and does not change when its edges are cut, to be kept between epochs.
+    """What of a clip's features is dear and does not change when its edges are cut, to be kept
+    between epochs.
 
     Returns:
         Log mel frames `(frames, mel bins)` for models on mel frames, the waveform for all others.
@@ -69,9 +75,11 @@ def _asked(extractor: FeatureExtractionMixin, samples: np.ndarray) -> np.ndarray
 
 
 def _log_mel(extractor: SeamlessM4TFeatureExtractor, samples: np.ndarray) -> np.ndarray:
-    """The stock extractor's filter bank (Kaldi's), all frames at once instead of one after the other.
+    """The stock extractor's filter bank (Kaldi's), all frames at once instead of one after the
+    other.
 
-    25 ms every 10 ms, mean removed, pre-emphasis 0.97, Povey window, 512-point power spectrum, log mel.
+    25 ms every 10 ms, mean removed, pre-emphasis 0.97, Povey window, 512-point power spectrum, log
+    mel.
     """
     frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64) * 2**15, 400)[::HOP]
     frames = frames - frames.mean(axis=1, keepdims=True)
@@ -84,7 +92,8 @@ def _log_mel(extractor: SeamlessM4TFeatureExtractor, samples: np.ndarray) -> np.
 
 
 def _stacked(extractor: SeamlessM4TFeatureExtractor, mel: np.ndarray) -> np.ndarray:
-    """Zero mean, unit variance for each mel bin over the clip; an even number of frames, `stride` of them stacked."""
+    """Zero mean, unit variance for each mel bin over the clip; an even number of frames, `stride`
+    of them stacked."""
     mel = (mel - mel.mean(axis=0)) / np.sqrt(mel.var(axis=0, ddof=1) + 1e-7)
     stride = extractor.stride
     even = len(mel) + len(mel) % 2
@@ -94,21 +103,24 @@ def _stacked(extractor: SeamlessM4TFeatureExtractor, mel: np.ndarray) -> np.ndar
 
 
 class Collator:
-    """Pads features to the longest of the batch, with an attention mask where the model takes one."""
+    """Pads features to the longest of the batch, with an attention mask where the model takes
+    one."""
 
     def __init__(self, extractor: FeatureExtractionMixin, rule: str) -> None:
-        """Take the extractor of a model and its padding rule (`ser_hf.models.padding.padding_rule`)."""
+        """Take the extractor of a model and its padding rule
+        (`ser_hf.models.padding.padding_rule`)."""
         self.input_name = extractor.model_input_names[0]
         self.with_mask = rule != "fixed length"
         self.rounds_up = rule in ("attention mask", "masked group norm")
 
     def __call__(self, clips: list[dict]) -> dict[str, torch.Tensor]:
-        """Batch clips with `features` and, in training, `labels`; with mixup also `other` labels and the `share`.
+        """Batch clips with `features` and, in training, `labels`; with mixup also `other` labels
+        and the `share`.
 
         Returns:
-            `input_values` `(batch, samples)` or `input_features` `(batch, frames, dimensions)`, `attention_mask`
-            `(batch, samples | frames)`; `labels`, `other`, `share` and `weight` `(batch,)`; `functionals`
-            `(batch, functionals)`.
+            `input_values` `(batch, samples)` or `input_features` `(batch, frames, dimensions)`,
+            `attention_mask` `(batch, samples | frames)`; `labels`, `other`, `share` and `weight`
+            `(batch,)`; `functionals` `(batch, functionals)`.
         """
         features = [clip["features"] for clip in clips]
         longest = max(len(feature) for feature in features)
@@ -130,7 +142,8 @@ class Collator:
 
 
 def by_length(lengths: list[int], batch: int) -> Iterator[list[int]]:
-    """Indices in batches of like length, longest first, so that a shortage of memory shows at once."""
+    """Indices in batches of like length, longest first, so that a shortage of memory shows at
+    once."""
     order = np.argsort(lengths, kind="stable")[::-1]
     for start in range(0, len(order), batch):
         yield [int(index) for index in order[start : start + batch]]

@@ -11,7 +11,8 @@ from ser_hf.errors import UserError
 from ser_hf.models import padding
 
 _DEEP = frozenset({"wav2vec2", "hubert", "unispeech", "unispeech-sat", "wav2vec2-bert"})
-"""Encoders whose layers need nothing of the layers below but their output (WavLM's share a position bias)."""
+"""Encoders whose layers need nothing of the layers below but their output (WavLM's share a position
+bias)."""
 
 
 class CacheError(UserError):
@@ -19,7 +20,8 @@ class CacheError(UserError):
 
 
 class FrozenFrontend:
-    """The frozen part of a model, from its input to the input of encoder layer `depth`; its convolutions at 0."""
+    """The frozen part of a model, from its input to the input of encoder layer `depth`; its
+    convolutions at 0."""
 
     def __init__(self, model: PreTrainedModel, depth: int = 0) -> None:
         """Take the front of a model.
@@ -38,7 +40,8 @@ class FrozenFrontend:
         self._originals: list[tuple[nn.Module, str, object]] = []
 
     def outputs(self, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """What the front makes of a batch: `(frames, dimensions)` for each clip, padding left out."""
+        """What the front makes of a batch: `(frames, dimensions)` for each clip, padding left
+        out."""
         if self.depth:
             hidden = _stopped(self.model, batch, self.base.encoder.layers[self.depth], before=True)
         else:
@@ -49,7 +52,8 @@ class FrozenFrontend:
         return [row[:length] for row, length in zip(hidden, lengths.tolist(), strict=True)]
 
     def bypass(self) -> None:
-        """From now on the model takes stored frames `(batch, frames, dimensions)` and their mask as its input."""
+        """From now on the model takes stored frames `(batch, frames, dimensions)` and their mask as
+        its input."""
         if hasattr(self.base, "feature_extractor"):
             self._swap(self.base, "feature_extractor", _Transposed())
             for owner in (self.model, self.base):

@@ -27,7 +27,8 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
-"""What transformers raises for a name it cannot find, a config it does not know, and weights cut off or misshapen."""
+"""What transformers raises for a name it cannot find, a config it does not know, and weights cut
+off or misshapen."""
 
 
 class ModelError(UserError):
@@ -40,9 +41,9 @@ def load_for_training(
     """A model with a head for the eight emotions, and its feature extractor.
 
     Args:
-        name: a Hub id or folder of any `AutoModelForAudioClassification` backbone, or one of `ser_hf.tiny.NAMES`.
-        seed: of the weights that are new.
-        attention: `eager` or `sdpa`; the model's own choice where None.
+        name: a Hub id or folder of any `AutoModelForAudioClassification` backbone, or one of
+        `ser_hf.tiny.NAMES`. seed: of the weights that are new. attention: `eager` or `sdpa`; the
+        model's own choice where None.
 
     Raises:
         ModelError: if it cannot be loaded, with what to do instead.
@@ -74,15 +75,16 @@ def load_for_training(
 def load_for_prediction(
     name: str | PathLike, revision: str | None = None
 ) -> tuple[PreTrainedModel, FeatureExtractionMixin, str]:
-    """A fine-tuned model in evaluation mode, its feature extractor, and the padding rule that it was given.
+    """A fine-tuned model in evaluation mode, its feature extractor, and the padding rule that it
+    was given.
 
     Args:
         name: a folder, or a Hub id.
         revision: a branch, tag or commit of a Hub id.
 
     Raises:
-        ModelError: if it cannot be loaded, or the Hub does not show it; for a folder with a revision; for a head
-            without trained weights, or labels without a meaning.
+        ModelError: if it cannot be loaded, or the Hub does not show it; for a folder with a
+            revision; for a head without trained weights, or labels without a meaning.
     """
     check_folder(name, revision)
     at = {"revision": revision or "main"}
@@ -123,7 +125,8 @@ def check_labels(name: str | PathLike, config: PreTrainedConfig) -> None:
 
 
 def digest(model: PreTrainedModel) -> str:
-    """16 hexadecimal digits that tell a model's weights from all others, by their names and values."""
+    """16 hexadecimal digits that tell a model's weights from all others, by their names and
+    values."""
     found = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         found.update(name.encode())
@@ -132,7 +135,8 @@ def digest(model: PreTrainedModel) -> str:
 
 
 def last_linear(model: PreTrainedModel) -> nn.Linear:
-    """The layer whose outputs are the logits; its inputs are what the model makes of a clip, shape `(clips, width)`.
+    """The layer whose outputs are the logits; its inputs are what the model makes of a clip, shape
+    `(clips, width)`.
 
     Raises:
         ModelError: for an architecture that ends in none.
@@ -153,7 +157,8 @@ def freeze_feature_encoder(model: PreTrainedModel) -> bool:
 
 
 def fit_masking(model: PreTrainedModel, shortest_frames: int) -> None:
-    """Keep SpecAugment's time masks no longer than the shortest training clip, on which transformers would fail."""
+    """Keep SpecAugment's time masks no longer than the shortest training clip, on which
+    transformers would fail."""
     if getattr(model.config, "mask_time_length", 0) > shortest_frames:
         model.config.mask_time_length = max(1, shortest_frames)
 

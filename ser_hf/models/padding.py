@@ -17,9 +17,9 @@ MASKABLE = frozenset({"wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat
 class MaskedGroupNorm(nn.GroupNorm):
     """Group norm over time that takes its statistics over the valid frames of each clip.
 
-    wav2vec2-base and its kin normalise the first convolution's output over all of time, padding included, so that a
-    clip's answer depends on the longest clip of its batch. Same parameters, same state dict, and the same answer for an
-    unpadded clip as `nn.GroupNorm`.
+    wav2vec2-base and its kin normalise the first convolution's output over all of time, padding
+    included, so that a clip's answer depends on the longest clip of its batch. Same parameters,
+    same state dict, and the same answer for an unpadded clip as `nn.GroupNorm`.
     """
 
     frames: list[int] | None = None  # valid frames of each clip of the running batch
@@ -39,9 +39,9 @@ def padding_rule(model: PreTrainedModel) -> str:
     """How padding is kept out of a model's answer.
 
     Returns:
-        `fixed length` where every clip becomes the same number of frames, `masked group norm` or `attention mask` for
-        architectures that are known to hear nothing of what is masked, `one clip at a time` for all others: some mix
-        padding in again behind the mask.
+        `fixed length` where every clip becomes the same number of frames, `masked group norm` or
+        `attention mask` for architectures that are known to hear nothing of what is masked, `one
+        clip at a time` for all others: some mix padding in again behind the mask.
     """
     if "attention_mask" not in inspect.signature(model.forward).parameters:
         return "fixed length"
@@ -85,7 +85,8 @@ def frames_of(model: PreTrainedModel, feature_length: int) -> int:
 
 
 def _count_frames(model: nn.Module, args: tuple, kwargs: dict) -> None:
-    """Before a forward pass; the norms are looked for in the model that is called, which may be a copy."""
+    """Before a forward pass; the norms are looked for in the model that is called, which may be a
+    copy."""
     mask = kwargs.get("attention_mask")
     lengths = None if mask is None or bool(mask.all()) else mask.sum(-1)
     for norm in (module for module in model.modules() if isinstance(module, MaskedGroupNorm)):

@@ -14,20 +14,22 @@ from transformers import (
 from ser_hf.labels import ID2LABEL, LABEL2ID
 
 BUILT_IN = ("tiny", "tiny-50")
-"""Models that start from nothing: w2v-BERT on 25 and on 50 mel frames a second (`ser_hf.models.loading`)."""
+"""Models that start from nothing: w2v-BERT on 25 and on 50 mel frames a second
+(`ser_hf.models.loading`)."""
 
 TINY, TINY_50 = BUILT_IN
 
 _FINE = {"feature_size": 80, "hop_length": 320, "n_fft": 512, "win_length": 400, "preemphasis": -1000.0}
-"""25 ms every 20 ms. So strong a "pre-emphasis" is no filter but a gain of 60 dB: it takes even the quietest recording
-far above the smallest power that the extractor tells apart, 2⁻²⁴."""
+"""25 ms every 20 ms. So strong a "pre-emphasis" is no filter but a gain of 60 dB: it takes even the
+quietest recording far above the smallest power that the extractor tells apart, 2⁻²⁴."""
 
 
 def preset_config(name: str = TINY) -> Wav2Vec2BertConfig:
-    """A small w2v-BERT 2.0 on mel frames: 25 stacked ones a second (2.7 M parameters), or 50 (narrower, 1.5 M).
+    """A small w2v-BERT 2.0 on mel frames: 25 stacked ones a second (2.7 M parameters), or 50
+    (narrower, 1.5 M).
 
-    It learns from nothing in minutes, where the raw-waveform members of the family do not. No dropout: drawing its
-    masks took a fifth of a training step on a CPU; SpecAugment regularises.
+    It learns from nothing in minutes, where the raw-waveform members of the family do not. No
+    dropout: drawing its masks took a fifth of a training step on a CPU; SpecAugment regularises.
     """
     fine = name == TINY_50
     return Wav2Vec2BertConfig(
@@ -52,8 +54,9 @@ def preset_config(name: str = TINY) -> Wav2Vec2BertConfig:
 def preset_extractor(name: str = TINY) -> FeatureExtractionMixin:
     """What `tiny` hears: w2v-BERT's frames, four stacked, each mel bin normalised over the clip.
 
-    That removes the long-term spectrum, and with it how tense or dark a voice is. `tiny-50` hears frames that are not
-    normalised; how loud a clip is goes with the layer norm that the model begins with.
+    That removes the long-term spectrum, and with it how tense or dark a voice is. `tiny-50` hears
+    frames that are not normalised; how loud a clip is goes with the layer norm that the model
+    begins with.
     """
     if name == TINY_50:
         return NemotronAsrStreamingFeatureExtractor(**_FINE)

@@ -13,7 +13,8 @@ COLUMNS = ("corpus", "channel", "speaker", "sex", "intensity", "statement", "rep
 """What a condition may name; labels by name, files with or without ending."""
 
 Columns = dict[str, np.ndarray]
-"""Columns of a dataset as arrays: `label` integers, `duration` seconds, all others text, empty where unknown."""
+"""Columns of a dataset as arrays: `label` integers, `duration` seconds, all others text, empty
+where unknown."""
 IndexArrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Index arrays of train, validation and test."""
 
@@ -24,7 +25,8 @@ class ProtocolError(UserError):
 
 @dataclass(frozen=True)
 class Protocol:
-    """How to split: `split(columns, fold, seed)` gives index arrays of train, validation and test."""
+    """How to split: `split(columns, fold, seed)` gives index arrays of train, validation and
+    test."""
 
     split: Callable[[Columns, int, int], IndexArrays]
     corpora: tuple[str, ...]

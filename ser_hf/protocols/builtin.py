@@ -11,7 +11,8 @@ EMOBOX_FOLDS = ((1, 11, 20, 21), (4, 10, 12, 14), (8, 9, 19, 23), (3, 5, 7, 24),
 """Test actors of the six RAVDESS folds of EmoBox (Ma et al. 2024, arXiv:2406.07162)."""
 
 LUNA_FOLDS = ((2, 5, 14, 15, 16), (3, 6, 7, 13, 18), (10, 11, 12, 19, 20), (8, 17, 21, 23, 24), (1, 4, 9, 22))
-"""Test actors of the five subject-wise RAVDESS folds of Luna-Jiménez et al. (2022, Applied Sciences 12(1):327)."""
+"""Test actors of the five subject-wise RAVDESS folds of Luna-Jiménez et al. (2022, Applied Sciences
+12(1):327)."""
 
 
 def _actors(columns: Columns, *actors: int) -> np.ndarray:
@@ -89,7 +90,8 @@ PROTOCOLS: dict[str, Protocol] = {
     "ravdess-tess": Protocol(partial(_other_corpus, train="ravdess"), _BOTH, 1),
     "tess-ravdess": Protocol(partial(_other_corpus, train="tess"), _BOTH, 1),
 }
-"""Every protocol by name. Folds validate on the next fold's actors (or next two), tess-… on a fifth of the words."""
+"""Every protocol by name. Folds validate on the next fold's actors (or next two), tess-… on a fifth
+of the words."""
 
 ALL, EVERYBODY = "all", Protocol(_everybody, (), 1)
 """The protocol that trains on everybody and tests nobody, for a recipe that others have tested."""

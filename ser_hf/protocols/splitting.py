@@ -41,12 +41,14 @@ _REMEDIES = {
 
 
 class LeakError(UserError):
-    """A split in which speakers, samples, near duplicates or, on request, sentences stand on two sides."""
+    """A split in which speakers, samples, near duplicates or, on request, sentences stand on two
+    sides."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Index lists into a dataset, where they come from, and the hash that names them in results and cards."""
+    """Index lists into a dataset, where they come from, and the hash that names them in results and
+    cards."""
 
     train: list[int]
     validation: list[int]
@@ -79,18 +81,22 @@ def split(
 
     Args:
         dataset: with the columns of `ser_hf.data.dataset.FEATURES`.
-        name: a key of `PROTOCOLS`, the path of a `.yaml`, `.json` or `.csv` file, or `all`, which needs `train_on_validation`.
-        fold: from 0, below the number of folds of the protocol.
-        seed: of what is drawn at random (`random`, and the validation words of the TESS protocols).
-        near: groups of rows that hold the same recording, trimmed, scaled or transcoded.
-        text_disjoint: refuse sentences in the test that are in training or validation too.
-        extra_train_speakers: also train on what the protocol leaves out, where its voices and recordings are not in the test,
-            nor in a validation that has voices of its own. Validation and test stay the protocol's; the hash does not.
-        train_on_validation: train on the validation side, too, which is empty then; nothing can be chosen by it.
+        name: a key of `PROTOCOLS`, the path of a `.yaml`, `.json` or `.csv` file, or `all`, which
+        needs `train_on_validation`. fold: from 0, below the number of folds of the protocol. seed:
+        of what is drawn at random (`random`, and the validation words of the TESS protocols). near:
+        groups of rows that hold the same recording, trimmed, scaled or transcoded. text_disjoint:
+        refuse sentences in the test that are in training or validation too. extra_train_speakers:
+        also train on what the protocol leaves out, where its voices and recordings are not in the
+        test,
+            nor in a validation that has voices of its own. Validation and test stay the protocol's;
+            the hash does not.
+        train_on_validation: train on the validation side, too, which is empty then; nothing can be
+            chosen by it.
 
     Raises:
-        ProtocolError: for an unknown name or fold, or where the dataset lacks a corpus or leaves a side empty.
-        LeakError: where a speaker, samples, near duplicates or, on request, sentences stand on two sides.
+        ProtocolError: for an unknown name or fold, or where the dataset lacks a corpus or leaves a
+        side empty. LeakError: where a speaker, samples, near duplicates or, on request, sentences
+        stand on two sides.
     """
     name, protocol = _find(name)
     number = protocol.number(name, fold)
@@ -129,7 +135,8 @@ def folds(
 
 
 def describe(dataset: datasets.Dataset, split: Split) -> str:
-    """A split as text: name and hash, labels by corpus and sex on each side, what is held apart and what crosses."""
+    """A split as text: name and hash, labels by corpus and sex on each side, what is held apart and
+    what crosses."""
     columns = columns_of(dataset)
     sides = {side: np.array(getattr(split, side), dtype=int) for side in SIDES}
     lines = [f"protocol {split.name} fold {split.fold} ({split.hash})", *_tables(columns, sides), ""]
@@ -204,7 +211,8 @@ def _split(
 
 
 def _others(columns: Columns, sides: dict[str, np.ndarray], near: list[list[int]] | None) -> np.ndarray:
-    """Rows on no side whose voice is on none of those that it must be new to, nor a copy of the recording."""
+    """Rows on no side whose voice is on none of those that it must be new to, nor a copy of the
+    recording."""
     free = columns["speaker"] != ""  # a voice that nobody knows may be one of those
     free[np.concatenate(list(sides.values()))] = False
     judged = np.concatenate([sides["validation"], sides["test"]])
@@ -300,7 +308,8 @@ def _some(values: list[str]) -> str:
 
 
 def near_duplicates_of(rows: "datasets.Dataset") -> list[list[int]]:
-    """Groups of rows that hold near duplicates, with all that hold the same samples as one; kept in a cache.
+    """Groups of rows that hold near duplicates, with all that hold the same samples as one; kept in
+    a cache.
 
     Args:
         rows: with the columns `audio` and `sha256`.

@@ -1,4 +1,5 @@
-"""Augmentation in training, drawn from seed, epoch and clip: of the waveform, of mel frames, of silence."""
+"""Augmentation in training, drawn from seed, epoch and clip: of the waveform, of mel frames, of
+silence."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,9 +15,11 @@ from ser_hf.audio.effects import _RATE, _SHORTEST_RT60, AugmentError, codec, gai
 
 
 def vary(length: int, bounds: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-    """New start and end for a clip: the silence before and after `bounds` is each cut to a random share of itself.
+    """New start and end for a clip: the silence before and after `bounds` is each cut to a random
+    share of itself.
 
-    What is kept touches the voice. The share is u² with u uniform in [0, 1]: a third on average, and up to all of it.
+    What is kept touches the voice. The share is u² with u uniform in [0, 1]: a third on average,
+    and up to all of it.
 
     Args:
         length: of the clip, in samples, frames or any other unit.
@@ -29,10 +32,12 @@ def vary(length: int, bounds: tuple[int, int], rng: np.random.Generator) -> tupl
 
 
 def random_trim(length: int, bounds: tuple[int, int], rng: np.random.Generator, margin: int) -> tuple[int, int]:
-    """New start and end for a clip: half of the clips stay whole, on each side of the others at most `margin` is left.
+    """New start and end for a clip: half of the clips stay whole, on each side of the others at
+    most `margin` is left.
 
-    A model that normalises over the clip hears a voice otherwise where silence surrounds it: it should learn both.
-    Arguments and draws as for `vary`; but three numbers are drawn, and `margin` is in the same unit.
+    A model that normalises over the clip hears a voice otherwise where silence surrounds it: it
+    should learn both. Arguments and draws as for `vary`; but three numbers are drawn, and `margin`
+    is in the same unit.
     """
     start, end = bounds
     whole, before, after = rng.random(3).tolist()
@@ -47,7 +52,8 @@ _TILT = 1.0  # spread of a noise's log power over the spectrum, at five places
 
 
 def tempo(mel: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> np.ndarray:
-    """Slower or faster by a factor of up to exp(`share`), the pitch unmoved; frames are interpolated."""
+    """Slower or faster by a factor of up to exp(`share`), the pitch unmoved; frames are
+    interpolated."""
     frames = int(len(mel) * np.exp(rng.uniform(-share, share)))
     if frames < min(_FEWEST, len(mel)):
         return mel
@@ -57,7 +63,8 @@ def tempo(mel: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> np.n
 def tract(mel: np.ndarray, rng: np.random.Generator, share: float = 0.06) -> np.ndarray:
     """A longer or shorter vocal tract: the mel axis stretched by a factor of up to exp(`share`).
 
-    Jaitly and Hinton, "Vocal tract length perturbation improves speech recognition" (ICML workshop 2013), on mel bins.
+    Jaitly and Hinton, "Vocal tract length perturbation improves speech recognition" (ICML workshop
+    2013), on mel bins.
     """
     bins = mel.shape[1]
     places = np.minimum(np.arange(bins) * np.exp(rng.uniform(-share, share)), bins - 1)
@@ -65,7 +72,8 @@ def tract(mel: np.ndarray, rng: np.random.Generator, share: float = 0.06) -> np.
 
 
 def hiss(mel: np.ndarray, rng: np.random.Generator, low: float = 10.0, high: float = 40.0) -> np.ndarray:
-    """Stationary noise of a random spectrum, `low` to `high` dB below the clip's loud frames (95th percentile)."""
+    """Stationary noise of a random spectrum, `low` to `high` dB below the clip's loud frames (95th
+    percentile)."""
     loud = np.quantile(mel.mean(axis=1), 0.95)
     bins = mel.shape[1]
     tilt = np.interp(np.arange(bins), np.linspace(0, bins - 1, 5), rng.normal(0, _TILT, 5))
@@ -75,9 +83,11 @@ def hiss(mel: np.ndarray, rng: np.random.Generator, low: float = 10.0, high: flo
 
 
 def bands(mel: np.ndarray, rng: np.random.Generator, widest: float = 10.0) -> np.ndarray:
-    """Up to `widest` neighbouring bins become their mean over the clip, which its normalisation makes 0.
+    """Up to `widest` neighbouring bins become their mean over the clip, which its normalisation
+    makes 0.
 
-    Park et al., "SpecAugment" (Interspeech 2019). Where nothing is normalised, they keep their mean.
+    Park et al., "SpecAugment" (Interspeech 2019). Where nothing is normalised, they keep their
+    mean.
     """
     width = int(rng.integers(0, min(int(widest), mel.shape[1]) + 1))
     start = int(rng.integers(0, mel.shape[1] - width + 1))
@@ -87,7 +97,8 @@ def bands(mel: np.ndarray, rng: np.random.Generator, widest: float = 10.0) -> np
 
 
 def gaps(mel: np.ndarray, rng: np.random.Generator, longest: float = 0.3, rate: float = 100.0) -> np.ndarray:
-    """Up to `longest` seconds, of `rate` frames each, become the clip's mean frame (Park et al. 2019).
+    """Up to `longest` seconds, of `rate` frames each, become the clip's mean frame (Park et al.
+    2019).
 
     At most a quarter of the clip does.
     """
@@ -99,9 +110,11 @@ def gaps(mel: np.ndarray, rng: np.random.Generator, longest: float = 0.3, rate: 
 
 
 def mix_mels(mel: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
-    """`share` of a clip's power and the rest of another's, which is brought to its level first, and cut to its length.
+    """`share` of a clip's power and the rest of another's, which is brought to its level first, and
+    cut to its length.
 
-    Zhang et al., "mixup: Beyond empirical risk minimization" (ICLR 2018). Powers of unlike sounds add up.
+    Zhang et al., "mixup: Beyond empirical risk minimization" (ICLR 2018). Powers of unlike sounds
+    add up.
     """
     louder = np.quantile(mel.mean(axis=1), 0.95) - np.quantile(other.mean(axis=1), 0.95)
     common = min(len(mel), len(other))
@@ -144,7 +157,8 @@ _PAIRS = ("noise", "hiss")  # take two numbers
 
 
 def mix_waveforms(samples: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
-    """`share * samples + (1 - share) * other`, with `other` cut or followed by silence; the caller mixes the labels.
+    """`share * samples + (1 - share) * other`, with `other` cut or followed by silence; the caller
+    mixes the labels.
 
     Zhang et al., "mixup: Beyond empirical risk minimization" (ICLR 2018).
     """
@@ -161,7 +175,8 @@ _ALL = _STEPS | MEL_STEPS
 
 @dataclass(frozen=True, eq=False)
 class Augmentation:
-    """Augmentations in the order in which they are applied; `parse` makes it. Can be pickled for worker processes."""
+    """Augmentations in the order in which they are applied; `parse` makes it. Can be pickled for
+    worker processes."""
 
     strengths: dict[str, tuple[float, ...]]  # by name; empty where the function's own are meant
     noises: tuple[np.ndarray, ...]
@@ -170,14 +185,16 @@ class Augmentation:
     """Probabilities of those that have one of their own."""
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Apply each that changes waveforms with the probability; float32, at least 400 samples if it had as many."""
+        """Apply each that changes waveforms with the probability; float32, at least 400 samples if
+        it had as many."""
         samples = samples.astype(np.float32, copy=False)
         for name in self._drawn(_STEPS, rng):
             samples = _STEPS[name](samples, rng, *([self.noises] if name == "noise" else []), *self.strengths[name])
         return samples
 
     def of_frames(self, mel: np.ndarray, rng: np.random.Generator, rate: float = 100.0) -> np.ndarray:
-        """Apply each that changes log mel frames `(frames, bins)` with the probability; a second has `rate` of them."""
+        """Apply each that changes log mel frames `(frames, bins)` with the probability; a second
+        has `rate` of them."""
         for name in self._drawn(MEL_STEPS, rng):
             more = {"rate": rate} if name == "gaps" else {}
             mel = MEL_STEPS[name](mel, rng, *self.strengths[name], **more)
@@ -195,9 +212,10 @@ class Augmentation:
 def parse(text: str, noises: Sequence[np.ndarray] = (), probability: float = 0.5) -> Augmentation:
     """Augmentations from a flag's text, such as `speed:0.1,gain:6,noise:10-30,room:0.4,codec`.
 
-    A strength may be left out; a number after an `@` is the augmentation's own probability, as `hiss:10-40@0.2`. They
-    are applied in the order speed, room, noise, codec, gain, and on log mel frames (`ser_hf.training.augmentation`) tempo, tract,
-    hiss, bands, gaps, however they are written.
+    A strength may be left out; a number after an `@` is the augmentation's own probability, as
+    `hiss:10-40@0.2`. They are applied in the order speed, room, noise, codec, gain, and on log mel
+    frames (`ser_hf.training.augmentation`) tempo, tract, hiss, bands, gaps, however they are
+    written.
 
     Args:
         text: names, each with `:strength` where it takes one, with commas between them.
@@ -205,7 +223,8 @@ def parse(text: str, noises: Sequence[np.ndarray] = (), probability: float = 0.5
         probability: of each, for each clip; above 0, up to 1.
 
     Raises:
-        AugmentError: for a name unknown or twice, a strength or probability out of range, `noise` without noises.
+        AugmentError: for a name unknown or twice, a strength or probability out of range, `noise`
+            without noises.
     """
     strengths, own = _written(text)
     if not 0 < probability <= 1:
@@ -216,12 +235,14 @@ def parse(text: str, noises: Sequence[np.ndarray] = (), probability: float = 0.5
 
 
 def needs_noise(text: str) -> bool:
-    """Whether `parse` would need noises for this text. Raises `AugmentError` as `parse` does for what is written."""
+    """Whether `parse` would need noises for this text. Raises `AugmentError` as `parse` does for
+    what is written."""
     return "noise" in _written(text)[0]
 
 
 def silences(clips: Iterable[np.ndarray], seconds: float = 60.0) -> list[np.ndarray]:
-    """What the clips' rooms sound like: their edges (`silence.edges`) in order, until `seconds` are collected."""
+    """What the clips' rooms sound like: their edges (`silence.edges`) in order, until `seconds` are
+    collected."""
     found = []
     missing = round(seconds * _RATE)
     for clip in clips:
@@ -250,7 +271,8 @@ def from_folder(folder: str | PathLike) -> list[np.ndarray]:
 
 
 def _written(text: str) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
-    """Strengths and own probabilities as they are written, in the order in which they are applied."""
+    """Strengths and own probabilities as they are written, in the order in which they are
+    applied."""
     written, own = {}, {}
     for part in text.split(","):
         part, at, chance = (piece.strip() for piece in part.partition("@"))

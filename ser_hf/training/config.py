@@ -223,7 +223,8 @@ def _check_abstaining(config: FinetuneConfig) -> None:
 
 
 def check_trainer(config: FinetuneConfig, args: "TrainingArguments") -> None:
-    """Refuse what `TrainingArguments` knows and a run of ours could not keep; raises as `check` does."""
+    """Refuse what `TrainingArguments` knows and a run of ours could not keep; raises as `check`
+    does."""
     if config.train_on_validation and args.eval_strategy != "no":
         raise ArgumentError(
             f"--eval_strategy {args.eval_strategy.value} has no validation after --train_on_validation: leave it out"
@@ -261,7 +262,8 @@ UNJUDGED = {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_
 
 
 def defaults(model: str, mode: str = "full") -> dict:
-    """Our defaults for `TrainingArguments`, by mode: for what starts from nothing, gentler for pretrained weights."""
+    """Our defaults for `TrainingArguments`, by mode: for what starts from nothing, gentler for
+    pretrained weights."""
     import torch
 
     return {
@@ -289,7 +291,8 @@ def defaults(model: str, mode: str = "full") -> dict:
 
 
 def of_machine() -> dict:
-    """What `TrainingArguments` should know of this machine: whether it has a GPU, and bf16 in hardware."""
+    """What `TrainingArguments` should know of this machine: whether it has a GPU, and bf16 in
+    hardware."""
     import torch
 
     gpu, apple = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -351,7 +354,8 @@ def parse_finetune(argv: list[str]) -> "tuple[FinetuneConfig, TrainingArguments]
 
 
 def _as_typed(value: object) -> object:
-    """A value of the config file as the command line would give it, for the parser to convert and check."""
+    """A value of the config file as the command line would give it, for the parser to convert and
+    check."""
     if value is None or isinstance(value, list):
         return value
     return json.dumps(value) if isinstance(value, dict) else str(value)

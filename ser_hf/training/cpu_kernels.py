@@ -11,9 +11,11 @@ ATTENTION = "byte_dropout"
 
 
 class ByteDropout(nn.Module):
-    """Dropout that spends one random byte on each value, an eighth of what `nn.Dropout` draws on a CPU.
+    """Dropout that spends one random byte on each value, an eighth of what `nn.Dropout` draws on a
+    CPU.
 
-    The chance is rounded to a 256th (0.1 to 0.1016), and what is left is scaled by that, so that the expectation stays.
+    The chance is rounded to a 256th (0.1 to 0.1016), and what is left is scaled by that, so that
+    the expectation stays.
     """
 
     def __init__(self, p: float) -> None:
@@ -36,7 +38,8 @@ def attention(
     scaling: float | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
-    """Transformers' SDPA attention; in training, where SDPA falls back to plain products, with a byte for each weight.
+    """Transformers' SDPA attention; in training, where SDPA falls back to plain products, with a
+    byte for each weight.
 
     Args:
         module: that attends.
@@ -83,7 +86,8 @@ class _Masked(torch.autograd.Function):
 
 
 def use_byte_dropout(model: PreTrainedModel) -> None:
-    """`ByteDropout` in place of every `nn.Dropout` of a model, and in its attention; nothing that is saved changes."""
+    """`ByteDropout` in place of every `nn.Dropout` of a model, and in its attention; nothing that
+    is saved changes."""
     for owner in list(model.modules()):
         for name, child in owner.named_children():
             if type(child) is nn.Dropout:
@@ -95,7 +99,8 @@ def use_byte_dropout(model: PreTrainedModel) -> None:
 
 
 def widen_norms(model: nn.Module, args: TrainingArguments) -> None:
-    """Let every layer norm that is trained compute in its weights' precision; nothing that is saved changes."""
+    """Let every layer norm that is trained compute in its weights' precision; nothing that is saved
+    changes."""
     if not args.bf16 or args.device.type != "cpu":
         return
     for module in model.modules():

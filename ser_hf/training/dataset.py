@@ -1,7 +1,8 @@
 """Rows of the dataset as a model's training examples: decoded once, varied anew each epoch.
 
-Everything random about a clip comes from the seed, the epoch and the clip's place alone, so that one process and eight,
-an unbroken run and a resumed one, and any number of loading workers see the same examples.
+Everything random about a clip comes from the seed, the epoch and the clip's place alone, so that
+one process and eight, an unbroken run and a resumed one, and any number of loading workers see the
+same examples.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -42,11 +43,12 @@ class Variation:
 
 
 class SpeechDataset(Dataset):
-    """Rows as `{"features", "labels"}`, and `other` (a label) and `share` with mixup, `weight` where there are weights,
-    `functionals` `(functionals,)` where a second task has them.
+    """Rows as `{"features", "labels"}`, and `other` (a label) and `share` with mixup, `weight`
+    where there are weights, `functionals` `(functionals,)` where a second task has them.
 
-    An item is asked for by its index, or by `(epoch, index)` for the variation of that epoch. `features` are those of
-    `ser_hf.models.features.extract`, or frames `(frames, dimensions)` of a frozen part of the model where a store is given.
+    An item is asked for by its index, or by `(epoch, index)` for the variation of that epoch.
+    `features` are those of `ser_hf.models.features.extract`, or frames `(frames, dimensions)` of a
+    frozen part of the model where a store is given.
     """
 
     def __init__(
@@ -72,7 +74,8 @@ class SpeechDataset(Dataset):
         return len(self.rows)
 
     def decode(self) -> "SpeechDataset":
-        """Decode all clips now, on all cores, as long as memory allows: before workers are forked, and to fail early.
+        """Decode all clips now, on all cores, as long as memory allows: before workers are forked,
+        and to fail early.
 
         Raises:
             AudioError: naming a recording that cannot be decoded.
@@ -84,7 +87,8 @@ class SpeechDataset(Dataset):
         return self
 
     def lengths(self, epoch: int) -> np.ndarray:
-        """Seconds of each clip in an epoch, its silence varied; before any change of speed. Shape `(clips,)`."""
+        """Seconds of each clip in an epoch, its silence varied; before any change of speed. Shape
+        `(clips,)`."""
         if self.variation is None or self.variation.silence == "keep":
             return self.durations
         seconds = self.durations.copy()
@@ -151,7 +155,8 @@ class SpeechDataset(Dataset):
         return features.finish(self.extractor, prepared)
 
     def _extent(self, index: int) -> tuple[int, tuple[int, int]]:
-        """Length of a clip as it is kept, and where its voice begins and ends; a stored one is not read for it."""
+        """Length of a clip as it is kept, and where its voice begins and ends; a stored one is not
+        read for it."""
         if self.store is not None:
             return self.store.extent(self._sounds[index])
         prepared, bounds = self._prepared(index)

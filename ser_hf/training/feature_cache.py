@@ -20,13 +20,15 @@ from ser_hf.models.frozen_frontend import CacheError, _evaluating
 from ser_hf.utils import files
 
 VERSION = 1
-"""Of the code that makes what is stored: a change of decoding, features or layout asks for another."""
+"""Of the code that makes what is stored: a change of decoding, features or layout asks for
+another."""
 
 _CHUNK = 256  # clips decoded at a time
 
 
 class FeatureCache:
-    """Arrays of shape `(frames, dimensions)`, one a recording, mapped from a folder; found by the sound's sha256."""
+    """Arrays of shape `(frames, dimensions)`, one a recording, mapped from a folder; found by the
+    sound's sha256."""
 
     def __init__(self, folder: Path) -> None:
         index = json.loads((folder / "index.json").read_text())
@@ -59,16 +61,16 @@ def feature_cache(
 ) -> tuple[FeatureCache, bool]:
     """Outputs for every recording of a dataset, computed unless the cache holds them.
 
-    The cache is keyed by the model's weights and config, its extractor, the recordings' sounds, what is computed
-    (`name`) and the version of this code.
+    The cache is keyed by the model's weights and config, its extractor, the recordings' sounds,
+    what is computed (`name`) and the version of this code.
 
     Args:
         rows: of the dataset; a sound that occurs twice is stored once.
         name: of what is computed.
-        model: in its state when the front is computed; it is put into evaluation mode while it computes.
-        extractor: of the model.
-        compute: batch of model inputs -> one tensor `(frames, ...)` for each of its clips, padding left out.
-        cache: folder of all stores; `ser_hf` beside the Hub's cache where None.
+        model: in its state when the front is computed; it is put into evaluation mode while it
+        computes. extractor: of the model. compute: batch of model inputs -> one tensor `(frames,
+        ...)` for each of its clips, padding left out. cache: folder of all stores; `ser_hf` beside
+        the Hub's cache where None.
 
     Returns:
         The store, and whether it had to be computed.
@@ -116,7 +118,8 @@ def _write(
 def _computed(
     rows: datasets.Dataset, model: PreTrainedModel, extractor: FeatureExtractionMixin, compute: Callable
 ) -> Iterator[tuple[str, tuple[float, float], torch.Tensor]]:
-    """Sound, the voice's begin and end as shares of the clip, and output of each row, which lie in order of length."""
+    """Sound, the voice's begin and end as shares of the clip, and output of each row, which lie in
+    order of length."""
     rule = padding.ignore_padding(model)
     collate = features.Collator(extractor, rule)
     size = 1 if rule == padding.ALONE else 16

@@ -1,4 +1,5 @@
-"""One linear fine-tuning: dataset -> split -> model -> Trainer -> model, evidence and card in one folder."""
+"""One linear fine-tuning: dataset -> split -> model -> Trainer -> model, evidence and card in one
+folder."""
 
 import json
 import tempfile
@@ -29,18 +30,19 @@ from ser_hf.utils import files
 
 
 def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
-    """Fine-tune, choose the checkpoint by validation UAR, test once, and write it all into `args.output_dir`.
+    """Fine-tune, choose the checkpoint by validation UAR, test once, and write it all into
+    `args.output_dir`.
 
-    The folder gets the model (safetensors, config, `preprocessor_config.json`), `results.json`, `predictions.csv`,
-    `plots/`, `classification_report.txt`, `model_summary.txt`, `history.json` and the model card `README.md`;
-    checkpoints and TensorBoard's events lie beside them.
+    The folder gets the model (safetensors, config, `preprocessor_config.json`), `results.json`,
+    `predictions.csv`, `plots/`, `classification_report.txt`, `model_summary.txt`, `history.json`
+    and the model card `README.md`; checkpoints and TensorBoard's events lie beside them.
 
     Returns:
         The results on the test side; None on all but the first process.
 
     Raises:
-        UserError: for a dataset, protocol, model or flag that does not fit, before anything is written; for a training
-            that cannot go on (`ser_hf.training.recovery.surviving`).
+        UserError: for a dataset, protocol, model or flag that does not fit, before anything is
+            written; for a training that cannot go on (`ser_hf.training.recovery.surviving`).
     """
     if config.mode == "probe":
         return _probe(config, args)
@@ -91,7 +93,8 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
 
 
 def _untested(config: FinetuneConfig, args: TrainingArguments, model: PreTrainedModel, made: setup.Prepared) -> None:
-    """Write a model that was trained on everybody, of whom nobody is left to test it on: no figures, no card."""
+    """Write a model that was trained on everybody, of whom nobody is left to test it on: no
+    figures, no card."""
     output = Path(args.output_dir)
     if config.temperature is not None:
         calibration.give(model, config.temperature)
@@ -167,7 +170,8 @@ def _written(
     padding: str,
     test: Callable[[Path], tuple[Results, np.ndarray]],
 ) -> Results:
-    """Results, evidence and card beside what `test` saves into a folder and answers, moved into place all at once."""
+    """Results, evidence and card beside what `test` saves into a folder and answers, moved into
+    place all at once."""
     output = Path(args.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=output) as temporary:

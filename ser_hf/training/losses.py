@@ -60,11 +60,12 @@ class Objective:
 
 
 def clip_weights(rows: datasets.Dataset, balance: Balance) -> np.ndarray:
-    """Weight of each clip such that every label, every corpus, or every label of every corpus weighs the same.
+    """Weight of each clip such that every label, every corpus, or every label of every corpus
+    weighs the same.
 
-    A speaker weighs as the square root of their clips: those of whom there are many do not drown out the others, and
-    few clips are not heard over and over (sampling by a temperature of 2, as for the languages of a translator:
-    Arivazhagan et al. 2019, arXiv:1907.05019).
+    A speaker weighs as the square root of their clips: those of whom there are many do not drown
+    out the others, and few clips are not heard over and over (sampling by a temperature of 2, as
+    for the languages of a translator: Arivazhagan et al. 2019, arXiv:1907.05019).
 
     Returns:
         Shape `(clips,)`, mean 1.
@@ -82,7 +83,8 @@ def clip_weights(rows: datasets.Dataset, balance: Balance) -> np.ndarray:
 
 
 OF_LEVEL = (10, *range(12, 21), 62, 63, 64, 66, 78, 79, 80, 87)
-"""Columns of eGeMAPSv02 that tell how loud a recording is: loudness, spectral flux, slopes of a spectrum, level."""
+"""Columns of eGeMAPSv02 that tell how loud a recording is: loudness, spectral flux, slopes of a
+spectrum, level."""
 
 _MOST = 4.0  # standard deviations: a pitch that openSMILE misses is far off
 
@@ -101,13 +103,15 @@ class FunctionalRegressor(nn.Module):
         self.told = self.linear(inputs[0]) if head.training else None
 
     def losses(self, functionals: torch.Tensor) -> torch.Tensor:
-        """Weighed errors of the last batch, shape `(batch,)`: Huber's, a mean over the functionals."""
+        """Weighed errors of the last batch, shape `(batch,)`: Huber's, a mean over the
+        functionals."""
         errors = functional.smooth_l1_loss(self.told.float(), functionals, reduction="none")
         return self.weight * errors.mean(dim=1)
 
 
 def targets(rows: datasets.Dataset, indices: list[int], cache_dir: str | Path | None = None) -> np.ndarray:
-    """Functionals of clips but for `OF_LEVEL`, with zero mean and unit variance over them, cut at ± 4.
+    """Functionals of clips but for `OF_LEVEL`, with zero mean and unit variance over them, cut at ±
+    4.
 
     Returns:
         Float32 of shape `(len(indices), 70)`.

@@ -1,4 +1,5 @@
-"""What of a model is trained: all but the convolutions, the top layers, low-rank adapters, or the head alone."""
+"""What of a model is trained: all but the convolutions, the top layers, low-rank adapters, or the
+head alone."""
 
 import re
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ class TrainableModel:
         return self.model if self.adapted is None else self.adapted
 
     def adapt(self, rank: int) -> None:
-        """Add low-rank adapters to the attention of every layer (Hu et al. 2022); the head is trained in full."""
+        """Add low-rank adapters to the attention of every layer (Hu et al. 2022); the head is
+        trained in full."""
         from peft import LoraConfig, get_peft_model
 
         heads = [name for name in _HEAD if isinstance(getattr(self.model, name, None), nn.Module)]
@@ -71,8 +73,8 @@ def prepare(model: PreTrainedModel, mode: str, freeze_convolutions: bool, layers
     Args:
         model: stock, with its head.
         mode: `full`, `partial` or `lora`.
-        freeze_convolutions: the convolutional feature encoder, in mode `full`; the other modes always do.
-        layers: trained at the top, in mode `partial`; a third of them where None.
+        freeze_convolutions: the convolutional feature encoder, in mode `full`; the other modes
+        always do. layers: trained at the top, in mode `partial`; a third of them where None.
 
     Raises:
         ModelError: where the model does not have what the mode needs.

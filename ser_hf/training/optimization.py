@@ -1,4 +1,5 @@
-"""An exponential moving average of the weights, sharpness-aware minimisation, and rates by layer."""
+"""An exponential moving average of the weights, sharpness-aware minimisation, and rates by
+layer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ AVERAGE_FILE = "average.safetensors"
 
 
 class WeightAverage(TrainerCallback):
-    """Exponential moving average of the trained parameters, in float32 (Tarvainen and Valpola 2017).
+    """Exponential moving average of the trained parameters, in float32 (Tarvainen and Valpola
+    2017).
 
-    The decay grows with the steps, `min(decay, (1 + step) / (10 + step))`: the first weights are soon forgotten.
+    The decay grows with the steps, `min(decay, (1 + step) / (10 + step))`: the first weights are
+    soon forgotten.
     """
 
     def __init__(self, decay: float) -> None:
@@ -30,7 +33,8 @@ class WeightAverage(TrainerCallback):
         self._mean: dict[str, torch.Tensor] = {}
 
     def begin(self, model: nn.Module) -> None:
-        """Start from the weights of a model that is about to be trained, or from the checkpoint to resume."""
+        """Start from the weights of a model that is about to be trained, or from the checkpoint to
+        resume."""
         self._trained = {name: one for name, one in model.named_parameters() if one.requires_grad}
         self._mean = {name: one.detach().float().clone() for name, one in self._trained.items()}
         if self.resumed is not None:
@@ -75,7 +79,8 @@ class WeightAverage(TrainerCallback):
 
 @contextmanager
 def sam_ascent(model: nn.Module, radius: float) -> Iterator[None]:
-    """The weights moved `radius` along their gradient, which is emptied; as they were again at the end.
+    """The weights moved `radius` along their gradient, which is emptied; as they were again at the
+    end.
 
     The gradient of the loss that is computed within is the one to descend along.
 
@@ -98,7 +103,8 @@ def sam_ascent(model: nn.Module, radius: float) -> Iterator[None]:
 
 
 def layer_decayed_groups(model: nn.Module, rate: float, decay: float) -> dict[str, float]:
-    """Learning rate of each trained parameter: from the top, `decay` times less a layer (Howard and Ruder 2018)."""
+    """Learning rate of each trained parameter: from the top, `decay` times less a layer (Howard and
+    Ruder 2018)."""
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     depths = {name: int(found[1]) + 1 for name in names if (found := _LAYER.search(name))}
     top = max(depths.values(), default=0) + 1

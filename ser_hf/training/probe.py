@@ -1,8 +1,9 @@
 """A frozen backbone, embedded once, and heads trained on its embeddings in seconds.
 
-The probe is SUPERB's (Yang et al. 2021): a learned weighted sum of all layers, pooled over time, then linear layers.
-With `mean` pooling and the `linear` head it is exactly what stock `…ForSequenceClassification` computes with
-`use_weighted_layer_sum`, because weighting and projecting commute with the mean.
+The probe is SUPERB's (Yang et al. 2021): a learned weighted sum of all layers, pooled over time,
+then linear layers. With `mean` pooling and the `linear` head it is exactly what stock
+`…ForSequenceClassification` computes with `use_weighted_layer_sum`, because weighting and
+projecting commute with the mean.
 """
 
 import copy
@@ -28,7 +29,8 @@ from ser_hf.training.losses import Objective, clip_weights
 from ser_hf.training.recovery import TrainingError
 
 STRETCH = 0.1
-"""Seconds over which frames are averaged where a head pools over time itself: a layer's frames would fill the disk."""
+"""Seconds over which frames are averaged where a head pools over time itself: a layer's frames
+would fill the disk."""
 
 
 class Head(nn.Module):
@@ -48,13 +50,15 @@ class Head(nn.Module):
     def forward(self, embeddings: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         """Logits `(batch, labels)`; `valid` `(batch, stretches)` tells stretches from padding."""
         batch, stretches, layers, width = embeddings.shape
-        # as a product for each stretch: half the time of a sum, and of a vector over all of them, which copies
+        # as a product for each stretch: half the time of a sum, and of a vector over all of them,
+        # which copies
         weights = self.layer_weights.softmax(0).expand(batch * stretches, 1, layers)
         frames = self.projector((weights @ embeddings.flatten(0, 1)).view(batch, stretches, width))
         if self.attention is None:
             share = valid / valid.sum(1, keepdim=True)
             return self.classifier(self.hidden((frames * share[..., None]).sum(1)))
-        # attentive statistics (Okabe et al. 2018): mean and standard deviation under learned weights
+        # attentive statistics (Okabe et al. 2018): mean and standard deviation under learned
+        # weights
         scores = self.attention(frames).squeeze(-1).masked_fill(~valid.bool(), -torch.inf)
         share = scores.softmax(1)[..., None]
         mean = (share * frames).sum(1)
@@ -79,7 +83,8 @@ def check(config: FinetuneConfig, model: PreTrainedModel) -> None:
     """Refuse at the start what could not be saved at the end.
 
     Raises:
-        TrainingError: for a head that stock transformers cannot load, unless figures alone are asked for.
+        TrainingError: for a head that stock transformers cannot load, unless figures alone are
+            asked for.
     """
     stock = config.pooling == "mean" and config.head == "linear"
     if not stock and not config.figures_only:
@@ -95,7 +100,8 @@ def check(config: FinetuneConfig, model: PreTrainedModel) -> None:
 def embeddings(
     config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, model: PreTrainedModel, extractor: Any
 ) -> tuple[feature_cache.FeatureCache, bool]:
-    """Means over time of every layer, for the whole clip or for stretches of it; from the cache where it holds them.
+    """Means over time of every layer, for the whole clip or for stretches of it; from the cache
+    where it holds them.
 
     Returns:
         Arrays `(1 | stretches, layers + 1, width)`, and whether they had to be computed.
@@ -237,7 +243,8 @@ def _answers(head: Head, side: tuple[torch.Tensor, ...], device: torch.device) -
 
 
 def _side(rows: datasets.Dataset, indices: list[int], store: feature_cache.FeatureCache) -> tuple[torch.Tensor, ...]:
-    """Embeddings `(clips, stretches, layers, width)`, which stretches are valid, and labels of one side of a split."""
+    """Embeddings `(clips, stretches, layers, width)`, which stretches are valid, and labels of one
+    side of a split."""
     chosen = rows.select(indices).select_columns(["sha256", "label"])
     clips = [store[sound][0] for sound in chosen["sha256"]]
     values = np.zeros((len(clips), max(map(len, clips)), *clips[0].shape[1:]), dtype=np.float32)

@@ -22,7 +22,8 @@ class TrainingError(UserError):
 
 
 def complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end, and none of it was being deleted when a run was killed."""
+    """Whether a checkpoint was written to its end, and none of it was being deleted when a run was
+    killed."""
     try:
         json.loads((checkpoint / STATE).read_text())  # the last that is written
         averages = (checkpoint / RUN).is_file() and json.loads((checkpoint / RUN).read_text()).get("ema_decay")
@@ -47,8 +48,8 @@ def surviving(trainer: Trainer) -> Iterator[None]:
         trainer: whose `running` tells of the batch in work.
 
     Raises:
-        TrainingError: for a disk that is full, memory that is, a recording that does not decode, a loss that is no
-            number.
+        TrainingError: for a disk that is full, memory that is, a recording that does not decode, a
+            loss that is no number.
     """
     try:
         yield
@@ -69,7 +70,8 @@ def surviving(trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def room_for(what: str) -> Iterator[None]:
-    """What is done outside of the steps of a training ends in one line, too, where memory or disk is too small.
+    """What is done outside of the steps of a training ends in one line, too, where memory or disk
+    is too small.
 
     Raises:
         TrainingError: naming what was being done.

@@ -1,4 +1,5 @@
-"""Which clips go together: optimiser steps of like effort, split fairly between accumulation steps and processes."""
+"""Which clips go together: optimiser steps of like effort, split fairly between accumulation steps
+and processes."""
 
 from collections.abc import Callable, Iterator
 
@@ -16,12 +17,14 @@ TRIED = 16
 
 
 class PaddedLengthBatchSampler(Sampler):
-    """Batches of `(epoch, index)`, each of about the same padded seconds rather than the same number of clips.
+    """Batches of `(epoch, index)`, each of about the same padded seconds rather than the same
+    number of clips.
 
-    Each epoch shuffles the clips, sorts them by length within pools, and cuts every pool into optimiser steps of equal
-    padded length; a step is cut likewise into `processes` × `accumulation` micro-batches. What a step holds depends on
-    the seed, the epoch and the number of steps alone: one process, two, and accumulated gradients see the same steps.
-    The processes of one accumulation step get neighbours in length, so that none waits for another.
+    Each epoch shuffles the clips, sorts them by length within pools, and cuts every pool into
+    optimiser steps of equal padded length; a step is cut likewise into `processes` × `accumulation`
+    micro-batches. What a step holds depends on the seed, the epoch and the number of steps alone:
+    one process, two, and accumulated gradients see the same steps. The processes of one
+    accumulation step get neighbours in length, so that none waits for another.
     """
 
     def __init__(
@@ -41,11 +44,10 @@ class PaddedLengthBatchSampler(Sampler):
             lengths: seconds of each clip in an epoch, shape `(clips,)`.
             steps: of the optimiser an epoch.
             seed: of the order.
-            weights: chance of each clip to be drawn, with replacement, shape `(clips,)`; each once where None.
-            accumulation: micro-batches of a step on each process.
-            processes: that share a step.
-            rank: of this process.
-            shuffle_only: leave the clips in random order, whatever their lengths, as a stock Trainer does.
+            weights: chance of each clip to be drawn, with replacement, shape `(clips,)`; each once
+            where None. accumulation: micro-batches of a step on each process. processes: that share
+            a step. rank: of this process. shuffle_only: leave the clips in random order, whatever
+            their lengths, as a stock Trainer does.
         """
         self.lengths, self.steps, self.seed, self.weights = lengths, steps, seed, weights
         self.accumulation, self.processes, self.rank, self.shuffle_only = accumulation, processes, rank, shuffle_only
@@ -63,7 +65,8 @@ class PaddedLengthBatchSampler(Sampler):
                 yield [(epoch, int(index)) for index in run]
 
     def plan(self, epoch: int, seconds: np.ndarray) -> list[np.ndarray]:
-        """The clips of each optimiser step of an epoch, shortest first, in the order of the steps."""
+        """The clips of each optimiser step of an epoch, shortest first, in the order of the
+        steps."""
         rng = np.random.default_rng([self.seed, epoch])
         clips = len(seconds)
         if self.weights is None:
@@ -72,7 +75,8 @@ class PaddedLengthBatchSampler(Sampler):
             order = rng.choice(clips, clips, p=self.weights / self.weights.sum())
         if self.shuffle_only:
             return np.array_split(order, self.steps)
-        # half of the mean, so that a step does not depend on how it is shared; only single clips leave no choice
+        # half of the mean, so that a step does not depend on how it is shared; only single clips
+        # leave no choice
         least = max((clips // self.steps + 1) // 2, self.processes * self.accumulation)
         steps = []
         for pool, share in zip(*self._pools(order), strict=True):
@@ -88,7 +92,8 @@ class PaddedLengthBatchSampler(Sampler):
 
 
 def steps_for(seconds: np.ndarray, budget: float, parts: int) -> int:
-    """Optimiser steps an epoch at which no micro-batch of `TRIED` shuffled epochs is padded to more than `budget`.
+    """Optimiser steps an epoch at which no micro-batch of `TRIED` shuffled epochs is padded to more
+    than `budget`.
 
     Args:
         seconds: of each clip at its longest, shape `(clips,)`.
@@ -109,10 +114,11 @@ def steps_for(seconds: np.ndarray, budget: float, parts: int) -> int:
 
 
 def _cut(clips: np.ndarray, seconds: np.ndarray, parts: int, least: int = 1) -> list[np.ndarray]:
-    """Cut clips sorted by length into `parts` runs of nearly equal padded seconds (clips × the longest).
+    """Cut clips sorted by length into `parts` runs of nearly equal padded seconds (clips × the
+    longest).
 
-    The smallest budget with which greedy filling needs no more than `parts` runs, by bisection; each run keeps at least
-    `least` clips.
+    The smallest budget with which greedy filling needs no more than `parts` runs, by bisection;
+    each run keeps at least `least` clips.
     """
     if parts == 1:
         return [clips]
@@ -133,7 +139,8 @@ def _cut(clips: np.ndarray, seconds: np.ndarray, parts: int, least: int = 1) -> 
 
 
 def _fill(seconds: np.ndarray, budget: float, least: int) -> list[int]:
-    """Where runs start when each takes clips while they fit, and `least` in any case; the last may have fewer."""
+    """Where runs start when each takes clips while they fit, and `least` in any case; the last may
+    have fewer."""
     starts, start = [0], 0
     for place in range(len(seconds)):
         taken = place - start
@@ -147,8 +154,8 @@ def by_length(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     """The shorter and the longer half of a padded batch, with as much padding as each needs.
 
     Args:
-        batch: tensors whose first dimension is the clips; all but `ser_hf.models.features.EXTRAS` are cut along the second.
-            Without a mask, or of one clip, the batch stays whole.
+        batch: tensors whose first dimension is the clips; all but `ser_hf.models.features.EXTRAS`
+            are cut along the second. Without a mask, or of one clip, the batch stays whole.
     """
     mask = batch.get("attention_mask")
     if mask is None or len(mask) < 2:

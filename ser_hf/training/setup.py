@@ -1,4 +1,5 @@
-"""From flags to a Trainer: the split, the model and what of it is frozen, its examples, the plan of its steps."""
+"""From flags to a Trainer: the split, the model and what of it is frozen, its examples, the plan of
+its steps."""
 
 import os
 from dataclasses import asdict, dataclass
@@ -25,7 +26,8 @@ from ser_hf.training.sampler import PaddedLengthBatchSampler, steps_for
 from ser_hf.training.trainer import Recipe, SerTrainer, ValidationWatch, make_trainer
 
 _RECIPE = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim")
-"""What of `TrainingArguments` a resumed run must agree on; of ours it is everything but the following."""
+"""What of `TrainingArguments` a resumed run must agree on; of ours it is everything but the
+following."""
 _RECIPE += ("weight_decay", "max_grad_norm", "label_smoothing_factor", "bf16", "fp16")
 _NOT_RECIPE = {
     "dataset",
@@ -57,8 +59,8 @@ def data(config: Any) -> tuple[datasets.Dataset, protocols.Split]:
     """The dataset and its split, held to the gate.
 
     Args:
-        config: of fine-tuning or pretraining, with `dataset`, `protocol`, `fold`, `split_seed`, `text_disjoint` and
-            `extra_train_speakers`.
+        config: of fine-tuning or pretraining, with `dataset`, `protocol`, `fold`, `split_seed`,
+            `text_disjoint` and `extra_train_speakers`.
 
     Raises:
         UserError: for a dataset or protocol that does not fit, and for a leak.
@@ -69,7 +71,8 @@ def data(config: Any) -> tuple[datasets.Dataset, protocols.Split]:
 
 
 def options(config: Any, near: list[list[int]]) -> dict:
-    """What `protocols.split` and `protocols.folds` take of the settings of fine-tuning or pretraining, and `near`."""
+    """What `protocols.split` and `protocols.folds` take of the settings of fine-tuning or
+    pretraining, and `near`."""
     names = ("text_disjoint", "extra_train_speakers", "train_on_validation")
     return {"near": near, **{name: getattr(config, name, False) for name in names}}
 
@@ -77,7 +80,8 @@ def options(config: Any, near: list[list[int]]) -> dict:
 def prepare(
     config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, split: protocols.Split
 ) -> Prepared:
-    """Load the model, freeze and cache what its mode freezes, and set up the Trainer; nothing is trained yet.
+    """Load the model, freeze and cache what its mode freezes, and set up the Trainer; nothing is
+    trained yet.
 
     Raises:
         UserError: for what does not fit.
@@ -110,7 +114,8 @@ def prepare(
 
 
 def recipe_of(config: FinetuneConfig, args: TrainingArguments) -> dict:
-    """The settings by which a run learns; a resumed one must have been begun with them, shared out as it may be."""
+    """The settings by which a run learns; a resumed one must have been begun with them, shared out
+    as it may be."""
     ours = {name: value for name, value in asdict(config).items() if name not in _NOT_RECIPE}
     theirs = {name: getattr(args, name) for name in _RECIPE}
     clips = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -129,7 +134,8 @@ def remember(model: PreTrainedModel, rows: datasets.Dataset, split: protocols.Sp
 
 
 def set_threads(threads: int | None, args: TrainingArguments) -> None:
-    """Share the cores out: `accelerate launch` starts a single CPU process with one thread unless told otherwise."""
+    """Share the cores out: `accelerate launch` starts a single CPU process with one thread unless
+    told otherwise."""
     if args.device.type == "cpu":
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(threads or max(1, joblib.cpu_count() // local))
@@ -168,7 +174,8 @@ def _make_trainable(
     trained: modes.TrainableModel,
     store: feature_cache.FeatureCache | None,
 ) -> None:
-    """Take out the front whose outputs are stored, put adapters in, and what a CPU computes otherwise."""
+    """Take out the front whose outputs are stored, put adapters in, and what a CPU computes
+    otherwise."""
     if store is not None:
         trained.front.bypass()
     else:
@@ -192,9 +199,11 @@ def _set_masking(model: PreTrainedModel, config: FinetuneConfig) -> None:
 
 
 def drop_unused(model: PreTrainedModel) -> None:
-    """The vector for masked frames, where nothing is masked, is taken out, as stock transformers does when it loads.
+    """The vector for masked frames, where nothing is masked, is taken out, as stock transformers
+    does when it loads.
 
-    Where it loads it nevertheless, it is frozen: a parameter without gradient has no state to resume.
+    Where it loads it nevertheless, it is frozen: a parameter without gradient has no state to
+    resume.
     """
     if getattr(model.base_model, "masked_spec_embed", None) is None:
         return
@@ -235,7 +244,8 @@ def _store(
     extractor: transformers.FeatureExtractionMixin,
     variation: Variation,
 ) -> feature_cache.FeatureCache | None:
-    """Outputs of the frozen front, where there is one, the waveform stays as it is, and nobody said no."""
+    """Outputs of the frozen front, where there is one, the waveform stays as it is, and nobody said
+    no."""
     sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"  # its state dict would lack the front
     unfit = trained.front is None or variation.of_sound() or sharded
     if unfit or config.cache_frozen is False:

@@ -1,4 +1,5 @@
-"""What is seen of a training while it runs: a line a validation, `history.json`, and the end of patience."""
+"""What is seen of a training while it runs: a line a validation, `history.json`, and the end of
+patience."""
 
 import json
 from contextlib import nullcontext
@@ -25,7 +26,8 @@ from ser_hf.training.sampler import PaddedLengthBatchSampler, by_length
 
 
 class ValidationWatch(TrainerCallback):
-    """Tells the sampler its epoch, prints a line a validation, keeps `history.json`, stops when patience is over."""
+    """Tells the sampler its epoch, prints a line a validation, keeps `history.json`, stops when
+    patience is over."""
 
     def __init__(
         self, sampler: PaddedLengthBatchSampler, patience: int, metric: str = "uar", greater: bool = True
@@ -94,14 +96,16 @@ class Recipe:
 
 
 class SerTrainer(Trainer):
-    """Trainer whose optimiser steps are planned by `FrameBudget` and whose loss is a mean over the clips of a step.
+    """Trainer whose optimiser steps are planned by `FrameBudget` and whose loss is a mean over the
+    clips of a step.
 
-    However a step is divided into micro-batches of unequal numbers of clips, over accumulation or processes, its
-    gradient is the same.
+    However a step is divided into micro-batches of unequal numbers of clips, over accumulation or
+    processes, its gradient is the same.
     """
 
     def __init__(self, *args: object, recipe: Recipe, **kwargs: object) -> None:
-        # Naming a loss makes the Trainer count the clips of a whole step and leave the division to us.
+        # Naming a loss makes the Trainer count the clips of a whole step and leave the division to
+        # us.
         super().__init__(*args, compute_loss_func=recipe.objective, **kwargs)
         self.recipe = recipe
         self.average = WeightAverage(recipe.ema_decay) if recipe.ema_decay else None
@@ -112,7 +116,8 @@ class SerTrainer(Trainer):
         self._finite: torch.Tensor | None = None
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of this process alone: the sampler shares out, so accelerate must not share again."""
+        """Batches of this process alone: the sampler shares out, so accelerate must not share
+        again."""
         args = self.args
         return DataLoader(
             self.train_dataset,
@@ -129,8 +134,9 @@ class SerTrainer(Trainer):
             self.average.begin(self.model)  # here, since each trial of a search has a model of its own
         if not self.is_fsdp_enabled:
             return super()._prepare_for_training(*args, **kwargs)
-        # accelerate's FSDP2 looks for the parts of a language model: speech models raise when asked for embeddings,
-        # and an encoder called `…StableLayerNorm` is not the final norm that it would be taken for
+        # accelerate's FSDP2 looks for the parts of a language model: speech models raise when asked
+        # for embeddings, and an encoder called `…StableLayerNorm` is not the final norm that it
+        # would be taken for
         model = self.model
         model.get_input_embeddings = model.get_output_embeddings = lambda: None
         prefix, model.base_model_prefix = model.base_model_prefix, ""
@@ -162,7 +168,8 @@ class SerTrainer(Trainer):
         return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # noqa: ANN001, ANN201
-        """Training: the objective, summed, over the clips of the whole step. Validation: plain cross-entropy."""
+        """Training: the objective, summed, over the clips of the whole step. Validation: plain
+        cross-entropy."""
         extras = {name: inputs.pop(name) for name in EXTRAS if name in inputs}
         outputs = model(**inputs)
         labels = extras["labels"]
@@ -198,8 +205,10 @@ class SerTrainer(Trainer):
         return loss
 
     def _in_parts(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], radius: float) -> torch.Tensor:
-        """The gradient of all clips, found uphill along that of every second one where there is a `radius`."""
-        # two halves spare a CPU their padding; a GPU would launch every kernel of a small model twice
+        """The gradient of all clips, found uphill along that of every second one where there is a
+        `radius`."""
+        # two halves spare a CPU their padding; a GPU would launch every kernel of a small model
+        # twice
         parts = by_length(inputs) if self.args.device.type == "cpu" else [inputs]
         if not radius:
             return self._sum_of(model, parts)
@@ -289,7 +298,8 @@ def make_trainer(
         patience: epochs without a better validation.
         padding: the model's rule.
     """
-    # The heads take **kwargs, from which the Trainer would conclude that they divide their loss themselves.
+    # The heads take **kwargs, from which the Trainer would conclude that they divide their loss
+    # themselves.
     model.accepts_loss_kwargs = False
     args.remove_unused_columns = False
     args._n_gpu = min(args.n_gpu, 1)  # one GPU a process: nn.DataParallel copies the model out of reach of its hooks

@@ -30,7 +30,8 @@ def refuse_existing(output: str | PathLike) -> None:
 
 @contextmanager
 def new_folder(output: str | PathLike) -> Iterator[Path]:
-    """A folder to write into, which gets its name when the block ends well; beside it is room for what is temporary.
+    """A folder to write into, which gets its name when the block ends well; beside it is room for
+    what is temporary.
 
     Raises:
         OutputError: if `output` exists.
@@ -46,7 +47,8 @@ def new_folder(output: str | PathLike) -> Iterator[Path]:
 
 
 def move_into(partial: Path, output: Path) -> None:
-    """Put all that is in one folder into another, over what has the same names; `results.json` last: it says done."""
+    """Put all that is in one folder into another, over what has the same names; `results.json`
+    last: it says done."""
     for item in sorted(partial.iterdir(), key=lambda item: item.name == "results.json"):
         target = output / item.name
         shutil.rmtree(target) if target.is_dir() else None

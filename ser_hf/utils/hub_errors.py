@@ -29,12 +29,14 @@ _KNOWN: dict[type[Exception], tuple[str, str]] = {
 
 
 def explain(error: BaseException) -> tuple[str, str] | None:
-    """The reason and the remedy of an error that huggingface_hub raised, or that was raised because of one.
+    """The reason and the remedy of an error that huggingface_hub raised, or that was raised because
+    of one.
 
     HTTPError is that of its HTTP library, whose name changed with version 2.
 
     Returns:
-        Two parts of a line, or None where the error says more itself: of a file that a repository lacks, of a card.
+        Two parts of a line, or None where the error says more itself: of a file that a repository
+        lacks, of a card.
     """
     chain = list(_chain(error))
     for kind, line in _KNOWN.items():

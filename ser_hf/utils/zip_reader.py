@@ -1,4 +1,5 @@
-"""Zip files that nobody vouches for: recordings read in place, where no member's name becomes a path, or unpacked."""
+"""Zip files that nobody vouches for: recordings read in place, where no member's name becomes a
+path, or unpacked."""
 
 import copy
 import os
@@ -81,8 +82,9 @@ def unpack(archive: Path, folder: Path) -> Path:
         The folder.
 
     Raises:
-        ArchiveError: if the folder exists, or the archive is broken, would write outside the folder, holds links,
-            encrypted or repeated members, or unpacks to more than it claims or than is sound.
+        ArchiveError: if the folder exists, or the archive is broken, would write outside the
+            folder, holds links, encrypted or repeated members, or unpacks to more than it claims or
+            than is sound.
     """
     if os.path.lexists(folder):
         raise ArchiveError(f"'{folder}' exists: remove it or name another")
@@ -118,7 +120,8 @@ def _check(members: list[zipfile.ZipInfo]) -> None:
     for member in members:
         name, kind = member.filename, stat.S_IFMT(member.external_attr >> 16)
         same = name.rstrip("/").casefold()
-        # what the archive says itself: zipfile ends a name at a NUL, and on Windows turns backslashes
+        # what the archive says itself: zipfile ends a name at a NUL, and on Windows turns
+        # backslashes
         odd = PureWindowsPath(name).drive or re.search(r"[\\\0]", member.orig_filename)
         leaves = any(part in ("", ".", "..") for part in name.removesuffix("/").split("/"))
         problems = {
@@ -149,7 +152,8 @@ def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path) ->
         target.mkdir(parents=True, exist_ok=True)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    # zipfile drops without a word what exceeds the claimed size; with one byte more the excess shows
+    # zipfile drops without a word what exceeds the claimed size; with one byte more the excess
+    # shows
     claim = copy.copy(member)
     claim.file_size += 1
     with archive.open(claim) as source, target.open("xb") as output:

@@ -71,7 +71,8 @@ def browser(talk):
 
 @pytest.fixture
 def page(url, browser, request):
-    """A visitor's page, whose every request beyond this machine is stopped; there must have been none."""
+    """A visitor's page, whose every request beyond this machine is stopped; there must have been
+    none."""
     wanted = getattr(request, "param", {})
     context = browser.new_context(
         **{"viewport": {"width": 1100, "height": 900}, "permissions": ["microphone"]} | wanted
@@ -220,7 +221,8 @@ def test_live_answers_run(page):
 
 
 def test_live_stays_within_what_a_visitor_may_ask(page):
-    """The limit is 120 requests a minute, and does not hold for this machine, from which the tests ask."""
+    """The limit is 120 requests a minute, and does not hold for this machine, from which the tests
+    ask."""
     sent = []
     page.on("request", lambda request: sent.append(request.url) if request.url.endswith("/upload") else None)
     page.on("request", lambda request: sent.append(request.url) if "/upload?" in request.url else None)
@@ -310,7 +312,8 @@ def test_a_keyboard_reaches_everything_and_all_has_a_name(page):
         page.keyboard.press("Tab")
         told = page.evaluate(
             """() => { const one = document.activeElement; return [one.tagName,
-            (one.getAttribute('aria-label') || one.innerText || one.title || '').trim(), one.id] }"""
+            (one.getAttribute('aria-label') || one.innerText || one.title || '').trim(), one.id]
+            }"""
         )
         named.append(told)
         reached |= {told[1], told[2]}

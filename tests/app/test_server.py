@@ -42,7 +42,8 @@ def url(tuned):
 
 @pytest.fixture(scope="module")
 def outside():
-    """A server on this machine that must never be asked; gives its address and what it was asked."""
+    """A server on this machine that must never be asked; gives its address and what it was
+    asked."""
     asked = []
 
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,5 @@
-"""What the running app keeps of those who asked it: nothing of a call, and of visitors no more than so many."""
+"""What the running app keeps of those who asked it: nothing of a call, and of visitors no more than
+so many."""
 
 import asyncio
 import time

@@ -143,7 +143,8 @@ def test_a_silent_noise_adds_nothing():
 
 
 def fall(impulse):
-    """RT60 in seconds, from -5 to -25 dB of Schroeder's backward integral of an impulse response."""
+    """RT60 in seconds, from -5 to -25 dB of Schroeder's backward integral of an impulse
+    response."""
     left = np.cumsum(np.square(impulse[1:], dtype=np.float64)[::-1])[::-1]  # the direct path is no decay
     level = 10 * np.log10(left[left > 0] / left[0])
     return 3 * (np.argmax(level < -25) - np.argmax(level < -5)) / 16_000

@@ -1,4 +1,5 @@
-"""`ser-hf data`, end to end: downloads are read as if they had been given, what is built is what the Hub serves."""
+"""`ser-hf data`, end to end: downloads are read as if they had been given, what is built is what
+the Hub serves."""
 
 import hashlib
 import json

@@ -196,7 +196,8 @@ print(re.findall(r"/lib(?:avcodec|avformat|avutil|swresample)\\S*", mapped) or "
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc to see which libraries are loaded")
 def test_the_whole_way_needs_no_ffmpeg(recordings, models, tmp_path):
-    """No `ffmpeg` program can be found, its Python bindings are hidden, and none of its libraries is ever loaded."""
+    """No `ffmpeg` program can be found, its Python bindings are hidden, and none of its libraries
+    is ever loaded."""
     samples, rate = soundfile.read(next(recordings[0].rglob("*.wav")))
     files = []
     for suffix, kind in ((".flac", {}), (".mp3", {}), (".ogg", {}), (".opus", {"format": "OGG", "subtype": "OPUS"})):

@@ -92,7 +92,8 @@ def test_zips_are_read_in_place(recordings, tmp_path):
 
 
 def test_the_layouts_of_tess(recordings, tmp_path):
-    """Fourteen folders in any casing, flat, or nested once more; and what spellings there are of surprise."""
+    """Fourteen folders in any casing, flat, or nested once more; and what spellings there are of
+    surprise."""
     plain = as_rows(base.scan([recordings[1]], "tess"))
     for path in recordings[1].rglob("*.wav"):
         who, word, code = path.stem.split("_")
@@ -215,7 +216,8 @@ def test_the_synthetic_corpora_have_official_names_and_are_seeded(recordings, tm
 
 
 def test_a_random_split_of_the_synthetic_voices_flatters(synthetic_built):
-    """To a support vector machine on statistics of the spectrum, voices heard before are easier than new ones."""
+    """To a support vector machine on statistics of the spectrum, voices heard before are easier
+    than new ones."""
 
     def describe(row):
         samples = audio.load(row["audio"])

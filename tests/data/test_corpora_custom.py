@@ -21,7 +21,8 @@ def describe(folder, text, name="spec.yaml"):
 
 @pytest.fixture
 def wavs(recordings, tmp_path):
-    """Six clips of two speakers in folders of German labels: 03a and 08b say Wut, Aerger, Freude."""
+    """Six clips of two speakers in folders of German labels: 03a and 08b say Wut, Aerger,
+    Freude."""
     actor = recordings[0] / "Actor_03"
     for label, code in (("Wut", "05"), ("Aerger", "05"), ("Freude", "03")):
         (tmp_path / "wav" / label).mkdir(parents=True)
@@ -139,7 +140,8 @@ def test_cells_are_stripped_and_words_stay_words(wavs):
 
 
 def test_a_path_identifies_a_clip_with_its_ending(wavs):
-    """No official name stands behind it: another ending, or another archive, is another recording."""
+    """No official name stands behind it: another ending, or another archive, is another
+    recording."""
     samples, rate = soundfile.read(wavs / "wav" / "Wut" / "03a-Wut.wav")
     soundfile.write(wavs / "wav" / "Wut" / "03a-Wut.flac", samples[::-1], rate)
     absolute = wavs / "wav" / "Wut" / "08b-Wut.wav"

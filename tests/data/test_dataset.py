@@ -155,7 +155,8 @@ def test_a_bad_recording_ends_the_build_and_leaves_nothing(recordings, tmp_path)
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_a_build_that_is_interrupted_leaves_nothing(recordings, tmp_path, how):
-    """Ctrl-C, or being told to end, while it decodes: what it had written is gone, and the name is free."""
+    """Ctrl-C, or being told to end, while it decodes: what it had written is gone, and the name is
+    free."""
     script = "import sys; from ser_hf.cli.main import main; sys.exit(main(sys.argv[1:]))"
     output = tmp_path / "place" / "out"
     command = [sys.executable, "-c", script, "data", "--ravdess", str(recordings[0]), "--output", str(output)]

@@ -1,4 +1,5 @@
-"""The whole way over the Hub, each step in a process of its own: what was pushed answers as what was trained."""
+"""The whole way over the Hub, each step in a process of its own: what was pushed answers as what
+was trained."""
 
 import json
 import socket
@@ -39,7 +40,8 @@ snapshot_download(space, repo_type="space", local_dir=folder)
 
 @contextmanager
 def running(folder, environment):
-    """A Space's own files, started there as the Hub does but for the port; gives the address and the log."""
+    """A Space's own files, started there as the Hub does but for the port; gives the address and
+    the log."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -74,7 +76,8 @@ def prediction(answer):
 
 @pytest.fixture(scope="module")
 def journey(recordings, models, tmp_path_factory):
-    """A dataset, a model and a Space on a loopback Hub; where the files lie, and what the last push printed."""
+    """A dataset, a model and a Space on a loopback Hub; where the files lie, and what the last push
+    printed."""
     place = tmp_path_factory.mktemp("journey")
     with Hub() as remote:
 

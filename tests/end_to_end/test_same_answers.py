@@ -1,4 +1,5 @@
-"""The page, the API, plain HTTP, MCP and the command line say the same of a recording, to the last byte."""
+"""The page, the API, plain HTTP, MCP and the command line say the same of a recording, to the last
+byte."""
 
 import asyncio
 import base64

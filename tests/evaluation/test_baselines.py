@@ -62,7 +62,8 @@ def relabelled(rows, places, rng):
 
 
 def slaney_mels():
-    """Triangles of unit area on the scale of Slaney's Auditory Toolbox: linear to 1 kHz, then logarithmic."""
+    """Triangles of unit area on the scale of Slaney's Auditory Toolbox: linear to 1 kHz, then
+    logarithmic."""
     mels = np.linspace(0, 15 + 27 * np.log(8) / np.log(6.4), 130)
     edges = np.where(mels < 15, mels * 200 / 3, 1000 * 6.4 ** ((mels - 15) / 27))
     bins = np.arange(1025) * 16_000 / 2048

@@ -10,7 +10,8 @@ from ser_hf.protocols.base import columns_of
 
 
 def clips(n=600, speakers=12, width=16, seed=0):
-    """Embeddings that say nothing, and columns in which nothing depends on anything but who speaks."""
+    """Embeddings that say nothing, and columns in which nothing depends on anything but who
+    speaks."""
     rng = np.random.default_rng(seed)
     who = np.arange(n) % speakers
     columns = {
@@ -68,7 +69,8 @@ def test_a_corpus_that_tells_nothing_of_the_emotion_is_no_warning():
 
 
 def test_a_voice_alone_does_not_pass_for_what_its_speaker_is():
-    """Who speaks is all that these embeddings hold; folds over clips would read corpus and sex from it without fail."""
+    """Who speaks is all that these embeddings hold; folds over clips would read corpus and sex from
+    it without fail."""
     scores = {"corpus": [], "sex": []}
     for seed in range(3):
         embeddings, columns = clips(n=240, speakers=24, width=24, seed=seed)

@@ -107,7 +107,8 @@ def test_what_speakers_are_worth_by_hand():
     sizes = np.stack([matrix(60, 0), matrix(60, 0), matrix(100, 80)])
     assert bootstrap.effective(sizes)["accuracy"] == pytest.approx(300**2 / (2 * 60**2 + 180**2))
     assert bootstrap.effective(np.stack([matrix(7, 3)] * 6))["uar"] == pytest.approx(6)
-    # of label 1 the first speaker has all clips: shares of UAR are 2/3, 1/6 and 1/6; of the clips 1/2, 1/4 and 1/4
+    # of label 1 the first speaker has all clips: shares of UAR are 2/3, 1/6 and 1/6; of the clips
+    # 1/2, 1/4 and 1/4
     alone = np.stack([matrix(5, 5) + matrix(6, 4, 1), matrix(5, 5), matrix(5, 5)])
     worth = bootstrap.effective(alone)
     assert worth["uar"] == worth["macro_f1"] == pytest.approx(1 / (4 / 9 + 2 / 36))

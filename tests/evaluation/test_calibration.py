@@ -37,7 +37,8 @@ def head(models, rows):
 
 @pytest.fixture
 def sure(models, rows, head):
-    """A model that is far too sure of itself, the validation clips, and its logits and their labels."""
+    """A model that is far too sure of itself, the validation clips, and its logits and their
+    labels."""
     predictor = Predictor(models["group"])
     predictor.model.config.ser_hf = {"protocol_hash": "h", "speakers": ["ravdess-01"]}
     layer = loading.last_linear(predictor.model)

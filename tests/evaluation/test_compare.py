@@ -32,7 +32,8 @@ def answered(rng, labels, chance):
 
 
 def pair(rng, number, speakers, gain=0.0, apart=0.5):
-    """Confusion matrices of two models over the same speakers, each shape `(number, speakers, 8, 8)`."""
+    """Confusion matrices of two models over the same speakers, each shape `(number, speakers, 8,
+    8)`."""
     ease = rng.normal(0.3, 0.7, (number, speakers, 1))
     both = []
     for model in range(2):

@@ -25,7 +25,8 @@ def recording(seconds=3.0, seed=0, floor=1e-3):
 
 
 def listener(start, end, length, label="angry"):
-    """A model that hears nothing but seconds `start` to `end`: the louder they are, the surer it is of the label."""
+    """A model that hears nothing but seconds `start` to `end`: the louder they are, the surer it is
+    of the label."""
     asked = []
 
     def probabilities(clips):

@@ -18,7 +18,8 @@ PICTURES = ["confusion_matrix.png", "groups.png", "history.png", "reliability.pn
 
 
 def figures(results, seed):
-    """The same results with every figure drawn anew, none like another, and with all that evidence can hold."""
+    """The same results with every figure drawn anew, none like another, and with all that evidence
+    can hold."""
     rng = np.random.default_rng(seed)
 
     def anew(value):

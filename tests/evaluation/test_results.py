@@ -79,7 +79,8 @@ def test_the_evaluator_of_the_evaluate_library_takes_the_metric(tuned, rows, mon
     data = Dataset.from_dict(
         {"audio": [{"array": clip, "sampling_rate": 16_000} for clip in clips], "label": some["label"]}
     ).with_format("numpy")
-    # a model would not do: the evaluator asks transformers for TFPreTrainedModel, which version 5 no longer has
+    # a model would not do: the evaluator asks transformers for TFPreTrainedModel, which version 5
+    # no longer has
     pipe = transformers.pipeline(
         "audio-classification",
         model=AutoModelForAudioClassification.from_pretrained(tuned),

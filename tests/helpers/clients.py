@@ -1,4 +1,5 @@
-"""Clients of the loopback Hub, each in a process of its own: libraries read their environment when imported."""
+"""Clients of the loopback Hub, each in a process of its own: libraries read their environment when
+imported."""
 
 import json
 import subprocess
@@ -39,7 +40,8 @@ def run(environment, script, cwd, *arguments):
 
 
 def caller(remote, folder):
-    """A function that calls functions of `ser_hf.hub`, of `repositories` where no other module is named, and gives what each answers."""
+    """A function that calls functions of `ser_hf.hub`, of `repositories` where no other module is
+    named, and gives what each answers."""
 
     def call(*calls, **environment):
         return run(remote.environment(folder / "home", **environment), CALLS, folder, json.dumps(calls))
@@ -48,7 +50,8 @@ def caller(remote, folder):
 
 
 def ser_hf(remote, folder, *words, **environment):
-    """Run a command as a user does, with the caches under `folder`; gives what `subprocess.run` gives."""
+    """Run a command as a user does, with the caches under `folder`; gives what `subprocess.run`
+    gives."""
     command = [sys.executable, "-m", "ser_hf.cli.main", *map(str, words)]
     known = remote.environment(folder / "home", **environment)
     return subprocess.run(command, env=known, cwd=folder, capture_output=True, text=True, timeout=240)

@@ -1,8 +1,9 @@
-"""A Hugging Face Hub on the loopback address, in memory: pushes and loads of models, datasets and Spaces.
+"""A Hugging Face Hub on the loopback address, in memory: pushes and loads of models, datasets and
+Spaces.
 
-The client libraries read their environment when they are imported, so run them in a process of their own, with
-`Hub.environment`. Access is that of the Hub: reading a private repository takes the token, and writing takes a token
-that can write, to a repository of `Hub.user`.
+The client libraries read their environment when they are imported, so run them in a process of
+their own, with `Hub.environment`. Access is that of the Hub: reading a private repository takes the
+token, and writing takes a token that can write, to a repository of `Hub.user`.
 """
 
 import base64
@@ -39,7 +40,8 @@ WRITES = ("create", "preupload", "commit", "lfs", "branch")
 
 
 class Hub:
-    """`fail` maps operations, as `ROUTES` names them, to the status they answer with; `requests` is what was asked.
+    """`fail` maps operations, as `ROUTES` names them, to the status they answer with; `requests` is
+    what was asked.
 
     The status is a number, or an iterator that gives one for each request, None where all is well.
     """
@@ -106,7 +108,8 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def operate(self, page):
-        """Find the operation of a page, see that the client may do it, and do it; gives body, status and headers."""
+        """Find the operation of a page, see that the client may do it, and do it; gives body,
+        status and headers."""
         asked = "GET" if self.command == "HEAD" else self.command
         for method, operation, pattern in ROUTES:
             if method == asked and (found := re.fullmatch(pattern, page)):

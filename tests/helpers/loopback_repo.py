@@ -43,7 +43,8 @@ class Repo:
 
 
 def content_id(path, data):
-    """What clients compare their own file with: the SHA-256 of a large file, the git blob of another."""
+    """What clients compare their own file with: the SHA-256 of a large file, the git blob of
+    another."""
     made = hashlib.sha256(data) if path.endswith(LFS) else hashlib.sha1(b"blob %d\0" % len(data) + data)
     return made.hexdigest()
 

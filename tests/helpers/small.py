@@ -19,7 +19,8 @@ FAST = ["--num_train_epochs", "2", "--learning_rate", "3e-3", "--bf16", "false",
 
 
 def make_model(kind, folder, seed=0):
-    """Write a small untrained model with the eight labels: `bert` (mel frames), `group` or `layer` (waveform)."""
+    """Write a small untrained model with the eight labels: `bert` (mel frames), `group` or `layer`
+    (waveform)."""
     torch.manual_seed(seed)
     common = {
         "hidden_size": 16,

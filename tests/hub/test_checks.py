@@ -14,7 +14,8 @@ REPO = "you/voices-2"
 
 @pytest.fixture
 def pushed(tuned, tmp_path, monkeypatch):
-    """Push a model that was trained under a name, relative to where one was then; gives the card and the results."""
+    """Push a model that was trained under a name, relative to where one was then; gives the card
+    and the results."""
 
     def push(name, revision=None, added=""):
         monkeypatch.chdir(tmp_path)

@@ -1,4 +1,5 @@
-"""Models on the Hub: what a push lets through, branches, pushes that break off, and loading by id and revision."""
+"""Models on the Hub: what a push lets through, branches, pushes that break off, and loading by id
+and revision."""
 
 import json
 import shutil
@@ -32,7 +33,8 @@ for name, revision in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope="module")
 def others(tuned, tmp_path_factory):
-    """What fine-tuning wrote, changed: other weights in several files, with evidence, and three that must not pass."""
+    """What fine-tuning wrote, changed: other weights in several files, with evidence, and three
+    that must not pass."""
     place = tmp_path_factory.mktemp("others")
     made = {
         name: shutil.copytree(tuned, place / name, ignore=shutil.ignore_patterns("checkpoint-*", "tensorboard"))
@@ -123,7 +125,8 @@ def test_a_branch_gets_the_model_in_one_commit_even_after_a_break(remote, call, 
         assert NAME in line
     assert list(repo.branches) == [BRANCH]
 
-    # what lies on the branch passes the gate again, and its example forgets the branch when it is pushed to main
+    # what lies on the branch passes the gate again, and its example forgets the branch when it is
+    # pushed to main
     for name, data in commit.files.items():
         (tmp_path / "pulled" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "pulled" / name).write_bytes(data)

@@ -1,4 +1,5 @@
-"""A Space holds all that it needs to run, at the versions of this machine, and names the one model that it serves."""
+"""A Space holds all that it needs to run, at the versions of this machine, and names the one model
+that it serves."""
 
 import ast
 import json

@@ -29,7 +29,8 @@ def int8(tuned, tmp_path_factory):
 
 
 def loaded(kind, models):
-    """A small model, its extractor and its rule; of the kinds of `models`, `tiny`, or another architecture."""
+    """A small model, its extractor and its rule; of the kinds of `models`, `tiny`, or another
+    architecture."""
     if kind in models:
         return loading.load_for_prediction(models[kind])
     torch.manual_seed(0)

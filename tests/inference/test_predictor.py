@@ -121,7 +121,8 @@ def test_labels_of_a_timeline_follow_the_windows():
     voiced = long_audio.Voiced()
     voiced.add(np.ones(12 * RATE // FRAME, dtype=bool))
     whole, segments = timeline.read(voiced, 12 * RATE)
-    # the cell of 4 to 6 s lies in a window of either kind: 0.5 each, of which the first label is taken
+    # the cell of 4 to 6 s lies in a window of either kind: 0.5 each, of which the first label is
+    # taken
     assert segments[0] == segment(0, 6 * RATE, "a", np.mean([0.9, 0.9, 0.5]))
     assert segments[1] == segment(6 * RATE, 12 * RATE, "b", 0.9)
     assert whole == pytest.approx([2.6 / 6, 3.4 / 6])

@@ -140,7 +140,8 @@ def test_a_file_that_is_not_there(rows, tmp_path):
 
 
 def test_a_file_is_a_protocol_for_training_and_testing(built, models, tmp_path):
-    """Trained on the first of two folds, tested on it, and refused on the second, whose voice it has heard."""
+    """Trained on the first of two folds, tested on it, and refused on the second, whose voice it
+    has heard."""
     text = """
         name: own
         folds:

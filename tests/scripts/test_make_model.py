@@ -1,4 +1,5 @@
-"""`make model`: which runs it starts, what it does not run again, and what it makes of their answers."""
+"""`make model`: which runs it starts, what it does not run again, and what it makes of their
+answers."""
 
 import csv
 import importlib.util

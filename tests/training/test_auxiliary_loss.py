@@ -17,7 +17,8 @@ from ser_hf.training.config import parse_finetune
 
 
 def voice(rng):
-    """A hiss, then a buzz of its own pitch, melody, darkness and breath; two seconds, whose loudest sample is 0.9."""
+    """A hiss, then a buzz of its own pitch, melody, darkness and breath; two seconds, whose loudest
+    sample is 0.9."""
     time = np.arange(32_000) / 16_000
     pitch = (
         2 * np.pi * np.cumsum(rng.uniform(100, 300) + rng.uniform(5, 50) * np.sin(rng.uniform(2, 6) * time)) / 16_000

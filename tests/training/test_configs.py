@@ -60,7 +60,8 @@ def test_fsdp_is_the_second_with_whole_state_dicts():
 
 
 def layers():
-    """Model type, stable layer norm or not, and the class of its layers, of each row of the page's table."""
+    """Model type, stable layer norm or not, and the class of its layers, of each row of the page's
+    table."""
     found = re.findall(r"^\| `([\w-]+)` \| `(\w+)` \| `(\w+)` \|$", PAGE.read_text(), re.MULTILINE)
     return [(kind, stable, names[stable]) for kind, *names in found for stable in (False, True)]
 

@@ -123,7 +123,8 @@ def test_stock_transformers_gives_the_same_scores(tuned, models, recordings, tmp
 
 
 def train(built, models, folder, *flags):
-    """The words of three steps over 8 clips each, with a log and without anything drawn at random."""
+    """The words of three steps over 8 clips each, with a log and without anything drawn at
+    random."""
     words = f"finetune --dataset {built} --model {models['bert']} --output_dir {folder} --bf16 false"
     words += " --max_steps 3 --logging_strategy steps --logging_steps 1 --eval_strategy steps --eval_steps 3"
     return [*words.split(), *["--save_strategy", "steps", "--save_steps", "3", "--patience", "0"], *flags]

@@ -29,7 +29,8 @@ def test_focal_loss_without_focus_is_cross_entropy():
 
 
 def test_focal_loss_is_that_of_its_formula():
-    """Probabilities 0.8 and 0.2 of the right label: 0.2² · -ln 0.8 = 0.0089257 and 0.8² · -ln 0.2 = 1.0300403."""
+    """Probabilities 0.8 and 0.2 of the right label: 0.2² · -ln 0.8 = 0.0089257 and 0.8² · -ln 0.2 =
+    1.0300403."""
     logits = torch.tensor([[0.8, 0.2], [0.8, 0.2]]).log() + 5
     losses = Objective(focus=2.0)(logits, torch.tensor([0, 1]))
     assert losses.tolist() == pytest.approx([0.0089257, 1.0300403], rel=1e-5)

@@ -1,4 +1,5 @@
-"""The objective of pretraining, against a plain computation and against transformers, and what it is drawn from."""
+"""The objective of pretraining, against a plain computation and against transformers, and what it
+is drawn from."""
 
 import math
 

@@ -1,4 +1,5 @@
-"""Pretraining end to end with small models: what it writes, what it remembers, and what it refuses."""
+"""Pretraining end to end with small models: what it writes, what it remembers, and what it
+refuses."""
 
 import json
 import math

@@ -19,7 +19,8 @@ FLAGS = ["--mode", "probe", "--num_train_epochs", "4", "--learning_rate", "3e-2"
 
 @pytest.fixture(scope="module")
 def tools(built, tmp_path_factory):
-    """A probe through the command line: of a kind of model, into a folder, with one cache for all."""
+    """A probe through the command line: of a kind of model, into a folder, with one cache for
+    all."""
     cache = tmp_path_factory.mktemp("cache")
     backbone = make_model("group", tmp_path_factory.mktemp("backbone"))
 

@@ -1,4 +1,5 @@
-"""A training that is cut off, or that cannot go on: what it says, what it keeps, and that it ends the same."""
+"""A training that is cut off, or that cannot go on: what it says, what it keeps, and that it ends
+the same."""
 
 import errno
 import json

@@ -1,4 +1,5 @@
-"""The checks of an audit: what is unusual about recordings that were measured, each with a sentence that says so."""
+"""The checks of an audit: what is unusual about recordings that were measured, each with a sentence
+that says so."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -45,7 +46,8 @@ _OFFICIAL = {"ravdess": ravdess.EXPECTED_FORMAT, "tess": tess.EXPECTED_FORMAT}
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found: its kind, the files, a sentence, and whether somebody has to decide what to do."""
+    """One thing that was found: its kind, the files, a sentence, and whether somebody has to decide
+    what to do."""
 
     kind: str
     files: tuple[str, ...]
@@ -165,7 +167,8 @@ def _unusual(value: object) -> str:
 
 
 def _outlying(items: list[Inventory]) -> Callable[[Inventory], bool]:
-    """Whether a duration lies far outside its corpus and channel: 8 robust standard deviations and a second."""
+    """Whether a duration lies far outside its corpus and channel: 8 robust standard deviations and
+    a second."""
     limits = {}
     for channel in {item.fields["channel"] for item in items}:
         seconds = np.array([item.measured.seconds for item in items if item.fields["channel"] == channel])
@@ -178,7 +181,8 @@ def _outlying(items: list[Inventory]) -> Callable[[Inventory], bool]:
 
 
 def _foreign(readable: list[Inventory]) -> Iterator[Finding]:
-    """Somebody recorded over a file: rate and sample format are not the corpus's, the length is twice or half of it."""
+    """Somebody recorded over a file: rate and sample format are not the corpus's, the length is
+    twice or half of it."""
     for corpus, items in by_corpus(readable).items():
         if len(items) < _ENOUGH:
             continue
@@ -241,7 +245,8 @@ def _signals(items: list[FileMeasurement]) -> Iterator[Finding]:
 
 
 def _doubles(readable: list[Inventory]) -> Iterator[Finding]:
-    """Copies and conflicts under one name; the same samples, or the same recording, under two, official or not."""
+    """Copies and conflicts under one name; the same samples, or the same recording, under two,
+    official or not."""
     digests = list(dict.fromkeys(item.measured.digest for item in readable))
     prints = {item.measured.digest: item.measured.print for item in reversed(readable)}
     same = {

@@ -1,4 +1,5 @@
-"""What can be said of one recording by reading it once: its format, level, faults, digest and fingerprint."""
+"""What can be said of one recording by reading it once: its format, level, faults, digest and
+fingerprint."""
 
 import hashlib
 import io
@@ -79,7 +80,8 @@ def measure(file: File) -> FileMeasurement:
 
 
 class _Faults:
-    """Counts over the blocks as they pass; broken samples are passed on as silence, so that the rest can be read."""
+    """Counts over the blocks as they pass; broken samples are passed on as silence, so that the
+    rest can be read."""
 
     def __init__(self) -> None:
         self.samples = self.clipped = self.broken = 0
@@ -104,7 +106,8 @@ class _Faults:
 def _truncated(source: str | bytes) -> bool:
     """Whether a file is shorter than its header says, as a download that broke off is.
 
-    WAV, AIFF, RF64, W64 and AU say how long they are; the others show it by not decoding, or not at all.
+    WAV, AIFF, RF64, W64 and AU say how long they are; the others show it by not decoding, or not at
+    all.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream:
         head = stream.read(32)

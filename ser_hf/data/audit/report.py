@@ -33,10 +33,11 @@ def audit_recordings(folders: Iterable[str | PathLike], num_proc: int | None = N
         num_proc: recordings read at a time; the number of cores where None.
 
     Returns:
-        `files`, `recordings`, `needs_decision`; `inventory` {corpus channel: [there, official]}; `counts` {corpus
-        channel: {label: n}}, `balance` {corpus sex: …}, `speakers` {speaker: …}; `durations` and `levels` {group: [n
-        in each bin]}; `formats` {corpus: {format: n}}; `findings` (fields of `findings.Finding`); `confounds` and
-        `others` (files that are no audio), lines.
+        `files`, `recordings`, `needs_decision`; `inventory` {corpus channel: [there, official]};
+        `counts` {corpus channel: {label: n}}, `balance` {corpus sex: …}, `speakers` {speaker: …};
+        `durations` and `levels` {group: [n in each bin]}; `formats` {corpus: {format: n}};
+        `findings` (fields of `findings.Finding`); `confounds` and `others` (files that are no
+        audio), lines.
 
     Raises:
         CorpusError: where a folder is missing or holds no audio.
@@ -111,7 +112,8 @@ def _counts(once: list[Inventory]) -> dict:
 
 
 def _confounds(once: list[Inventory]) -> Iterator[str]:
-    """What a model could learn instead of emotion: it lies in how the corpora were made, in no single file."""
+    """What a model could learn instead of emotion: it lies in how the corpora were made, in no
+    single file."""
     groups = by_corpus(once)
     acted = {corpus: _acted(corpus) for corpus in groups}  # by design, so that a part of a corpus says the same
     for emotion in EMOTIONS:
@@ -181,7 +183,8 @@ def audit_table(report: dict, most: int = 5) -> str:
 
 
 def write_audit(report: dict, output: str | PathLike) -> None:
-    """`audit.json`, the pictures, and the page `audit.html`, which needs no other file; the folder must not exist yet.
+    """`audit.json`, the pictures, and the page `audit.html`, which needs no other file; the folder
+    must not exist yet.
 
     Raises:
         OutputError: if it exists.

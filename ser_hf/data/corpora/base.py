@@ -1,4 +1,5 @@
-"""From folders and zips of files with known names to labelled `Recording`s. No audio is decoded here."""
+"""From folders and zips of files with known names to labelled `Recording`s. No audio is decoded
+here."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -72,15 +73,16 @@ class Scan:
 
 
 GRAMMARS: dict[str, Callable[[PurePath], dict | None]] = {"ravdess": ravdess.parse, "tess": tess.parse}
-"""For each corpus the function from a file's path to the fields of a Recording, None where the name is not its own."""
+"""For each corpus the function from a file's path to the fields of a Recording, None where the name
+is not its own."""
 
 
 def scan(folders: list[str | PathLike], corpus: str) -> Scan:
     """Find the recordings of one corpus in some folders and zips, in whatever layout.
 
     Args:
-        folders: each a folder, searched recursively for audio (`audio.SUFFIXES`, any casing) and zips, or a zip file.
-        corpus: `ravdess` or `tess`.
+        folders: each a folder, searched recursively for audio (`audio.SUFFIXES`, any casing) and
+        zips, or a zip file. corpus: `ravdess` or `tess`.
 
     Raises:
         CorpusError: where a folder is missing, empty, or holds none of the corpus.
@@ -163,7 +165,8 @@ INVENTORIES: dict[str, Callable[[], dict[str, str]]] = {"ravdess": ravdess.inven
 
 
 def missing(corpus: str, keys: Iterable[str]) -> list[str]:
-    """The official names that are not among `keys`, sorted, of each channel of which at least half is there.
+    """The official names that are not among `keys`, sorted, of each channel of which at least half
+    is there.
 
     Of a channel that is mostly absent nothing is missing: somebody works with a part of the corpus.
     """

@@ -1,17 +1,18 @@
-"""Any other corpus: `folder/label/*.wav`, or a CSV of files and labels, with a label map that the user gives.
+"""Any other corpus: `folder/label/*.wav`, or a CSV of files and labels, with a label map that the
+user gives.
 
 A corpus is described by a YAML file:
 
 ```yaml
 corpus: emodb            # its name in the dataset
 folder: wav              # folder/<label>/..., relative to this file; or
-csv: clips.csv           # columns file, label and, if known: speaker, sex, channel, intensity, statement, repetition
-labels:                  # its labels -> ours; one of ours needs no line, null drops
+csv: clips.csv           # columns file, label and, if known: speaker, sex, channel, intensity,
+statement, repetition labels:                  # its labels -> ours; one of ours needs no line, null
+drops
   Wut: angry
   Langeweile: null
-speaker: '^(\\d\\d)'       # where there is no such column: the first group of this pattern in the file's stem
-sex: {'03': male}        # by speaker, where there is no such column
-```
+speaker: '^(\\d\\d)'       # where there is no such column: the first group of this pattern in the
+file's stem sex: {'03': male}        # by speaker, where there is no such column ```
 """
 
 import csv
@@ -78,7 +79,8 @@ class Spec:
         return cls(path, given["corpus"], **places, labels=labels, speaker=speaker, sex=given.get("sex", {}))
 
     def ours(self, label: str) -> str | None:
-        """Our name of one of the corpus's labels, None where it is dropped; KeyError where nothing is said of it."""
+        """Our name of one of the corpus's labels, None where it is dropped; KeyError where nothing
+        is said of it."""
         if label in self.labels:
             return self.labels[label]
         if label.lower() in EMOTIONS:
@@ -89,10 +91,12 @@ class Spec:
 def scan(path: str | PathLike) -> Scan:
     """The recordings of the corpus that a YAML file describes, and what was merged and dropped.
 
-    Without a speaker the recordings count as one, so that no split can stand on a speaker that nobody knows.
+    Without a speaker the recordings count as one, so that no split can stand on a speaker that
+    nobody knows.
 
     Raises:
-        CorpusError: for a wrong description, a missing file, or labels that the map says nothing of.
+        CorpusError: for a wrong description, a missing file, or labels that the map says nothing
+            of.
     """
     spec = Spec.read(path)
     rows, others = _from_folder(spec) if spec.folder is not None else _from_csv(spec)

@@ -1,7 +1,8 @@
-"""RAVDESS: 24 actors, speech and song. File names are seven numbers (Livingstone and Russo 2018, PLoS ONE 13(5)).
+"""RAVDESS: 24 actors, speech and song. File names are seven numbers (Livingstone and Russo 2018,
+PLoS ONE 13(5)).
 
-`03-01-06-01-02-01-12`: modality (03 audio only), channel (01 speech, 02 song), emotion, intensity, statement,
-repetition, actor. Odd actors are men, even ones women.
+`03-01-06-01-02-01-12`: modality (03 audio only), channel (01 speech, 02 song), emotion, intensity,
+statement, repetition, actor. Odd actors are men, even ones women.
 """
 
 import re
@@ -31,7 +32,8 @@ EXPECTED_FORMAT = (48_000, 1)
 
 
 def parse(path: str | PurePath) -> dict | None:
-    """The fields of a `Recording` from a file's path, of which only the stem counts; None where it is no RAVDESS name.
+    """The fields of a `Recording` from a file's path, of which only the stem counts; None where it
+    is no RAVDESS name.
 
     A label that a tool appended must be the one of the code, or the name is refused.
 
@@ -68,7 +70,8 @@ def name(emotion: str, intensity: str, statement: int, repetition: int, actor: i
 
 
 def inventory() -> dict[str, str]:
-    """The channel of each of the 2,452 official names: 60 of speech an actor, 44 of song, which actor 18 did not sing.
+    """The channel of each of the 2,452 official names: 60 of speech an actor, 44 of song, which
+    actor 18 did not sing.
 
     >>> [list(inventory().values()).count(channel) for channel in ("speech", "song")]
     [1440, 1012]

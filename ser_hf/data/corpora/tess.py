@@ -1,4 +1,5 @@
-"""TESS: two actresses say "Say the word …" with 200 words in seven emotions (Pichora-Fuller and Dupuis 2010).
+"""TESS: two actresses say "Say the word …" with 200 words in seven emotions (Pichora-Fuller and
+Dupuis 2010).
 
 `OAF_back_angry`: the older (OAF) or younger (YAF) actress, the word, the emotion.
 """
@@ -17,8 +18,9 @@ ALIASES = {
 }
 # One official file, OA_bite_neutral, has lost the F of its speaker.
 _NAME = re.compile(rf"(oaf|oa|yaf)_([a-z]+)_({'|'.join([*TESS_NAMES, *ALIASES])})", re.IGNORECASE)
-# A much-used script copies TESS beside RAVDESS as Actor_25 (YAF) and Actor_26 (OAF), under seven random numbers, the
-# third of which becomes the emotion; the word is lost. (marcogdepinto/emotion-classification-from-audio-files)
+# A much-used script copies TESS beside RAVDESS as Actor_25 (YAF) and Actor_26 (OAF), under seven
+# random numbers, the third of which becomes the emotion; the word is lost.
+# (marcogdepinto/emotion-classification-from-audio-files)
 _RENAMED = re.compile(r"\d\d-\d\d-(0[13-8])-\d\d-\d\d-\d\d-\d\d")
 RENAMED_FOLDERS = {"actor_25": "yaf", "actor_26": "oaf"}
 _CODES = {code: tess for code, label in RAVDESS_CODES.items() for tess, own in TESS_NAMES.items() if own == label}
@@ -49,8 +51,8 @@ EXPECTED_FORMAT = (24_414, 1)
 def parse(path: str | PurePath) -> dict | None:
     """The fields of a `Recording` from a file's path; None where it is no TESS name.
 
-    Only the stem counts, except for copies under RAVDESS-like names in `Actor_25` and `Actor_26`: there the folder is
-    the speaker, and the word is unknown.
+    Only the stem counts, except for copies under RAVDESS-like names in `Actor_25` and `Actor_26`:
+    there the folder is the speaker, and the word is unknown.
 
     >>> parse(PurePath("YAF_neat_fear.wav"))["speaker"], parse(PurePath("YAF_neat_fear.wav"))["emotion"]
     ('tess-yaf', 'fearful')
@@ -83,7 +85,8 @@ def parse(path: str | PurePath) -> dict | None:
 
 
 def inventory() -> dict[str, str]:
-    """The channel of each of the 2,800 official names (with OAF_bite_neutral spelt as the other 2,799).
+    """The channel of each of the 2,800 official names (with OAF_bite_neutral spelt as the other
+    2,799).
 
     >>> len(inventory())
     2800

@@ -1,4 +1,5 @@
-"""Recordings without their labels, in batches of like length, with what is masked in them drawn for each alone."""
+"""Recordings without their labels, in batches of like length, with what is masked in them drawn for
+each alone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,8 @@ _ROUND = {1: 1_600, 2: 8}  # samples or frames: a CPU compiles its kernels anew 
 
 
 class Recordings(Dataset):
-    """Rows of the dataset without labels, as `{"features", "draw"}`; kept in memory up to `CACHE_BYTES`.
+    """Rows of the dataset without labels, as `{"features", "draw"}`; kept in memory up to
+    `CACHE_BYTES`.
 
     They are asked for by `(epoch, number)`, which is also what their masks are drawn from.
     """
@@ -46,10 +48,12 @@ class Recordings(Dataset):
 
 
 class Order(Sampler[tuple[int, int]]):
-    """`(epoch, number)` of every clip, in batches of like length: shuffled pools, sorted within; or always sorted."""
+    """`(epoch, number)` of every clip, in batches of like length: shuffled pools, sorted within; or
+    always sorted."""
 
     def __init__(self, durations: np.ndarray, batch: int, seed: int | None, pool: int = 8) -> None:
-        """Take the batch over all processes, and a seed; None for validation, which is the same every epoch."""
+        """Take the batch over all processes, and a seed; None for validation, which is the same
+        every epoch."""
         self.durations, self.batch, self.seed, self.pool = durations, batch, seed, pool
         self.epoch = 0
 
@@ -77,9 +81,11 @@ class Order(Sampler[tuple[int, int]]):
 
 
 class Masking:
-    """Pads clips to a batch and draws, for each clip alone, what is masked and what it is to be told from.
+    """Pads clips to a batch and draws, for each clip alone, what is masked and what it is to be
+    told from.
 
-    A clip's draws depend on the seed, the epoch and its number in the training side, not on its neighbours.
+    A clip's draws depend on the seed, the epoch and its number in the training side, not on its
+    neighbours.
     """
 
     def __init__(
@@ -91,7 +97,8 @@ class Masking:
         length: int | None = None,
         negatives: int = 100,
     ) -> None:
-        """Take the share of frames under masks if none overlapped, their length in frames, and negatives a frame.
+        """Take the share of frames under masks if none overlapped, their length in frames, and
+        negatives a frame.
 
         A length of None is that of wav2vec 2.0's masks in time, 200 ms.
         """
@@ -104,9 +111,10 @@ class Masking:
         """Batch what `Recordings` gives.
 
         Returns:
-            `input_values` `(batch, samples)` or `input_features` `(batch, frames, dimensions)`, `attention_mask` of
-            their first two dimensions, `mask_time_indices` `(batch, encoder frames)` and `negatives` `(batch, encoder
-            frames, negatives)`: frames of the same clip, masked ones alone.
+            `input_values` `(batch, samples)` or `input_features` `(batch, frames, dimensions)`,
+            `attention_mask` of their first two dimensions, `mask_time_indices` `(batch, encoder
+            frames)` and `negatives` `(batch, encoder frames, negatives)`: frames of the same clip,
+            masked ones alone.
         """
         made = [clip["features"] for clip in clips]
         step = _ROUND[made[0].ndim]
@@ -129,7 +137,8 @@ class Masking:
         return max(0, int(self.model._get_feat_extract_output_lengths(torch.tensor(length))))
 
     def draw(self, frames: int, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """The mask `(frames,)` and the negatives `(frames, negatives)` of one clip of at least two frames."""
+        """The mask `(frames,)` and the negatives `(frames, negatives)` of one clip of at least two
+        frames."""
         length = min(self.length, frames // 2)  # or a short clip would be masked whole
         with _drawing_from(self.seed, epoch, number):
             mask = _compute_mask_indices((1, frames), self.probability, length, min_masks=2)

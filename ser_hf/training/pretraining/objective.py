@@ -1,4 +1,5 @@
-"""Models that learn from sound alone: a masked stretch is told from others of its clip, by its codeword."""
+"""Models that learn from sound alone: a masked stretch is told from others of its clip, by its
+codeword."""
 
 from os import PathLike
 
@@ -33,8 +34,8 @@ _FRESH = ("quantizer.", "project_hid.", "project_q.")
 class Codebook(wav2vec2.Wav2Vec2GumbelVectorQuantizer):
     """The stock quantizer, with its codewords looked up by one matrix product.
 
-    The stock one multiplies every codeword by every frame: for 16 clips of four seconds and two groups of 320 that is
-    1 GB. Same parameters, same draws, same answer.
+    The stock one multiplies every codeword by every frame: for 16 clips of four seconds and two
+    groups of 320 that is 1 GB. Same parameters, same draws, same answer.
     """
 
     codewords: torch.Tensor | None = None
@@ -46,8 +47,9 @@ class Codebook(wav2vec2.Wav2Vec2GumbelVectorQuantizer):
         """Quantise `(batch, frames, features)`.
 
         Returns:
-            Codevectors `(batch, frames, codevector_dim)` and the perplexity of the codebook over the masked frames,
-            summed over its groups: from the number of groups (collapsed) to that of all codewords (evenly used).
+            Codevectors `(batch, frames, codevector_dim)` and the perplexity of the codebook over
+            the masked frames, summed over its groups: from the number of groups (collapsed) to that
+            of all codewords (evenly used).
         """
         shape = (*hidden_states.shape[:2], self.num_groups, self.num_vars)
         logits = self.weight_proj(hidden_states).float().view(shape)
@@ -66,13 +68,16 @@ class Codebook(wav2vec2.Wav2Vec2GumbelVectorQuantizer):
 
 
 class Wav2Vec2BertForPreTraining(Wav2Vec2BertPreTrainedModel):
-    """The contrastive half of w2v-BERT (Chung et al. 2021, arXiv:2108.06209) on mel frames; transformers has none.
+    """The contrastive half of w2v-BERT (Chung et al. 2021, arXiv:2108.06209) on mel frames;
+    transformers has none.
 
-    Targets are the normalised frames that `Wav2Vec2BertModel` projects, quantised; it predicts those of masked frames.
+    Targets are the normalised frames that `Wav2Vec2BertModel` projects, quantised; it predicts
+    those of masked frames.
     """
 
     def __init__(self, config: PretrainedConfig) -> None:
-        """Take a `Wav2Vec2BertConfig`; the codebook is as large as wav2vec 2.0's for models as large as those."""
+        """Take a `Wav2Vec2BertConfig`; the codebook is as large as wav2vec 2.0's for models as
+        large as those."""
         super().__init__(config)
         self.wav2vec2_bert = Wav2Vec2BertModel(config)
         large = config.hidden_size >= 512
@@ -97,7 +102,8 @@ class Wav2Vec2BertForPreTraining(Wav2Vec2BertPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         mask_time_indices: torch.Tensor | None = None,
     ) -> wav2vec2.Wav2Vec2ForPreTrainingOutput:
-        """Predict and quantise `(batch, frames, dimensions)`, as `Wav2Vec2ForPreTraining` answers without negatives."""
+        """Predict and quantise `(batch, frames, dimensions)`, as `Wav2Vec2ForPreTraining` answers
+        without negatives."""
         heard = self.wav2vec2_bert(input_features, attention_mask=attention_mask, mask_time_indices=mask_time_indices)
         targets, perplexity = self.quantizer(heard.extract_features, mask_time_indices)
         return wav2vec2.Wav2Vec2ForPreTrainingOutput(
@@ -120,7 +126,8 @@ def contrastive(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """wav2vec 2.0's loss, equation 3 (Baevski et al. 2020, arXiv:2006.11477), frame by frame.
 
-    All cosine similarities within a clip are one matrix product. Negatives of the positive's own codeword do not count.
+    All cosine similarities within a clip are one matrix product. Negatives of the positive's own
+    codeword do not count.
 
     Args:
         predicted: what the encoder says of each frame, `(batch, frames, size)`.
@@ -131,8 +138,9 @@ def contrastive(
         temperature: what similarities are divided by.
 
     Returns:
-        The loss in nats, 0 where nothing was masked; and whether the positive is more similar than every negative,
-        both `(batch, frames)`. Where no negative counts, the loss is 0 and the answer not right.
+        The loss in nats, 0 where nothing was masked; and whether the positive is more similar than
+        every negative, both `(batch, frames)`. Where no negative counts, the loss is 0 and the
+        answer not right.
     """
     with torch.autocast(predicted.device.type, enabled=False):
         predicted, targets = (nn.functional.normalize(each.float(), dim=-1) for each in (predicted, targets))
@@ -146,11 +154,13 @@ def contrastive(
 
 
 def load(name: str | PathLike, seed: int) -> tuple[PreTrainedModel, FeatureExtractionMixin, dict]:
-    """A model with its codebook, its feature extractor, and the settings of its config that `save` puts back.
+    """A model with its codebook, its feature extractor, and the settings of its config that `save`
+    puts back.
 
     Args:
-        name: a Hub id or folder of wav2vec2 or wav2vec2-bert, or one of `SCRATCH` to start from nothing.
-        seed: of the weights that are new; those are the codebook's where a checkpoint has none.
+        name: a Hub id or folder of wav2vec2 or wav2vec2-bert, or one of `SCRATCH` to start from
+        nothing. seed: of the weights that are new; those are the codebook's where a checkpoint has
+        none.
 
     Raises:
         ModelError: for another type, and for what cannot be loaded.
@@ -169,7 +179,8 @@ def load(name: str | PathLike, seed: int) -> tuple[PreTrainedModel, FeatureExtra
 
 
 def save(model: PreTrainedModel, kept: dict, folder: str | PathLike) -> None:
-    """Write what `AutoModelForAudioClassification.from_pretrained` takes every weight of the encoder from."""
+    """Write what `AutoModelForAudioClassification.from_pretrained` takes every weight of the
+    encoder from."""
     for setting, value in kept.items():
         setattr(model.config, setting, value)
     whole = isinstance(model, Wav2Vec2ForPreTraining)  # else the class is ours, and no program would know it
@@ -177,10 +188,11 @@ def save(model: PreTrainedModel, kept: dict, folder: str | PathLike) -> None:
 
 
 def small_config() -> Wav2Vec2Config:
-    """A small wav2vec 2.0 on the waveform, 50 frames a second, in the layout that pretrains stably (layer norm).
+    """A small wav2vec 2.0 on the waveform, 50 frames a second, in the layout that pretrains stably
+    (layer norm).
 
-    Four convolutions with long strides instead of seven, which hear 23 ms a frame: at this size most of the time would
-    go into the first ones. No dropout, as in `tiny`.
+    Four convolutions with long strides instead of seven, which hear 23 ms a frame: at this size
+    most of the time would go into the first ones. No dropout, as in `tiny`.
     """
     return Wav2Vec2Config(
         conv_dim=(64, 128, 192, 192),
@@ -214,7 +226,8 @@ def _pretrained(name: str | PathLike) -> tuple[PreTrainedModel, FeatureExtractio
     try:
         config = AutoConfig.from_pretrained(name)
         _refuse_other(name, config)
-        # Without SpecAugment, transformers ignores masks that it is given, and has no vector to put in their place.
+        # Without SpecAugment, transformers ignores masks that it is given, and has no vector to put
+        # in their place.
         changed = {
             "apply_spec_augment": True,
             "mask_time_prob": config.mask_time_prob or 0.05,

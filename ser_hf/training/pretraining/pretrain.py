@@ -1,6 +1,8 @@
-"""Task-adaptive pretraining: wav2vec 2.0's own objective, continued on recordings without their labels.
+"""Task-adaptive pretraining: wav2vec 2.0's own objective, continued on recordings without their
+labels.
 
-Baevski et al. 2020 (arXiv:2006.11477); for emotions in speech, Chen and Rudnicky 2021 (arXiv:2110.06309).
+Baevski et al. 2020 (arXiv:2006.11477); for emotions in speech, Chen and Rudnicky 2021
+(arXiv:2110.06309).
 """
 
 import json
@@ -59,7 +61,8 @@ class PretrainConfig:
 
 
 class PretrainTrainer(Trainer):
-    """Trainer of the contrastive loss a masked frame, over all processes, with one line an epoch."""
+    """Trainer of the contrastive loss a masked frame, over all processes, with one line an
+    epoch."""
 
     def __init__(self, *args: object, run: dict, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
@@ -102,14 +105,16 @@ class PretrainTrainer(Trainer):
         return (sums[0] + DIVERSITY * idle) / everywhere[2].clamp(min=1) * self.accelerator.num_processes
 
     def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
-        """What the Trainer calls loss has the codebook's share in it: the contrastive one, and what goes with it."""
+        """What the Trainer calls loss has the codebook's share in it: the contrastive one, and what
+        goes with it."""
         if "loss" in logs:
             logs |= {"objective": logs["loss"], **_means(self._sums)}
             self._sums = np.zeros(4)
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
-        """The same figures on the validation side, with the same masks each epoch; prints the epoch's line."""
+        """The same figures on the validation side, with the same masks each epoch; prints the
+        epoch's line."""
         self.model.eval()
         sums = torch.zeros(4, device=self.args.device)
         with torch.no_grad():
@@ -145,18 +150,20 @@ class Cooling(TrainerCallback):
 
 
 def pretrain(config: PretrainConfig) -> list[dict] | None:
-    """Train on the train side of a split without its labels, and write a folder that fine-tuning continues from.
+    """Train on the train side of a split without its labels, and write a folder that fine-tuning
+    continues from.
 
-    The folder `config.output` gets the model (safetensors, config, `preprocessor_config.json`) and `history.json`, when
-    all is done; until then the last epoch's checkpoint lies in a folder `….checkpoints` beside it. The model's config
-    remembers the speakers of the train and validation sides.
+    The folder `config.output` gets the model (safetensors, config, `preprocessor_config.json`) and
+    `history.json`, when all is done; until then the last epoch's checkpoint lies in a folder
+    `….checkpoints` beside it. The model's config remembers the speakers of the train and validation
+    sides.
 
     Returns:
         The history, a row an epoch; None on all but the first process.
 
     Raises:
-        UserError: for a dataset, protocol, model or flag that does not fit, before anything is written; for a training
-            that cannot go on.
+        UserError: for a dataset, protocol, model or flag that does not fit, before anything is
+            written; for a training that cannot go on.
     """
     files.refuse_existing(config.output)
     output = Path(config.output)
