@@ -154,7 +154,7 @@ def build(
         (`ser_hf.data.describe.summarise`).
 
     Raises:
-        OutputError: if `output` exists.
+        UserError: if `output` exists.
         DatasetError: if no folder is given.
         CorpusError: if a folder is missing, empty or of another corpus.
         ArchiveError: if a zip cannot be read.

@@ -1,6 +1,7 @@
 """Files: outputs that appear when they are complete, and YAML or JSON that users write."""
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -9,32 +10,30 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import filelock
 import yaml
 
 from ser_hf.errors import UserError
 
 
-class OutputError(UserError):
-    """A folder that cannot be written because it is there."""
-
-
 def refuse_existing(output: str | PathLike) -> None:
-    """Complain before hours of work.
+    """Refuse an output that exists, before hours of work.
 
     Raises:
-        OutputError: if it exists.
+        UserError: if it exists.
     """
     if Path(output).exists():
-        raise OutputError(f"'{output}' exists already: choose another --output or remove it")
+        raise UserError(f"'{output}' exists already: choose another --output or remove it")
 
 
 @contextmanager
 def new_folder(output: str | PathLike) -> Iterator[Path]:
-    """A folder to write into, which gets its name when the block ends well; beside it is room for
-    what is temporary.
+    """Give a folder to write into, which gets the name `output` when the block ends well.
+
+    Its parent is temporary, too: files beside it are removed with the parent.
 
     Raises:
-        OutputError: if `output` exists.
+        UserError: if `output` exists.
     """
     refuse_existing(output)
     output = Path(output)
@@ -44,6 +43,36 @@ def new_folder(output: str | PathLike) -> Iterator[Path]:
         partial.mkdir()
         yield partial
         partial.rename(output)
+
+
+@contextmanager
+def replacing(output: str | PathLike) -> Iterator[Path]:
+    """Give a path to write a file to, which replaces `output` when the block ends well.
+
+    The path lies beside `output`, has its suffix, and belongs to this process alone. Whatever goes
+    wrong, the file at `output` stays as it was and nothing is left beside it.
+    """
+    output = Path(output)
+    partial = output.with_name(f".{output.stem}.{os.getpid()}{output.suffix}")
+    try:
+        yield partial
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def cache_dir(*parts: str) -> Path:
+    """The folder of our caches, or a folder in it, which is made: `$HF_HOME/ser_hf/…`."""
+    from huggingface_hub import constants  # here, so that `import ser_hf.utils.files` stays light
+
+    folder = Path(constants.HF_HOME, "ser_hf", *parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def cache_lock(path: str | PathLike) -> filelock.BaseFileLock:
+    """A lock, for a `with` statement, on a cached file that several processes read and renew."""
+    return filelock.FileLock(f"{path}.lock")
 
 
 def move_into(partial: Path, output: Path) -> None:

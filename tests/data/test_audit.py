@@ -16,8 +16,8 @@ from ser_hf import audio
 from ser_hf.cli.main import main
 from ser_hf.data.audit.report import audit_recordings, write_audit
 from ser_hf.data.corpora import base, ravdess
+from ser_hf.errors import UserError
 from ser_hf.labels import TESS_NAMES
-from ser_hf.utils.files import OutputError
 
 ORIGINALS = Path(os.environ.get("SER_HF_ORIGINALS", ROOT.parent / "shared" / "data" / "originals"))
 
@@ -248,7 +248,7 @@ def test_mistakes_end_in_one_line(folder, tmp_path, fails):
     (tmp_path / "there").mkdir()
     assert "exists already" in fails("audit", folder, "--output", tmp_path / "there")
     assert "is not at least 1" in fails("audit", folder, "--num_proc", "0")
-    with pytest.raises(OutputError):
+    with pytest.raises(UserError):
         write_audit({}, tmp_path / "there")
 
 

@@ -17,8 +17,8 @@ from ser_hf import audio
 from ser_hf.audio import AudioError
 from ser_hf.data import dataset, describe
 from ser_hf.data.dataset import DatasetError
+from ser_hf.errors import UserError
 from ser_hf.labels import EMOTIONS
-from ser_hf.utils.files import OutputError
 
 
 def test_both_loaders_read_the_columns(built, tmp_path):
@@ -170,7 +170,7 @@ def test_a_build_that_is_interrupted_leaves_nothing(recordings, tmp_path, how):
 
 def test_an_output_that_exists_is_not_touched(recordings, tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(UserError, match="exists already"):
         dataset.build(tmp_path / "out", [str(recordings[0])])
     assert not list((tmp_path / "out").iterdir())
 

@@ -18,7 +18,6 @@ from ser_hf.models import loading, presets
 from ser_hf.training.pretraining import masking, objective
 from ser_hf.training.pretraining.masking import Masking
 from ser_hf.training.pretraining.pretrain import Cooling
-from ser_hf.utils.files import OutputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -147,7 +146,7 @@ def test_other_models_are_refused_at_the_start(tmp_path):
     assert "\n" not in str(error.value)
     with pytest.raises(loading.ModelError, match="cannot be loaded"):
         pretrain(words("nowhere", tmp_path / "nothing", tmp_path / "m"))
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(UserError, match="exists already"):
         pretrain(words("nowhere", "tiny", tmp_path))
 
 

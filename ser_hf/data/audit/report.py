@@ -187,7 +187,7 @@ def write_audit(report: dict, output: str | PathLike) -> None:
     must not exist yet.
 
     Raises:
-        OutputError: if it exists.
+        UserError: if it exists.
     """
     with new_folder(output) as partial:
         pictures = describe.draw_audit(report, partial / "pictures")

@@ -39,8 +39,9 @@ def parse(path: str | PurePath) -> dict | None:
 
     >>> parse(PurePath("Actor_12/03-01-06-01-02-01-12.wav"))["emotion"]
     'fearful'
-    >>> parse(PurePath("03-01-02-01-01-01-01_calm.wav"))["key"], parse(PurePath("03-01-02-01-01-01-01_sad.wav"))
-    ('03-01-02-01-01-01-01', None)
+    >>> parse(PurePath("03-01-02-01-01-01-01_calm.wav"))["key"]
+    '03-01-02-01-01-01-01'
+    >>> parse(PurePath("03-01-02-01-01-01-01_sad.wav"))
     """
     path = PurePath(path)
     match = _NAME.fullmatch(path.stem)

@@ -54,7 +54,8 @@ def parse(path: str | PurePath) -> dict | None:
     Only the stem counts, except for copies under RAVDESS-like names in `Actor_25` and `Actor_26`:
     there the folder is the speaker, and the word is unknown.
 
-    >>> parse(PurePath("YAF_neat_fear.wav"))["speaker"], parse(PurePath("YAF_neat_fear.wav"))["emotion"]
+    >>> recording = parse(PurePath("YAF_neat_fear.wav"))
+    >>> recording["speaker"], recording["emotion"]
     ('tess-yaf', 'fearful')
     >>> parse(PurePath("Actor_26/17-42-08-31-90-11-65.wav"))["speaker"]
     'tess-oaf'
