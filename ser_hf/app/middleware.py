@@ -47,7 +47,7 @@ _HEADERS = [
     (b"permissions-policy", b"microphone=(self), camera=(), geolocation=()"),
     (b"cross-origin-opener-policy", b"same-origin-allow-popups"),
 ]
-_ANSWER_ROUTE = "Addresses are not fetched: upload the recording, or send it as a data: URI."
+_NOT_FETCHED = "Addresses are not fetched: upload the recording, or send it as a data: URI."
 _MESSAGE = 2**20  # bytes of JSON that no recording is in
 _DISCARDED = 2**28  # bytes of a refused body that are read all the same, and dropped
 
@@ -148,7 +148,7 @@ class RequestGuard:
             await _discard(receive)
             return await _answer(send, 413, says, {"connection": "close"})
         if fault := _fault(body, self.folder):
-            if fault == _ANSWER_ROUTE and _MCP.fullmatch(scope["path"]):
+            if fault == _NOT_FETCHED and _MCP.fullmatch(scope["path"]):
                 return await _answer_mcp(send, body, fault)
             return await _answer(send, 400, fault)
         await self.app(scope, _replayed(body, receive), send)
@@ -210,13 +210,13 @@ def _fault(body: bytes, folder: Path) -> str:
         elif isinstance(one, list):
             waiting.extend(one)
         elif isinstance(one, str) and _ADDRESS.match(one):
-            return _ANSWER_ROUTE
+            return _NOT_FETCHED
     return ""
 
 
 def _misplaced(path: object, folder: Path) -> str:
     if isinstance(path, str) and _ADDRESS.match(path):
-        return _ANSWER_ROUTE
+        return _NOT_FETCHED
     # a NUL ends a path for the system, and is an error to resolve()
     inside = isinstance(path, str) and "\0" not in path and Path(path).resolve().is_relative_to(folder)
     return "" if inside else "Only uploads are read: upload the recording first."

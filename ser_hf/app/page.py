@@ -1,5 +1,4 @@
-"""Recordings to try the page with: synthetic voices, written when it starts. Nobody speaks in
-them."""
+"""The page: Analyse, Live, Batch and Model, its endpoints, and synthetic recordings to try it with."""
 
 import json
 import tempfile

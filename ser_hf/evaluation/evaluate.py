@@ -56,7 +56,7 @@ def evaluate(
     for split in splits:
         refuse_seen(predictor.model.config, predictor.name, dataset, split)
     started = time.perf_counter()
-    rows = dataset.select(test_rows(splits))
+    rows = dataset.select(rows_tested(splits))
     logits, embeddings = model_outputs(predictor, rows)
     probabilities = softmax(logits, axis=1)
     took = {**(seconds or {}), "evaluate": round(time.perf_counter() - started, 1)}
@@ -103,7 +103,7 @@ def calibrated(probabilities: np.ndarray, references: np.ndarray, known: dict) -
     return found
 
 
-def test_rows(splits: list[Split]) -> list[int]:
+def rows_tested(splits: list[Split]) -> list[int]:
     """Indices of the test clips of one split or of pooled folds, in the order of their answers."""
     return np.concatenate([split.test for split in splits]).tolist()
 
@@ -130,7 +130,7 @@ def judge(
         history: of the training.
         seconds: it all took.
     """
-    rows = dataset.select(test_rows(splits)).select_columns(["label", *GROUPS])
+    rows = dataset.select(rows_tested(splits)).select_columns(["label", *GROUPS])
     columns = {name: np.array(rows[name]) for name in GROUPS}
     notes = list(dict.fromkeys(says for split in splits for says in (split.warning, split.note) if says))
     if dataset.info.description:
@@ -183,7 +183,7 @@ def _data(dataset: datasets.Dataset, splits: list[Split]) -> dict:
 def write_answers(path: Path, probabilities: np.ndarray, dataset: datasets.Dataset, splits: list[Split]) -> None:
     """A line of CSV for each test clip: its file, corpus, speaker and label, the answer, and all
     probabilities."""
-    rows = dataset.select(test_rows(splits)).select_columns(["file", "corpus", "speaker", "label"])
+    rows = dataset.select(rows_tested(splits)).select_columns(["file", "corpus", "speaker", "label"])
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "corpus", "speaker", "label", "predicted", *EMOTIONS])

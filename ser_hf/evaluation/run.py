@@ -88,7 +88,7 @@ def run_evaluation(
     predictor = Predictor(model)
     results, probabilities, embeddings = evaluate.evaluate(predictor, rows, splits, dataset_name)
     _remember(results, Path(model))
-    tested = evaluate.test_rows(splits)
+    tested = evaluate.rows_tested(splits)
     started = time.perf_counter()
     if "shortcuts" in also:
         columns = rows.select(tested).select_columns(["label", "corpus", "channel", "speaker", "sex", "duration"])

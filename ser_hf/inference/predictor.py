@@ -1,4 +1,4 @@
-"""How long an answer may take."""
+"""The one way to predict, for the command line, the page, the API and evaluation."""
 
 import time
 from collections import deque

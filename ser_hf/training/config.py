@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from ser_hf.models.presets import BUILT_IN
-
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
@@ -265,6 +263,8 @@ def defaults(model: str, mode: str = "full") -> dict:
     """Our defaults for `TrainingArguments`, by mode: for what starts from nothing, gentler for
     pretrained weights."""
     import torch
+
+    from ser_hf.models.presets import BUILT_IN  # imports transformers, which --help must not
 
     return {
         **of_machine(),

@@ -18,7 +18,7 @@ from transformers import FeatureExtractionMixin
 from ser_hf import audio
 from ser_hf.audio import voice_activity
 from ser_hf.models import features
-from ser_hf.training.augmentation import Augmentation, either, mix_mels, mix_waveforms, vary
+from ser_hf.training.augmentation import Augmentation, mix_mels, mix_waveforms, random_trim, vary
 from ser_hf.training.feature_cache import FeatureCache
 
 KEPT_BYTES = 3 * 2**30
@@ -144,7 +144,7 @@ class SpeechDataset(Dataset):
         if self.variation.silence == "vary":
             return vary(length, bounds, rng)
         if self.variation.silence == "random_trim":
-            return either(length, bounds, rng, round(voice_activity.MARGIN / self.durations[index] * length))
+            return random_trim(length, bounds, rng, round(voice_activity.MARGIN / self.durations[index] * length))
         return 0, length
 
     def _finished(self, prepared: np.ndarray) -> np.ndarray:

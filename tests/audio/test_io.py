@@ -8,6 +8,7 @@ import torchaudio
 
 from ser_hf import audio
 from ser_hf.audio import AudioError, resampling
+from ser_hf.audio import io as audio_io
 
 
 def tone(rate, seconds=0.5, hertz=440.0):
@@ -40,7 +41,7 @@ def test_resampling_in_parts_equals_resampling_at_once(rate):
 
 
 def test_a_recording_longer_than_a_block_is_read_whole(tmp_path):
-    samples = np.random.default_rng(0).integers(-9_000, 9_000, 3 * audio._BLOCK + 5).astype(np.int16)
+    samples = np.random.default_rng(0).integers(-9_000, 9_000, 3 * audio_io._BLOCK + 5).astype(np.int16)
     soundfile.write(tmp_path / "long.wav", samples, 16_000)
     np.testing.assert_array_equal(audio.load(tmp_path / "long.wav"), samples / np.float32(32768))
 
@@ -129,7 +130,7 @@ def test_what_no_machine_should_hold_is_refused(tmp_path, monkeypatch):
     soundfile.write(tmp_path / "fast.wav", np.zeros(40_000), 400_000)
     with pytest.raises(AudioError, match="claims 400000 samples a second"):
         audio.load(tmp_path / "fast.wav")
-    monkeypatch.setattr(audio, "MAX_SECONDS", 1)
+    monkeypatch.setattr(audio_io, "MAX_SECONDS", 1)
     soundfile.write(tmp_path / "long.wav", np.zeros(16_001), 16_000)
     with pytest.raises(AudioError, match="longer than"):
         audio.load(tmp_path / "long.wav")

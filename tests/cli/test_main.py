@@ -36,7 +36,7 @@ def test_import_and_help_load_nothing_heavy():
 def test_the_package_gives_its_names():
     import ser_hf
 
-    assert ser_hf.split.__module__ == "ser_hf.protocols"
+    assert ser_hf.split.__module__ == "ser_hf.protocols.splitting"
     assert ser_hf.Predictor.__module__ == "ser_hf.inference.predictor"
     for name in ser_hf.__all__:
         assert getattr(ser_hf, name) is not None
@@ -186,9 +186,9 @@ words = f"finetune --dataset {out}/data --model {sys.argv[4]} --output_dir {out}
 assert main([*words.split(), "--bf16", "false"]) == 0
 assert main(f"evaluate --dataset {out}/data --model {out}/model --output {out}/evidence".split()) == 0
 assert main(["predict", "--model", out + "/model", *sys.argv[5:]]) == 0
-from ser_hf import demo
+from ser_hf.app import page
 from ser_hf.inference.predictor import Predictor
-demo.build(Predictor(out + "/model"))
+page.build_page(Predictor(out + "/model"))
 mapped = open("/proc/self/maps").read()
 print(re.findall(r"/lib(?:avcodec|avformat|avutil|swresample)\\S*", mapped) or "NONE")
 """

@@ -11,7 +11,7 @@ import torch
 from ser_hf import protocols
 from ser_hf.cli.main import main
 from ser_hf.data import dataset
-from ser_hf.evaluation.evaluate import read_answers, test_rows
+from ser_hf.evaluation.evaluate import read_answers, rows_tested
 from ser_hf.evaluation.results import Results
 from ser_hf.training.config import parse_finetune
 from ser_hf.training.optimization import WeightAverage
@@ -44,7 +44,7 @@ def test_folds_are_pooled_clip_by_clip(built, rows, models, tmp_path, capsys):
     assert len(kept) == 1 + pooled.n
     assert kept[1].split(",")[0] == rows[splits[0].test[0]]["file"]
     right = read_answers(tmp_path / "m" / "predictions.csv").argmax(1) == np.array(
-        rows.select(test_rows(splits))["label"]
+        rows.select(rows_tested(splits))["label"]
     )
     assert right.mean() == pytest.approx(pooled.accuracy)
 

@@ -154,7 +154,7 @@ def test_labels_that_hang_by_a_hair_may_change(lead, changed, models, monkeypatc
     _, extractor, _ = loading.load_for_prediction(models["layer"])
     torchs, graphs = np.log([[0.5 + lead / 2, 0.5 - lead / 2]]), np.log([[0.49, 0.51]])
     fake = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="x")], run=lambda names, made: [graphs])
-    monkeypatch.setattr(export, "session", lambda path: fake)
+    monkeypatch.setattr(export, "onnx_session", lambda path: fake)
     model = lambda made: SimpleNamespace(logits=torch.from_numpy(torchs))  # noqa: E731
     figures = export.compare(model, extractor, None, [np.zeros(4000, dtype=np.float32)])
     assert figures == {

@@ -40,7 +40,7 @@ def test_an_answer_does_not_depend_on_its_neighbours(models, kind):
 
 
 def test_without_the_rule_padding_would_leak(models, monkeypatch):
-    monkeypatch.setattr(padding, "ignore_padding", lambda model: "none")
+    monkeypatch.setattr(loading, "ignore_padding", lambda model: "none")
     predictor = Predictor(models["group"])
     together = predictor.probabilities(CLIPS)
     alone = np.concatenate([predictor.probabilities([clip]) for clip in CLIPS])

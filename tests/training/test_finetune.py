@@ -20,6 +20,7 @@ from ser_hf.data import dataset
 from ser_hf.evaluation import metrics
 from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
+from ser_hf.models import loading
 from ser_hf.training import setup
 from ser_hf.training.config import ArgumentError, parse_finetune
 from ser_hf.training.optimization import WeightAverage
@@ -207,7 +208,7 @@ def test_what_is_saved_and_validated_is_the_average_of_the_weights(built, models
     flags = ["--ema_decay", "0.5", "--max_steps", "3", "--eval_strategy", "steps", "--eval_steps", "3", *FAST]
     assert main([*base, *flags, "--save_strategy", "steps", "--save_steps", "3", "--calibrate", "false"]) == 0
     saved = load_file(tmp_path / "run" / "model.safetensors")
-    begun = setup.modeling.load_for_training(models["bert"], 42)[0].state_dict()
+    begun = loading.load_for_training(models["bert"], 42)[0].state_dict()
     for name in ("classifier.weight", "projector.bias"):
         wanted = begun[name]
         for step, one in enumerate(seen, 1):

@@ -20,9 +20,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     file = tmp_path / "results.json"
     file.write_text("old")
 
-    with pytest.raises(OSError, match="disk full"), replacing(file) as partial:
-        partial.write_text("half")
-        raise OSError("disk full")
+    def write():
+        with replacing(file) as partial:
+            partial.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write()
     assert (file.read_text(), os.listdir(tmp_path)) == ("old", ["results.json"])
 
 
