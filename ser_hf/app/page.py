@@ -1,4 +1,4 @@
-"""The page: Analyse, Live, Batch and Model, its endpoints, and synthetic recordings to try it with."""
+"""The page, its endpoints, and synthetic recordings to try it with."""
 
 import json
 import tempfile
