@@ -17,6 +17,7 @@ from ser_hf import BUNDLED_MODEL
 from ser_hf.errors import UserError
 from ser_hf.evaluation import reports
 from ser_hf.evaluation.results import Results
+from ser_hf.utils import templates
 
 LARGEST = 12_000_000
 """Bytes that it may add to the wheel."""
@@ -173,7 +174,7 @@ def _card(folder: Path, measured: dict[str, dict]) -> str:
     )
     values = {"table": table(measured), "parameters": sum(one.numel() for one in weights)}
     size = sum(one.numel() * one.element_size() for one in weights)
-    return reports.rendered("box.md.jinja", data, r=results, size=size, **values)
+    return templates.render_card("box.md.jinja", data, r=results, size=size, **values)
 
 
 def _spread(figure: dict) -> str:

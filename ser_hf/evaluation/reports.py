@@ -5,16 +5,16 @@ import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import datasets
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ser_hf.data.corpora import ravdess, tess
 from ser_hf.evaluation import plots
 from ser_hf.evaluation.results import Results, ResultsError
 from ser_hf.labels import EMOTIONS
+from ser_hf.utils import templates
 
 STAMP = "LEAKY FIGURES"
 """Stands in the card of whatever was not tested on held-out speakers."""
@@ -22,10 +22,6 @@ STAMP = "LEAKY FIGURES"
 
 class CardError(ValueError):
     """A card that says more than was measured."""
-
-
-_PACKAGED = Path(__file__).parents[1] / "cards_templates"
-TEMPLATES = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "cards"
 
 
 def model_card(results: "Results", pictures: list[str]) -> str:
@@ -61,7 +57,9 @@ def model_card(results: "Results", pictures: list[str]) -> str:
         ],
     )
     name = Path(results.model).name
-    card = rendered("model.md.jinja", data, r=results, name=name, official=official, pictures=pictures, stamp=STAMP)
+    card = templates.render_card(
+        "model.md.jinja", data, r=results, name=name, official=official, pictures=pictures, stamp=STAMP
+    )
     if wrong := unfounded(card, results):
         raise CardError(f"figures without a source in the card of '{results.model}': {', '.join(wrong)}")
     return card
@@ -74,7 +72,7 @@ def unfounded(card: str, results: "Results") -> list[str]:
     A number of the results may stand in the card as it is, rounded to three or four places; some
     may as a percentage.
     """
-    template = re.sub(r"{%.*?%}|{{.*?}}", " ", (TEMPLATES / "model.md.jinja").read_text(), flags=re.DOTALL)
+    template = re.sub(r"{%.*?%}|{{.*?}}", " ", (templates.TEMPLATES / "model.md.jinja").read_text(), flags=re.DOTALL)
     known = set(_NUMBER.findall(template)) | {"4.0"}  # of the licence in the front matter
     for key, leaf in _leaves(asdict(results)):
         if isinstance(leaf, str):
@@ -129,7 +127,7 @@ def dataset_card(report: dict, features: datasets.Features, shards: list[Path]) 
         dataset_info=info._to_yaml_dict(),
     )
     official = {"ravdess": ravdess.LICENCE, "tess": tess.LICENCE}
-    return rendered(
+    return templates.render_card(
         "dataset.md.jinja",
         data,
         r=report,
@@ -151,11 +149,8 @@ def audit_page(
         kinds: what each kind of finding means.
         pictures: PNG in base64, by name.
     """
-    return (
-        _templates(autoescape=True)
-        .get_template("audit.html.jinja")
-        .render(r=report, grouped=grouped, kinds=kinds, pictures=pictures, emotions=EMOTIONS)
-    )
+    values = {"r": report, "grouped": grouped, "kinds": kinds, "pictures": pictures, "emotions": EMOTIONS}
+    return templates.render("audit.html.jinja", **values)
 
 
 def report_page(runs: list["Results"], pictures: list[dict[str, str]]) -> str:
@@ -165,12 +160,12 @@ def report_page(runs: list["Results"], pictures: list[dict[str, str]]) -> str:
         runs: in the order to show.
         pictures: of each, PNG in base64 by name.
     """
-    return _templates(autoescape=True).get_template("report.html.jinja").render(runs=runs, pictures=pictures)
+    return templates.render("report.html.jinja", runs=runs, pictures=pictures)
 
 
 def report_table(runs: list["Results"]) -> str:
     """A LaTeX table of several results (needs the package booktabs)."""
-    return _templates().get_template("report.tex.jinja").render(runs=runs)
+    return templates.render("report.tex.jinja", runs=runs)
 
 
 _LICENCES = {"ravdess": "cc-by-nc-sa-4.0", "tess": "cc-by-nc-nd-4.0"}
@@ -180,23 +175,6 @@ def _size_category(recordings: int) -> str:
     """The Hub's name for an order of magnitude."""
     steps = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
     return next((name for limit, name in steps if recordings < limit), "n>1M")
-
-
-def rendered(template: str, data: ModelCardData | DatasetCardData, **values: object) -> str:
-    return f"---\n{data.to_yaml()}\n---\n\n{_templates().get_template(template).render(**values)}\n"
-
-
-def _templates(autoescape: bool = False) -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        autoescape=autoescape,
-    )
-    environment.filters["tex"] = lambda text: re.sub(r"([&%$#_{}])", r"\\\1", str(text).replace("\\", "/"))
-    environment.filters["basename"] = lambda path: PurePath(path).name
-    return environment
 
 
 def write_report(folder: Path, output: Path | None = None) -> list[Path]:

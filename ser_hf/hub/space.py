@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from huggingface_hub import CommitInfo, SpaceCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ser_hf import BUNDLED_MODEL
 from ser_hf.errors import UserError
-from ser_hf.evaluation import reports
 from ser_hf.hub import repositories
+from ser_hf.utils import templates
 
 _EXTRAS = ("onnx", "vad")
 
@@ -135,9 +134,8 @@ def files(model: str, commit: str, space: str, closed: str | None = None) -> dic
     package = Path(__file__).parents[1]
     source = [path for path in sorted(package.rglob("*")) if path.is_file() and _is_source(path.relative_to(package))]
     found: dict[str, Path | bytes] = {f"ser_hf/{path.relative_to(package).as_posix()}": path for path in source}
-    # where `cards` looks first, and where a wheel has them; in a checkout they lie beside the
-    # package
-    found |= {f"ser_hf/cards_templates/{path.name}": path for path in sorted(reports.TEMPLATES.glob("*.jinja"))}
+    # `utils.templates` looks there first; in a checkout they lie beside the package
+    found |= {f"ser_hf/cards_templates/{path.name}": path for path in sorted(templates.TEMPLATES.glob("*.jinja"))}
     page = {
         "LICENSE": distribution("ser-hf").read_text("licenses/LICENSE") or "Apache-2.0\n",
         "README.md": _card(model, pins, commit=commit, space=space, closed=closed),
@@ -166,8 +164,4 @@ def _card(model: str, pins: list[str], **values: str | None) -> str:
         short_description="Which emotion does a model hear in a voice?",
         tags=["speech-emotion-recognition", "audio-classification", "ser_hf"],
     )
-    environment = Environment(
-        loader=FileSystemLoader(reports.TEMPLATES), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    body = environment.get_template("space.md.jinja").render(model=model, **values)
-    return f"---\n{data.to_yaml()}\n---\n\n{body}\n"
+    return templates.render_card("space.md.jinja", data, model=model, **values)

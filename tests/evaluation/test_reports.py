@@ -13,6 +13,7 @@ from ser_hf import protocols
 from ser_hf.evaluation import evaluate, reports
 from ser_hf.evaluation.results import Results
 from ser_hf.labels import EMOTIONS
+from ser_hf.utils import templates
 
 PICTURES = ["confusion_matrix.png", "groups.png", "history.png", "reliability.png", "risk_coverage.png"]
 
@@ -115,11 +116,11 @@ def test_a_figure_without_a_source_is_found(results, lie):
 
 
 def test_a_template_that_invents_a_figure_is_refused(results, monkeypatch, tmp_path):
-    for template in reports.TEMPLATES.glob("*.jinja"):
+    for template in templates.TEMPLATES.glob("*.jinja"):
         (tmp_path / template.name).write_text(template.read_text())
     model = tmp_path / "model.md.jinja"
     model.write_text(model.read_text() + "\nSums up to {{ r.uar + 1 }}.\n")
-    monkeypatch.setattr(reports, "TEMPLATES", tmp_path)
+    monkeypatch.setattr(templates, "TEMPLATES", tmp_path)
     with pytest.raises(reports.CardError, match="figures without a source"):
         reports.model_card(results, PICTURES)
 

@@ -17,9 +17,9 @@ from helpers.small import ROOT
 
 from ser_hf import BUNDLED_MODEL
 from ser_hf.cli import main
-from ser_hf.evaluation import reports
 from ser_hf.hub import space
 from ser_hf.hub.repositories import HubError
+from ser_hf.utils import templates
 
 MODEL, NAME, COMMIT = "you/voices", "you/voices-page", "5ca1ab1e" * 5
 
@@ -90,8 +90,8 @@ def test_the_package_is_in_it_whole_with_its_templates_and_nothing_besides(files
     source = ROOT / "ser_hf"
     left = {"__pycache__", BUNDLED_MODEL.name}  # a Space has a model of its own
     kept = [path for path in source.rglob("*") if path.is_file() and not left & set(path.parts)]
-    templates = {f"cards_templates/{path.name}" for path in (ROOT / "cards").iterdir()}
-    assert package == {path.relative_to(source).as_posix() for path in kept} | templates
+    packaged = {f"cards_templates/{path.name}" for path in (ROOT / "cards").iterdir()}
+    assert package == {path.relative_to(source).as_posix() for path in kept} | packaged
     assert set(files) - {f"ser_hf/{name}" for name in package} == {"README.md", "LICENSE", "app.py", "requirements.txt"}
     for name in files:
         if name.endswith(".py"):
@@ -100,9 +100,10 @@ def test_the_package_is_in_it_whole_with_its_templates_and_nothing_besides(files
 
 COPY = """
 import json, sys
-from ser_hf import cards, space
+from ser_hf.hub import space
+from ser_hf.utils import templates
 made = space.files(*sys.argv[1:])
-print(json.dumps([str(cards.TEMPLATES), sorted(made), made["README.md"].decode()]))
+print(json.dumps([str(templates.TEMPLATES), sorted(made), made["README.md"].decode()]))
 """
 
 
@@ -112,9 +113,9 @@ def test_the_copy_finds_its_own_templates_as_a_wheel_does(files, tmp_path):
         (tmp_path / name).write_text(text(files, name))
     command = [sys.executable, "-c", COPY, MODEL, COMMIT, NAME]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    templates, made, card = json.loads(done.stdout)
-    assert templates == str(tmp_path / "ser_hf" / "cards_templates")
-    assert reports.TEMPLATES == ROOT / "cards"
+    place, made, card = json.loads(done.stdout)
+    assert place == str(tmp_path / "ser_hf" / "cards_templates")
+    assert templates.TEMPLATES == ROOT / "cards"
     assert made == sorted(files)
     assert card == text(files, "README.md")
 

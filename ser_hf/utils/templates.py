@@ -1,0 +1,49 @@
+"""The Jinja templates of cards, pages and tables, rendered by one environment."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePath
+
+from huggingface_hub import CardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+_PACKAGED = Path(__file__).parents[1] / "cards_templates"
+TEMPLATES = _PACKAGED if _PACKAGED.is_dir() else Path(__file__).parents[2] / "cards"
+"""A wheel and a Space hold the templates in the package, a checkout beside it."""
+
+
+def render(template: str, finalize: Callable[[object], object] | None = None, **values: object) -> str:
+    """Fill in a template of `TEMPLATES`.
+
+    Values are escaped in a `.html.jinja`, and in no other template.
+
+    Args:
+        template: name of its file.
+        finalize: is given every value that the template prints, and returns what to print.
+        values: what the template names; one that it names and that is missing is an error.
+
+    Raises:
+        jinja2.UndefinedError: for a missing value.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        autoescape=select_autoescape(("html.jinja",), default=False),
+        finalize=finalize,
+    )
+    environment.filters["tex"] = lambda text: re.sub(r"([&%$#_{}])", r"\\\1", str(text).replace("\\", "/"))
+    environment.filters["basename"] = lambda path: PurePath(path).name
+    return environment.get_template(template).render(**values)
+
+
+def render_card(
+    template: str, front_matter: CardData, finalize: Callable[[object], object] | None = None, **values: object
+) -> str:
+    """A `README.md` for the Hub: YAML front matter, then a template.
+
+    `huggingface_hub.RepoCard.from_template` would build an environment of its own. That one prints
+    nothing for a missing value, and keeps the line breaks after blocks.
+    """
+    return f"---\n{front_matter.to_yaml()}\n---\n\n{render(template, finalize, **values)}\n"
