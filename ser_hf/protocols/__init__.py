@@ -1,24 +1,53 @@
-"""Protocols: how a dataset is split, and the refusal of every split that leaks."""
+"""Protocols: how a dataset is split, and the refusal of every split that leaks.
 
-from ser_hf.protocols.base import (
-    COLUMNS,
-    SIDES,
-    Columns,
-    IndexArrays,
-    Protocol,
-    ProtocolError,
-    columns_of,
-)
-from ser_hf.protocols.builtin import PROTOCOLS
-from ser_hf.protocols.splitting import (
-    LeakError,
-    Split,
-    crossing,
-    describe,
-    folds,
-    near_duplicates_of,
-    split,
-)
+The names are loaded when they are first used: settings inherit `SplitSettings`, and `--help` must
+not wait for datasets and scikit-learn.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ser_hf.protocols.base import (
+        COLUMNS,
+        SIDES,
+        Columns,
+        IndexArrays,
+        Protocol,
+        ProtocolError,
+        columns_of,
+    )
+    from ser_hf.protocols.builtin import PROTOCOLS
+    from ser_hf.protocols.settings import SplitSettings
+    from ser_hf.protocols.splitting import (
+        LeakError,
+        Split,
+        crossing,
+        describe,
+        folds,
+        near_duplicates_of,
+        split,
+    )
+
+_MODULES = {
+    "COLUMNS": "base",
+    "PROTOCOLS": "builtin",
+    "SIDES": "base",
+    "Columns": "base",
+    "IndexArrays": "base",
+    "LeakError": "splitting",
+    "Protocol": "base",
+    "ProtocolError": "base",
+    "Split": "splitting",
+    "SplitSettings": "settings",
+    "columns_of": "base",
+    "crossing": "splitting",
+    "describe": "splitting",
+    "folds": "splitting",
+    "near_duplicates_of": "splitting",
+    "split": "splitting",
+}
+"""Of each public name, the module of this package that defines it."""
 
 __all__ = [
     "COLUMNS",
@@ -30,6 +59,7 @@ __all__ = [
     "Protocol",
     "ProtocolError",
     "Split",
+    "SplitSettings",
     "columns_of",
     "crossing",
     "describe",
@@ -37,3 +67,9 @@ __all__ = [
     "near_duplicates_of",
     "split",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'ser_hf.protocols' has no attribute '{name}'")
+    return getattr(import_module(f"ser_hf.protocols.{_MODULES[name]}"), name)
