@@ -103,7 +103,7 @@ def network(width: int = 40, filters: tuple[int, ...] = FILTERS) -> nn.Sequentia
     Convolutions over the coefficients, each with ReLU and dropout, then one dense layer, with
     Keras' initial weights. With one convolution of 64 filters it is that of de Pinto's
     `emotion-classification-from-audio-files` on GitHub; it takes more of them to come near the
-    published accuracy of 0.85 (see `benchmarks/seed_network.py`).
+    published accuracy of 0.85 (see `studies/notebook_network.py`).
     """
     layers, channels = [], 1
     for count in filters:
@@ -167,7 +167,7 @@ def network_probabilities(model: nn.Module, values: np.ndarray, seen: np.ndarray
 
 def _network_answers(train: Side, test: np.ndarray, seed: int, epochs: int) -> tuple[np.ndarray, dict]:
     # the notebooks take the coefficients as they are, which costs accuracy (see
-    # benchmarks/seed_network.py)
+    # studies/notebook_network.py)
     scaler = StandardScaler().fit(train[0])
     model = train_network((scaler.transform(train[0]), train[1]), seed, epochs)
     settings = {"filters": list(FILTERS), "epochs": epochs, "batch_size": BATCH, "learning_rate": 1e-3}

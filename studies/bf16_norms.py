@@ -1,7 +1,7 @@
 """What bf16 on a CPU does to the gradient of a training step, with its layer norms in bf16 and in
 float32.
 
-    python benchmarks/bf16_norms.py --dataset DIR [--model DIR] [--clips 32] [--rounds 5]
+    python studies/bf16_norms.py --dataset DIR [--model DIR] [--clips 32] [--rounds 5]
 
 Errors are ‖found − right‖ / ‖right‖ against the gradient in float32, of the cross-entropy with
 label smoothing of clips drawn at random; of all parameters together, and of the layer norm that is

@@ -1,7 +1,7 @@
 """What more parameters are worth on these corpora, and pretraining on their sound: UAR on unseen
 voices, one fold.
 
-    python benchmarks/sibling.py CONFIG.yaml --dataset DIR --output DIR [--fold 0] [--epochs 8]
+    python studies/model_size.py CONFIG.yaml --dataset DIR --output DIR [--fold 0] [--epochs 8]
         [--rates 1e-4 3e-5] [--larger hidden_size=768 num_hidden_layers=12 num_attention_heads=12
         intermediate_size=1280] [--pretrain 15] [--pretraining "--batch_size 64 --learning_rate
         2e-4"] [--flags "..."]

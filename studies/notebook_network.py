@@ -1,7 +1,7 @@
 """The network of the well-known notebooks (`mfcc-cnn`), where its published figure comes from, and
 what it is worth.
 
-    python benchmarks/seed_network.py --dataset DIR [--seeds 3] [--epochs 200]
+    python studies/notebook_network.py --dataset DIR [--seeds 3] [--epochs 200]
 
 Published: accuracy 0.85 and weighted F1 0.85 after 200 epochs, on a random third (33 %, seed 42) of
 5,252 clips of RAVDESS and TESS. Here it is trained on all that is not the test, from several seeds

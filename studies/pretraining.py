@@ -1,7 +1,7 @@
 """What pretraining on the corpus' own sound does for `tiny`, and what each mode makes of it: UAR on
 unseen voices.
 
-    python benchmarks/pretraining.py --dataset DIR --output DIR [--epochs 20] [--seeds 3] [--jobs 2]
+    python studies/pretraining.py --dataset DIR --output DIR [--epochs 20] [--seeds 3] [--jobs 2]
 
 Pretraining hears the training side of the protocol `speaker` without labels, never those that are
 tested. All arms are fine-tuned on the same split from the same seeds; those that train the whole

@@ -3,7 +3,7 @@
 All tested the same clips, and wrote `predictions.csv`. No weight was chosen: each counts the same.
 
     ser-hf baseline egemaps-logistic --dataset DIR --protocol emobox-ravdess --fold all --output
-    runs/logistic python benchmarks/fused.py runs/box/emobox-ravdess/seed-42 runs/logistic
+    runs/logistic python studies/ensemble.py runs/box/emobox-ravdess/seed-42 runs/logistic
 """
 
 import argparse

@@ -7,7 +7,7 @@ repeated; the figure is of all speakers together, mean and spread over the draws
 where a speaker's clips lack emotions, drawn for each speaker: adapted on all others, with and
 without clusters.
 
-    python benchmarks/adaptation_curve.py runs/box/emobox-ravdess/seed-42
+    python studies/adaptation_curve.py runs/box/emobox-ravdess/seed-42
 """
 
 import argparse

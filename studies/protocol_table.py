@@ -1,6 +1,6 @@
 """Every simple model and a fine-tuned one under every protocol: the table of docs/evidence.md.
 
-    python benchmarks/protocol_table.py --dataset DIR --output DIR [--model tiny] [--seeds 3]
+    python studies/protocol_table.py --dataset DIR --output DIR [--model tiny] [--seeds 3]
     [--threads N]
 
 Each cell is one command, which is printed, and lies in a folder of its own,
