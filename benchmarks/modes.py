@@ -14,9 +14,9 @@ import tempfile
 import numpy as np
 import train_speed
 
+from ser_hf.cli.train import parse_finetune
 from ser_hf.models import loading
 from ser_hf.training import probe, setup
-from ser_hf.training.config import parse_finetune
 
 
 def probes(args: argparse.Namespace, model: str, cache: str) -> None:

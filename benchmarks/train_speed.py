@@ -62,9 +62,9 @@ def child(recipe: str, dataset: str, model: str, clips: int, epochs: int, batch:
     import stock_recipe
     import transformers
 
+    from ser_hf.cli.train import parse_finetune
     from ser_hf.models import loading
     from ser_hf.training import setup
-    from ser_hf.training.config import parse_finetune
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePosixPath
 
@@ -15,32 +15,24 @@ from ser_hf.utils import zip_reader
 class Limits:
     """Sane for a small public machine; every refusal names the limit and what mends it."""
 
-    file_mb: float = 50.0
-    """Megabytes of one recording."""
-
-    seconds: float = 3600.0
-    """Duration of one recording."""
-
-    files: int = 100
-    """Recordings in one batch, those in a zip included."""
-
-    zip_mb: float = 500.0
-    """Megabytes of all recordings that are uploaded together, zips unpacked."""
-
-    queue: int = 64
-    """Requests that may wait; the next one is told that the queue is full."""
-
-    per_minute: int = 120
-    """Requests of one client in a minute; the machine itself is not counted."""
-
-    timeout: float = 60.0
-    """Seconds that one recording may take."""
-
-    live_seconds: float = 300.0
-    """Duration of one live session."""
-
-    keep: float = 600.0
-    """Seconds after which an upload is deleted."""
+    file_mb: float = field(default=50.0, metadata={"help": "megabytes of one recording"})
+    seconds: float = field(default=3600.0, metadata={"help": "duration of one recording"})
+    files: int = field(default=100, metadata={"help": "recordings in one batch, those in a zip included"})
+    zip_mb: float = field(
+        default=500.0,
+        metadata={"help": "megabytes of all an upload's recordings, zips unpacked"},
+    )
+    queue: int = field(
+        default=64,
+        metadata={"help": "requests that may wait; the next one is refused"},
+    )
+    per_minute: int = field(
+        default=120,
+        metadata={"help": "requests of a client in a minute; this machine is not counted"},
+    )
+    timeout: float = field(default=60.0, metadata={"help": "seconds that one recording may take"})
+    live_seconds: float = field(default=300.0, metadata={"help": "duration of one live session"})
+    keep: float = field(default=600.0, metadata={"help": "seconds after which an upload is deleted"})
 
 
 class UploadError(UserError):

@@ -1,117 +1,148 @@
-"""The commands about recordings and datasets: `ser-hf data`, `ser-hf data splits` and `ser-hf
-audit`."""
+"""Commands about recordings and datasets: `ser-hf data`, `ser-hf data splits`, `ser-hf audit`."""
 
-import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ser_hf.cli.flags import Parser, add_protocol, add_workers
+from ser_hf.cli.settings import CommandLine
 from ser_hf.errors import UserError
 from ser_hf.utils import files
 
-DECIDE = 3
+NEEDS_DECISION = 3
 """The exit code of an audit that found something about which somebody has to decide."""
 DOWNLOADS = "~/.cache/ser_hf/recordings"
 
 
-def data(argv: list[str]) -> None:
-    """build the dataset from recordings; `data splits` shows a protocol"""
-    if argv[:1] == ["splits"]:
-        return splits(argv[1:])
-    args = _data_arguments(argv)
+@dataclass
+class ReadSettings:
+    """How recordings are read."""
+
+    num_proc: int | None = field(
+        default=None, metadata={"metavar": "N", "help": "recordings read at a time (default: cores)"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.num_proc is not None and self.num_proc < 1:
+            raise UserError(f"argument --num_proc: '{self.num_proc}' is not at least 1")
+
+
+@dataclass
+class DataSettings(ReadSettings):
+    """What `ser-hf data` reads, and where the dataset goes."""
+
+    output: str = field(kw_only=True, metadata={"metavar": "DIR", "help": "must not exist yet"})
+    ravdess: list[str] = field(
+        default_factory=list,
+        metadata={"metavar": "DIR|ZIP ...", "action": "extend", "help": "of RAVDESS, in any layout"},
+    )
+    tess: list[str] = field(
+        default_factory=list,
+        metadata={"metavar": "DIR|ZIP ...", "action": "extend", "help": "of TESS, in any layout"},
+    )
+    other: list[str] = field(
+        default_factory=list,
+        metadata={
+            "metavar": "FILE.yaml ...",
+            "action": "extend",
+            "help": "descriptions of other corpora",
+        },
+    )
+    download: bool = field(default=False, metadata={"help": "fetch what is not given from the official records"})
+    download_dir: str | None = field(
+        default=None, metadata={"metavar": "DIR", "help": f"where downloads are kept (default: {DOWNLOADS})"}
+    )
+    synthetic: bool = field(default=False, metadata={"help": "write and use the synthetic voices instead"})
+    push_to_hub: str | None = field(
+        default=None, metadata={"metavar": "REPO", "help": "push it to this dataset repository, private"}
+    )
+    public: bool = field(default=False, metadata={"help": "allow that anyone can read it"})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.synthetic and (self.ravdess or self.tess or self.other or self.download):
+            raise UserError("--synthetic makes its own recordings: leave out --ravdess, --tess, --other and --download")
+        if self.download_dir and not self.download:
+            raise UserError("--download_dir goes with --download")
+        if self.public and not self.push_to_hub:
+            raise UserError("--public goes with --push_to_hub REPO")
+
+
+@dataclass
+class AuditSettings(ReadSettings):
+    """What `ser-hf audit` reads, and where its report goes."""
+
+    folders: list[str] = field(
+        kw_only=True, metadata={"positional": True, "metavar": "DIR|ZIP ...", "help": "of RAVDESS, TESS or both"}
+    )
+    output: str | None = field(
+        default=None, metadata={"metavar": "DIR", "help": "gets audit.json and audit.html; must not exist yet"}
+    )
+
+
+def data(line: CommandLine) -> None:
+    """Build the dataset from recordings.
+
+    `ser-hf data splits` shows which clips a protocol puts on which side.
+    """
+    settings = line.parse(DataSettings)
+    files.refuse_existing(settings.output)
     from ser_hf.data import dataset, describe
 
-    if args.push_to_hub:
+    if settings.push_to_hub:
         from ser_hf.hub import repositories
 
-        if not args.synthetic and not args.download:
-            dataset.scan(args.ravdess, args.tess, args.other)  # complains before a repository is made
-        repo = repositories.check_push(args.push_to_hub, private=not args.public)
-    if args.download:
-        _download(args)
-    report = dataset.build(args.output, args.ravdess, args.tess, args.synthetic, args.num_proc, args.other)
+        if not settings.synthetic and not settings.download:
+            # a wrong folder must show before a repository is made
+            dataset.scan(settings.ravdess, settings.tess, settings.other)
+        repo = repositories.check_push(settings.push_to_hub, private=not settings.public)
+    if settings.download:
+        _download(settings)
+    sources = (settings.ravdess, settings.tess, settings.synthetic, settings.num_proc, settings.other)
+    report = dataset.build(settings.output, *sources)
     print(describe.counts_table(report))
-    print(f"dataset: {args.output}  (with its card README.md, and audit.json)")
-    if args.push_to_hub:
-        print(f"pushed: {repositories.push_dataset(args.output, repo, private=not args.public)}")
+    print(f"dataset: {settings.output}  (with its card README.md, and audit.json)")
+    if settings.push_to_hub:
+        print(f"pushed: {repositories.push_dataset(settings.output, repo, private=not settings.public)}")
 
 
-def _data_arguments(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(
-        "ser-hf data",
-        description="Build the dataset from recordings.",
-        epilog="`ser-hf data splits` shows what a protocol puts on which side.",
-    )
-    many = {"nargs": "+", "action": "extend", "default": []}
-    parser.add_argument("--ravdess", **many, metavar="DIR|ZIP", help="of RAVDESS, in any layout")
-    parser.add_argument("--tess", **many, metavar="DIR|ZIP", help="of TESS, in any layout")
-    parser.add_argument("--other", **many, metavar="FILE.yaml", help="descriptions of other corpora (docs/data.md)")
-    parser.add_argument("--download", action="store_true", help="fetch what is not given from the official records")
-    parser.add_argument("--download_dir", metavar="DIR", help=f"where downloads are kept (default: {DOWNLOADS})")
-    parser.add_argument("--unpack", action="store_true", help="unpack downloaded zips, for other programs")
-    parser.add_argument("--synthetic", action="store_true", help="write and use the synthetic voices instead")
-    parser.add_argument("--output", required=True, metavar="DIR", help="must not exist yet")
-    parser.add_argument("--push_to_hub", metavar="REPO", help="push it to this dataset repository, private")
-    parser.add_argument("--public", action="store_true", help="allow that anyone can read it")
-    add_workers(parser)
-    args = parser.parse_args(argv)
-    if args.synthetic and (args.ravdess or args.tess or args.other or args.download):
-        parser.error("--synthetic makes its own recordings: leave out --ravdess, --tess, --other and --download")
-    if (args.download_dir or args.unpack) and not args.download:
-        parser.error("--download_dir and --unpack go with --download")
-    if args.public and not args.push_to_hub:
-        parser.error("--public goes with --push_to_hub REPO")
-    files.refuse_existing(args.output)
-    return args
-
-
-def _download(args: argparse.Namespace) -> None:
-    """Fetch what is not given by hand, and read it as if it had been."""
+def _download(settings: DataSettings) -> None:
+    """Download each corpus that no flag names, and set it as if a flag had."""
     from ser_hf.data import download
-    from ser_hf.utils import zip_reader
 
-    folder = Path(args.download_dir or DOWNLOADS).expanduser()
-    wanted = [corpus for corpus in ("ravdess", "tess") if not getattr(args, corpus)]
-    if not wanted:
+    folder = Path(settings.download_dir or DOWNLOADS).expanduser()
+    missing = [corpus for corpus in ("ravdess", "tess") if not getattr(settings, corpus)]
+    if not missing:
         raise UserError("--download has nothing to fetch beside --ravdess and --tess: leave one of the three out")
-    for corpus, places in download.fetch(wanted, folder).items():
-        for place in places:
-            unpacked = place.with_suffix("")  # TESS comes as a folder, which this leaves as it is
-            if args.unpack and not unpacked.exists():
-                zip_reader.unpack(place, unpacked)
-            setattr(args, corpus, [*getattr(args, corpus), str(unpacked if args.unpack else place)])
+    for corpus, paths in download.fetch(missing, folder).items():
+        setattr(settings, corpus, [str(path) for path in paths])
 
 
-def splits(argv: list[str]) -> None:
-    """Print what a protocol puts on which side, and what it holds apart."""
-    parser = Parser("ser-hf data splits", description="Show what a protocol puts on which side, and holds apart.")
-    parser.add_argument("--dataset", required=True, metavar="DIR|REPO", help="that `ser-hf data` built")
-    add_protocol(parser)
-    args = parser.parse_args(argv)
+def splits(line: CommandLine) -> None:
+    """Show which clips a protocol puts on which side, and what it holds apart."""
     from ser_hf import protocols
+
+    settings = line.parse(protocols.SplitSettings)
     from ser_hf.data import dataset
 
-    rows = dataset.load(args.dataset)
+    rows = dataset.load(settings.dataset)
     near = protocols.near_duplicates_of(rows)
-    found = protocols.folds(
-        rows, args.protocol, args.fold, args.split_seed, near=near, text_disjoint=args.text_disjoint
-    )
-    print("\n\n".join(protocols.describe(rows, split) for split in found))
+    split = (settings.protocol, settings.fold, settings.split_seed)
+    folds = protocols.folds(rows, *split, near=near, text_disjoint=settings.text_disjoint)
+    print("\n\n".join(protocols.describe(rows, split) for split in folds))
 
 
-def audit(argv: list[str]) -> int:
-    """report what is wrong with folders of recordings"""
-    parser = Parser("ser-hf audit", description="Read recordings and report what is wrong with them. Changes nothing.")
-    parser.add_argument("folders", nargs="+", metavar="DIR|ZIP", help="of RAVDESS, TESS or both")
-    parser.add_argument("--output", metavar="DIR", help="gets audit.json and the page audit.html; must not exist yet")
-    add_workers(parser)
-    args = parser.parse_args(argv)
-    if args.output is not None:
-        files.refuse_existing(args.output)
+def audit(line: CommandLine) -> int:
+    """Report what is wrong with folders of recordings.
+
+    It changes nothing. The exit code is 3 where somebody has to decide about something.
+    """
+    settings = line.parse(AuditSettings)
+    if settings.output is not None:
+        files.refuse_existing(settings.output)
     from ser_hf.data.audit.report import audit_recordings, audit_table, write_audit
 
-    report = audit_recordings(args.folders, args.num_proc)
+    report = audit_recordings(settings.folders, settings.num_proc)
     print(audit_table(report))
-    if args.output is not None:
-        write_audit(report, args.output)
-        print(f"report: {Path(args.output) / 'audit.html'}")
-    return DECIDE if report["needs_decision"] else 0
+    if settings.output is not None:
+        write_audit(report, settings.output)
+        print(f"report: {Path(settings.output) / 'audit.html'}")
+    return NEEDS_DECISION if report["needs_decision"] else 0

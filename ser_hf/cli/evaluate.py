@@ -1,169 +1,120 @@
-"""The commands about evidence: evaluate, baseline, calibrate, compare, explain, report and push."""
+"""Commands that measure models: evaluate, baseline, calibrate, compare, explain and report."""
 
-import argparse
 import io
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ser_hf.cli.flags import Parser, add_protocol, quiet
+from ser_hf.cli.output import check_output_file, quiet_transformers, write_file
+from ser_hf.cli.settings import CommandLine
 from ser_hf.errors import UserError
 
 
-def evaluate(argv: list[str]) -> None:
-    """test a model under a protocol; --dial: one recipe under four"""
-    if "--dial" in argv:
-        return leakage_curve([word for word in argv if word != "--dial"])
-    parser = Parser("ser-hf evaluate", description="Test a model under a protocol.")
-    parser.add_argument("--dial", action="store_true", help="train one recipe under four protocols (--dial --help)")
-    parser.add_argument("--model", required=True, metavar="DIR|REPO")
-    parser.add_argument("--dataset", required=True, metavar="DIR|REPO")
-    add_protocol(parser)
-    parser.add_argument("--output", required=True, metavar="DIR", help="must not exist yet")
-    parser.add_argument(
-        "--also",
-        nargs="+",
-        default=[],
-        choices=("stress", "shortcuts", "baselines", "all"),
-        help="damaged clips; what else the embeddings tell; simple models beside it",
-    )
-    parser.add_argument("--into_model", action="store_true", help="renew the evidence and card in the model's folder")
-    parser.add_argument("--cache_dir", metavar="DIR", help="of the baselines' features")
-    args = parser.parse_args(argv)
+@dataclass
+class CompareSettings:
+    """Which two evaluations `ser-hf compare` reads."""
+
+    a: str = field(metadata={"positional": True, "metavar": "A", "help": "folder of a model or an evaluation"})
+    b: str = field(metadata={"positional": True, "metavar": "B", "help": "another, of the same split"})
+    output: str | None = field(default=None, metadata={"metavar": "FILE.json", "help": "write the figures there, too"})
+
+
+@dataclass
+class ExplainSettings:
+    """Which recording `ser-hf explain` draws, for which model."""
+
+    file: str = field(metadata={"positional": True, "metavar": "FILE", "help": "a recording"})
+    model: str = field(metadata={"metavar": "DIR|REPO", "help": "that predicts"})
+    output: str = field(metadata={"metavar": "FILE.png", "help": "the picture"})
+
+
+@dataclass
+class ReportSettings:
+    """Which evaluations `ser-hf report` collects."""
+
+    folder: str = field(metadata={"positional": True, "metavar": "DIR", "help": "with models or evaluations in it"})
+    output: str | None = field(default=None, metadata={"metavar": "DIR", "help": "where the two go (default: DIR)"})
+
+
+def evaluate(line: CommandLine) -> None:
+    """Test a model under a protocol.
+
+    The output folder gets results.json, predictions.csv, plots/ and the card README.md.
+    """
+    from ser_hf.evaluation.settings import EvaluateSettings
+
+    settings = line.parse(EvaluateSettings)
     from ser_hf.evaluation import run
 
-    quiet()
-    results = run.run_evaluation(
-        args.model,
-        args.dataset,
-        args.protocol,
-        args.fold,
-        Path(args.output),
-        args.split_seed,
-        args.text_disjoint,
-        run.ALSO if "all" in args.also else tuple(args.also),
-        args.into_model,
-        args.cache_dir,
-    )
-    print(f"{results.report()}\nresults.json, plots/ and the card README.md: {args.output}")
+    quiet_transformers()
+    results = run.run_evaluation(settings)
+    print(f"{results.report()}\nresults.json, plots/ and the card README.md: {settings.output}")
 
 
-def leakage_curve(argv: list[str]) -> None:
-    """Train one recipe under protocols from the most flattering to the least, and draw how much
-    each flatters."""
-    parser = Parser(
-        "ser-hf evaluate --dial",
-        description="Train one recipe under random, sentence, speaker and across corpora; draw what each flatters.",
-        epilog="Every other flag goes to fine-tuning. What is in the output folder already is not trained again.",
-    )
-    parser.add_argument("--model", required=True, metavar="ID|DIR|tiny|BASELINE", help="of `finetune` or `baseline`")
-    parser.add_argument("--dataset", required=True, metavar="DIR|REPO")
-    parser.add_argument("--output", required=True, metavar="DIR", help="gets a folder a protocol, dial.json, dial.png")
-    args, rest = parser.parse_known_args(argv)
-    from ser_hf.experiments import leakage_curve
+def baseline(line: CommandLine) -> None:
+    """Train and test a simple model under a protocol.
 
-    quiet()
-    print(
-        leakage_curve.leakage_table(leakage_curve.run_leakage_curve(args.model, args.dataset, Path(args.output), rest))
-    )
-    print(f"dial.png, dial.json and each protocol's evidence: {args.output}")
+    It is egemaps-svm, egemaps-logistic, mfcc-cnn, mfcc-mlp or mfcc-svm.
+    """
+    from ser_hf.evaluation.settings import BaselineSettings
 
-
-def baseline(argv: list[str]) -> None:
-    """train and test a simple model"""
-    parser = Parser("ser-hf baseline", description="Train and test a simple model under a protocol.")
-    parser.add_argument("name", metavar="NAME", help="egemaps-svm, egemaps-logistic, mfcc-cnn, mfcc-mlp or mfcc-svm")
-    parser.add_argument("--dataset", required=True, metavar="DIR|REPO")
-    add_protocol(parser)
-    parser.add_argument("--seed", type=int, default=42, metavar="N", help="of the weights")
-    parser.add_argument("--output", required=True, metavar="DIR", help="must not exist yet")
-    parser.add_argument("--cache_dir", metavar="DIR", help="of features; ser_hf beside the Hub's cache")
-    args = parser.parse_args(argv)
+    settings = line.parse(BaselineSettings)
     from ser_hf.evaluation import run
 
-    place = (args.dataset, args.protocol, args.fold, Path(args.output), args.split_seed, args.seed, args.cache_dir)
-    results = run.run_baseline(args.name, *place)
-    print(f"{results.report()}\nresults.json and plots/: {args.output}")
+    results = run.run_baseline(settings)
+    print(f"{results.report()}\nresults.json and plots/: {settings.output}")
 
 
-def calibrate(argv: list[str]) -> None:
-    """calibrate a model, and set when it abstains"""
-    parser = Parser(
-        "ser-hf calibrate",
-        description="Fold a temperature into a model's last layer, by the validation side of a protocol.",
-    )
-    parser.add_argument("--model", required=True, metavar="DIR|REPO")
-    parser.add_argument("--dataset", required=True, metavar="DIR|REPO")
-    add_protocol(parser)
-    wish = parser.add_mutually_exclusive_group()
-    wish.add_argument("--coverage", type=float, metavar="SHARE", help="of validation clips to answer")
-    wish.add_argument("--error", type=float, metavar="SHARE", help="of wrong answers to keep to on validation")
-    parser.add_argument("--output", required=True, metavar="DIR", help="gets the calibrated model; must not exist yet")
-    args = parser.parse_args(argv)
+def calibrate(line: CommandLine) -> None:
+    """Calibrate a model on a protocol's validation side, and set when it abstains.
+
+    A temperature is folded into the model's last layer.
+    """
+    from ser_hf.evaluation.settings import CalibrateSettings
+
+    settings = line.parse(CalibrateSettings)
     from ser_hf.evaluation import run
 
-    quiet()
-    split = (args.protocol, args.fold, args.split_seed, args.text_disjoint)
-    found = run.run_calibration(args.model, args.dataset, *split, Path(args.output), args.coverage, args.error)
-    print(json.dumps(found, indent=2))
-    print(f"calibrated model: {args.output}  (test it with `ser-hf evaluate`)")
+    quiet_transformers()
+    calibration = run.run_calibration(settings)
+    print(json.dumps(calibration, indent=2))
+    print(f"calibrated model: {settings.output}  (test it with `ser-hf evaluate`)")
 
 
-def compare(argv: list[str]) -> None:
-    """tell whether one of two models is better"""
-    parser = Parser("ser-hf compare", description="Test whether B is better than A on the same clips, by speaker.")
-    parser.add_argument("a", metavar="A", help="folder of a model or an evaluation")
-    parser.add_argument("b", metavar="B", help="another, of the same split")
-    parser.add_argument("--output", metavar="FILE.json", help="write the figures there, too")
-    args = parser.parse_args(argv)
-    from ser_hf.evaluation import compare
+def compare(line: CommandLine) -> None:
+    """Test whether model B is better than A on the same clips, by speaker."""
+    settings = line.parse(CompareSettings)
+    from ser_hf.evaluation.compare import compare_models, comparison_table
 
-    report = compare.compare_models(Path(args.a), Path(args.b))
-    print(compare.comparison_table(report))
-    if args.output is not None:
-        _write(Path(args.output), json.dumps(report, indent=2).encode() + b"\n")
+    comparison = compare_models(Path(settings.a), Path(settings.b))
+    print(comparison_table(comparison))
+    if settings.output is not None:
+        write_file(settings.output, json.dumps(comparison, indent=2).encode() + b"\n")
 
 
-def explain(argv: list[str]) -> None:
-    """show which stretch of a recording carries the answer"""
-    parser = Parser("ser-hf explain", description="Draw which stretch of a recording carries a model's answer.")
-    parser.add_argument("file", metavar="FILE")
-    parser.add_argument("--model", required=True, metavar="DIR|REPO")
-    parser.add_argument("--output", required=True, metavar="FILE.png")
-    args = parser.parse_args(argv)
-    _check_place(parser, Path(args.output), ".png")
+def explain(line: CommandLine) -> None:
+    """Draw which stretch of a recording a model's prediction depends on."""
+    settings = line.parse(ExplainSettings)
+    check_output_file(settings.output, ".png")
     from ser_hf import audio
     from ser_hf.evaluation import occlusion
     from ser_hf.inference.predictor import Predictor
 
-    quiet()
-    audio.load(args.file)  # a bad file shows before the model is loaded
-    found = occlusion.explain(Predictor(args.model), args.file)
-    drawn = io.BytesIO()
-    occlusion.draw_occlusion(found).savefig(drawn)
-    _write(Path(args.output), drawn.getvalue())
-    print(json.dumps(occlusion.summary(found)))
+    quiet_transformers()
+    audio.load(settings.file)  # a bad file must show before the model is loaded
+    explanation = occlusion.explain(Predictor(settings.model), settings.file)
+    picture = io.BytesIO()
+    occlusion.draw_occlusion(explanation).savefig(picture)
+    write_file(settings.output, picture.getvalue())
+    print(json.dumps(occlusion.summary(explanation)))
 
 
-def report(argv: list[str]) -> None:
-    """write one page and a LaTeX table of all evaluations in a folder"""
-    parser = Parser("ser-hf report", description="Write report.html and report.tex of every results.json below DIR.")
-    parser.add_argument("folder", metavar="DIR")
-    parser.add_argument("--output", metavar="DIR", help="where the two go (default: DIR)")
-    args = parser.parse_args(argv)
-    if not Path(args.folder).is_dir():
-        raise UserError(f"'{args.folder}' is no folder: give one with models or evaluations in it")
+def report(line: CommandLine) -> None:
+    """Write report.html and report.tex of every results.json below a folder."""
+    settings = line.parse(ReportSettings)
+    if not Path(settings.folder).is_dir():
+        raise UserError(f"'{settings.folder}' is no folder: give one with models or evaluations in it")
     from ser_hf.evaluation import reports
 
-    page, table = reports.write_report(Path(args.folder), args.output and Path(args.output))
+    page, table = reports.write_report(Path(settings.folder), settings.output and Path(settings.output))
     print(f"page: {page}\ntable: {table}")
-
-
-def _check_place(parser: argparse.ArgumentParser, path: Path, ending: str) -> None:
-    if path.suffix.lower() != ending or path.is_dir() or not path.parent.is_dir():
-        parser.error(f"--output is '{path}': name a {ending} file in a folder that exists")
-
-
-def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    partial.rename(path)

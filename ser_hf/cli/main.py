@@ -1,5 +1,4 @@
-"""`ser-hf <command>`: a table of functions. Each parses its flags, calls one function of a room,
-and prints."""
+"""`ser-hf COMMAND`: a table of functions, of which each parses its settings and runs one stage."""
 
 import errno
 import os
@@ -9,44 +8,22 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
-from ser_hf.cli.data import audit, data
+from ser_hf.cli.data import audit, data, splits
 from ser_hf.cli.evaluate import baseline, calibrate, compare, evaluate, explain, report
-from ser_hf.cli.flags import quiet
 from ser_hf.cli.publish import export, push
 from ser_hf.cli.serve import app, predict
-from ser_hf.cli.train import pretrain
+from ser_hf.cli.settings import CommandLine
+from ser_hf.cli.train import finetune, leakage_curve, pretrain
 from ser_hf.errors import UserError
 
-_PLACES = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EROFS, errno.ENOSPC}
-"""What is wrong with a place that the user named, rather than with us."""
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    """Being told to end is an end like any other: what is half-written is taken away."""
-    sys.exit(128 + number)
-
-
-def finetune(argv: list[str]) -> None:
-    """fine-tune a model and write it with its evidence and card"""
-    from ser_hf.training.config import parse_finetune
-
-    parsed = parse_finetune(argv)
-    if parsed is None:
-        return
-    from ser_hf.experiments import repeats
-
-    quiet()
-    results = repeats.run_repeats(*parsed)
-    if results is not None:
-        print(f"\n{results.report()}\nresults.json, plots/ and what was trained: {results.model}")
-
-
-COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
+COMMANDS: dict[str, Callable[[CommandLine], int | None]] = {
     "audit": audit,
     "data": data,
+    "data splits": splits,
     "finetune": finetune,
     "pretrain": pretrain,
     "evaluate": evaluate,
+    "leakage-curve": leakage_curve,
     "baseline": baseline,
     "calibrate": calibrate,
     "compare": compare,
@@ -57,25 +34,27 @@ COMMANDS: dict[str, Callable[[list[str]], int | None]] = {
     "predict": predict,
     "app": app,
 }
+"""A command's docstring is its help: the first line, the description, the epilogue."""
+
+_PATH_ERRORS = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EROFS, errno.ENOSPC}
+"""What is wrong with a path that the user named, rather than with us."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; 0: done, 2: the user can mend it (one line on stderr), 3: an audit asks for a
-    decision.
+    """Run a command and return the exit code; all else is our fault, with a traceback.
 
-    All else is our fault, with a traceback.
+    Returns:
+        0: done; 2: the user can mend it, which one line on stderr explains; 3: an audit found
+        something to decide about.
     """
     argv = sys.argv[1:] if argv is None else argv
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _stop)
     try:
         if not argv or argv[0] in ("-h", "--help"):
-            rows = "\n".join(f"  {name:10} {function.__doc__}" for name, function in COMMANDS.items())
-            print(f"usage: ser-hf COMMAND [flags]\n\n{rows}\n\n`ser-hf COMMAND --help` lists its flags.")
-        elif argv[0] not in COMMANDS:
-            raise UserError(f"'{argv[0]}' is no command: choose one of {', '.join(COMMANDS)}")
-        else:
-            return COMMANDS[argv[0]](argv[1:]) or 0
+            print(_overview())
+            return 0
+        return _run_command(argv) or 0
     except UserError as error:
         print(f"ser-hf: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -83,11 +62,30 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:
-        if error.errno not in _PLACES:
+        if error.errno not in _PATH_ERRORS:
             raise
         print(f"ser-hf: '{error.filename or 'a file'}' cannot be written or read: {error.strerror}", file=sys.stderr)
         return 2
-    return 0
+
+
+def _run_command(argv: list[str]) -> int | None:
+    words = 2 if " ".join(argv[:2]) in COMMANDS else 1
+    name = " ".join(argv[:words])
+    if name not in COMMANDS:
+        raise UserError(f"'{name}' is no command: choose one of {', '.join(COMMANDS)}")
+    command = COMMANDS[name]
+    return command(CommandLine(name, argv[words:], command.__doc__))
+
+
+def _overview() -> str:
+    rows = [f"  {name:14} {function.__doc__.splitlines()[0]}" for name, function in COMMANDS.items()]
+    lines = "\n".join(rows)
+    return f"usage: ser-hf COMMAND [CONFIG.yaml|.json] [flags]\n\n{lines}\n\n`ser-hf COMMAND --help` lists its flags."
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End on SIGTERM as on any exception, so that what is half-written is removed."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

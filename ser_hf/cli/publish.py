@@ -1,66 +1,92 @@
-"""The commands that hand a model on: export and push."""
+"""Commands that hand a model on: export and push."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from ser_hf.cli.flags import Parser, quiet
+from ser_hf.cli.output import quiet_transformers
+from ser_hf.cli.settings import CommandLine
+from ser_hf.errors import UserError
+from ser_hf.utils import files
 
-if TYPE_CHECKING:
-    pass
 
+@dataclass
+class PushSettings:
+    """What `ser-hf push` pushes, and where to."""
 
-def push(argv: list[str]) -> None:
-    """push a model with its card and figures to the Hub, and a Space that serves it"""
-    parser = Parser(
-        "ser-hf push",
-        description="Push a model, its card, pictures and figures to the Hub, and a Space that serves it, private.",
-        epilog="A push that broke off goes on where it was when it is run again.",
+    model: str = field(metadata={"metavar": "DIR|REPO", "help": "that fine-tuning wrote; or is on the Hub"})
+    repo: str | None = field(
+        default=None, metadata={"metavar": "REPO", "help": "owner/name; without it no model is pushed"}
     )
-    parser.add_argument("--model", required=True, metavar="DIR|REPO", help="that fine-tuning wrote; or is on the Hub")
-    parser.add_argument("--repo", metavar="REPO", help="owner/name; without it no model is pushed")
-    parser.add_argument("--revision", metavar="NAME", help="branch to push to; without --repo: branch, tag or commit")
-    parser.add_argument("--space", metavar="REPO", help="owner/name of a Space with the page of the model")
-    parser.add_argument("--public", action="store_true", help="allow that anyone can read it")
-    parser.add_argument(
-        "--allow_leaky", action="store_true", help="figures of speakers heard in training; the card is stamped so"
+    revision: str | None = field(
+        default=None,
+        metadata={"metavar": "NAME", "help": "branch to push to; without --repo: branch, tag or commit"},
     )
-    args = parser.parse_args(argv)
-    model, revision, private, local = args.model, args.revision, not args.public, Path(args.model).is_dir()
-    if args.repo is None and (local or args.space is None):
-        parser.error(f"--repo is missing: say where to push '{model}'")
-    if args.repo is not None and not local:
-        parser.error(f"'{model}' is no folder: check the path, or leave out --repo for a --space of a model on the Hub")
+    space: str | None = field(
+        default=None, metadata={"metavar": "REPO", "help": "owner/name of a Space with the page of the model"}
+    )
+    public: bool = field(default=False, metadata={"help": "allow that anyone can read it"})
+    allow_leaky: bool = field(
+        default=False, metadata={"help": "allow figures of speakers seen in training; the card is stamped so"}
+    )
+
+    def __post_init__(self) -> None:
+        if self.repo is None and (self.is_local or self.space is None):
+            raise UserError(f"--repo is missing: say where to push '{self.model}'")
+        if self.repo is not None and not self.is_local:
+            remedy = "check the path, or leave out --repo for a --space of a model on the Hub"
+            raise UserError(f"'{self.model}' is no folder: {remedy}")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the model is a folder of this machine."""
+        return Path(self.model).is_dir()
+
+
+@dataclass
+class ExportSettings:
+    """Which model `ser-hf export` writes as ONNX."""
+
+    model: str = field(metadata={"metavar": "DIR|REPO", "help": "folder or Hub id of the model"})
+    output: str = field(metadata={"metavar": "DIR", "help": "must not exist yet"})
+    int8: bool = field(default=False, metadata={"help": "matrix products in int8"})
+    dataset: str | None = field(
+        default=None, metadata={"metavar": "DIR|REPO", "help": "compare on its clips (default: synthetic voices)"}
+    )
+
+
+def push(line: CommandLine) -> None:
+    """Push a model with its card and figures to the Hub, and a Space that serves it.
+
+    Both are private without --public. A push that broke off goes on where it was when it is run
+    again.
+    """
+    settings = line.parse(PushSettings)
     from ser_hf.hub import repositories, space
 
-    quiet()
-    if args.space is not None:
-        space.check(args.space)
-    if args.repo is not None:
-        pushed = repositories.push_model(model, args.repo, private, args.allow_leaky, revision)
+    quiet_transformers()
+    model, revision, private = settings.model, settings.revision, not settings.public
+    if settings.space is not None:
+        space.check(settings.space)
+    if settings.repo is not None:
+        pushed = repositories.push_model(model, settings.repo, private, settings.allow_leaky, revision)
         print(f"pushed: {pushed}")
         model, revision = pushed.repo_url.repo_id, pushed.oid
-    if args.space is not None:
-        served = space.push(model, args.space, private, revision, checked=local)
+    if settings.space is not None:
+        served = space.push(model, settings.space, private, revision, checked=settings.is_local)
         print(f"space: {served.commit}" + (f"\n{served.secret}" if served.secret else ""))
 
 
-def export(argv: list[str]) -> None:
-    """write a model as ONNX, in fp32 or int8"""
-    parser = Parser("ser-hf export", description="Write a folder with a model as ONNX, if it answers as torch does.")
-    parser.add_argument("--model", required=True, metavar="DIR|REPO")
-    parser.add_argument("--output", required=True, metavar="DIR")
-    parser.add_argument("--int8", action="store_true", help="matrix products in int8")
-    parser.add_argument("--dataset", metavar="DIR|REPO", help="compare on its clips (default: synthetic voices)")
-    args = parser.parse_args(argv)
+def export(line: CommandLine) -> None:
+    """Write a model as ONNX, in fp32 or int8, if it predicts what torch does."""
+    settings = line.parse(ExportSettings)
+    files.refuse_existing(settings.output)
     from ser_hf.inference import export
-    from ser_hf.utils import files
 
-    files.refuse_existing(args.output)
-    quiet()
-    clips = export.clips_of(args.dataset) if args.dataset else None
-    told = export.export(args.model, args.output, args.int8, clips)
-    gate = told["gate"]
+    quiet_transformers()
+    clips = export.clips_of(settings.dataset) if settings.dataset else None
+    report = export.export(settings.model, settings.output, settings.int8, clips)
+    check = report["gate"]
     print(
-        f"{args.output}: {told['backend']}, largest difference of a probability {gate['max_difference']:.2g}, "
-        f"the same label for {gate['same_labels']:.1%} of {gate['clips']:,} clips"
+        f"{settings.output}: {report['backend']}, largest difference of a probability {check['max_difference']:.2g}, "
+        f"the same label for {check['same_labels']:.1%} of {check['clips']:,} clips"
     )

@@ -1,68 +1,106 @@
-"""The command `ser-hf pretrain`."""
+"""Commands that train models: finetune, pretrain and leakage-curve."""
 
-import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ser_hf.cli.flags import Parser, add_protocol
+from ser_hf.cli.output import quiet_transformers
+from ser_hf.cli.settings import CommandLine
+from ser_hf.errors import UserError
+from ser_hf.training.config import FinetuneConfig, check_trainer, trainer_defaults
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 
-def pretrain(argv: list[str]) -> None:
-    """pretrain a model on recordings without their labels"""
-    config = vars(_arguments(argv))
-    import transformers
+@dataclass
+class LeakageCurveSettings:
+    """Which recipe `ser-hf leakage-curve` trains under every protocol."""
 
-    from ser_hf.training.pretraining import pretrain
+    model: str = field(metadata={"metavar": "ID|DIR|tiny|NAME", "help": "of `finetune`, or a name of `baseline`"})
+    dataset: str = field(metadata={"metavar": "DIR|REPO", "help": "folder that `ser-hf data` wrote, or a Hub id"})
+    output: str = field(
+        metadata={"metavar": "DIR", "help": "gets leakage_curve.json, leakage_curve.png and a folder a protocol"}
+    )
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    history = pretrain.pretrain(pretrain.PretrainConfig(**config))
+
+def finetune(line: CommandLine) -> None:
+    """Fine-tune a model, and write it with its evidence and card.
+
+    Every flag of transformers.TrainingArguments works, too: --output_dir, --num_train_epochs,
+    --learning_rate, --per_device_train_batch_size, --gradient_accumulation_steps,
+    --resume_from_checkpoint true, --bf16 false, and so on. A config file may hold both.
+    """
+    config, args = _finetune_settings(line)
+    from ser_hf.experiments import repeats
+
+    quiet_transformers()
+    results = repeats.run_repeats(config, args)
+    if results is not None:
+        print(f"\n{results.report()}\nresults.json, plots/ and what was trained: {results.model}")
+
+
+def parse_finetune(words: list[str]) -> "tuple[FinetuneConfig, TrainingArguments]":
+    """Settings of fine-tuning from flags over the config file over our defaults.
+
+    Args:
+        words: optionally a `.yaml`, `.yml` or `.json` file first, then `--flag value` pairs.
+
+    Raises:
+        UserError: naming the flag, the key or the value.
+    """
+    return _finetune_settings(CommandLine("finetune", words, finetune.__doc__))
+
+
+def _finetune_settings(line: CommandLine) -> "tuple[FinetuneConfig, TrainingArguments]":
+    # ours first: the defaults of TrainingArguments depend on model and mode
+    config = line.parse(FinetuneConfig, partial=True)
+    from transformers import TrainingArguments
+
+    args = line.parse(TrainingArguments, trainer_defaults(config))
+    check_trainer(config, args)
+    return config, args
+
+
+def pretrain(line: CommandLine) -> None:
+    """Pretrain a model on recordings without their labels, by wav2vec 2.0's objective."""
+    from ser_hf.training.pretraining.config import PretrainConfig
+
+    config = line.parse(PretrainConfig)
+    from ser_hf.training.pretraining.pretrain import pretrain
+
+    quiet_transformers()
+    history = pretrain(config)
     if history is not None:
-        output = config["output"]
+        output = config.output
         print(f"model and history.json: {output}  (go on with `ser-hf finetune --model {output}`)")
 
 
-def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = Parser("ser-hf pretrain", description="Pretrain a model on recordings without their labels (wav2vec 2.0).")
-    parser.add_argument("--dataset", required=True, metavar="DIR|REPO")
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="DIR|REPO|tiny|tiny-50|small",
-        help="wav2vec2 or wav2vec2-bert to go on from; tiny, tiny-50 (mel frames), small (waveform) start from nothing",
-    )
-    add_protocol(parser)
-    parser.add_argument(
-        "--extra_train_speakers", action="store_true", help="hear the whole dataset but who validates and tests"
-    )
-    parser.add_argument("--output", required=True, metavar="DIR", help="must not exist yet")
-    whole, real = {"type": int, "metavar": "N"}, {"type": float, "metavar": "X"}
-    parser.add_argument("--epochs", **whole, default=20, help="default: 20")
-    parser.add_argument("--learning_rate", **real, help="at its height (default: 1e-3 from nothing, 5e-5 else)")
-    parser.add_argument("--batch_size", **whole, default=16, help="clips a process (default: 16)")
-    parser.add_argument("--seed", **whole, default=42, help="of all that is drawn (default: 42)")
-    parser.add_argument("--threads", **whole, help="CPU threads a process; the cores shared out if unset")
-    parser.add_argument(
-        "--resume_from_checkpoint",
-        metavar="true|DIR",
-        help="go on after a break: from the last epoch that was finished",
-    )
-    parser.add_argument("--bf16", choices=("true", "false"), help="default: where the processor has it")
-    parser.add_argument(
-        "--mask_time_prob", **real, default=0.65, help="share of frames under masks if none overlapped (default: 0.65)"
-    )
-    parser.add_argument("--mask_time_length", **whole, help="frames a mask (default: 200 ms of them)")
-    parser.add_argument("--num_negatives", **whole, default=100, help="frames to be told from (default: 100)")
-    args = parser.parse_args(argv)
-    if args.fold == "all":
-        parser.error("--fold is all: a model is pretrained on one fold, whose number is needed")
-    for name in ("epochs", "batch_size", "threads", "mask_time_length", "num_negatives"):
-        if (value := getattr(args, name)) is not None and value < 1:
-            parser.error(f"--{name} is {value}: at least 1 is needed")
-    if not 0 <= args.seed < 2**32:
-        parser.error(f"--seed is {args.seed}: it goes from 0 to {2**32 - 1}")
-    if args.learning_rate is not None and not args.learning_rate > 0:
-        parser.error(f"--learning_rate is {args.learning_rate}: more than 0 is needed")
-    if not 0 < args.mask_time_prob <= 1:
-        parser.error(f"--mask_time_prob is {args.mask_time_prob}: more than 0 and at most 1 is needed")
-    args.fold = int(args.fold)
-    args.bf16 = None if args.bf16 is None else args.bf16 == "true"
-    return args
+def leakage_curve(line: CommandLine) -> None:
+    """Train one recipe under protocols from leaky to strict, and draw how much each flatters.
+
+    The protocols are random, sentence, speaker, and across corpora in both directions. Every other
+    flag goes to fine-tuning. What the output folder holds already is not trained again.
+    """
+    settings = line.parse(LeakageCurveSettings, partial=True)
+    from ser_hf.evaluation import baselines
+    from ser_hf.experiments import leakage_curve
+
+    flags = line.rest()
+    for flag in (flag.split("=")[0] for flag in flags if flag.startswith("--")):
+        if flag.removeprefix("--") in ("output_dir", "protocol", "fold"):
+            raise UserError(f"{flag} is set by the leakage curve, for each protocol: leave it out")
+    if settings.model in baselines.NAMES and flags:
+        raise UserError(f"{flags[0]}: a baseline takes no flags of fine-tuning, leave it out")
+
+    def recipe(protocol: str, folder: Path, resume: bool) -> "tuple[FinetuneConfig, TrainingArguments]":
+        words = [f"--model={settings.model}", f"--dataset={settings.dataset}"]
+        words += [f"--protocol={protocol}", f"--output_dir={folder}"]
+        words += ["--resume_from_checkpoint=true"] if resume else []
+        return _finetune_settings(line.with_words("finetune", words))
+
+    quiet_transformers()
+    output = Path(settings.output)
+    curve = leakage_curve.run_leakage_curve(settings.model, settings.dataset, output, recipe, flags)
+    print(leakage_curve.leakage_table(curve))
+    print(f"leakage_curve.png, leakage_curve.json and each protocol's evidence: {settings.output}")

@@ -13,11 +13,9 @@ from ser_hf.data import dataset
 from ser_hf.errors import UserError
 from ser_hf.evaluation import baselines, bias_probes, calibration, evaluate, metrics, plots, reports, robustness
 from ser_hf.evaluation.results import Results
+from ser_hf.evaluation.settings import BaselineSettings, CalibrateSettings, EvaluateSettings
 from ser_hf.inference.predictor import Predictor
 from ser_hf.utils import files
-
-ALSO = ("stress", "shortcuts", "baselines")
-"""What can be asked for beside the test itself, and takes its time."""
 
 
 class EvidenceError(UserError):
@@ -51,110 +49,61 @@ def write_evidence(
         (folder / "README.md").write_text(reports.model_card(results, [path.name for path in pictures]))
 
 
-def run_evaluation(
-    model: str,
-    dataset_name: str,
-    protocol: str,
-    fold: str,
-    output: Path,
-    split_seed: int = 42,
-    text_disjoint: bool = False,
-    also: tuple[str, ...] = (),
-    into_model: bool = False,
-    cache_dir: str | None = None,
-) -> Results:
+def run_evaluation(settings: EvaluateSettings) -> Results:
     """Test a model and write `results.json`, `predictions.csv`, the report, `plots/` and a card
     into a folder.
-
-    Args:
-        model: folder or Hub id.
-        dataset_name: folder or Hub id.
-        protocol: its name, or the file of one.
-        fold: a number, or `all` to pool the folds.
-        output: must not exist yet; it appears when it is complete.
-        split_seed: of what the protocol draws at random.
-        text_disjoint: refuse sentences in the test that were heard in training.
-        also: any of `ALSO`.
-        into_model: put the evidence and the card into the model's folder, too, in place of what is
-        there. cache_dir: of the baselines' features.
 
     Raises:
         UserError: for what does not fit together, before anything is written.
     """
+    model, output = settings.model, Path(settings.output)
     files.refuse_existing(output)
-    if into_model and not Path(model).is_dir():
+    if settings.into_model and not Path(model).is_dir():
         raise EvidenceError(f"--into_model: '{model}' is no folder of this machine: leave the flag out")
-    rows, splits = _split(dataset_name, protocol, fold, split_seed, text_disjoint)
+    rows, splits = _split(settings)
     predictor = Predictor(model)
-    results, probabilities, embeddings = evaluate.evaluate(predictor, rows, splits, dataset_name)
+    results, probabilities, embeddings = evaluate.evaluate(predictor, rows, splits, settings.dataset)
     _remember(results, Path(model))
     tested = evaluate.rows_tested(splits)
     started = time.perf_counter()
-    if "shortcuts" in also:
+    if settings.measures("shortcuts"):
         columns = rows.select(tested).select_columns(["label", "corpus", "channel", "speaker", "sex", "duration"])
         results.shortcuts = bias_probes.probe(embeddings, {name: np.array(columns[name]) for name in columns.features})
-    if "stress" in also:
+    if settings.measures("stress"):
         results.stress = robustness.evaluate_robustness(predictor, rows, tested, probabilities)
-    if "baselines" in also:
-        results.baselines = [_baseline(name, rows, splits, dataset_name, cache_dir) for name in baselines.NAMES]
-    if also:
+    if settings.measures("baselines"):
+        results.baselines = [
+            _baseline(name, rows, splits, settings.dataset, settings.cache_dir) for name in baselines.NAMES
+        ]
+    if settings.also:
         results.seconds["evidence"] = round(time.perf_counter() - started, 1)
     with files.new_folder(output) as partial:
         write_evidence(results, partial, probabilities, rows, splits, card=True)
-    if into_model:
+    if settings.into_model:
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=model) as temporary:
             write_evidence(results, Path(temporary), probabilities, rows, splits, card=True)
             files.move_into(Path(temporary), Path(model))
     return results
 
 
-def run_baseline(
-    name: str,
-    dataset_name: str,
-    protocol: str,
-    fold: str,
-    output: Path,
-    split_seed: int = 42,
-    seed: int = 42,
-    cache_dir: str | None = None,
-) -> Results:
+def run_baseline(settings: BaselineSettings) -> Results:
     """Train and test one of `baselines.NAMES` under a protocol, and write its evidence as
-    `evaluate` does, less a card.
+    `run_evaluation` does, less a card.
 
     Raises:
         UserError: for what does not fit together, before anything is written.
     """
+    output = Path(settings.output)
     files.refuse_existing(output)
-    rows, splits = _split(dataset_name, protocol, fold, split_seed, False)
-    results, probabilities = _trained(name, rows, splits, dataset_name, seed, cache_dir)
+    rows, splits = _split(settings)
+    results, probabilities = _trained(settings.name, rows, splits, settings.dataset, settings.seed, settings.cache_dir)
     with files.new_folder(output) as partial:
         write_evidence(results, partial, probabilities, rows, splits)
     return results
 
 
-def run_calibration(
-    model: str,
-    dataset_name: str,
-    protocol: str,
-    fold: str,
-    split_seed: int,
-    text_disjoint: bool,
-    output: Path,
-    coverage: float | None = None,
-    error: float | None = None,
-) -> dict:
+def run_calibration(settings: CalibrateSettings) -> dict:
     """Calibrate a model by the validation side of a split, and write the model that this makes.
-
-    Args:
-        model: folder or Hub id.
-        dataset_name: likewise.
-        protocol: and the rest up to `text_disjoint`, as for `evaluate`; one fold.
-        fold: a number.
-        split_seed: of what the protocol draws at random.
-        text_disjoint: as for `evaluate`.
-        output: must not exist yet; it appears when it is complete.
-        coverage: share of validation clips to answer; no threshold where this and `error` are None.
-        error: share of wrong answers to keep to.
 
     Returns:
         What `ser_hf.evaluation.calibration.calibrate` does.
@@ -163,12 +112,13 @@ def run_calibration(
         UserError: for what does not fit together, and where the model was trained on the
             validation's speakers.
     """
+    model, output, coverage, error = settings.model, Path(settings.output), settings.coverage, settings.error
     files.refuse_existing(output)
-    if fold == "all":
+    if settings.fold == "all":
         raise EvidenceError("--fold is all: a model is calibrated on one fold, give its number")
     if coverage is not None or error is not None:
         metrics.check_abstention(coverage, error)
-    rows, (split,) = _split(dataset_name, protocol, fold, split_seed, text_disjoint)
+    rows, (split,) = _split(settings)
     predictor = Predictor(model)
     evaluate.refuse_seen(predictor.model.config, model, rows, split, "validation")
     found = calibration.calibrate(predictor, rows, split.validation, coverage, error)
@@ -178,12 +128,11 @@ def run_calibration(
     return found
 
 
-def _split(
-    dataset_name: str, protocol: str, fold: str, split_seed: int, text_disjoint: bool
-) -> tuple[datasets.Dataset, list[protocols.Split]]:
-    rows = dataset.load(dataset_name)
+def _split(settings: protocols.SplitSettings) -> tuple[datasets.Dataset, list[protocols.Split]]:
+    rows = dataset.load(settings.dataset)
     near = protocols.near_duplicates_of(rows)
-    return rows, protocols.folds(rows, protocol, fold, split_seed, near=near, text_disjoint=text_disjoint)
+    split = (settings.protocol, settings.fold, settings.split_seed)
+    return rows, protocols.folds(rows, *split, near=near, text_disjoint=settings.text_disjoint)
 
 
 def _trained(

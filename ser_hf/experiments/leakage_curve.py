@@ -1,66 +1,62 @@
-"""The leakage dial: one recipe under splits from the most flattering to the least, in one
-picture."""
+"""The leakage curve: one recipe under protocols from leaky to strict, in one picture."""
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from transformers import TrainingArguments
 
-from ser_hf.errors import UserError
 from ser_hf.evaluation import baselines
 from ser_hf.evaluation.results import Results
 from ser_hf.evaluation.run import run_baseline
+from ser_hf.evaluation.settings import BaselineSettings
 from ser_hf.experiments import repeats
-from ser_hf.training.config import parse_finetune
+from ser_hf.training.config import FinetuneConfig
 from ser_hf.utils.plotting import STYLE, save
 
 NEW = {
     "random": "nothing is new",
     "sentence": "the sentence is new",
     "speaker": "the voice is new",
-    "ravdess-tess": "voice, words and room are new",
-    "tess-ravdess": "voice, words and room are new",
+    "ravdess-tess": "voice, words and acoustics are new",
+    "tess-ravdess": "voice, words and acoustics are new",
 }
 """Protocols, and what the test has that training had not."""
 
 _COLOURS = {"ravdess": "#0072b2", "tess": "#e69f00"}
-_OWN = {"output_dir", "protocol", "fold", "dataset", "model"}
+
+Recipe = Callable[[str, Path, bool], tuple[FinetuneConfig, TrainingArguments]]
+"""Gives the settings of a training: of a protocol, its output folder, and whether it resumes."""
 
 
-class DialError(UserError):
-    """Flags that a dial sets itself."""
+def run_leakage_curve(model: str, dataset: str, output: Path, recipe: Recipe, flags: Sequence[str] = ()) -> dict:
+    """Train the same recipe under every protocol of `NEW`, or load what the folder holds already.
 
-
-def run_leakage_curve(model: str, dataset: str, output: Path, flags: list[str]) -> dict:
-    """Train, or load where the folder holds it, the same recipe under every protocol of `NEW`.
-
-    Writes `dial.json` and `dial.png` beside a folder for each protocol. A training that was cut off
-    goes on.
+    Writes `leakage_curve.json` and `leakage_curve.png` beside a folder for each protocol. A
+    training that was cut off goes on.
 
     Args:
         model: as `ser-hf finetune --model` takes it, or a name of `baselines.NAMES`.
         dataset: folder or Hub id.
-        output: folder; what lies in it already is loaded.
-        flags: of fine-tuning, the same under every protocol; none for a baseline.
+        output: folder; results in it are loaded.
+        recipe: settings of fine-tuning, the same but for protocol and folder; not called for a
+            baseline.
+        flags: that the recipe was given, for the report.
 
     Returns:
-        `model`, and `rows`: for each protocol `protocol`, `new`, `n`, `uar`, `accuracy`, `ci95`,
-        `chance`, `leaks` and `per_corpus`.
+        `model`, `flags`, and `rows`: for each protocol `protocol`, `new`, `n`, `uar`, `accuracy`,
+        `ci95`, `chance`, `leaks` and `per_corpus`.
 
     Raises:
-        UserError: as fine-tuning does, and for a flag that the dial sets itself.
+        UserError: as fine-tuning does.
     """
-    for flag in flags:
-        if flag.startswith("--") and flag[2:].split("=")[0] in _OWN:
-            raise DialError(f"{flag} is set by the dial, for each protocol: leave it out")
-    if model in baselines.NAMES and flags:
-        raise DialError(f"{flags[0]}: a baseline takes no flags of fine-tuning, leave it out")
-    rows = [_row(_results(model, dataset, output / protocol, protocol, flags), new) for protocol, new in NEW.items()]
-    report = {"model": model, "flags": flags, "rows": rows}
-    (output / "dial.json").write_text(json.dumps(report, indent=2) + "\n")
+    rows = [_row(_results(model, dataset, output / protocol, protocol, recipe), new) for protocol, new in NEW.items()]
+    report = {"model": model, "flags": list(flags), "rows": rows}
+    (output / "leakage_curve.json").write_text(json.dumps(report, indent=2) + "\n")
     with mpl.rc_context(STYLE):
-        save({"dial.png": draw_leakage(report)}, output)
+        save({"leakage_curve.png": draw_leakage(report)}, output)
     return report
 
 
@@ -75,11 +71,11 @@ def draw_leakage(report: dict) -> Figure:
             axes.plot(row["ci95"]["uar"], [place] * 2, "-", color="black", linewidth=2, alpha=0.5)
         axes.plot(row["uar"], place, "D", color="black", markersize=8, label=_once("all test clips", place))
         for offset, (corpus, colour) in zip((-0.2, 0.2), _COLOURS.items(), strict=True):
-            its = row["per_corpus"].get(corpus)
-            if its and len(row["per_corpus"]) > 1:
-                if its.get("ci95"):
-                    axes.plot(its["ci95"]["uar"], [place + offset] * 2, "-", color=colour, linewidth=2, alpha=0.6)
-                axes.plot(its["uar"], place + offset, "o", color=colour, label=_once(corpus.upper(), place))
+            figures = row["per_corpus"].get(corpus)
+            if figures and len(row["per_corpus"]) > 1:
+                if figures.get("ci95"):
+                    axes.plot(figures["ci95"]["uar"], [place + offset] * 2, "-", color=colour, linewidth=2, alpha=0.6)
+                axes.plot(figures["uar"], place + offset, "o", color=colour, label=_once(corpus.upper(), place))
         axes.annotate(f"{row['uar']:.2f}", (row["uar"], place - 0.22), ha="center", va="bottom", fontsize=11)
     axes.set_yticks(range(len(rows)), [f"{row['protocol']}\n{row['new']}" for row in rows])
     axes.set(xlim=(0, 1.02), ylim=(len(rows) - 0.4, -0.7), xlabel="UAR, with 95 % interval over test speakers")
@@ -100,16 +96,15 @@ def leakage_table(report: dict) -> str:
     return "\n".join(lines)
 
 
-def _results(model: str, dataset: str, folder: Path, protocol: str, flags: list[str]) -> Results:
+def _results(model: str, dataset: str, folder: Path, protocol: str, recipe: Recipe) -> Results:
     if (folder / "results.json").exists():
         print(f"== {protocol}: reusing {folder}", flush=True)
         return Results.load(folder / "results.json")
     print(f"\n== {protocol}", flush=True)
     if model in baselines.NAMES:
-        return run_baseline(model, dataset, protocol, "0", folder)
-    resume = ["--resume_from_checkpoint", "true"] if list(folder.glob("checkpoint-*")) else []
-    words = ["--model", model, "--dataset", dataset, "--protocol", protocol, "--output_dir", str(folder)]
-    return repeats.run_repeats(*parse_finetune([*words, *flags, *resume]))
+        settings = BaselineSettings(name=model, dataset=dataset, protocol=protocol, output=str(folder))
+        return run_baseline(settings)
+    return repeats.run_repeats(*recipe(protocol, folder, bool(list(folder.glob("checkpoint-*")))))
 
 
 def _row(results: Results, new: str) -> dict:

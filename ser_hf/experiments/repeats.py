@@ -19,7 +19,7 @@ from ser_hf.evaluation import evaluate
 from ser_hf.evaluation.results import Results
 from ser_hf.evaluation.run import write_evidence
 from ser_hf.training import finetune, recovery, setup
-from ser_hf.training.config import FinetuneConfig, parse_finetune
+from ser_hf.training.config import FinetuneConfig, training_arguments
 from ser_hf.training.recovery import RUN, TrainingError, surviving
 
 FIGURES = ("uar", "accuracy", "macro_f1")
@@ -196,7 +196,8 @@ def search(config: FinetuneConfig, args: TrainingArguments) -> None:
 def _given(config: FinetuneConfig, args: TrainingArguments) -> dict:
     """Every setting that is not a default, and the split's anyway: another fold may test whom this
     one chose on."""
-    plain = parse_finetune(["--dataset", config.dataset, "--model", config.model, "--mode", config.mode])
+    plain_config = FinetuneConfig(dataset=config.dataset, model=config.model, mode=config.mode)
+    plain = (plain_config, training_arguments(plain_config))
     always = {"dataset", "model", "protocol", "mode", "fold", "split_seed", "seed"}
     never = {"search", "output_dir", "run_name", "resume_from_checkpoint"}
     found = {}

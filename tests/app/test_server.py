@@ -357,5 +357,5 @@ def test_limits_are_flags(fails, tuned, capsys):
         main(["app", "--help"])
     told = capsys.readouterr().out
     assert "--per_minute" in told
-    assert "Seconds that one recording may take. (60)" in " ".join(told.split())
+    assert "seconds that one recording may take (default: 60)" in " ".join(told.split())
     assert "--seconds is -1: 0 or more is needed" in fails("app", "--model", tuned, "--seconds", "-1")

@@ -39,8 +39,7 @@ def small(recordings, tmp_path):
     return archive, recordings[1]
 
 
-@pytest.mark.parametrize("unpack", [False, True])
-def test_downloads_are_read_as_if_given(small, tmp_path, monkeypatch, capsys, unpack):
+def test_downloads_are_read_as_if_given(small, tmp_path, monkeypatch, capsys):
     asked = []
 
     def fetch(corpora, folder):
@@ -48,12 +47,11 @@ def test_downloads_are_read_as_if_given(small, tmp_path, monkeypatch, capsys, un
         return {"ravdess": [small[0]], "tess": [small[1]]}
 
     monkeypatch.setattr(download, "fetch", fetch)
-    flags = ["--download", "--download_dir", str(tmp_path / "kept"), *(["--unpack"] if unpack else [])]
+    flags = ["--download", "--download_dir", str(tmp_path / "kept")]
     assert main(["data", *flags, "--output", str(tmp_path / "out")]) == 0
     assert asked == [(["ravdess", "tess"], str(tmp_path / "kept"))]
     assert "60 recordings, 4 speakers" in capsys.readouterr().out
     assert len(dataset.load(tmp_path / "out")) == 60
-    assert (small[0].with_suffix("") / "Actor_01").is_dir() is unpack
 
 
 def test_only_what_is_not_given_is_downloaded(small, tmp_path, monkeypatch):
@@ -67,7 +65,7 @@ def test_flags_that_do_not_go_together(small, fails, tmp_path):
     out = ("--output", tmp_path / "out")
     for flags, says in (
         (("--synthetic", "--download"), "leave out --ravdess, --tess, --other and --download"),
-        (("--unpack", "--ravdess", small[0]), "go with --download"),
+        (("--download_dir", "d", "--ravdess", small[0]), "goes with --download"),
         (("--public", "--ravdess", small[0]), "goes with --push_to_hub"),
         (("--download", "--ravdess", small[0], "--tess", small[1]), "has nothing to fetch"),
         (("--push_to_hub", "no name", "--ravdess", small[0]), "is no name for a dataset"),

@@ -132,10 +132,7 @@ def test_unknown_names_end_in_one_line(built, tuned, models, fails, tmp_path):
         (fails("finetune", "--dataset", tmp_path, "--model", "tiny"), "is no dataset"),
         (fails("finetune", "--dataset", built, "--model", tmp_path / "no" / "model"), "does not exist"),
         (fails(*test, "--model", tuned, "--protocol", "speakers"), "is no protocol"),
-        (
-            fails(*test, "--model", tuned, "--fold", "some"),
-            "argument --fold: 'some' is neither a number from 0 nor all",
-        ),
+        (fails(*test, "--model", tuned, "--fold", "some"), "--fold is 'some': a number from 0, or all, is needed"),
         (fails(*test, "--model", tmp_path), "holds no config.json"),
         (fails("predict", "--model", tuned), "the following arguments are required: FILE"),
         (fails("app", "--model", tmp_path / "a" / "b"), "does not exist"),

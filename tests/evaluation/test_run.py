@@ -16,6 +16,7 @@ from ser_hf import audio
 from ser_hf.cli.main import main
 from ser_hf.evaluation import baselines, reports, run
 from ser_hf.evaluation.results import Results
+from ser_hf.evaluation.settings import EvaluateSettings
 from ser_hf.hub import checks
 from ser_hf.hub.checks import ProvenanceError
 from ser_hf.inference.predictor import Predictor
@@ -243,7 +244,7 @@ def test_abstaining_flags_that_cannot_be(fails, built, tmp_path):
 
 
 def test_evidence_of_the_library_is_that_of_the_command(tuned, built, tmp_path):
-    results = run.run_evaluation(str(tuned), str(built), "speaker", "0", tmp_path / "e")
+    results = run.run_evaluation(EvaluateSettings(model=str(tuned), dataset=str(built), output=str(tmp_path / "e")))
     assert results.uar == Results.load(tuned / "results.json").uar
     answers = np.loadtxt(tmp_path / "e" / "predictions.csv", delimiter=",", skiprows=1, usecols=range(5, 13))
     assert answers.shape == (results.n, len(EMOTIONS))

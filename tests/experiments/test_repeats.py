@@ -10,10 +10,10 @@ import torch
 
 from ser_hf import protocols
 from ser_hf.cli.main import main
+from ser_hf.cli.train import parse_finetune
 from ser_hf.data import dataset
 from ser_hf.evaluation.evaluate import read_answers, rows_tested
 from ser_hf.evaluation.results import Results
-from ser_hf.training.config import parse_finetune
 from ser_hf.training.optimization import WeightAverage
 
 STEPS = ["--max_steps", "2", "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps"]

@@ -2,9 +2,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForAudioClassification
 
+from ser_hf.cli.train import parse_finetune
 from ser_hf.models import features, loading
 from ser_hf.training import setup
-from ser_hf.training.config import parse_finetune
 
 
 def test_the_model_of_50_frames_a_second_is_narrower_than_tiny_and_hears_the_spectrum_at_any_loudness():

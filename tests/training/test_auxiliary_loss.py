@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 
 from ser_hf import protocols
 from ser_hf.cli.main import main
+from ser_hf.cli.train import parse_finetune
 from ser_hf.data import acoustic_features
 from ser_hf.models import loading
 from ser_hf.training import losses, setup
-from ser_hf.training.config import parse_finetune
 
 
 def voice(rng):

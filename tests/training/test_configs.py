@@ -14,8 +14,8 @@ from accelerate.utils import DistributedType
 from helpers.small import ROOT
 from transformers import AutoConfig, AutoModelForAudioClassification
 
+from ser_hf.cli.train import parse_finetune
 from ser_hf.protocols.builtin import PROTOCOLS
-from ser_hf.training.config import parse_finetune
 
 FOLDER, PAGE = ROOT / "configs" / "accelerate", ROOT / "docs" / "scaling.md"
 FIELDS = {

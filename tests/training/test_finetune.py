@@ -16,13 +16,14 @@ from safetensors.torch import load_file
 
 from ser_hf import audio, protocols
 from ser_hf.cli.main import main
+from ser_hf.cli.train import parse_finetune
 from ser_hf.data import dataset
+from ser_hf.errors import UserError
 from ser_hf.evaluation import metrics
 from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
 from ser_hf.models import loading
 from ser_hf.training import setup
-from ser_hf.training.config import ArgumentError, parse_finetune
 from ser_hf.training.optimization import WeightAverage
 
 
@@ -316,7 +317,7 @@ def test_pretrained_models_get_gentler_defaults():
     ],
 )
 def test_wrong_flags_are_named(argv, says):
-    with pytest.raises(ArgumentError, match=says):
+    with pytest.raises(UserError, match=says):
         parse_finetune(argv)
 
 
@@ -327,7 +328,7 @@ def test_wrong_lines_of_a_file_are_named(tmp_path):
         ("just text", "no settings"),
     ):
         (tmp_path / "c.yaml").write_text(content)
-        with pytest.raises(ArgumentError, match=says):
+        with pytest.raises(UserError, match=says):
             parse_finetune([str(tmp_path / "c.yaml"), "--dataset", "d"])
 
 
@@ -360,5 +361,5 @@ def test_wrong_lines_of_a_file_are_named(tmp_path):
     ],
 )
 def test_flags_that_could_not_be_kept_are_refused(flags, says):
-    with pytest.raises(ArgumentError, match=says):
+    with pytest.raises(UserError, match=says):
         parse_finetune(["--dataset", "d", "--model", "tiny", *flags.split()])

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from ser_hf import protocols
+from ser_hf.cli.train import parse_finetune
 from ser_hf.training import setup
-from ser_hf.training.config import parse_finetune
 from ser_hf.training.cpu_kernels import widen_norms
 
 ON_CPU = ("--use_cpu", "true")

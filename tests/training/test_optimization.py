@@ -12,11 +12,11 @@ from torch import nn
 
 from ser_hf import protocols
 from ser_hf.cli.main import main
+from ser_hf.cli.train import parse_finetune
 from ser_hf.data import dataset
 from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
 from ser_hf.training import setup
-from ser_hf.training.config import parse_finetune
 from ser_hf.training.optimization import sam_ascent
 from ser_hf.training.sampler import by_length
 from ser_hf.training.trainer import SerTrainer

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForAudioClassification, HubertConfig
 
 from ser_hf import protocols
-from ser_hf.cli.train import pretrain
+from ser_hf.cli.settings import CommandLine
+from ser_hf.cli.train import pretrain as pretrain_command
 from ser_hf.errors import UserError
 from ser_hf.evaluation import evaluate
 from ser_hf.models import loading, presets
@@ -20,6 +21,11 @@ from ser_hf.training.pretraining.masking import Masking
 from ser_hf.training.pretraining.pretrain import Cooling
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def pretrain(words):
+    pretrain_command(CommandLine("pretrain", words))
+
 
 KINDS = ("bert", "group", "layer")
 PREFIX = {"bert": "wav2vec2_bert.", "group": "wav2vec2.", "layer": "wav2vec2."}

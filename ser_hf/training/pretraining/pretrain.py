@@ -7,7 +7,6 @@ Baevski et al. 2020 (arXiv:2006.11477); for emotions in speech, Chen and Rudnick
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,9 @@ from ser_hf import protocols
 from ser_hf.errors import UserError
 from ser_hf.evaluation.evaluate import refuse_seen
 from ser_hf.training import cpu_kernels, recovery, setup
-from ser_hf.training.config import of_machine
+from ser_hf.training.config import machine_defaults
 from ser_hf.training.pretraining import objective
+from ser_hf.training.pretraining.config import PretrainConfig
 from ser_hf.training.pretraining.masking import Masking, Order, Recordings
 from ser_hf.training.recovery import RUN, checkpoints, room_for, surviving
 from ser_hf.training.trainer import by_epoch
@@ -34,30 +34,6 @@ TEMPERATURES = (2.0, 0.5)
 
 class PretrainingError(UserError):
     """A run that cannot be started as asked, or that cannot go on."""
-
-
-@dataclass
-class PretrainConfig:
-    """What `ser-hf pretrain` asks for; None: what suits the model or the processor."""
-
-    dataset: str
-    model: str
-    output: str
-    protocol: str = "speaker"
-    fold: int = 0
-    split_seed: int = 42
-    text_disjoint: bool = False
-    extra_train_speakers: bool = False
-    epochs: int = 20
-    learning_rate: float | None = None
-    batch_size: int = 16
-    seed: int = 42
-    threads: int | None = None
-    bf16: bool | None = None
-    mask_time_prob: float = 0.65
-    mask_time_length: int | None = None
-    num_negatives: int = 100
-    resume_from_checkpoint: str | None = None
 
 
 class PretrainTrainer(Trainer):
@@ -200,7 +176,7 @@ def pretrain(config: PretrainConfig) -> list[dict] | None:
 
 
 def _arguments(config: PretrainConfig, scratch: Path) -> TrainingArguments:
-    machine = of_machine()
+    machine = machine_defaults()
     gentle = config.model not in objective.SCRATCH
     try:
         args = TrainingArguments(

@@ -1,0 +1,31 @@
+"""What commands print and write, beside what the stages write themselves."""
+
+from pathlib import Path
+
+from ser_hf.errors import UserError
+from ser_hf.utils import files
+
+
+def quiet_transformers() -> None:
+    """Keep progress bars and hints of transformers from between our lines."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def check_output_file(path: str, suffix: str | None = None) -> None:
+    """Refuse an output file that cannot be written, before the work.
+
+    Raises:
+        UserError: where the folder does not exist, or the name has another suffix.
+    """
+    place = Path(path)
+    if place.is_dir() or not place.parent.is_dir() or (suffix and place.suffix.lower() != suffix):
+        raise UserError(f"--output is '{path}': name a {suffix or ''} file in a folder that exists".replace("  ", " "))
+
+
+def write_file(path: str, content: bytes) -> None:
+    """Write a file in one step: it has its old content or the new one."""
+    with files.replacing(path) as partial:
+        partial.write_bytes(content)

@@ -1,0 +1,216 @@
+"""Settings of every command: dataclasses, filled from flags and an optional config file.
+
+A field carries its own help, as `metadata={"help": ...}`. What else its metadata holds goes to
+`argparse`: `metavar`, `choices`, `action="extend"`. `positional=True` makes a field a word without
+a flag. Flags win over the config file, the config file over the defaults.
+"""
+
+import argparse
+import inspect
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+
+from ser_hf.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser
+
+Settings = TypeVar("Settings")
+
+CONFIG_SUFFIXES = (".yaml", ".yml", ".json")
+
+
+class CommandLine:
+    """The words after a command's name, from which its settings are parsed.
+
+    Args:
+        command: name, as in `ser-hf NAME`.
+        words: of the command line; the first may be a config file.
+        doc: the command's docstring, which heads its help.
+    """
+
+    def __init__(self, command: str, words: list[str], doc: str | None = None) -> None:
+        self.command = command
+        self.doc = inspect.cleandoc(doc or "")
+        self.words = list(words)
+        self.file_values: dict[str, Any] = {}
+        self._file_read = False
+
+    def parse(
+        self, cls: type[Settings], defaults: Mapping[str, Any] | None = None, *, partial: bool = False
+    ) -> Settings:
+        """Fill a settings dataclass; print its help and exit where that was asked for.
+
+        Args:
+            cls: the dataclass.
+            defaults: of its fields, in place of those that it declares.
+            partial: leave unknown flags and keys for a second call with another dataclass.
+
+        Raises:
+            UserError: in one line, naming the flag, the key of the file, or the value.
+            SystemExit: after `--help`.
+        """
+        if {"-h", "--help"} & set(self.words):
+            print(self._help(cls))
+            raise SystemExit(0)
+        if not self._file_read:
+            self._read_file(takes_words=any(_positional(field) for field in _init_fields(cls)))
+        parser = _parser(cls, self.command) if self.words or self.file_values else None
+        values = {**(defaults or {}), **self._values(parser, cls)} if parser else dict(defaults or {})
+        missing = [_spelling(field) for field in _init_fields(cls) if _required(field) and field.name not in values]
+        if missing:
+            raise self._error(f"the following arguments are required: {', '.join(missing)}")
+        if not partial:
+            self._refuse_rest()
+        try:
+            return cls(**values)
+        except (ValueError, ImportError) as error:  # TrainingArguments checks its own values
+            raise UserError(str(error)) from error
+
+    def rest(self) -> list[str]:
+        """What no dataclass took yet, of the config file and of the flags, as flags."""
+        return [*(f"--{name}={value}" for name, value in self.file_values.items()), *self.words]
+
+    def with_words(self, command: str, words: list[str]) -> "CommandLine":
+        """A command line of what no dataclass took yet, and of more words, for another command."""
+        line = CommandLine(command, [*self.words, *words])
+        line.file_values, line._file_read = dict(self.file_values), True
+        return line
+
+    def _values(self, parser: "HfArgumentParser", cls: type) -> dict[str, Any]:
+        """What the file and the flags set, and take that out of `words` and `file_values`."""
+        values = {}
+        for name in [field.name for field in _init_fields(cls) if field.name in self.file_values]:
+            values[name] = _converted(parser, name, self.file_values.pop(name))
+        namespace, self.words = parser.parse_known_args(self.words)
+        return {**values, **vars(namespace)}
+
+    def _read_file(self, takes_words: bool) -> None:
+        self._file_read = True
+        if not self.words or self.words[0].startswith("-"):
+            return
+        path = Path(self.words[0])
+        if path.suffix not in CONFIG_SUFFIXES:
+            if takes_words:
+                return
+            raise UserError(f"'{path}' is no config file: its name must end in .yaml, .yml or .json")
+        self.file_values, self.words = _read_config(path), self.words[1:]
+
+    def _refuse_rest(self) -> None:
+        if self.file_values:
+            raise self._error(f"'{next(iter(self.file_values))}' in the config file is no setting")
+        if self.words:
+            raise self._error(f"'{self.words[0]}' is no flag of ser-hf {self.command}")
+
+    def _error(self, message: str) -> UserError:
+        return UserError(f"{message} (see ser-hf {self.command} --help)")
+
+    def _help(self, cls: type) -> str:
+        """The usage, what the command does, a line a flag with its default, and remarks."""
+        rows = _init_fields(cls)
+        required = [field for field in rows if _required(field) and not _positional(field)]
+        hints = get_type_hints(cls)
+        usage = ["[CONFIG.yaml|.json]", *(_spelling(field) for field in rows if _positional(field))]
+        usage += [_left(field, hints[field.name]) for field in required]
+        summary, _, rest = self.doc.partition("\n\n")
+        lines = [f"usage: ser-hf {self.command} {' '.join(usage)} [flags]", "", summary, ""]
+        lines += [f"  {_left(field, hints[field.name]):34} {_right(field, hints[field.name])}" for field in rows]
+        return "\n".join([*lines, *(["", rest] if rest else [])])
+
+
+def _parser(cls: type, command: str) -> "HfArgumentParser":
+    """A parser of one dataclass that returns only what was given, and requires nothing."""
+    try:
+        from transformers.hf_argparser import HfArgumentParser  # here: help and --help must stay fast
+    except ImportError as error:
+        raise UserError(f"transformers cannot be imported ({first_line(error)}): run `ser-hf doctor`") from error
+
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> None:
+            raise UserError(f"{message} (see ser-hf {command} --help)")
+
+        def add_argument(self, *names: str, **options: Any) -> argparse.Action:
+            options.pop("required", None)
+            for name in ("help", "default_text"):  # what `_help` prints, without transformers
+                options.pop(name, None)
+            if options.pop("positional", False):
+                names = (names[0].removeprefix("--"),)
+            action = super().add_argument(*names, **{**options, "default": argparse.SUPPRESS})
+            action.required = False  # a config file may set it
+            return action
+
+    return Parser(cls, allow_abbrev=False, add_help=False)
+
+
+def _converted(parser: "HfArgumentParser", name: str, value: Any) -> Any:
+    """A value of a config file, converted and checked as if it stood on the command line."""
+    action = next(action for action in parser._actions if action.dest == name)
+    several = isinstance(value, list)
+    if value is None or (several and action.nargs != "+"):
+        return value
+    texts = [json.dumps(item) if isinstance(item, dict) else str(item) for item in (value if several else [value])]
+    flag = [f"--{name}"] if action.option_strings else []
+    words = [f"--{name}={texts[0]}"] if flag and not several else [*flag, *texts]
+    return getattr(parser.parse_known_args(words)[0], name)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"'{path}' does not exist: check the path of the config file")
+    try:
+        values = json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"'{path}' cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"'{path}' holds no settings: write one `name: value` a line")
+    return {str(name): value for name, value in values.items()}
+
+
+def _init_fields(cls: type) -> list[Field]:
+    return [field for field in fields(cls) if field.init]
+
+
+def _positional(field: Field) -> bool:
+    return field.metadata.get("positional", False)
+
+
+def _required(field: Field) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
+
+
+def _spelling(field: Field) -> str:
+    return field.metadata.get("metavar", field.name.upper()) if _positional(field) else f"--{field.name}"
+
+
+def _left(field: Field, hint: Any) -> str:
+    if _positional(field):
+        return _spelling(field)
+    kinds = {int: "N", float: "X", str: "TEXT"}
+    metavar = next((letter for kind, letter in kinds.items() if kind in (hint, *get_args(hint))), "")
+    return f"--{field.name} {field.metadata.get('metavar', metavar)}".rstrip()
+
+
+def _right(field: Field, hint: Any) -> str:
+    return f"{field.metadata.get('help', '')} ({'; '.join(_remarks(field, hint))})".replace(" ()", "").lstrip()
+
+
+def _remarks(field: Field, hint: Any) -> Iterator[str]:
+    """Choices and the default, where there are any."""
+    choices = field.metadata.get("choices") or (get_args(hint) if get_origin(hint) is Literal else ())
+    if choices:
+        yield ", ".join(map(str, choices))
+    if _required(field):
+        yield "required"
+    elif isinstance(field.default, float | int | str) and field.default not in (False, ""):
+        yield f"default: {field.metadata.get('default_text', _shown(field.default))}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
