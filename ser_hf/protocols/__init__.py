@@ -18,6 +18,8 @@ if TYPE_CHECKING:
         columns_of,
     )
     from ser_hf.protocols.builtin import PROTOCOLS
+    from ser_hf.protocols.loading import load_split, load_splits
+    from ser_hf.protocols.near_duplicates import near_duplicates_of
     from ser_hf.protocols.settings import SplitSettings
     from ser_hf.protocols.splitting import (
         LeakError,
@@ -25,26 +27,27 @@ if TYPE_CHECKING:
         crossing,
         describe,
         folds,
-        near_duplicates_of,
         split,
     )
 
 _MODULES = {
     "COLUMNS": "base",
-    "PROTOCOLS": "builtin",
-    "SIDES": "base",
     "Columns": "base",
     "IndexArrays": "base",
     "LeakError": "splitting",
+    "PROTOCOLS": "builtin",
     "Protocol": "base",
     "ProtocolError": "base",
+    "SIDES": "base",
     "Split": "splitting",
     "SplitSettings": "settings",
     "columns_of": "base",
     "crossing": "splitting",
     "describe": "splitting",
     "folds": "splitting",
-    "near_duplicates_of": "splitting",
+    "load_split": "loading",
+    "load_splits": "loading",
+    "near_duplicates_of": "near_duplicates",
     "split": "splitting",
 }
 """Of each public name, the module of this package that defines it."""
@@ -64,6 +67,8 @@ __all__ = [
     "crossing",
     "describe",
     "folds",
+    "load_split",
+    "load_splits",
     "near_duplicates_of",
     "split",
 ]

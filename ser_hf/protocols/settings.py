@@ -1,6 +1,7 @@
 """The settings that say how a dataset is split."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from ser_hf.errors import UserError
 
@@ -24,6 +25,12 @@ class SplitSettings:
     text_disjoint: bool = field(
         default=False, metadata={"help": "refuse a split that tests sentences seen in training"}
     )
+
+    extra_train_speakers: ClassVar[bool] = False
+    """Whether to train on speakers that the protocol leaves out; the settings of training make it a
+    field."""
+    train_on_validation: ClassVar[bool] = False
+    """Whether to train on the validation side, too; the settings of fine-tuning make it a field."""
 
     def __post_init__(self) -> None:
         """Refuse a fold and a seed that no split can have.

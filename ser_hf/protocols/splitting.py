@@ -1,32 +1,18 @@
 """Named, hashed splits into train, validation and test, and the gate that no leak passes."""
 
 import hashlib
-import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import datasets
-import joblib
 import numpy as np
-from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
-from ser_hf import audio
-from ser_hf.audio.fingerprint import VERSION, Fingerprint, fingerprint, groups, near_duplicates
 from ser_hf.errors import UserError
 from ser_hf.labels import EMOTIONS
 from ser_hf.protocols import custom
 from ser_hf.protocols.base import SIDES, Columns, Protocol, ProtocolError, columns_of
 from ser_hf.protocols.builtin import ALL, EVERYBODY, PROTOCOLS
-
-if TYPE_CHECKING:
-    import datasets
-
 
 _PAIRS = (("train", "test"), ("validation", "test"), ("train", "validation"))
 _REFIT = "Trained on the validation side, too, for epochs that were fixed before; nothing was chosen."
@@ -305,37 +291,3 @@ def _tables(columns: Columns, sides: dict[str, np.ndarray]) -> Iterator[str]:
 
 def _some(values: list[str]) -> str:
     return ", ".join(values[:5]) + (" …" if len(values) > 5 else "")
-
-
-def near_duplicates_of(rows: "datasets.Dataset") -> list[list[int]]:
-    """Groups of rows that hold near duplicates, with all that hold the same samples as one; kept in
-    a cache.
-
-    Args:
-        rows: with the columns `audio` and `sha256`.
-    """
-    from datasets import config
-
-    digests = rows["sha256"]
-    name = hashlib.sha256("".join([str(VERSION), *digests]).encode()).hexdigest()[:32]
-    kept = Path(config.HF_DATASETS_CACHE) / "ser_hf" / f"near-duplicates-{name}.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
-
-    def of_row(number: int) -> Fingerprint:
-        return fingerprint(audio.load(rows[number]["audio"]))
-
-    same = defaultdict(list)
-    for number, digest in enumerate(digests):
-        same[digest].append(number)
-    once = [numbers[0] for numbers in same.values()]
-    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        bar = tqdm(pool.map(of_row, once), total=len(once), desc="Looking for near duplicates", unit=" recordings")
-        pairs = near_duplicates(list(bar))
-    alike = groups([(once[pair.one], once[pair.other]) for pair in pairs])
-    found = [sorted(row for number in group for row in same[digests[number]]) for group in alike]
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    partial = kept.with_suffix(f".{os.getpid()}")  # several processes of a training may be here at once
-    partial.write_text(json.dumps(found))
-    partial.rename(kept)
-    return found

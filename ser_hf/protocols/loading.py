@@ -1,0 +1,48 @@
+"""Load a dataset and split it: what every command that splits does first."""
+
+from typing import TYPE_CHECKING
+
+from ser_hf.data import dataset
+from ser_hf.errors import UserError
+from ser_hf.protocols.near_duplicates import near_duplicates_of
+from ser_hf.protocols.settings import SplitSettings
+from ser_hf.protocols.splitting import Split, folds
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def load_splits(settings: SplitSettings) -> "tuple[datasets.Dataset, list[Split]]":
+    """Load a dataset, find its near duplicates, and split it by one fold or all folds.
+
+    Returns:
+        The rows of the dataset, and the splits, whose numbers index them.
+
+    Raises:
+        UserError: for a dataset or protocol that does not fit.
+        LeakError: for a split that leaks.
+    """
+    rows = dataset.load(settings.dataset)
+    splits = folds(
+        rows,
+        settings.protocol,
+        settings.fold,
+        settings.split_seed,
+        near=near_duplicates_of(rows),
+        text_disjoint=settings.text_disjoint,
+        extra_train_speakers=settings.extra_train_speakers,
+        train_on_validation=settings.train_on_validation,
+    )
+    return rows, splits
+
+
+def load_split(settings: SplitSettings) -> "tuple[datasets.Dataset, Split]":
+    """Load a dataset and split it by one fold, as `load_splits` does.
+
+    Raises:
+        UserError: where the settings ask for all folds, and as `load_splits`.
+    """
+    if settings.fold == "all":
+        raise UserError("--fold is all: one fold is needed here, give its number")
+    rows, (split,) = load_splits(settings)
+    return rows, split
