@@ -120,13 +120,7 @@ def splits(line: CommandLine) -> None:
     """Show which clips a protocol puts on which side, and what it holds apart."""
     from ser_hf import protocols
 
-    settings = line.parse(protocols.SplitSettings)
-    from ser_hf.data import dataset
-
-    rows = dataset.load(settings.dataset)
-    near = protocols.near_duplicates_of(rows)
-    split = (settings.protocol, settings.fold, settings.split_seed)
-    folds = protocols.folds(rows, *split, near=near, text_disjoint=settings.text_disjoint)
+    rows, folds = protocols.load_splits(line.parse(protocols.SplitSettings))
     print("\n\n".join(protocols.describe(rows, split) for split in folds))
 
 

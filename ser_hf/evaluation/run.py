@@ -9,7 +9,6 @@ import datasets
 import numpy as np
 
 from ser_hf import protocols
-from ser_hf.data import dataset
 from ser_hf.errors import UserError
 from ser_hf.evaluation import baselines, bias_probes, calibration, evaluate, metrics, plots, reports, robustness
 from ser_hf.evaluation.results import Results
@@ -60,7 +59,7 @@ def run_evaluation(settings: EvaluateSettings) -> Results:
     files.refuse_existing(output)
     if settings.into_model and not Path(model).is_dir():
         raise EvidenceError(f"--into_model: '{model}' is no folder of this machine: leave the flag out")
-    rows, splits = _split(settings)
+    rows, splits = protocols.load_splits(settings)
     predictor = Predictor(model)
     results, probabilities, embeddings = evaluate.evaluate(predictor, rows, splits, settings.dataset)
     _remember(results, Path(model))
@@ -95,7 +94,7 @@ def run_baseline(settings: BaselineSettings) -> Results:
     """
     output = Path(settings.output)
     files.refuse_existing(output)
-    rows, splits = _split(settings)
+    rows, splits = protocols.load_splits(settings)
     results, probabilities = _trained(settings.name, rows, splits, settings.dataset, settings.seed, settings.cache_dir)
     with files.new_folder(output) as partial:
         write_evidence(results, partial, probabilities, rows, splits)
@@ -118,7 +117,7 @@ def run_calibration(settings: CalibrateSettings) -> dict:
         raise EvidenceError("--fold is all: a model is calibrated on one fold, give its number")
     if coverage is not None or error is not None:
         metrics.check_abstention(coverage, error)
-    rows, (split,) = _split(settings)
+    rows, split = protocols.load_split(settings)
     predictor = Predictor(model)
     evaluate.refuse_seen(predictor.model.config, model, rows, split, "validation")
     found = calibration.calibrate(predictor, rows, split.validation, coverage, error)
@@ -126,13 +125,6 @@ def run_calibration(settings: CalibrateSettings) -> dict:
         predictor.model.save_pretrained(partial)
         predictor.extractor.save_pretrained(partial)
     return found
-
-
-def _split(settings: protocols.SplitSettings) -> tuple[datasets.Dataset, list[protocols.Split]]:
-    rows = dataset.load(settings.dataset)
-    near = protocols.near_duplicates_of(rows)
-    split = (settings.protocol, settings.fold, settings.split_seed)
-    return rows, protocols.folds(rows, *split, near=near, text_disjoint=settings.text_disjoint)
 
 
 def _trained(

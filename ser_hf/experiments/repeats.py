@@ -14,7 +14,6 @@ import yaml
 from transformers import TrainingArguments
 
 from ser_hf import protocols
-from ser_hf.data import dataset
 from ser_hf.evaluation import evaluate
 from ser_hf.evaluation.results import Results
 from ser_hf.evaluation.run import write_evidence
@@ -51,10 +50,7 @@ def _repeated(config: FinetuneConfig, args: TrainingArguments) -> Results | None
         raise TrainingError(
             f"'{output}' holds an earlier run: go on with --resume_from_checkpoint true, or choose another folder"
         )
-    rows = dataset.load(config.dataset)
-    near = protocols.near_duplicates_of(rows)
-    how = setup.options(config, near)
-    splits = protocols.folds(rows, config.protocol, config.fold, config.split_seed, **how)
+    rows, splits = protocols.load_splits(config)
     if len(splits) == config.seeds == 1:  # all folds of a protocol that has one
         return finetune.finetune(dataclasses.replace(config, fold=str(splits[0].fold)), args)
     hashes = "+".join(split.hash for split in splits)
@@ -156,7 +152,7 @@ def search(config: FinetuneConfig, args: TrainingArguments) -> None:
         raise TrainingError(f"'{output}' holds an earlier search: choose another --output_dir")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     given = _given(config, args)
-    rows, split = setup.data(config)
+    rows, split = protocols.load_split(config)
     args.save_strategy, args.load_best_model_at_end = "no", False
     made = setup.prepare(config, args, rows, split)
     fresh = copy.deepcopy(made.trained.trainable.cpu())

@@ -47,7 +47,7 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     if config.mode == "probe":
         return _probe(config, args)
     checkpoint = starting_point(Path(args.output_dir), args)
-    rows, split = setup.data(config)
+    rows, split = protocols.load_split(config)
     with room_for("what is frozen is computed"):
         made = setup.prepare(config, args, rows, split)
     if checkpoint is not None:
@@ -110,7 +110,7 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     output = Path(args.output_dir)
     if (output / "results.json").exists():
         raise TrainingError(f"'{output}' holds an earlier run: choose another --output_dir")
-    rows, split = setup.data(config)
+    rows, split = protocols.load_split(config)
     model, extractor = loading.load_for_training(config.model, args.seed)
     evaluate.refuse_seen(model.config, config.model, rows, split)
     probe.check(config, model)

@@ -3,7 +3,6 @@ its steps."""
 
 import os
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import datasets
 import joblib
@@ -13,7 +12,6 @@ import transformers
 from transformers import PreTrainedModel, TrainingArguments
 
 from ser_hf import audio, protocols
-from ser_hf.data import dataset
 from ser_hf.evaluation import evaluate
 from ser_hf.models import features, loading, presets
 from ser_hf.models.padding import frames_of, ignore_padding
@@ -53,28 +51,6 @@ class Prepared:
     trainer: SerTrainer
     watch: ValidationWatch
     padding: str
-
-
-def data(config: Any) -> tuple[datasets.Dataset, protocols.Split]:
-    """The dataset and its split, held to the gate.
-
-    Args:
-        config: of fine-tuning or pretraining, with `dataset`, `protocol`, `fold`, `split_seed`,
-            `text_disjoint` and `extra_train_speakers`.
-
-    Raises:
-        UserError: for a dataset or protocol that does not fit, and for a leak.
-    """
-    rows = dataset.load(config.dataset)
-    near = protocols.near_duplicates_of(rows)
-    return rows, protocols.split(rows, config.protocol, int(config.fold), config.split_seed, **options(config, near))
-
-
-def options(config: Any, near: list[list[int]]) -> dict:
-    """What `protocols.split` and `protocols.folds` take of the settings of fine-tuning or
-    pretraining, and `near`."""
-    names = ("text_disjoint", "extra_train_speakers", "train_on_validation")
-    return {"near": near, **{name: getattr(config, name, False) for name in names}}
 
 
 def prepare(

@@ -147,7 +147,7 @@ def pretrain(config: PretrainConfig) -> list[dict] | None:
     args = _arguments(config, scratch)
     checkpoint = recovery.starting_point(scratch, args)
     model, extractor, kept = objective.load(config.model, config.seed)
-    rows, split = setup.data(config)
+    rows, split = protocols.load_split(config)
     refuse_seen(model.config, config.model, rows, split)
     setup.remember(model, rows, split)
     trainer = _trainer(config, args, rows, split, model, extractor)
