@@ -39,7 +39,7 @@ def rewrite(folders: dict[str, str], wavs: Path) -> None:
     partial = wavs.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
 
-    def one(recording: base.Recording) -> None:
+    def rewrite_recording(recording: base.Recording) -> None:
         rate = RATES[recording.corpus]
         samples = resampling.resample(audio.load(recording.file.source()), audio.SAMPLING_RATE, rate)
         soundfile.write(partial / recording.corpus / f"{recording.key}.wav", samples, rate, subtype="PCM_16")
@@ -47,7 +47,7 @@ def rewrite(folders: dict[str, str], wavs: Path) -> None:
     for corpus, folder in folders.items():
         (partial / corpus).mkdir(parents=True)
         with ThreadPoolExecutor() as pool:
-            list(pool.map(one, base.scan([folder], corpus).recordings))
+            list(pool.map(rewrite_recording, base.scan([folder], corpus).recordings))
     partial.rename(wavs)
 
 
@@ -121,18 +121,17 @@ TASKS = {function.__name__: function for function in (run_plain, run_ours, run_o
 
 
 def measured(task: str, source: Path, output: Path, home: Path) -> dict:
-    """Run a task in a process: wall seconds, peak resident memory in MiB (mapped files included),
-    what it printed."""
+    """Wall seconds, peak memory in MiB (mapped files included) and output of a task's process."""
     environment = {**os.environ, "HF_HOME": str(home), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     command = [sys.executable, __file__, "--task", task, str(source), str(output)]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
-    said, wrong = process.communicate()
+    output, errors = process.communicate()
     seconds = time.perf_counter() - started
     if process.returncode:
-        sys.exit(f"{task} failed:\n{wrong.decode()[-2000:]}")
-    lines = said.decode().splitlines()
-    return {"seconds": seconds, "peak": float(lines[-1]), "said": json.loads(lines[-2]) if len(lines) > 1 else None}
+        sys.exit(f"{task} failed:\n{errors.decode()[-2000:]}")
+    lines = output.decode().splitlines()
+    return {"seconds": seconds, "peak": float(lines[-1]), "printed": json.loads(lines[-2]) if len(lines) > 1 else None}
 
 
 def peak_memory() -> float:
@@ -141,34 +140,36 @@ def peak_memory() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def size(folder: Path) -> float:
+def mebibytes(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
 
 
-def check(wavs: Path, plain: Path, ours: Path) -> None:
-    """Both datasets hold the same recordings; ours exactly as `audio.load` reads them, plain within
-    its resampler."""
+def check_rows(wavs: Path, plain: Path, ours: Path) -> None:
+    """Both datasets hold the same recordings.
+
+    Ours holds them exactly as `audio.load` reads them, plain within its resampler.
+    """
     import datasets
 
     from ser_hf.data import dataset
 
     files = sorted(wavs.rglob("*.wav"))
-    theirs, rows = datasets.load_from_disk(str(plain)), dataset.load(ours)
-    assert len(theirs) == len(rows) == len(files)
+    expected, rows = datasets.load_from_disk(str(plain)), dataset.load(ours)
+    assert len(expected) == len(rows) == len(files)
     position = {name: number for number, name in enumerate(rows["file"])}
     for number in np.random.default_rng(0).choice(len(files), 200, replace=False).tolist():
         row = rows[position[files[number].name]]
         samples = audio.load(row["audio"])
         np.testing.assert_array_equal(samples, audio.to_pcm(audio.load(files[number])) / np.float32(32768))
-        other = np.array(theirs[number]["samples"])
-        assert theirs[number]["label"] == rows.features["label"].int2str(row["label"])
-        assert abs(len(samples) - len(other)) <= 2, (files[number], len(samples), len(other))
-        length = min(len(samples), len(other))
-        assert np.corrcoef(samples[:length], other[:length])[0, 1] > 0.99, files[number]
+        decoded = np.array(expected[number]["samples"])
+        assert expected[number]["label"] == rows.features["label"].int2str(row["label"])
+        assert abs(len(samples) - len(decoded)) <= 2, (files[number], len(samples), len(decoded))
+        length = min(len(samples), len(decoded))
+        assert np.corrcoef(samples[:length], decoded[:length])[0, 1] > 0.99, files[number]
     print("checked: 200 recordings equal what audio.load gives; the plain way agrees (correlation > 0.99)")
 
 
-def said(values: list[float], unit: str) -> str:
+def spread(values: list[float], unit: str) -> str:
     return f"{statistics.median(values):8.1f} {unit} ({min(values):.1f} to {max(values):.1f})"
 
 
@@ -184,7 +185,7 @@ def main() -> None:
     wavs, home = args.work / "wavs", args.work / "home"
     rewrite({"ravdess": args.ravdess, "tess": args.tess}, wavs)
     count, seconds = len(list(wavs.rglob("*.wav"))), sum(soundfile.info(path).duration for path in wavs.rglob("*.wav"))
-    print(f"{count:,} recordings, {seconds / 3600:.2f} h, {size(wavs):,.0f} MiB of WAV; {os.cpu_count()} cores")
+    print(f"{count:,} recordings, {seconds / 3600:.2f} h, {mebibytes(wavs):,.0f} MiB of WAV; {os.cpu_count()} cores")
 
     places = {"run_plain": args.work / "plain", "run_ours": args.work / "ours"}
     runs: dict[str, list[dict]] = {name: [] for name in (*places, "epoch_plain", "epoch_ours")}
@@ -193,17 +194,16 @@ def main() -> None:
             shutil.rmtree(home, ignore_errors=True)
             shutil.rmtree(place, ignore_errors=True)
             runs[task].append(measured(task, wavs, place, home))
-    check(wavs, *places.values())
+    check_rows(wavs, *places.values())
     print("\nbuild            wall time                      peak memory     on disk")
     for task, place in places.items():
         memory = statistics.median(run["peak"] for run in runs[task])
-        print(
-            f"{task[4:]:8} {said([r['seconds'] for r in runs[task]], 's'):32} {memory:8.0f} MiB {size(place):8.0f} MiB"
-        )
+        seconds = spread([run["seconds"] for run in runs[task]], "s")
+        print(f"{task[4:]:8} {seconds:32} {memory:8.0f} MiB {mebibytes(place):8.0f} MiB")
     ratios = [plain["seconds"] / ours["seconds"] for plain, ours in zip(*(runs[t] for t in places), strict=True)]
     print(
-        f"plain / ours: {said(ratios, 'times')}\n"
-        f"(on disk ours is Parquet and the same rows as Arrow, {size(places['run_ours'] / 'data'):.0f} MiB each)"
+        f"plain / ours: {spread(ratios, 'times')}\n"
+        f"(on disk ours is Parquet and the same rows as Arrow, {mebibytes(places['run_ours'] / 'data'):.0f} MiB each)"
     )
 
     for _ in range(args.rounds):
@@ -211,12 +211,12 @@ def main() -> None:
             runs[task].append(measured(task, wavs, places["run_ours"], home))
     print(f"\none shuffled epoch in batches of {BATCH}, decoded to 16 kHz")
     for task in ("epoch_plain", "epoch_ours"):
-        print(f"{task[6:]:8} {said([run['said']['seconds'] for run in runs[task]], 's')}")
+        print(f"{task[6:]:8} {spread([run['printed']['seconds'] for run in runs[task]], 's')}")
     ratios = [
-        plain["said"]["seconds"] / ours["said"]["seconds"]
+        plain["printed"]["seconds"] / ours["printed"]["seconds"]
         for plain, ours in zip(runs["epoch_plain"], runs["epoch_ours"], strict=True)
     ]
-    print(f"plain / ours: {said(ratios, 'times')}")
+    print(f"plain / ours: {spread(ratios, 'times')}")
 
     print("\npeak memory of ours, the recordings given once and several times over")
     for times in (1, args.times):
@@ -225,7 +225,7 @@ def main() -> None:
         result = measured("run_other", multiplied(wavs, args.work, times), place, home)
         print(
             f"{times:3} x {count:,}: {result['peak']:6.0f} MiB of memory, {result['seconds']:6.1f} s, "
-            f"{size(place):6.0f} MiB on disk"
+            f"{mebibytes(place):6.0f} MiB on disk"
         )
 
 

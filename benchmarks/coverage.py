@@ -22,7 +22,7 @@ from ser_hf.evaluation import bootstrap, metrics
 RESAMPLES = 300  # of each bootstrap; 2,000, as in use, give the same coverage and take longer
 EASE = np.array([0.2, 1.2, -0.4, -0.8, 1.5, 0.3, 0.8, 0.6])  # log odds of recall of each emotion
 SPEECH = np.array([4, 8, 8, 8, 8, 8, 8, 8])  # clips of an actor of RAVDESS, speech
-BOTH = np.array([8, 16, 16, 16, 16, 16, 8, 8])  # and with song
+SPEECH_AND_SONG = np.array([8, 16, 16, 16, 16, 16, 8, 8])  # clips of an actor of RAVDESS, speech and song
 TESS = np.array([200, 0, 200, 200, 200, 200, 200, 199])  # of an actress of TESS
 NAMES = ("uar", "accuracy")
 METHODS = ("ours", "percentiles over speakers", "percentiles over clips")
@@ -52,14 +52,14 @@ def designs() -> list[Design]:
         rows += [Design(f"{number} × 20 to 100", np.stack(sizes), spread) for spread in (small, large)]
     rows.append(Design("6 × 60, one emotion by one speaker", without(6, 3, 1), large))
     rows += [Design(f"{number} × 60, easy", np.tile(SPEECH, (number, 1)), large, 3.0) for number in (5, 24)]
-    rows.append(Design("4 × 104 and 398", np.stack([BOTH] * 4 + [TESS * 2 // 7]), large))
-    rows.append(Design("4 × 104 and 1,399", np.stack([BOTH] * 4 + [TESS]), large))
-    rows.append(Design("24 × 104 and 2 × 1,399", np.stack([BOTH] * 24 + [TESS] * 2), large))
+    rows.append(Design("4 × 104 and 398", np.stack([SPEECH_AND_SONG] * 4 + [TESS * 2 // 7]), large))
+    rows.append(Design("4 × 104 and 1,399", np.stack([SPEECH_AND_SONG] * 4 + [TESS]), large))
+    rows.append(Design("24 × 104 and 2 × 1,399", np.stack([SPEECH_AND_SONG] * 24 + [TESS] * 2), large))
     return rows
 
 
 def spread_out(size: float) -> np.ndarray:
-    """So many clips over eight emotions, as evenly as can be."""
+    """Clips of each of eight emotions that add up to `size`, as evenly as possible."""
     return np.diff(np.linspace(0, size, 9).astype(int))
 
 
@@ -83,31 +83,31 @@ def simulate(design: Design, number: int, rng: np.random.Generator) -> np.ndarra
     return rng.multinomial(np.broadcast_to(design.clips, (number, speakers, classes)), answers)
 
 
-def percentiles(drawn: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def percentiles(resampled: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The plain interval of a bootstrap."""
-    return {name: np.quantile(values, [0.025, 0.975]) for name, values in drawn.items()}
+    return {name: np.quantile(values, [0.025, 0.975]) for name, values in resampled.items()}
 
 
 def over_clips(matrices: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """Figures of clips that are drawn one by one, whoever speaks."""
     pooled = matrices.sum(0)
-    drawn = np.random.default_rng(seed).multinomial(pooled.sum(), pooled.ravel() / pooled.sum(), size=RESAMPLES)
-    return metrics.scores(drawn.reshape(-1, *pooled.shape))
+    resamples = np.random.default_rng(seed).multinomial(pooled.sum(), pooled.ravel() / pooled.sum(), size=RESAMPLES)
+    return metrics.scores(resamples.reshape(-1, *pooled.shape))
 
 
 def row(design: Design, simulations: int, seed: list[int]) -> str:
     """A line of the table: how often, in per cent, each method holds the truth."""
     rng = np.random.default_rng(seed)
-    many = [metrics.scores(simulate(design, 1000, rng).sum(1)) for _ in range(20)]
-    truth = {name: float(np.mean([figures[name] for figures in many])) for name in NAMES}
+    draws = [metrics.scores(simulate(design, 1000, rng).sum(1)) for _ in range(20)]
+    truth = {name: float(np.mean([figures[name] for figures in draws])) for name in NAMES}
     held = {(method, name): 0 for method in METHODS for name in NAMES}
     for index, matrices in enumerate(simulate(design, simulations, rng)):
-        found = (
+        intervals = (
             bootstrap.bounds(matrices, RESAMPLES, index),
             percentiles(bootstrap.resample_counts(matrices, RESAMPLES, index)),
             percentiles(over_clips(matrices, index)),
         )
-        for method, bounds in zip(METHODS, found, strict=True):
+        for method, bounds in zip(METHODS, intervals, strict=True):
             for name in NAMES:
                 held[method, name] += bounds[name][0] <= truth[name] <= bounds[name][1]
     shares = {key: f"{100 * count / simulations:.1f}" for key, count in held.items()}

@@ -80,13 +80,13 @@ def mutated(content: bytes, rng: np.random.Generator) -> tuple[str, bytes]:
         place = int(rng.integers(0, len(changed)))
         changed[place:place] = rng.bytes(int(rng.integers(1, 5_000)))
     else:
-        one, other = sorted(rng.integers(0, len(changed), 2).tolist())
-        changed = changed[one:other] + changed[:one] + changed[other:]
+        start, end = sorted(rng.integers(0, len(changed), 2).tolist())
+        changed = changed[start:end] + changed[:start] + changed[end:]
     return str(kind), bytes(changed)
 
 
 def read_all(folder: Path, first: int) -> None:
-    """In the child: read the files from one on, a line for each before and after."""
+    """In the child: read the files from `first` on, and print a line before and after each."""
     for path in sorted(folder.iterdir())[first:]:
         print(json.dumps({"file": path.name}), flush=True)
         started = time.perf_counter()
@@ -103,7 +103,10 @@ def read_all(folder: Path, first: int) -> None:
 
 
 def outcomes(folder: Path, count: int) -> list[dict]:
-    """Read all files in children; where one dies, its file is a crash and another child goes on."""
+    """Outcome of every file, read in child processes.
+
+    Where a child dies, its file counts as a crash, and a new child goes on.
+    """
     results: list[dict] = []
     while len(results) < count:
         command = [sys.executable, __file__, "--read", str(folder), str(len(results))]

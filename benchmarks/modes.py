@@ -1,10 +1,9 @@
-"""What caching frozen outputs is worth: a probe asked twice, and partial against full fine-tuning,
-base size.
+"""What caching frozen outputs saves at base size: a probe trained twice, and each training mode.
 
     python benchmarks/modes.py --dataset DIR [--clips 200]
 
-Random weights of wav2vec2-base's shape: speed does not depend on them. The second probe must answer
-as the first one.
+The weights of wav2vec2-base's shape are random, since speed does not depend on them. The second
+probe must predict what the first one does.
 """
 
 import argparse

@@ -1,10 +1,9 @@
-"""Does the fast recipe learn as well as the stock one? Validation UAR of both from the same seeds,
-untrimmed clips.
+"""Validation UAR of the fast recipe and of the stock one, from the same seeds, on untrimmed clips.
 
     python benchmarks/same_result.py --dataset DIR [--seeds 3] [--epochs 4] [--jobs 2]
 
-Every run is a process with one thread, `--jobs` at a time, with the same model, split, epochs,
-batch size and schedule; stock in fp32, ours as it comes: bf16 where the machine has it.
+Every run is a process with one thread, `--jobs` at a time. Model, split, epochs, batch size and
+schedule are the same. Stock runs in fp32, ours in bf16 where the machine has it.
 """
 
 import argparse
@@ -16,7 +15,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 ARMS = {"stock": [], "ours": [], "ours, silence kept": ["--silence", "keep"]}
 
 
@@ -24,7 +23,7 @@ def run(arm: str, seed: int, dataset: str, model: str, epochs: int) -> list[floa
     """Validation UAR after each epoch."""
     common = ["--dataset", dataset, "--model", model, "--seed", str(seed), "--threads", "1"]
     if arm == "stock":
-        command = [sys.executable, str(HERE / "stock_recipe.py"), *common, "--epochs", str(epochs)]
+        command = [sys.executable, str(FOLDER / "stock_recipe.py"), *common, "--epochs", str(epochs)]
         out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         return json.loads(out.strip().splitlines()[-1])["uar"]
     with tempfile.TemporaryDirectory() as folder:
@@ -47,21 +46,18 @@ def main() -> None:
     args = parser.parse_args()
     tasks = [(arm, seed) for seed in range(args.first_seed, args.first_seed + args.seeds) for arm in args.arms]
     with ThreadPoolExecutor(args.jobs) as pool:
-        found = dict(
-            zip(
-                tasks, pool.map(lambda t: _told(*t, run(*t, args.dataset, args.model, args.epochs)), tasks), strict=True
-            )
-        )
+        curves = pool.map(lambda task: _printed(*task, run(*task, args.dataset, args.model, args.epochs)), tasks)
+        uar = dict(zip(tasks, curves, strict=True))
     print("| recipe | validation UAR after the last epoch, by seed | mean | sd |\n| --- | --- | ---: | ---: |")
     means = {}
     for arm in args.arms:
-        last = [found[arm, seed][-1] for _, seed in tasks if _ == arm]
+        last = [curve[-1] for (name, _), curve in uar.items() if name == arm]
         means[arm], sd = statistics.fmean(last), statistics.stdev(last) if len(last) > 1 else float("nan")
-        print(f"| {arm} | {', '.join(f'{uar:.3f}' for uar in last)} | {means[arm]:.3f} | {sd:.3f} |")
+        print(f"| {arm} | {', '.join(f'{value:.3f}' for value in last)} | {means[arm]:.3f} | {sd:.3f} |")
     print(f"ours - stock: {means['ours'] - means['stock']:+.3f}")
 
 
-def _told(arm: str, seed: int, uar: list[float]) -> list[float]:
+def _printed(arm: str, seed: int, uar: list[float]) -> list[float]:
     print(f"{arm}, seed {seed}: {', '.join(f'{value:.3f}' for value in uar)}", file=sys.stderr, flush=True)
     return uar
 

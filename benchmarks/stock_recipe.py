@@ -1,13 +1,13 @@
-"""The recipe of the transformers documentation for audio classification: what ours is measured
-against.
+"""The recipe of the transformers documentation for audio classification, to compare with.
 
 `set_transform` with the feature extractor on each clip as it is drawn, padding to the longest clip
 of a shuffled batch, fp32, the default Trainer, the convolutional feature encoder frozen. Two things
-are better than there, so that ours is not flattered: decoding is our own (torchcodec is slower),
-and the loss is not scaled wrongly.
+are better here, so that the comparison does not flatter ours. Decoding is our own (torchcodec is
+slower), and the loss is scaled correctly.
 
-    python benchmarks/stock_recipe.py --dataset DIR --model tiny --seed 42 --epochs 4     # prints
-    the validation UAR
+    python benchmarks/stock_recipe.py --dataset DIR --model tiny --seed 42 --epochs 4
+
+It prints the validation UAR.
 """
 
 import argparse
@@ -43,9 +43,9 @@ def transformed(rows: datasets.Dataset, extractor: transformers.FeatureExtractio
     name = extractor.model_input_names[0]
 
     def transform(batch: dict) -> dict:
-        clips = [audio.load(one) for one in batch["audio"]]
-        made = [extractor(clip, sampling_rate=16_000)[name][0] for clip in clips]
-        return {name: [np.asarray(one, dtype=np.float32) for one in made], "label": batch["label"]}
+        clips = [audio.load(source) for source in batch["audio"]]
+        inputs = [extractor(clip, sampling_rate=16_000)[name][0] for clip in clips]
+        return {name: [np.asarray(values, dtype=np.float32) for values in inputs], "label": batch["label"]}
 
     rows = rows.select_columns(["audio", "label"])
     rows.set_transform(transform)

@@ -4,13 +4,15 @@ weights.
     python benchmarks/train_speed.py --dataset DIR [--size base|tiny] [--clips 64] [--epochs 2]
         [--rounds 3] [--levers [NAME ...] | --processes 2]
 
-Every run is a process of its own, so that peak memory is its own. `base` is a 12-layer
-wav2vec2-base of random weights. `train` is the time of the epochs alone; `whole` has what comes
-before the first step, too: decoding, and computing what is frozen. The validation loss of the
-untrained model must agree. `--levers` measures ours with everything off, and each lever alone over
-that; bf16 where the processor has it, torch.compile where it is named. `--processes` measures ours
-in so many processes (gloo, or a GPU each) against one, at the same clips a step; nothing is drawn
-at random in the model then, so that the validation loss after training must agree, too.
+Every run is a process of its own, so that it has a peak memory of its own. `base` is a 12-layer
+wav2vec2-base of random weights. `train` is the time of the epochs alone. `whole` adds what comes
+before the first step: decoding, and computing frozen outputs. The validation loss of the untrained
+model must agree.
+
+`--levers` measures ours with every option off, and then each option alone. bf16 is measured where
+the processor has it, torch.compile where it is named. `--processes N` measures ours in N processes
+(gloo, or a GPU each) against one, at the same clips a step. Nothing is drawn at random in the model
+then, so the validation loss after training must agree, too.
 """
 
 import argparse
@@ -83,8 +85,8 @@ def child(recipe: str, dataset: str, model: str, clips: int, epochs: int, batch:
         words += ["--num_train_epochs", str(epochs), "--per_device_train_batch_size", str(batch), "--seed", "0"]
         words += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
         words += ["--learning_rate", "5e-5", "--cache_dir", tempfile.mkdtemp(), *flags]
-        made = setup.prepare(*parse_finetune(words), rows, split)
-        trainer, seconds = made.trainer, float(made.trainer.train_dataset.lengths(0).mean())
+        run = setup.prepare(*parse_finetune(words), rows, split)
+        trainer, seconds = run.trainer, float(run.trainer.train_dataset.lengths(0).mean())
     prepared = time.perf_counter()
     several = trainer.args.world_size > 1  # evaluated before it trains, the Trainer would not join their gradients
     loss = None if several else trainer.evaluate()["eval_loss"]
@@ -104,10 +106,10 @@ def measure(
 ) -> dict:
     """A run in a process of its own, or in several."""
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    here = [sys.executable, *(several if processes > 1 else []), __file__, "--child", recipe]
-    here += ["--dataset", args.dataset, "--model", model, "--clips", str(args.clips), "--epochs", str(epochs)]
-    here += ["--batch", str(BATCH[args.size] // processes), "--", *flags]
-    done = subprocess.run(here, capture_output=True, text=True)
+    command = [sys.executable, *(several if processes > 1 else []), __file__, "--child", recipe]
+    command += ["--dataset", args.dataset, "--model", model, "--clips", str(args.clips), "--epochs", str(epochs)]
+    command += ["--batch", str(BATCH[args.size] // processes), "--", *flags]
+    done = subprocess.run(command, capture_output=True, text=True)
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
     if line is None:
         sys.exit(done.stderr[-3000:])
@@ -115,15 +117,14 @@ def measure(
 
 
 def make_base(folder: str, dropout: bool = True) -> str:
-    """wav2vec2-base of random weights, with its dropout, dropped layers and SpecAugment or with
-    none of them."""
+    """wav2vec2-base of random weights, with or without dropout, dropped layers and SpecAugment."""
     from transformers import AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2FeatureExtractor
 
     from ser_hf.labels import ID2LABEL, LABEL2ID
 
     torch.manual_seed(0)
-    drawn = ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "layerdrop")
-    none = {} if dropout else {**dict.fromkeys(drawn, 0.0), "apply_spec_augment": False}
+    probabilities = ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "layerdrop")
+    none = {} if dropout else {**dict.fromkeys(probabilities, 0.0), "apply_spec_augment": False}
     config = Wav2Vec2Config(id2label=ID2LABEL, label2id=LABEL2ID, **none)
     AutoModelForAudioClassification.from_config(config).save_pretrained(folder)
     Wav2Vec2FeatureExtractor().save_pretrained(folder)
@@ -131,26 +132,27 @@ def make_base(folder: str, dropout: bool = True) -> str:
 
 
 def matrix_peak(kind: torch.dtype) -> float:
-    """GFLOP/s of matrix products of growing size, the best; where a kind is emulated, small ones
-    say so in time."""
+    """The best GFLOP/s of matrix products of growing size.
+
+    An emulated kind is slow already at small sizes, where the loop ends.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     best = 0.0
     for size in (256, 512, 1024, 2048, 4096):
-        one = torch.randn(size, size, device=device).to(kind)
+        matrix = torch.randn(size, size, device=device).to(kind)
         for _ in range(3):
             start = time.perf_counter()
-            one @ one
+            matrix @ matrix
             torch.cuda.synchronize() if device == "cuda" else None
-            took = time.perf_counter() - start
-            best = max(best, 2 * size**3 / took / 1e9)
-        if took > 0.3:
+            duration = time.perf_counter() - start
+            best = max(best, 2 * size**3 / duration / 1e9)
+        if duration > 0.3:
             break
     return best
 
 
-def work(model: str, seconds: float) -> float:
-    """GFLOP of a clip of so many seconds through what is trained, forward and backward (three times
-    the forward)."""
+def training_gflop(model: str, seconds: float) -> float:
+    """GFLOP of a clip through the trained layers: three times those of the forward pass."""
     from torch.utils.flop_counter import FlopCounterMode
 
     from ser_hf.models import features, loading
@@ -173,8 +175,8 @@ def spread(values: list[float], digits: int = 2) -> str:
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
-def compare(args: argparse.Namespace, model: str) -> None:
-    """Stock and ours alternately."""
+def compare_recipes(args: argparse.Namespace, model: str) -> None:
+    """The stock recipe and ours alternately."""
     arms = {"stock": [], "ours": []}
     for place in range(args.rounds):
         for recipe, runs in arms.items():
@@ -182,31 +184,30 @@ def compare(args: argparse.Namespace, model: str) -> None:
             print(f"round {place + 1}, {recipe}: {json.dumps(runs[-1])}", file=sys.stderr, flush=True)
     losses = [runs[0]["loss"] for runs in arms.values()]
     assert abs(losses[0] - losses[1]) < 2e-3, f"the untrained models do not agree: {losses}"
-    shown = args.clips * args.epochs
+    examples = args.clips * args.epochs
     print(f"{args.size}, {args.clips} clips, {args.epochs} epochs, batch {BATCH[args.size]}, {args.rounds} rounds")
     print("| recipe | clips/s, training | clips/s, whole run | peak MiB |\n| --- | ---: | ---: | ---: |")
     for recipe, runs in arms.items():
-        rates = [spread([shown / run[key] for run in runs]) for key in ("train", "whole")]
+        rates = [spread([examples / run[key] for run in runs]) for key in ("train", "whole")]
         print(f"| {recipe} | {rates[0]} | {rates[1]} | {statistics.median(run['peak'] for run in runs):,.0f} |")
     for key in ("train", "whole"):
         ratios = [stock[key] / ours[key] for stock, ours in zip(*arms.values(), strict=True)]
         print(f"stock / ours, {key}: {spread(ratios)}")
     seconds = arms["ours"][0]["seconds"]
     print(f"mean seconds of a clip in training: ours {seconds:.2f}; validation losses agree: {losses}")
-    reached = shown / statistics.median(run["train"] for run in arms["ours"]) * work(model, seconds)
+    reached = examples / statistics.median(run["train"] for run in arms["ours"]) * training_gflop(model, seconds)
     peaks = {name: matrix_peak(kind) for name, kind in (("fp32", torch.float32), ("bf16", torch.bfloat16))}
     print(f"useful GFLOP/s: {reached:.0f}; matrix peak: " + ", ".join(f"{n} {p:.1f}" for n, p in peaks.items()))
     print(f"MFU: {reached / max(peaks.values()):.2f} of the faster of both")
 
 
-def levers(args: argparse.Namespace, model: str) -> None:
-    """Each lever alone over nothing, all in turn each round, the other way round in every second;
-    one epoch each."""
+def compare_levers(args: argparse.Namespace, model: str) -> None:
+    """Each option alone over none, one epoch each, in turn; every second round in reverse order."""
     bf16 = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
     skipped = {"frozen convolutions once"} if args.size == "tiny" else set()  # it has none
     skipped |= set() if bf16 else {"bf16 autocast"}
-    wanted = {"nothing", *args.levers} if args.levers else set(LEVERS) - {"torch.compile"}
-    runs = {name: [] for name in LEVERS if name in wanted - skipped}
+    names = {"nothing", *args.levers} if args.levers else set(LEVERS) - {"torch.compile"}
+    runs = {name: [] for name in LEVERS if name in names - skipped}
     for place in range(args.rounds):
         for name, done in list(runs.items())[:: -1 if place % 2 else 1]:
             done.append(measure("ours", args, model, 1, [*OFF, *LEVERS[name].split()]))
@@ -220,17 +221,18 @@ def levers(args: argparse.Namespace, model: str) -> None:
         print(f"| {name} | {rate:.2f} | {ratio} | {statistics.median(run['peak'] for run in done):,.0f} |")
 
 
-def share(args: argparse.Namespace, model: str) -> None:
-    """One process and several alternately; both learn the same."""
+def compare_processes(args: argparse.Namespace, model: str) -> None:
+    """One process and several alternately; both must reach the same loss."""
     still = ["--mask_time_prob", "0", "--bf16", "false"]  # and no dropout: see main
     runs = {1: [], args.processes: []}
     for place in range(args.rounds):
         for processes, done in runs.items():
             done.append(measure("ours", args, model, args.epochs, still, processes))
             print(f"round {place + 1}, {processes}: {json.dumps(done[-1])}", file=sys.stderr, flush=True)
-    before, (one, several) = runs[1][0]["loss"], (done[0]["after"] for done in runs.values())
-    assert abs(one - several) < 0.01 * abs(before - one), f"they learn differently: {before} to {one} and {several}"
-    ratios = [one["train"] / several["train"] for one, several in zip(*runs.values(), strict=True)]
+    before, (single, several) = runs[1][0]["loss"], (done[0]["after"] for done in runs.values())
+    message = f"they learn differently: {before} to {single} and {several}"
+    assert abs(single - several) < 0.01 * abs(before - single), message
+    ratios = [single["train"] / several["train"] for single, several in zip(*runs.values(), strict=True)]
     print(f"{args.size}, {args.clips} clips, {args.epochs} epochs, {BATCH[args.size]} clips a step, fp32")
     print(f"one process / {args.processes}, train: {spread(ratios)}")
     print(
@@ -239,7 +241,7 @@ def share(args: argparse.Namespace, model: str) -> None:
 
 
 def main() -> None:
-    """Compare, share, or pull the levers."""
+    """Compare recipes, options or numbers of processes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--size", choices=BATCH, default="base")
@@ -257,8 +259,9 @@ def main() -> None:
         return child(args.child, args.dataset, args.model, args.clips, args.epochs, args.batch, args.flags)
     with tempfile.TemporaryDirectory() as folder:
         model = "tiny" if args.size == "tiny" else make_base(folder, dropout=args.processes == 1)
-        measured = levers if args.levers is not None else share if args.processes > 1 else compare
-        measured(args, model)
+        several = compare_processes if args.processes > 1 else compare_recipes
+        compare = several if args.levers is None else compare_levers
+        compare(args, model)
     return None
 
 

@@ -1,11 +1,11 @@
-"""What a few unlabelled clips of an unseen speaker are worth: UAR after adapting on 0, 1, 3, 10, 30
-and all of them.
+"""UAR after adaptation to 0, 1, 3, 10, 30 and all unlabelled clips of an unseen speaker.
 
-Each clip is answered after adapting on others of its speaker
-(`ser_hf.experiments.adaptation_study.crossed`), each fold calibrated by the others. Draws are
-repeated; the figure is of all speakers together, mean and spread over the draws. Then the same
-where a speaker's clips lack emotions, drawn for each speaker: adapted on all others, with and
-without clusters.
+Each clip is predicted after adaptation to other clips of its speaker
+(`ser_hf.experiments.adaptation_study.crossed`). Each fold is calibrated by the others. Draws are
+repeated. The figure is of all speakers together, with mean and spread over the draws.
+
+A second table has speakers whose clips lack emotions, drawn for each speaker. There adaptation runs
+with and without clusters.
 
     python studies/adaptation_curve.py runs/box/emobox-ravdess/seed-42
 """
@@ -30,45 +30,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder with fold-0, fold-1 …, as fine-tuning wrote them")
     args = parser.parse_args()
-    folds = [adaptation_study.read_predictions(one.parent) for one in sorted(args.run.glob("fold-*/predictions.csv"))]
+    folds = [adaptation_study.read_predictions(file.parent) for file in sorted(args.run.glob("fold-*/predictions.csv"))]
     if len(folds) < 2:
         parser.error(f"'{args.run}' holds {len(folds)} folds: train them with --fold all")
     degrees = adaptation_study.temperatures(folds)
-    clips = sum(len(one.labels) for one in folds)
-    print(f"{clips:,} clips of {len(folds)} folds\n\n| clips heard | UAR | sd over draws |\n| ---: | ---: | ---: |")
+    clips = sum(len(fold.labels) for fold in folds)
+    print(f"{clips:,} clips of {len(folds)} folds\n")
+    print("| clips adapted to | UAR | sd over draws |\n| ---: | ---: | ---: |")
     for count in COUNTS:
-        found = adaptation_study.adapted(folds, degrees, count)
-        shown = "all" if count is None else count
-        print(f"| {shown} | {statistics.fmean(found):.3f} | {statistics.stdev(found):.3f} |")
+        uar = adaptation_study.adapted(folds, degrees, count)
+        name = "all" if count is None else count
+        print(f"| {name} | {statistics.fmean(uar):.3f} | {statistics.stdev(uar):.3f} |")
     print("\n| emotions missing | not adapted | moved evenly | and clusters |\n| ---: | ---: | ---: | ---: |")
     for missing in MISSING:
-        found = zip(*(lacking(folds, degrees, missing, draw) for draw in range(DRAWS)), strict=True)
-        print(f"| {missing} | {' | '.join(f'{statistics.fmean(one):.3f}' for one in found)} |")
+        columns = zip(*(lacking(folds, degrees, missing, draw) for draw in range(DRAWS)), strict=True)
+        print(f"| {missing} | {' | '.join(f'{statistics.fmean(column):.3f}' for column in columns)} |")
 
 
 def lacking(
     folds: list[adaptation_study.Predictions], degrees: list[float], missing: int, draw: int
 ) -> Iterator[float]:
-    """UAR without adapting, after moving the logits evenly, and after
-    `ser_hf.inference.speaker_adaptation.fit`."""
+    """UAR not adapted, with logits moved evenly, and with `speaker_adaptation.fit`."""
     rng = np.random.default_rng([draw, missing])
-    kept = [np.concatenate(list(_kept(one, missing, rng))) for one in folds]
-    truth = np.concatenate([one.labels[rows] for one, rows in zip(folds, kept, strict=True)])
+    subsets = [np.concatenate(list(_without_emotions(fold, missing, rng))) for fold in folds]
+    truth = np.concatenate([fold.labels[rows] for fold, rows in zip(folds, subsets, strict=True)])
     for clips, clustered in ((0, 0.0), (None, 0.0), (None, speaker_adaptation.CLUSTERED)):
         moved = [
             adaptation_study.crossed(
-                one.logits[rows] / t, one.speakers[rows], np.random.default_rng([draw, place]), clips, clustered
+                fold.logits[rows] / t, fold.speakers[rows], np.random.default_rng([draw, place]), clips, clustered
             )
-            for place, (one, rows, t) in enumerate(zip(folds, kept, degrees, strict=True))
+            for place, (fold, rows, t) in enumerate(zip(folds, subsets, degrees, strict=True))
         ]
         yield metrics.scores(metrics.confusion(truth, np.concatenate(moved).argmax(axis=1)))["uar"]
 
 
-def _kept(answers: adaptation_study.Predictions, missing: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    for speaker in np.unique(answers.speakers):
-        own = np.flatnonzero(answers.speakers == speaker)
-        gone = rng.choice(np.unique(answers.labels[own]), missing, replace=False)
-        yield own[~np.isin(answers.labels[own], gone)]
+def _without_emotions(
+    fold: adaptation_study.Predictions, missing: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    for speaker in np.unique(fold.speakers):
+        clips = np.flatnonzero(fold.speakers == speaker)
+        dropped = rng.choice(np.unique(fold.labels[clips]), missing, replace=False)
+        yield clips[~np.isin(fold.labels[clips], dropped)]
 
 
 if __name__ == "__main__":

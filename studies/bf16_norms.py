@@ -1,12 +1,11 @@
-"""What bf16 on a CPU does to the gradient of a training step, with its layer norms in bf16 and in
-float32.
+"""The error of a gradient under bf16 on a CPU, with layer norms in bf16 and in float32.
 
     python studies/bf16_norms.py --dataset DIR [--model DIR] [--clips 32] [--rounds 5]
 
-Errors are ‖found − right‖ / ‖right‖ against the gradient in float32, of the cross-entropy with
-label smoothing of clips drawn at random; of all parameters together, and of the layer norm that is
-furthest off. Seconds are of the processor, alternately, median and range, as a ratio to bf16
-throughout.
+Errors are ‖g − r‖ / ‖r‖ of a gradient g against the gradient r in float32. The loss is the
+cross-entropy with label smoothing of clips drawn at random. The table has all parameters together,
+and the layer norm that is furthest off. Times are processor seconds, measured alternately: median
+and range of the ratio to bf16 throughout.
 """
 
 import argparse
@@ -27,19 +26,19 @@ from ser_hf.training.dataset import SpeechDataset
 
 
 def gradient(model: torch.nn.Module, batch: dict, bf16: bool) -> dict[str, torch.Tensor]:
-    """Of every parameter."""
+    """The gradient of every parameter, by name."""
     model.zero_grad()
-    inputs = {name: one for name, one in batch.items() if name != "labels"}
+    inputs = {name: values for name, values in batch.items() if name != "labels"}
     with torch.autocast("cpu", torch.bfloat16, bf16):
         logits = model(**inputs).logits
     torch.nn.functional.cross_entropy(logits.float(), batch["labels"], label_smoothing=0.1).backward()
-    return {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
 
 
-def off(found: dict, right: dict, names: list[str]) -> float:
+def relative_error(gradients: dict, reference: dict, names: list[str]) -> float:
     """The error of some parameters, taken together."""
-    square = sum(float((found[name] - right[name]).square().sum()) for name in names)
-    return (square / sum(float(right[name].square().sum()) for name in names)) ** 0.5
+    square = sum(float((gradients[name] - reference[name]).square().sum()) for name in names)
+    return (square / sum(float(reference[name].square().sum()) for name in names)) ** 0.5
 
 
 def main() -> None:
@@ -51,28 +50,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     rows = dataset.load(args.dataset)
-    drawn = np.random.default_rng(0).choice(len(rows), args.clips, replace=False).tolist()
+    indices = np.random.default_rng(0).choice(len(rows), args.clips, replace=False).tolist()
     narrow, wide = (AutoModelForAudioClassification.from_pretrained(args.model).train() for _ in range(2))
     extractor = loading.load_for_training(str(args.model))[1]
-    clips = SpeechDataset(rows, drawn, extractor)
+    clips = SpeechDataset(rows, indices, extractor)
     batch = features.Collator(extractor, padding.padding_rule(narrow))([clips[place] for place in range(len(clips))])
     cpu_kernels.widen_norms(wide, SimpleNamespace(bf16=True, device=torch.device("cpu")))
-    right = gradient(narrow, batch, False)
+    reference = gradient(narrow, batch, False)
     norms = [n for n, m in narrow.named_modules() if isinstance(m, torch.nn.LayerNorm)]
-    norms = [f"{norm}.{kind}" for norm in norms for kind in ("weight", "bias") if f"{norm}.{kind}" in right]
+    norms = [f"{norm}.{kind}" for norm in norms for kind in ("weight", "bias") if f"{norm}.{kind}" in reference]
     seconds, errors = {"bf16": [], "float32": []}, {}
     for _ in range(args.rounds):
         for name, model in (("bf16", narrow), ("float32", wide)):
             began = time.process_time()
-            found = gradient(model, batch, True)
+            gradients = gradient(model, batch, True)
             seconds[name].append(time.process_time() - began)
-            worst = max(norms, key=lambda norm, found=found: off(found, right, [norm]))
-            errors[name] = (off(found, right, list(right)), off(found, right, [worst]), worst)
+            error_of = {norm: relative_error(gradients, reference, [norm]) for norm in norms}
+            worst = max(norms, key=error_of.get)
+            errors[name] = (relative_error(gradients, reference, list(reference)), error_of[worst], worst)
     print("| layer norms in | all parameters | the norm furthest off | time |\n| --- | ---: | --- | --- |")
-    for name, (every, furthest, worst) in errors.items():
-        ratios = [one / other for one, other in zip(seconds[name], seconds["bf16"], strict=True)]
+    for name, (total, furthest, worst) in errors.items():
+        ratios = [time_of_arm / bf16 for time_of_arm, bf16 in zip(seconds[name], seconds["bf16"], strict=True)]
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
-        print(f"| {name} | {every:.1%} | {furthest:.1%}, `{worst}` | {spread} |")
+        print(f"| {name} | {total:.1%} | {furthest:.1%}, `{worst}` | {spread} |")
     assert errors["float32"][1] < errors["bf16"][1]
 
 

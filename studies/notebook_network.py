@@ -1,12 +1,11 @@
-"""The network of the well-known notebooks (`mfcc-cnn`), where its published figure comes from, and
-what it is worth.
+"""Where the published figure of the well-known MFCC notebooks (`mfcc-cnn`) comes from.
 
     python studies/notebook_network.py --dataset DIR [--seeds 3] [--epochs 200]
 
 Published: accuracy 0.85 and weighted F1 0.85 after 200 epochs, on a random third (33 %, seed 42) of
-5,252 clips of RAVDESS and TESS. Here it is trained on all that is not the test, from several seeds
-of its weights, under `random` and `speaker`; per corpus and channel, too. The notebooks' code on
-GitHub has one convolution and takes MFCC as they are.
+5,252 clips of RAVDESS and TESS. Here the network is trained on all that is not the test, from
+several seeds of its weights, under `random` and `speaker`. The tables also have figures per corpus
+and channel. The notebooks' code on GitHub has one convolution and takes raw MFCC.
 """
 
 import argparse
@@ -46,24 +45,24 @@ def train(
     epochs: int,
 ) -> dict:
     """Answers of the last epoch, shape `(test clips,)`, and the test accuracy after every epoch."""
-    rest = np.array(split.train + split.validation)
+    train_rows = np.array(split.train + split.validation)
     if scaled:
-        values = StandardScaler().fit(values[rest]).transform(values)
-    seen, curve = np.unique(labels[rest]), []
+        values = StandardScaler().fit(values[train_rows]).transform(values)
+    seen, curve = np.unique(labels[train_rows]), []
 
-    def answered(model: nn.Module) -> np.ndarray:
+    def predict(model: nn.Module) -> np.ndarray:
         return baselines.network_probabilities(model, values[split.test], seen).argmax(1)
 
-    def watch(model: nn.Module) -> None:
-        curve.append(float((answered(model) == labels[split.test]).mean()))
+    def record_accuracy(model: nn.Module) -> None:
+        curve.append(float((predict(model) == labels[split.test]).mean()))
 
-    model = baselines.train_network((values[rest], labels[rest]), seed, epochs, watch, filters)
-    return {"answers": answered(model), "curve": curve}
+    model = baselines.train_network((values[train_rows], labels[train_rows]), seed, epochs, record_accuracy, filters)
+    return {"answers": predict(model), "curve": curve}
 
 
 def figures(references: np.ndarray, predictions: np.ndarray) -> list[float]:
-    found = metrics.scores(metrics.confusion(references, predictions))
-    return [float(found[name]) for name in FIGURES]
+    scores = metrics.scores(metrics.confusion(references, predictions))
+    return [float(scores[name]) for name in FIGURES]
 
 
 def by_seed(runs: list[dict], labels: np.ndarray, first: int) -> Iterator[str]:
@@ -83,12 +82,16 @@ def by_seed(runs: list[dict], labels: np.ndarray, first: int) -> Iterator[str]:
 def by_group(runs: list[dict], labels: np.ndarray, groups: np.ndarray) -> Iterator[str]:
     """Lines of a table: the mean over the seeds for each corpus and channel."""
     for group in np.unique(groups):
-        own = groups == group
-        means = np.mean([figures(labels[own], run["answers"][own]) for run in runs], axis=0)
-        yield f"| {group} | {own.sum():,} ({own.mean():.0%}) | " + " | ".join(f"{mean:.3f}" for mean in means) + " |"
+        members = groups == group
+        means = np.mean([figures(labels[members], run["answers"][members]) for run in runs], axis=0)
+        yield (
+            f"| {group} | {members.sum():,} ({members.mean():.0%}) | "
+            + " | ".join(f"{mean:.3f}" for mean in means)
+            + " |"
+        )
 
 
-def show(runs: list[dict], labels: np.ndarray, groups: np.ndarray, first: int, published: bool) -> None:
+def print_arm(runs: list[dict], labels: np.ndarray, groups: np.ndarray, first: int, published: bool) -> None:
     """Print the tables of one arm, and what choosing the epoch on the test set is worth."""
     names = "accuracy | weighted F1 | UAR |"
     print(f"| seed | {names} best test epoch's accuracy | that epoch |\n|{' ---: |' * 6}")
@@ -120,11 +123,11 @@ def main() -> None:
     print(f"published: accuracy {PUBLISHED['accuracy']:.2f}, weighted F1 {PUBLISHED['weighted_f1']:.2f} (random third)")
     for protocol, filters, scaled in ARMS:
         split = splits[protocol]
-        how = f"{'-'.join(map(str, filters))} filters, MFCC {'standardised' if scaled else 'as they are'}"
-        print(f"\n{protocol}, {how}: {len(split.test):,} of {len(rows):,} clips tested, {args.epochs} epochs\n")
+        network = f"{'-'.join(map(str, filters))} filters, MFCC {'standardised' if scaled else 'raw'}"
+        print(f"\n{protocol}, {network}: {len(split.test):,} of {len(rows):,} clips tested, {args.epochs} epochs\n")
         tasks = [joblib.delayed(train)(values, labels, split, filters, scaled, seed, args.epochs) for seed in seeds]
         runs = joblib.Parallel(args.jobs)(tasks)
-        show(runs, labels[split.test], groups[split.test], args.first_seed, protocol == "random")
+        print_arm(runs, labels[split.test], groups[split.test], args.first_seed, protocol == "random")
     print(f"\n{UNMEASURED}")
 
 

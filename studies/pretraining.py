@@ -1,11 +1,10 @@
-"""What pretraining on the corpus' own sound does for `tiny`, and what each mode makes of it: UAR on
-unseen voices.
+"""UAR of `tiny` on unseen voices, with and without pretraining on the corpus' own sound, by mode.
 
     python studies/pretraining.py --dataset DIR --output DIR [--epochs 20] [--seeds 3] [--jobs 2]
 
-Pretraining hears the training side of the protocol `speaker` without labels, never those that are
-tested. All arms are fine-tuned on the same split from the same seeds; those that train the whole
-model, with the settings of `tiny`. What lies in the output folder already is not run again.
+Pretraining takes the training side of the protocol `speaker` without labels, never a test speaker.
+All arms are fine-tuned on the same split from the same seeds. Arms that train all layers use the
+settings of `tiny`. Arms that lie in the output folder already are not run again.
 """
 
 import argparse
@@ -18,13 +17,13 @@ from pathlib import Path
 
 from ser_hf.training.config import SCRATCH
 
-FROM_NOTHING = [word for name, value in SCRATCH.items() for word in (f"--{name}", str(value))]
-FROM_NOTHING += ["--attention", "eager"]  # as `tiny` attends by itself
+FROM_SCRATCH = [word for name, value in SCRATCH.items() for word in (f"--{name}", str(value))]
+FROM_SCRATCH += ["--attention", "eager"]  # as `tiny` attends by itself
 LORA = ["--mode", "lora", "--attention", "eager", "--num_train_epochs", str(SCRATCH["num_train_epochs"])]
 ARMS = {
-    "from nothing, full": ("tiny", []),
-    "pretrained, full": ("pretrained", FROM_NOTHING),
-    "pretrained, partial (2 of 4 layers)": ("pretrained", ["--mode", "partial", "--layers", "2", *FROM_NOTHING]),
+    "from scratch, full": ("tiny", []),
+    "pretrained, full": ("pretrained", FROM_SCRATCH),
+    "pretrained, partial (2 of 4 layers)": ("pretrained", ["--mode", "partial", "--layers", "2", *FROM_SCRATCH]),
     "pretrained, lora": ("pretrained", LORA),
     "pretrained, probe": ("pretrained", ["--mode", "probe"]),
     "random weights, probe": ("tiny", ["--mode", "probe"]),
@@ -32,7 +31,7 @@ ARMS = {
 
 
 def ser_hf(*words: object) -> None:
-    """A command of ours; ends with what it said where it fails."""
+    """Run a command of ours; end with its errors where it fails."""
     run = subprocess.run([sys.executable, "-m", "ser_hf.cli.main", *map(str, words)], capture_output=True, text=True)
     if run.returncode:
         sys.exit(run.stderr[-3000:])
@@ -45,11 +44,15 @@ def arm(name: str, args: argparse.Namespace) -> list[tuple[float, float]]:
     if not (folder / "repeats.json").exists():
         resume = ["--resume_from_checkpoint", "true"] if folder.exists() else []
         model = model if model == "tiny" else args.output / model
-        where = ["--dataset", args.dataset, "--model", model, "--output_dir", folder, "--seeds", args.seeds]
-        ser_hf("finetune", *where, "--threads", args.threads, *flags, *resume)
-    found = [json.loads((one / "results.json").read_text()) for one in sorted(folder.glob("seed-*"))]
-    figures = [(max(row["eval_uar"] for row in one["history"]), one["uar"]) for one in found]
-    print(f"{name}: " + ", ".join(f"{seen:.3f}/{test:.3f}" for seen, test in figures), file=sys.stderr, flush=True)
+        settings = ["--dataset", args.dataset, "--model", model, "--output_dir", folder, "--seeds", args.seeds]
+        ser_hf("finetune", *settings, "--threads", args.threads, *flags, *resume)
+    results = [json.loads((run / "results.json").read_text()) for run in sorted(folder.glob("seed-*"))]
+    figures = [(max(row["eval_uar"] for row in result["history"]), result["uar"]) for result in results]
+    print(
+        f"{name}: " + ", ".join(f"{validation:.3f}/{test:.3f}" for validation, test in figures),
+        file=sys.stderr,
+        flush=True,
+    )
     return figures
 
 
@@ -66,18 +69,18 @@ def main() -> None:
     args = parser.parse_args()
     pretrained = args.output / "pretrained"
     if not pretrained.exists():
-        where = ["--dataset", args.dataset, "--model", "tiny", "--protocol", "speaker", "--output", pretrained]
-        ser_hf("pretrain", *where, "--epochs", args.epochs)
+        settings = ["--dataset", args.dataset, "--model", "tiny", "--protocol", "speaker", "--output", pretrained]
+        ser_hf("pretrain", *settings, "--epochs", args.epochs)
     history = json.loads((pretrained / "history.json").read_text())
     for row in (history[0], history[-1]):
         print(
-            f"pretraining, epoch {row['epoch']:g}: validation loss {row['eval_loss']:.3f}, masked frames told "
-            f"from 100 others in {row['eval_accuracy']:.1%}, perplexity {row['eval_perplexity']:.0f}"
+            f"pretraining, epoch {row['epoch']:g}: validation loss {row['eval_loss']:.3f}, masked frames "
+            f"distinguished from 100 others in {row['eval_accuracy']:.1%}, perplexity {row['eval_perplexity']:.0f}"
         )
     with ThreadPoolExecutor(args.jobs) as pool:
-        found = dict(zip(args.arms, pool.map(lambda name: arm(name, args), args.arms), strict=True))
+        figures_by_arm = dict(zip(args.arms, pool.map(lambda name: arm(name, args), args.arms), strict=True))
     print("| arm | validation UAR, mean ± sd | test UAR, mean ± sd | test, by seed |\n| --- | ---: | ---: | --- |")
-    for name, figures in found.items():
+    for name, figures in figures_by_arm.items():
         means = [f"{statistics.fmean(side):.3f} ± {statistics.stdev(side):.3f}" for side in zip(*figures, strict=True)]
         print(f"| {name} | {' | '.join(means)} | {', '.join(f'{test:.3f}' for _, test in figures)} |")
 

@@ -3,10 +3,10 @@
     python studies/protocol_table.py --dataset DIR --output DIR [--model tiny] [--seeds 3]
     [--threads N]
 
-Each cell is one command, which is printed, and lies in a folder of its own,
-`OUTPUT/MODEL/PROTOCOL`; what is there is not run again, and a training that was cut off goes on.
-Fine-tuned models are trained with each seed; their row has the interval of the first seed, and the
-mean and standard deviation over seeds.
+Each cell is one command, which is printed. It lies in a folder of its own, `OUTPUT/MODEL/PROTOCOL`.
+A finished cell is not run again, and an interrupted training goes on. Fine-tuned models are trained
+with each seed. Their row has the interval of the first seed, and mean and standard deviation over
+seeds.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SEVERAL = ("emobox-ravdess",)
 
 
 def ser_hf(*words: object) -> None:
-    """Run a command as a user would, and show it."""
+    """Print a command and run it as a user would."""
     line = [str(word) for word in words]
     print(f"$ ser-hf {' '.join(line)}", file=sys.stderr, flush=True)
     subprocess.run([sys.executable, "-m", "ser_hf.cli.main", *line], check=True, stdout=subprocess.DEVNULL)
@@ -41,28 +41,27 @@ def baseline(name: str, protocol: str, args: argparse.Namespace) -> list[Results
 
 def finetuned(protocol: str, args: argparse.Namespace) -> list[Results]:
     """Results of each seed, trained where they are not there."""
-    found = []
+    runs = []
     for seed in range(42, 42 + args.seeds):
         folder = args.output / Path(args.model).name / protocol / f"seed-{seed}"
         if not (folder / "results.json").exists():
-            how = ["--fold", "all"] if protocol in SEVERAL else []
-            how += ["--threads", args.threads] if args.threads else []
-            how += ["--resume_from_checkpoint", "true"] if folder.exists() else []
-            where = ["--dataset", args.dataset, "--model", args.model, "--protocol", protocol, "--output_dir", folder]
-            ser_hf("finetune", *where, "--seed", seed, *how)
-        found.append(Results.load(folder / "results.json"))
-    return found
+            flags = ["--fold", "all"] if protocol in SEVERAL else []
+            flags += ["--threads", args.threads] if args.threads else []
+            flags += ["--resume_from_checkpoint", "true"] if folder.exists() else []
+            settings = ["--dataset", args.dataset, "--model", args.model, "--protocol", protocol]
+            ser_hf("finetune", *settings, "--output_dir", folder, "--seed", seed, *flags)
+        runs.append(Results.load(folder / "results.json"))
+    return runs
 
 
 def row(name: str, protocol: str, runs: list[Results]) -> str:
-    """A line of Markdown: the first run's figures and interval; mean and sd of UAR where there are
-    several."""
+    """A line of Markdown: the first run's figures and interval, mean and sd of UAR over runs."""
     first = runs[0]
     interval = "{:.3f} to {:.3f}".format(*first.ci95["uar"]) if first.ci95 else ""
     ravdess = first.per_corpus.get("ravdess", {}) if len(first.per_corpus) > 1 else {}
     part = f"{ravdess['uar']:.3f}" if ravdess else ""
     part += " ({:.3f} to {:.3f})".format(*ravdess["ci95"]["uar"]) if ravdess.get("ci95") else ""
-    spread = [one.uar for one in runs]
+    spread = [run.uar for run in runs]
     seeds = f"{statistics.fmean(spread):.3f} ± {statistics.stdev(spread):.3f}" if len(runs) > 1 else ""
     figures = f"{first.accuracy:.3f} | {first.uar:.3f} | {first.macro_f1:.3f}"
     return f"| `{protocol}` | {name} | {first.n:,} | {figures} | {interval} | {part} | {seeds} |"
