@@ -8,9 +8,9 @@ BIN := .venv/bin
 quickstart: .venv/ready
 	$(BIN)/python scripts/quickstart.py $(if $(RAVDESS),--ravdess "$(RAVDESS)") $(if $(TESS),--tess "$(TESS)")
 
-# RAVDESS=DIR TESS=DIR [SEEDS=3 FIRST=42]: cross-validates and trains the model in the box again; goes on where it was cut off
+# RAVDESS=DIR TESS=DIR [SEEDS=3 FIRST=42]: cross-validates and trains the bundled model again; goes on where it was cut off
 model: .venv/ready
-	$(BIN)/python scripts/make_model.py --ravdess "$(RAVDESS)" --tess "$(TESS)" \
+	$(BIN)/python scripts/bundle_model.py --ravdess "$(RAVDESS)" --tess "$(TESS)" \
 		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST))
 
 test: .venv/ready

@@ -11,7 +11,7 @@ from pathlib import Path
 sys.path.pop(0)  # this folder: its evaluate.py would hide the package of that name
 
 ACCELERATE = "accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --quiet"
-SAMPLE = "03-01-05-01-01-01-21"  # angry, by an actor whom no training has heard
+SAMPLE = "03-01-05-01-01-01-21"  # angry, by an actor of the test side
 ASK = """
 import soundfile
 from transformers import logging, pipeline
@@ -52,10 +52,10 @@ def main() -> None:
     file = next((path for path in sorted(root.rglob(f"{SAMPLE}.*"))), None)
     if file is None:
         sys.exit(stop(f"'{root}' lacks the recording {SAMPLE}, which the last step asks about"))
-    print(f"\n== what stock transformers.pipeline says of {file.name} (acted: angry)", flush=True)
+    print(f"\n== what stock transformers.pipeline predicts for {file.name} (acted: angry)", flush=True)
     run_command([sys.executable, "-c", ASK.format(file=str(file), model=str(model))])
-    known = "" if args.ravdess else "; it has never heard a synthetic voice"
-    print(f"\n== what the model in the box says of it, which was trained on RAVDESS and TESS{known}", flush=True)
+    remark = "" if args.ravdess else ", not on synthetic voices"
+    print(f"\n== what the bundled model predicts, which was trained on RAVDESS and TESS{remark}", flush=True)
     run_command([str(Path(sys.executable).parent / "ser-hf"), "predict", str(file)])
     closing(run, data, model, flattering, evidence, file)
 
@@ -74,8 +74,8 @@ dataset     {data}
 model       {model}  (card: README.md, figures: results.json, pictures: plots/)
 evaluation  {evidence}
 
-ask it:         .venv/bin/ser-hf predict --model {model} {file}
-start the app:  .venv/bin/python app.py --model {model}   (without --model: with the model in the box)""")
+predict:        .venv/bin/ser-hf predict --model {model} {file}
+start the app:  .venv/bin/python app.py --model {model}   (without --model: the bundled model)""")
 
 
 def step(title: str, command: str, product: Path) -> None:

@@ -1,7 +1,6 @@
-"""Speech emotion recognition with Hugging Face transformers, from recordings to an answer in the
-browser.
+"""Speech emotion recognition with Hugging Face transformers, from recordings to a served model.
 
-Importing the package imports nothing heavy: the names below are loaded when they are first used.
+Importing the package imports nothing heavy: its names are loaded when they are first used.
 """
 
 from importlib import import_module
@@ -15,21 +14,27 @@ BUNDLED_MODEL = Path(__file__).parent / "pretrained"
 BACKENDS = ("torch", "torch-bf16", "onnx", "onnx-int8")
 """On what a model runs; the default first."""
 
-_HOMES = {
-    "EMOTIONS": "labels",
-    "FinetuneConfig": "training.config",
-    "Predictor": "inference.predictor",
-    "RavdessTess": "data.dataset",
-    "Results": "evaluation.results",
-    "SpeechEmotion": "evaluation.results",
-    "UserError": "errors",
-    "finetune": "training.finetune",
-    "split": "protocols",
+_PUBLIC = {
+    "EMOTIONS": "labels.EMOTIONS",
+    "EvaluateSettings": "evaluation.settings.EvaluateSettings",
+    "FinetuneConfig": "training.config.FinetuneConfig",
+    "Predictor": "inference.predictor.Predictor",
+    "RavdessTess": "data.dataset.RavdessTess",
+    "Results": "evaluation.results.Results",
+    "SpeechEmotion": "evaluation.results.SpeechEmotion",
+    "UserError": "errors.UserError",
+    "build_dataset": "data.dataset.build",
+    "evaluate": "evaluation.run.run_evaluation",
+    "finetune": "training.finetune.finetune",
+    "load_dataset": "data.dataset.load",
+    "split": "protocols.split",
 }
-__all__ = [*_HOMES, "BUNDLED_MODEL", "__version__"]
+"""Of each public name, where it is defined."""
+__all__ = [*_PUBLIC, "BUNDLED_MODEL", "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _HOMES:
+    if name not in _PUBLIC:
         raise AttributeError(f"module 'ser_hf' has no attribute '{name}'")
-    return getattr(import_module(f"ser_hf.{_HOMES[name]}"), name)
+    module, _, attribute = _PUBLIC[name].rpartition(".")
+    return getattr(import_module(f"ser_hf.{module}"), attribute)

@@ -7,7 +7,7 @@ repeated. The figure is of all speakers together, with mean and spread over the 
 A second table has speakers whose clips lack emotions, drawn for each speaker. There adaptation runs
 with and without clusters.
 
-    python studies/adaptation_curve.py runs/box/emobox-ravdess/seed-42
+    python studies/adaptation_curve.py runs/bundled_model/emobox-ravdess/seed-42
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How a model gets into the box, and the figures of its cross-validation."""
+"""How a model is bundled, and the figures of its cross-validation."""
 
 import csv
 import json
@@ -10,11 +10,10 @@ from safetensors.torch import load_file, save_file
 from scipy.special import softmax
 from transformers import pipeline
 
-from ser_hf import BUNDLED_MODEL, audio, in_the_box
+from ser_hf import BUNDLED_MODEL, audio
 from ser_hf.cli.main import main
 from ser_hf.errors import UserError
 from ser_hf.evaluation import calibration, metrics
-from ser_hf.evaluation.reports import CardError
 from ser_hf.evaluation.results import Results
 from ser_hf.experiments import adaptation_study
 from ser_hf.inference import speaker_adaptation
@@ -34,7 +33,7 @@ THREE = measured(s42=0.60234, s43=0.61234, s44=0.62234)
 
 
 @pytest.fixture(scope="module")
-def everybody(built, models, tmp_path_factory):
+def all_speakers(built, models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("all") / "model"
     base = ["finetune", "--dataset", str(built), "--model", str(models["bert"]), *FAST, "--output_dir", str(folder)]
     assert (
@@ -45,86 +44,88 @@ def everybody(built, models, tmp_path_factory):
 
 
 @pytest.fixture
-def boxed(everybody, tuned, tmp_path):
-    folder = tmp_path / "box"
-    in_the_box.put(everybody, tuned, THREE, "this", folder)
+def bundled(bundle_model, all_speakers, tuned, tmp_path):
+    folder = tmp_path / "bundled"
+    bundle_model.write_bundle(all_speakers, tuned, THREE, "this", folder)
     return folder
 
 
-def test_stock_transformers_answers_as_the_predictor_does(boxed, everybody, recordings):
-    weights, before = (load_file(folder / "model.safetensors") for folder in (boxed, everybody))
-    assert {str(one.dtype) for one in weights.values()} == {"torch.float16"}
-    assert all(np.allclose(weights[name].float(), one, atol=2e-3) for name, one in before.items())
+def test_stock_transformers_answers_as_the_predictor_does(bundled, all_speakers, recordings):
+    weights, before = (load_file(folder / "model.safetensors") for folder in (bundled, all_speakers))
+    assert {str(tensor.dtype) for tensor in weights.values()} == {"torch.float16"}
+    assert all(np.allclose(weights[name].float(), tensor, atol=2e-3) for name, tensor in before.items())
     clip = audio.load(next(recordings[0].rglob("*.wav")))
-    classify = pipeline("audio-classification", model=str(boxed), top_k=None)
+    classify = pipeline("audio-classification", model=str(bundled), top_k=None)
     assert str(classify.model.dtype) == "torch.float32"
-    told = {one["label"]: one["score"] for one in classify({"array": clip, "sampling_rate": 16_000})}
-    assert told == pytest.approx(Predictor(boxed).predict(clip)["scores"], abs=2e-6)
-    assert told == pytest.approx(Predictor(everybody).predict(clip)["scores"], abs=5e-3)
+    scores = {row["label"]: row["score"] for row in classify({"array": clip, "sampling_rate": 16_000})}
+    assert scores == pytest.approx(Predictor(bundled).predict(clip)["scores"], abs=2e-6)
+    assert scores == pytest.approx(Predictor(all_speakers).predict(clip)["scores"], abs=5e-3)
 
 
-def test_what_lies_beside_the_weights_says_whose_figures_these_are(boxed, tuned):
-    names = {path.name for path in boxed.iterdir()}
+def test_what_lies_beside_the_weights_says_whose_figures_these_are(bundled, tuned):
+    names = {path.name for path in bundled.iterdir()}
     data = {"config.json", "preprocessor_config.json", "results.json", "seeds.json"}
     assert names == {"README.md", "model.safetensors", *data}
-    results = Results.load(boxed / "results.json")
+    results = Results.load(bundled / "results.json")
     assert results.uar == Results.load(tuned / "results.json").uar
     (note,) = results.notes
-    assert "tested on voices that it had not heard" in note
-    card = (boxed / "README.md").read_text()
+    assert "tested on speakers that it was not trained on" in note
+    card = (bundled / "README.md").read_text()
     assert "license: cc-by-nc-sa-4.0" in card
     assert "value: 0.6123" in card
     assert (
         "| `speaker` | 1,440 | 3 | 0.612 ± 0.010 | 0.612 ± 0.010 | 0.550 to 0.670 | 0.612 ± 0.010 | 0.612 | 0.612 |"
         in card
     )
-    assert json.loads((boxed / "config.json").read_text())["ser_hf"]["temperature"] == 1.3
+    assert json.loads((bundled / "config.json").read_text())["ser_hf"]["temperature"] == 1.3
 
 
-def test_a_model_that_is_too_large_or_breaks_in_fp16_is_refused(everybody, tuned, tmp_path, monkeypatch):
-    monkeypatch.setattr(in_the_box, "LARGEST", 1_000)
-    with pytest.raises(CardError, match="do not fit"):
-        in_the_box.put(everybody, tuned, THREE, "this", tmp_path / "box")
+def test_a_model_that_is_too_large_or_breaks_in_fp16_is_refused(
+    bundle_model, all_speakers, tuned, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(bundle_model, "MAX_BYTES", 1_000)
+    with pytest.raises(UserError, match="too many to bundle"):
+        bundle_model.write_bundle(all_speakers, tuned, THREE, "this", tmp_path / "bundled")
     monkeypatch.undo()
     broken = tmp_path / "broken"
     broken.mkdir()
-    for path in everybody.glob("*.json"):
+    for path in all_speakers.glob("*.json"):
         (broken / path.name).write_bytes(path.read_bytes())
-    weights = load_file(everybody / "model.safetensors")
+    weights = load_file(all_speakers / "model.safetensors")
     weights["classifier.bias"][0] = 1e6
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    with pytest.raises(CardError, match="fp16"):
-        in_the_box.put(broken, tuned, THREE, "this", tmp_path / "box")
-    assert not (tmp_path / "box").exists()
+    with pytest.raises(UserError, match="fp16"):
+        bundle_model.write_bundle(broken, tuned, THREE, "this", tmp_path / "bundled")
+    assert not (tmp_path / "bundled").exists()
 
 
-def test_seeds_are_added_one_by_one_to_a_model_of_the_same_recipe(everybody, tuned, tmp_path):
-    folder = tmp_path / "box"
-    in_the_box.put(everybody, tuned, measured(s42=0.5), "this", folder)
+def test_seeds_are_added_one_by_one_to_a_model_of_the_same_recipe(bundle_model, all_speakers, tuned, tmp_path):
+    folder = tmp_path / "bundled"
+    bundle_model.write_bundle(all_speakers, tuned, measured(s42=0.5), "this", folder)
     assert "| `speaker` | 1,440 | 1 | 0.500 |" in (folder / "README.md").read_text()
     weights = (folder / "model.safetensors").read_bytes()
     more = measured(s43=0.7)
     more["speaker"]["ci95"] = None  # that of the first seed stays
-    every = in_the_box.add(more, "this", folder)
+    every = bundle_model.add_seeds(more, "this", folder)
     assert list(every["speaker"]["seeds"]) == ["42", "43"]
     assert (
         "| `speaker` | 1,440 | 2 | 0.600 ± 0.141 | 0.600 ± 0.141 | 0.550 to 0.670 |"
         in (folder / "README.md").read_text()
     )
     assert (folder / "model.safetensors").read_bytes() == weights
-    assert in_the_box.temperature("this", folder) == 1.3
+    assert bundle_model.bundled_temperature("this", folder) == 1.3
     with pytest.raises(UserError, match="another recipe"):
-        in_the_box.add(more, "that", folder)
+        bundle_model.add_seeds(more, "that", folder)
     more["speaker"]["n"] = 7
     with pytest.raises(UserError, match=r"1,440 clips and now on 7"):
-        in_the_box.add(more, "this", folder)
-    in_the_box.put(everybody, tuned, measured(s42=0.4), "that", folder)
+        bundle_model.add_seeds(more, "this", folder)
+    bundle_model.write_bundle(all_speakers, tuned, measured(s42=0.4), "that", folder)
     assert json.loads((folder / "seeds.json").read_text()) == {"recipe": "that", "protocols": measured(s42=0.4)}
-    assert [path.name for path in tmp_path.iterdir()] == ["box"]
+    assert [path.name for path in tmp_path.iterdir()] == ["bundled"]
 
 
-def test_the_table_has_a_line_a_corpus_where_there_are_two():
-    lines = in_the_box.table(measured("uar ravdess", "uar tess", s42=0.5)).splitlines()
+def test_the_table_has_a_line_a_corpus_where_there_are_two(bundle_model):
+    lines = bundle_model.figures_table(measured("uar ravdess", "uar tess", s42=0.5)).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["`speaker`", "… RAVDESS", "… TESS"]
     assert len({line.count("|") for line in lines}) == 1
 
@@ -135,16 +136,18 @@ def folds(tmp_path):
     rng, written = np.random.default_rng(0), []
     for fold in range(2):
         truth = rng.integers(8, size=160)
-        speakers = np.array([f"ravdess-{fold}{one}" for one in rng.integers(2, size=160)])
+        speakers = np.array([f"ravdess-{fold}{number}" for number in rng.integers(2, size=160)])
         lean = {name: rng.normal(size=8) * 2 for name in sorted(set(speakers))}
-        logits = 2 * np.eye(8)[truth] + rng.normal(size=(160, 8)) * 1.5 + np.array([lean[one] for one in speakers])
+        logits = (
+            2 * np.eye(8)[truth] + rng.normal(size=(160, 8)) * 1.5 + np.array([lean[speaker] for speaker in speakers])
+        )
         folder = tmp_path / f"fold-{fold}"
         folder.mkdir()
         with (folder / "predictions.csv").open("w", newline="") as file:
             lines = csv.writer(file)
             lines.writerow(["file", "corpus", "speaker", "label", "predicted", *EMOTIONS])
-            for one, who, chances in zip(truth, speakers, softmax(3 * logits, axis=1), strict=True):
-                lines.writerow(["f", "ravdess", who, EMOTIONS[one], EMOTIONS[chances.argmax()], *chances])
+            for label, speaker, chances in zip(truth, speakers, softmax(3 * logits, axis=1), strict=True):
+                lines.writerow(["f", "ravdess", speaker, EMOTIONS[label], EMOTIONS[chances.argmax()], *chances])
         written.append((folder, 3 * logits, truth, speakers))
     return written
 
@@ -155,11 +158,11 @@ def test_figures_are_calibrated_on_other_folds_and_adapted_on_other_clips(folds)
     for place, other in ((0, 1), (1, 0)):
         assert degrees[place] == pytest.approx(calibration.temperature(folds[other][1], folds[other][2]), rel=1e-3)
     found = adaptation_study.adaptation_figures(runs, degrees)
-    truth = np.concatenate([one[2] for one in folds])
-    logits = np.concatenate([one[1] for one in folds])
+    truth = np.concatenate([fold[2] for fold in folds])
+    logits = np.concatenate([fold[1] for fold in folds])
     assert found["accuracy"] == pytest.approx((logits.argmax(axis=1) == truth).mean())
     assert found["uar"] == found["uar ravdess"]
-    warm = np.concatenate([one[1] / t for one, t in zip(folds, degrees, strict=True)])
+    warm = np.concatenate([fold[1] / t for fold, t in zip(folds, degrees, strict=True)])
     assert found["ece"] == pytest.approx(metrics.calibration_error(truth, softmax(warm, axis=1)), abs=1e-4)
     assert found["ece"] < found["ece before"] - 0.05
     assert found["adapted uar"] > found["uar"] + 0.05
@@ -174,23 +177,23 @@ def test_no_clip_is_adapted_on_itself():
     assert np.array_equal(moved[3], logits[3])  # its speaker has no other clip
 
 
-def test_the_model_in_the_box_is_small_and_stock_transformers_loads_it(recordings):
+def test_the_bundled_model_is_small_and_stock_transformers_loads_it(recordings):
     size = sum(path.stat().st_size for path in BUNDLED_MODEL.iterdir())
     assert size < 12_000_000
     clip = audio.load(next(recordings[0].rglob("*.wav")))
     classify = pipeline("audio-classification", model=str(BUNDLED_MODEL), top_k=None)
-    assert sum(one.numel() for one in classify.model.parameters()) < 6_000_000
-    told = {one["label"]: one["score"] for one in classify({"array": clip, "sampling_rate": 16_000})}
-    assert told == pytest.approx(Predictor(BUNDLED_MODEL).predict(clip)["scores"], abs=2e-6)
-    assert set(told) == set(EMOTIONS)
+    assert sum(parameter.numel() for parameter in classify.model.parameters()) < 6_000_000
+    scores = {row["label"]: row["score"] for row in classify({"array": clip, "sampling_rate": 16_000})}
+    assert scores == pytest.approx(Predictor(BUNDLED_MODEL).predict(clip)["scores"], abs=2e-6)
+    assert set(scores) == set(EMOTIONS)
 
 
-def test_the_box_says_that_it_was_trained_on_everybody_and_tested_on_nobody(built, fails, tmp_path):
+def test_the_bundled_model_was_trained_on_all_speakers_and_tested_on_none(built, fails, tmp_path):
     predictor = Predictor(BUNDLED_MODEL)
     assert len(predictor.trained_on["speakers"]) == 26
-    assert "tested on voices that it had not heard" in Results.load(BUNDLED_MODEL / "results.json").notes[0]
+    assert "tested on speakers that it was not trained on" in Results.load(BUNDLED_MODEL / "results.json").notes[0]
     words = ("evaluate", "--model", BUNDLED_MODEL, "--dataset", built, "--output", tmp_path / "no")
-    assert "/" not in "".join(one["folder"] for one in Results.load(BUNDLED_MODEL / "results.json").repeats["runs"])
+    assert "/" not in "".join(run["folder"] for run in Results.load(BUNDLED_MODEL / "results.json").repeats["runs"])
     assert "was trained under 'all'" in fails(*words)
 
 
