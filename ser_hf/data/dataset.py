@@ -17,11 +17,10 @@ import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from ser_hf import audio
-from ser_hf.data import describe
+from ser_hf.data import card, describe
 from ser_hf.data.corpora import base, custom, synthetic
 from ser_hf.data.corpora.base import Recording, Scan
 from ser_hf.errors import UserError
-from ser_hf.evaluation import reports
 from ser_hf.labels import EMOTIONS
 from ser_hf.utils import files
 
@@ -177,7 +176,7 @@ def build(
         report = describe.summarise(scans, columns, notice)
         describe.draw_dataset(report, partial / "pictures")
         (partial / "audit.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(reports.dataset_card(report, FEATURES, shards), encoding="utf-8")
+        (partial / "README.md").write_text(card.dataset_card(report, FEATURES, shards), encoding="utf-8")
     return report
 
 

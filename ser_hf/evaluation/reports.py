@@ -7,13 +7,10 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import datasets
-from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
-from ser_hf.data.corpora import ravdess, tess
 from ser_hf.evaluation import plots
 from ser_hf.evaluation.results import Results, ResultsError
-from ser_hf.labels import EMOTIONS
 from ser_hf.utils import templates
 
 STAMP = "LEAKY FIGURES"
@@ -100,59 +97,6 @@ _PERCENTAGES = {"flips", "answered", "error"}
 _NUMBER = re.compile(r"\d(?:[\d,]*\d)?(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
-def dataset_card(report: dict, features: datasets.Features, shards: list[Path]) -> str:
-    """The README.md of a dataset, with `configs` and `dataset_info`, so that every loader finds its
-    rows and columns.
-
-    Args:
-        report: of the build (`ser_hf.data.describe.summarise`).
-        features: of its columns.
-        shards: the Parquet files in `data/`.
-    """
-    # synthetic voices stand in for both corpora and are under the licence of neither
-    corpora = [] if report["notice"] else list(dict.fromkeys(group.split()[0] for group in report["counts"]))
-    size = sum(shard.stat().st_size for shard in shards)
-    split = datasets.SplitInfo(name="train", num_bytes=size, num_examples=report["recordings"])
-    info = datasets.DatasetInfo(
-        features=features, splits=datasets.SplitDict({"train": split}), download_size=size, dataset_size=size
-    )
-    data = DatasetCardData(
-        license=list(dict.fromkeys(_LICENCES.get(corpus, "other") for corpus in corpora)) or "other",
-        language="en" if set(corpora) <= set(_LICENCES) else None,  # nobody knows what others speak
-        task_categories=["audio-classification"],
-        tags=["speech-emotion-recognition", "ser_hf"],
-        pretty_name="Speech emotion: " + (" and ".join(map(str.upper, corpora)) or "synthetic voices"),
-        size_categories=_size_category(report["recordings"]),
-        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
-        dataset_info=info._to_yaml_dict(),
-    )
-    official = {"ravdess": ravdess.LICENCE, "tess": tess.LICENCE}
-    return templates.render_card(
-        "dataset.md.jinja",
-        data,
-        r=report,
-        emotions=EMOTIONS,
-        corpora=corpora,
-        licences=[official.get(corpus, f"{corpus}: the licence of its source") for corpus in corpora],
-    )
-
-
-def audit_page(
-    report: dict, grouped: list[tuple[str, list[dict]]], kinds: dict[str, str], pictures: dict[str, str]
-) -> str:
-    """The page of an audit, complete in itself: what stands in file names is escaped, nothing is
-    loaded from elsewhere.
-
-    Args:
-        report: of `ser_hf.data.audit.report.audit_recordings`.
-        grouped: its findings by kind, in the order to show.
-        kinds: what each kind of finding means.
-        pictures: PNG in base64, by name.
-    """
-    values = {"r": report, "grouped": grouped, "kinds": kinds, "pictures": pictures, "emotions": EMOTIONS}
-    return templates.render("audit.html.jinja", **values)
-
-
 def report_page(runs: list["Results"], pictures: list[dict[str, str]]) -> str:
     """A page of several results, complete in itself; names are escaped.
 
@@ -166,15 +110,6 @@ def report_page(runs: list["Results"], pictures: list[dict[str, str]]) -> str:
 def report_table(runs: list["Results"]) -> str:
     """A LaTeX table of several results (needs the package booktabs)."""
     return templates.render("report.tex.jinja", runs=runs)
-
-
-_LICENCES = {"ravdess": "cc-by-nc-sa-4.0", "tess": "cc-by-nc-nd-4.0"}
-
-
-def _size_category(recordings: int) -> str:
-    """The Hub's name for an order of magnitude."""
-    steps = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
-    return next((name for limit, name in steps if recordings < limit), "n>1M")
 
 
 def write_report(folder: Path, output: Path | None = None) -> list[Path]:

@@ -4,16 +4,22 @@ import json
 import os
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import filelock
 import yaml
 
 from ser_hf.errors import UserError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+ModelType = TypeVar("ModelType", bound="BaseModel")
 
 
 def refuse_existing(output: str | PathLike) -> None:
@@ -28,7 +34,7 @@ def refuse_existing(output: str | PathLike) -> None:
 
 @contextmanager
 def new_folder(output: str | PathLike) -> Iterator[Path]:
-    """Give a folder to write into, which gets the name `output` when the block ends well.
+    """Yield a folder to write into, which is renamed to `output` when the block ends well.
 
     Its parent is temporary, too: files beside it are removed with the parent.
 
@@ -47,7 +53,7 @@ def new_folder(output: str | PathLike) -> Iterator[Path]:
 
 @contextmanager
 def replacing(output: str | PathLike) -> Iterator[Path]:
-    """Give a path to write a file to, which replaces `output` when the block ends well.
+    """Yield a path to write a file to, which replaces `output` when the block ends well.
 
     The path lies beside `output`, has its suffix, and belongs to this process alone. Whatever goes
     wrong, the file at `output` stays as it was and nothing is left beside it.
@@ -76,8 +82,10 @@ def cache_lock(path: str | PathLike) -> filelock.BaseFileLock:
 
 
 def move_into(partial: Path, output: Path) -> None:
-    """Put all that is in one folder into another, over what has the same names; `results.json`
-    last: it says done."""
+    """Move all that a folder holds into another one, over files of the same names.
+
+    `results.json` comes last, because its presence means that the rest is complete.
+    """
     for item in sorted(partial.iterdir(), key=lambda item: item.name == "results.json"):
         target = output / item.name
         shutil.rmtree(target) if target.is_dir() else None
@@ -88,29 +96,81 @@ class _Loader(yaml.BaseLoader):
     """BaseLoader leaves every scalar text, so that the words `yes` and `no` stay words."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        _once([(key.value, None) for key, _ in node.value])
+        _without_repeated_keys([(key.value, None) for key, _ in node.value])
         return super().construct_mapping(node, deep)
 
 
-def read_settings(path: Path, wrong: type[UserError]) -> Any:
-    """What a `.json` file holds, or any other as YAML; scalars of YAML are text.
+def read_settings(path: Path, error_class: type[UserError] = UserError) -> Any:
+    """Return what a `.json` file holds; any other file is YAML, whose scalars are read as text.
 
     Raises:
-        wrong: naming the file, if it is neither YAML nor JSON, or says one thing twice.
+        error_class: naming the file, if it is neither YAML nor JSON, or repeats a key.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".json":
-            return json.loads(text, object_pairs_hook=_once)
+            return json.loads(text, object_pairs_hook=_without_repeated_keys)
         return yaml.load(text, Loader=_Loader)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:  # of JSON, of the encoding, of _once
+    except (ValueError, yaml.YAMLError, RecursionError) as error:  # of JSON, of the encoding, of a repeated key
         reason = " ".join(str(error).split())[:200]
-        raise wrong(f"'{path}' cannot be read: {reason}") from None
+        raise error_class(f"'{path}' cannot be read: {reason}") from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict:
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict:
     keys = [str(key) for key, _ in pairs]
-    twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
-    if twice is not None:
-        raise ValueError(f"the key '{twice}' stands twice in one place: keep one")
+    repeated = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
+    if repeated is not None:
+        raise ValueError(f"the key '{repeated}' stands twice in one place: keep one")
     return dict(pairs)
+
+
+_EXPECTED = {
+    "string_type": "a text is expected",
+    "string_too_short": "a text is expected",
+    "dict_type": "a mapping is expected",
+    "list_type": "a list is expected",
+    "too_short": "it must not be empty",
+}
+"""What a field must be, by the type of pydantic's error."""
+
+
+def validated(
+    model: type[ModelType], content: object, where: str, error_class: type[UserError] = UserError
+) -> ModelType:
+    """Check what a user's file holds against a pydantic model, and return it as that model.
+
+    A `ValueError` that a validator raises completes a sentence about its field, such as
+    `is 'x': a number is expected`. That of a validator of the whole model is a sentence itself.
+
+    Args:
+        model: class that names the keys and checks their values.
+        content: of the file, as `read_settings` returns it.
+        where: the file, and the place in it, with which a message begins.
+        error_class: of what is raised.
+
+    Raises:
+        error_class: one line about the first problem: the place, the value and what is expected.
+    """
+    from pydantic import ValidationError  # here, so that `import ser_hf.utils.files` stays light
+
+    keys = ", ".join(field.alias or name for name, field in model.model_fields.items())
+    if not isinstance(content, dict):
+        raise error_class(f"{where} has no keys: its keys are {keys}")
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+    kind, value = problem["type"], textwrap.shorten(repr(problem["input"]), 60, placeholder=" …")
+    # the place as users write it: folds[0].test
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+    if kind == "extra_forbidden" and len(problem["loc"]) == 1:
+        message = f"{where} has '{place}': its keys are {keys}"
+    elif kind == "extra_forbidden":
+        message = f"{where}: {place} is an unknown key: remove it"
+    elif kind == "missing":
+        message = f"{where}: {place} is missing: add it"
+    elif kind == "value_error":
+        message = f"{where}: {place} {problem['ctx']['error']}" if place else f"{where}: {problem['ctx']['error']}"
+    else:
+        message = f"{where}: {place} is {value}: {_EXPECTED.get(kind, problem['msg'])}"
+    raise error_class(message)

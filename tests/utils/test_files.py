@@ -1,9 +1,10 @@
 import os
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ser_hf.errors import UserError
-from ser_hf.utils.files import cache_dir, cache_lock, new_folder, replacing
+from ser_hf.utils.files import cache_dir, cache_lock, new_folder, replacing, validated
 
 
 def test_a_new_file_replaces_the_old_one_at_once(tmp_path):
@@ -46,3 +47,58 @@ def test_caches_lie_in_one_folder_and_are_locked(monkeypatch, tmp_path):
     with cache_lock(cache_dir() / "file.json") as lock:
         assert lock.is_locked
         assert not cache_lock(cache_dir() / "file.json").is_locked
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    side: str
+
+
+class Description(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    name: str = Field(default="x", min_length=1)
+    parts: list[Part] = []
+    labels: dict[str, str] = {}
+
+    @field_validator("name")
+    @classmethod
+    def is_lower(cls, name):
+        if name != name.lower():
+            raise ValueError(f"is '{name}': small letters are expected")
+        return name
+
+    @model_validator(mode="after")
+    def has_parts_or_labels(self):
+        if not self.parts and not self.labels:
+            raise ValueError("give either parts or labels")
+        return self
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"nam": "x"}, "'f.yaml' has 'nam': its keys are name, parts, labels"),
+        ([1], "'f.yaml' has no keys: its keys are name, parts, labels"),
+        (None, "'f.yaml' has no keys: its keys are name, parts, labels"),
+        ({"name": ["x"]}, "'f.yaml': name is ['x']: a text is expected"),
+        ({"name": ""}, "'f.yaml': name is '': a text is expected"),
+        ({"name": "X"}, "'f.yaml': name is 'X': small letters are expected"),
+        ({"labels": "x"}, "'f.yaml': labels is 'x': a mapping is expected"),
+        ({"labels": {"a": 1}}, "'f.yaml': labels.a is 1: a text is expected"),
+        ({"parts": [{"side": "test"}, {}]}, "'f.yaml': parts[1].side is missing: add it"),
+        ({"parts": [{"side": "test", "a": 1}]}, "'f.yaml': parts[0].a is an unknown key: remove it"),
+        ({}, "'f.yaml': give either parts or labels"),
+    ],
+)
+def test_a_wrong_file_ends_in_one_line_about_its_first_problem(content, message):
+    class WrongFile(UserError):
+        pass
+
+    with pytest.raises(WrongFile) as caught:
+        validated(Description, content, "'f.yaml'", WrongFile)
+    assert str(caught.value) == message
+
+
+def test_a_right_file_becomes_its_model():
+    description = validated(Description, {"parts": [{"side": "test"}]}, "'f.yaml'")
+    assert (description.name, description.parts) == ("x", [Part(side="test")])

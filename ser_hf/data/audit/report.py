@@ -20,8 +20,8 @@ from ser_hf.data.audit.checks import KINDS, Inventory, by_corpus, find_problems
 from ser_hf.data.audit.inspect import FileMeasurement, measure
 from ser_hf.data.corpora import base
 from ser_hf.data.corpora.base import File
-from ser_hf.evaluation import reports
 from ser_hf.labels import EMOTIONS
+from ser_hf.utils import templates
 from ser_hf.utils.files import new_folder
 
 
@@ -193,5 +193,14 @@ def write_audit(report: dict, output: str | PathLike) -> None:
         pictures = describe.draw_audit(report, partial / "pictures")
         (partial / "audit.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         encoded = {picture.stem: base64.b64encode(picture.read_bytes()).decode() for picture in pictures}
-        page = reports.audit_page(report, grouped(report), KINDS, encoded)
+        page = _audit_page(report, encoded)
         (partial / "audit.html").write_text(page, encoding="utf-8")
+
+
+def _audit_page(report: dict, pictures: dict[str, str]) -> str:
+    """The page of an audit, complete in itself: text from file names is escaped, nothing is loaded.
+
+    `pictures` are PNG in base64, by name.
+    """
+    values = {"r": report, "grouped": grouped(report), "kinds": KINDS, "pictures": pictures, "emotions": EMOTIONS}
+    return templates.render("audit.html.jinja", **values)
