@@ -161,8 +161,10 @@ def application(
         predictor: that answers.
         limits: of a visitor.
         folder: where the model's card and `results.json` lie, if anywhere; a file of that name from
-        elsewhere is none. sha: the commit of a model on the Hub. mcp: serve the tools for language
-        models, too. hosts: names under which it may be asked; any if None.
+            elsewhere is none.
+        sha: the commit of a model on the Hub.
+        mcp: serve the tools for language models, too.
+        hosts: names under which it may be asked; any if None.
 
     Raises:
         ServingError: where MCP is wanted and its package is missing.

@@ -51,7 +51,7 @@ def noise(
     Args:
         noises: at least one, each of shape `(samples,)`.
         low, high: the ratio of the mean power of the voiced part (`silence.voiced`) to that of the
-        stretch, in dB.
+            stretch, in dB.
     """
     ratio = rng.uniform(low, high)
     stretch = _stretch(noises[int(rng.integers(len(noises)))], len(samples), rng)

@@ -36,8 +36,9 @@ def features(rows: datasets.Dataset, kind: str, cache_dir: str | Path | None = N
 
     Args:
         rows: with the columns `audio`, `file` and `sha256`; a sound that occurs twice is computed
-        once. kind: a key of `WIDTHS`. cache_dir: folder of the cache; `ser_hf` beside the Hub's
-        cache where None.
+            once.
+        kind: a key of `WIDTHS`.
+        cache_dir: folder of the cache; `ser_hf` beside the Hub's cache where None.
 
     Returns:
         Float32 of shape `(len(rows), width)`, in the order of the rows.

@@ -145,8 +145,9 @@ def build(
         ravdess: folders and zips of RAVDESS, in any layout.
         tess: folders and zips of TESS, in any layout.
         make_synthetic: write both corpora with the synthetic voice into `output/recordings` and use
-        those. num_proc: recordings decoded at a time; the number of cores where None. other:
-        descriptions of other corpora (`ser_hf.data.corpora.custom`).
+            those.
+        num_proc: recordings decoded at a time; the number of cores where None.
+        other: descriptions of other corpora (`ser_hf.data.corpora.custom`).
 
     Returns:
         What `output/audit.json` says: counts, what was dropped, what is flagged

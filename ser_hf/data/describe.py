@@ -25,8 +25,9 @@ def summarise(scans: dict[str, Scan], columns: pa.Table, notice: str) -> dict:
 
     Args:
         scans: of each corpus, as `dataset.scan` gives them; their recordings are those of
-        `columns`. columns: of the dataset, without the audio. notice: what must be said of
-        synthetic recordings, or nothing.
+            `columns`.
+        columns: of the dataset, without the audio.
+        notice: what must be said of synthetic recordings, or nothing.
 
     Returns:
         `recordings`, `speakers`, `hours`; `counts` {corpus channel: {label: n}}; `balance` {corpus

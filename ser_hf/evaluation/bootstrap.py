@@ -124,7 +124,8 @@ def half_widths(matrices: np.ndarray, drawn: dict[str, np.ndarray]) -> dict[str,
 
     Args:
         matrices: of the speakers, shape `(speakers, classes, classes)`; they say how many clips
-        each has. drawn: what `draw` gave, or the difference of two such.
+            each has.
+        drawn: what `draw` gave, or the difference of two such.
     """
     number, worth, one = len(matrices), effective(matrices), 1 / matrices.sum()
     halves = {}

@@ -117,7 +117,8 @@ def calibrate(
         dataset: with the columns of `ser_hf.data.dataset.FEATURES`.
         indices: of the validation clips; memory does not grow with them.
         coverage: share of clips to be answered, see `confidence.threshold`; no threshold where
-        neither is given. error: share of wrong answers among those given.
+            neither is given.
+        error: share of wrong answers among those given.
 
     Returns:
         As `fit`.

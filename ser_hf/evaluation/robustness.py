@@ -164,7 +164,8 @@ def evaluate_robustness(
         dataset: with `audio` and `label`; memory does not grow with its length.
         indices: of the clips, such as those of a test side.
         probabilities: the model's answers for them as they are, in their order, shape
-        `(len(indices), 8)`. seed: of the noises and rooms.
+            `(len(indices), 8)`.
+        seed: of the noises and rooms.
 
     Returns:
         `n`, `seed`, `clean` {`uar`, `accuracy`}, and `conditions`, a list of {`name`, `kind`,

@@ -104,7 +104,8 @@ def push_dataset(folder: str | PathLike, repo: str, private: bool = True) -> Com
     Args:
         folder: a dataset that `ser-hf data` built; what else is in it stays local.
         repo: `owner/name`, or a name under the account of the token; created where it does not
-        exist. private: refuse a repository that anyone can read.
+            exist.
+        private: refuse a repository that anyone can read.
 
     Returns:
         As `commit`.
@@ -126,9 +127,11 @@ def push_model(
     Args:
         folder: that fine-tuning wrote; checkpoints, curves and answers in it stay local.
         repo: `owner/name`, or a name under the account of the token; created where it does not
-        exist. private: refuse a repository that anyone can read. allow_leaky: push figures of
-        speakers who were heard in training, too; the card is stamped with that. revision: the
-        branch, created from main where it does not exist; main if None.
+            exist.
+        private: refuse a repository that anyone can read.
+        allow_leaky: push figures of speakers who were heard in training, too; the card is stamped
+            with that.
+        revision: the branch, created from main where it does not exist; main if None.
 
     Returns:
         As `commit`.
@@ -162,8 +165,10 @@ def commit(
     Args:
         files: where each lies, or what is in it, by its name in the repository.
         repo: `owner/name`, or a name under the account of the token; created where it does not
-        exist. private: refuse a repository that anyone can read. kind: of repository. revision: the
-        branch, created from main where it does not exist; main if None.
+            exist.
+        private: refuse a repository that anyone can read.
+        kind: of repository.
+        revision: the branch, created from main where it does not exist; main if None.
 
     Returns:
         The address of the commit, with `oid` and `repo_url`; that of the last one where nothing has

@@ -63,9 +63,11 @@ def push(model: str, space: str, private: bool = True, revision: str | None = No
     Args:
         model: a Hub id.
         space: `owner/name`, or a name under the account of the token; created where it does not
-        exist. private: refuse a Space that anyone can see. revision: a branch, tag or commit of the
-        model; main if None. checked: the model is known to be a trained classifier, so that it need
-        not be loaded to see that.
+            exist.
+        private: refuse a Space that anyone can see.
+        revision: a branch, tag or commit of the model; main if None.
+        checked: the model is known to be a trained classifier, so that it need not be loaded to see
+            that.
 
     Raises:
         UserError: for a model that is not on the Hub or could not answer, packages that are not

@@ -52,8 +52,10 @@ def export(
     Args:
         model: a folder that fine-tuning wrote, or a Hub id.
         output: gets `model.onnx` or `model_int8.onnx`, `config.json`, `preprocessor_config.json`
-        and `export.json`. int8: matrix products in int8. clips: waveforms of shape `(samples,)` at
-        16 kHz, to compare it with torch on; synthetic voices where None.
+            and `export.json`.
+        int8: matrix products in int8.
+        clips: waveforms of shape `(samples,)` at 16 kHz, to compare it with torch on; synthetic
+            voices where None.
 
     Returns:
         What `export.json` holds: `model`, `digest` of its weights, `backend`, `gate` (of

@@ -27,7 +27,9 @@ def prediction(
         length: in samples at 16 kHz.
         probabilities: shape `(labels,)`.
         segments: as `segment` makes them; none where no voice was found, of which nothing can be
-        said. labels: of the model, in its order. below: the score under which the model abstains.
+            said.
+        labels: of the model, in its order.
+        below: the score under which the model abstains.
         label: the index of the answer; that of the largest probability if None.
     """
     best = int(probabilities.argmax()) if label is None else label

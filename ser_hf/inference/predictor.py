@@ -82,9 +82,11 @@ class Predictor:
                 box where none is named.
             device: for torch; a GPU where there is one if None.
             batch_size: clips at a time in `probabilities` and `outputs`, and clips of one length at
-            a time on a GPU. backend: `torch`, `torch-bf16`, `onnx` or `onnx-int8`; the ONNX ones
-            run on the CPU. voice_kind: how voice is found in long recordings, `silero` or `energy`;
-            the better one there is if None. revision: a branch, tag or commit of a Hub id.
+                a time on a GPU.
+            backend: `torch`, `torch-bf16`, `onnx` or `onnx-int8`; the ONNX ones run on the CPU.
+            voice_kind: how voice is found in long recordings, `silero` or `energy`; the better one
+                there is if None.
+            revision: a branch, tag or commit of a Hub id.
 
         Raises:
             UserError: if it cannot be loaded or is not a trained classifier, or something it needs
@@ -123,7 +125,9 @@ class Predictor:
 
         Args:
             clips: recordings of the voice, of any length; or an `Adaptation`, or the file that its
-            `save` wrote. timeout: of `predict`, for each recording. longest: of `predict`.
+                `save` wrote.
+            timeout: of `predict`, for each recording.
+            longest: of `predict`.
 
         Returns:
             A predictor like this one, with the voice as its `adaptation`.
@@ -239,7 +243,8 @@ class Predictor:
 
         Args:
             chunks: arrays of shape `(samples,)` or `(samples, channels)`, float or integer, of any
-            length. sampling_rate: in Hz.
+                length.
+            sampling_rate: in Hz.
 
         Yields:
             Predictions as `predict` gives them, of the last seconds; see

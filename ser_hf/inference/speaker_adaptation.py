@@ -138,7 +138,8 @@ def _clusters(places: np.ndarray, answers: np.ndarray, trusted: float) -> tuple[
     Args:
         places: of clips, shape `(clips, dimensions)`.
         answers: logits that the clusters begin with, and that share in them throughout, shape
-        `(clips, labels)`. trusted: the share of the clusters.
+            `(clips, labels)`.
+        trusted: the share of the clusters.
 
     Returns:
         The weight `(labels, dimensions)` and the constant `(labels,)`.

@@ -42,8 +42,9 @@ def load_for_training(
 
     Args:
         name: a Hub id or folder of any `AutoModelForAudioClassification` backbone, or one of
-        `ser_hf.tiny.NAMES`. seed: of the weights that are new. attention: `eager` or `sdpa`; the
-        model's own choice where None.
+            `ser_hf.tiny.NAMES`.
+        seed: of the weights that are new.
+        attention: `eager` or `sdpa`; the model's own choice where None.
 
     Raises:
         ModelError: if it cannot be loaded, with what to do instead.

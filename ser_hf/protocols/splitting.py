@@ -68,14 +68,14 @@ def split(
     Args:
         dataset: with the columns of `ser_hf.data.dataset.FEATURES`.
         name: a key of `PROTOCOLS`, the path of a `.yaml`, `.json` or `.csv` file, or `all`, which
-        needs `train_on_validation`. fold: from 0, below the number of folds of the protocol. seed:
-        of what is drawn at random (`random`, and the validation words of the TESS protocols). near:
-        groups of rows that hold the same recording, trimmed, scaled or transcoded. text_disjoint:
-        refuse sentences in the test that are in training or validation too. extra_train_speakers:
-        also train on what the protocol leaves out, where its voices and recordings are not in the
-        test,
-            nor in a validation that has voices of its own. Validation and test stay the protocol's;
-            the hash does not.
+            needs `train_on_validation`.
+        fold: from 0, below the number of folds of the protocol.
+        seed: of what is drawn at random (`random`, and the validation words of the TESS protocols).
+        near: groups of rows that hold the same recording, trimmed, scaled or transcoded.
+        text_disjoint: refuse sentences in the test that are in training or validation too.
+        extra_train_speakers: also train on what the protocol leaves out, where its voices and
+            recordings are not in the test, nor in a validation that has voices of its own.
+            Validation and test stay the protocol's; the hash does not.
         train_on_validation: train on the validation side, too, which is empty then; nothing can be
             chosen by it.
 

@@ -68,9 +68,11 @@ def feature_cache(
         rows: of the dataset; a sound that occurs twice is stored once.
         name: of what is computed.
         model: in its state when the front is computed; it is put into evaluation mode while it
-        computes. extractor: of the model. compute: batch of model inputs -> one tensor `(frames,
-        ...)` for each of its clips, padding left out. cache: folder of all stores; `ser_hf` beside
-        the Hub's cache where None.
+            computes.
+        extractor: of the model.
+        compute: batch of model inputs -> one tensor `(frames, ...)` for each of its clips, padding
+            left out.
+        cache: folder of all stores; `ser_hf` beside the Hub's cache where None.
 
     Returns:
         The store, and whether it had to be computed.

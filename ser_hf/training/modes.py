@@ -74,7 +74,8 @@ def prepare(model: PreTrainedModel, mode: str, freeze_convolutions: bool, layers
         model: stock, with its head.
         mode: `full`, `partial` or `lora`.
         freeze_convolutions: the convolutional feature encoder, in mode `full`; the other modes
-        always do. layers: trained at the top, in mode `partial`; a third of them where None.
+            always do.
+        layers: trained at the top, in mode `partial`; a third of them where None.
 
     Raises:
         ModelError: where the model does not have what the mode needs.

@@ -45,9 +45,12 @@ class PaddedLengthBatchSampler(Sampler):
             steps: of the optimiser an epoch.
             seed: of the order.
             weights: chance of each clip to be drawn, with replacement, shape `(clips,)`; each once
-            where None. accumulation: micro-batches of a step on each process. processes: that share
-            a step. rank: of this process. shuffle_only: leave the clips in random order, whatever
-            their lengths, as a stock Trainer does.
+                where None.
+            accumulation: micro-batches of a step on each process.
+            processes: that share a step.
+            rank: of this process.
+            shuffle_only: leave the clips in random order, whatever their lengths, as a stock
+                Trainer does.
         """
         self.lengths, self.steps, self.seed, self.weights = lengths, steps, seed, weights
         self.accumulation, self.processes, self.rank, self.shuffle_only = accumulation, processes, rank, shuffle_only

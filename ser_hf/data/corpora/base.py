@@ -82,7 +82,8 @@ def scan(folders: list[str | PathLike], corpus: str) -> Scan:
 
     Args:
         folders: each a folder, searched recursively for audio (`audio.SUFFIXES`, any casing) and
-        zips, or a zip file. corpus: `ravdess` or `tess`.
+            zips, or a zip file.
+        corpus: `ravdess` or `tess`.
 
     Raises:
         CorpusError: where a folder is missing, empty, or holds none of the corpus.

@@ -19,9 +19,11 @@ def write_corpora(folder: Path, seed: int = 0, takes: int = 2, words: int = len(
 
     Args:
         folder: gets `ravdess/Actor_NN/`, `tess/{OAF,YAF}_<emotion>/` and the notice that no human
-        speaks. seed: of the voices and the takes. takes: repetitions of each RAVDESS statement (1
-        or 2): 24 actors x 8 emotions x 2 statements x takes. words: TESS words (at most 10): 2
-        actresses x 7 emotions x words.
+            speaks.
+        seed: of the voices and the takes.
+        takes: repetitions of each RAVDESS statement (1 or 2): 24 actors x 8 emotions x 2 statements
+            x takes.
+        words: TESS words (at most 10): 2 actresses x 7 emotions x words.
 
     Returns:
         The folders of RAVDESS and of TESS.

@@ -159,8 +159,8 @@ def load(name: str | PathLike, seed: int) -> tuple[PreTrainedModel, FeatureExtra
 
     Args:
         name: a Hub id or folder of wav2vec2 or wav2vec2-bert, or one of `SCRATCH` to start from
-        nothing. seed: of the weights that are new; those are the codebook's where a checkpoint has
-        none.
+            nothing.
+        seed: of the weights that are new; those are the codebook's where a checkpoint has none.
 
     Raises:
         ModelError: for another type, and for what cannot be loaded.
