@@ -5,7 +5,7 @@ same.
 
     ser-hf baseline egemaps-logistic --dataset DIR --protocol emobox-ravdess --fold all \
         --output runs/logistic
-    python studies/ensemble.py runs/bundled/emobox-ravdess/seed-42 runs/logistic
+    python studies/ensemble.py runs/bundled_model/emobox-ravdess/seed-42 runs/logistic
 """
 
 import argparse
