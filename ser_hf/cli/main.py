@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from ser_hf.cli.data import audit, data, splits
+from ser_hf.cli.doctor import doctor
 from ser_hf.cli.evaluate import baseline, calibrate, compare, evaluate, explain, report
 from ser_hf.cli.publish import export, push
 from ser_hf.cli.serve import app, predict
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[[CommandLine], int | None]] = {
     "push": push,
     "predict": predict,
     "app": app,
+    "doctor": doctor,
 }
 """A command's docstring is its help: the first line, the description, the epilogue."""
 
