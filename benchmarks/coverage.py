@@ -103,17 +103,17 @@ def row(design: Design, simulations: int, seed: list[int]) -> str:
     held = {(method, name): 0 for method in METHODS for name in NAMES}
     for index, matrices in enumerate(simulate(design, simulations, rng)):
         intervals = (
-            bootstrap.bounds(matrices, RESAMPLES, index),
-            percentiles(bootstrap.resample_counts(matrices, RESAMPLES, index)),
+            bootstrap.interval_bounds(matrices, RESAMPLES, index),
+            percentiles(bootstrap.resampled_figures(matrices, RESAMPLES, index)),
             percentiles(over_clips(matrices, index)),
         )
         for method, bounds in zip(METHODS, intervals, strict=True):
             for name in NAMES:
                 held[method, name] += bounds[name][0] <= truth[name] <= bounds[name][1]
     shares = {key: f"{100 * count / simulations:.1f}" for key, count in held.items()}
-    if bootstrap.refusal(matrices):  # depends on the design alone
+    if bootstrap.missing_interval_reason(matrices):  # depends on the design alone
         shares |= {("ours", name): f"none ({shares['ours', name]})" for name in NAMES}
-    worth = min(bootstrap.effective(matrices).values())
+    worth = min(bootstrap.effective_speakers(matrices).values())
     cells = [design.name, f"{worth:.1f}", "{}, {}".format(*design.spread), f"{truth['uar']:.2f}", *shares.values()]
     return f"| {' | '.join(cells)} |"
 

@@ -11,6 +11,7 @@ figures of more seeds, perhaps measured on another machine, are added to those b
 """
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -259,12 +260,12 @@ def write_bundle(
         raise UserError(f"{size:,} bytes of weights are too many to bundle: {MAX_BYTES:,} are allowed")
     if not all(torch.isfinite(tensor).all() for tensor in weights.values()):
         raise UserError("a weight does not fit in fp16")
-    results = Results.load(tested / "results.json")
-    results.model, results.dataset = folder.name, "RAVDESS + TESS"
-    results.notes = [  # the notes of single runs are about single runs
+    note = (  # the notes of single runs do not hold for the pooled figures
         "These are the figures of models of the same recipe, each tested on speakers that it was not trained on. "
         "This model was trained on all speakers, so that none is left to test it on."
-    ]
+    )
+    results = Results.load(tested / "results.json")
+    results = dataclasses.replace(results, model=folder.name, dataset="RAVDESS + TESS", notes=[note])
     with _replaced(folder) as partial:
         partial.mkdir()
         save_file(weights, partial / "model.safetensors", {"format": "pt"})

@@ -54,7 +54,7 @@ class BaselineError(UserError):
     """A baseline that does not exist or cannot be trained."""
 
 
-def answers(
+def predict_baseline(
     name: str,
     rows: datasets.Dataset,
     split: protocols.Split,

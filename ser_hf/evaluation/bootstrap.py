@@ -19,7 +19,7 @@ MIN_WORTH = 0.6
 % there."""
 
 
-def by_speaker(
+def speaker_intervals(
     references: np.ndarray, predictions: np.ndarray, speakers: np.ndarray, resamples: int = 2000, seed: int = 0
 ) -> tuple[dict[str, list[float]] | None, str]:
     """Where each figure may lie on average over fresh speakers, with as many clips of each label as
@@ -43,20 +43,22 @@ def by_speaker(
 
     >>> right = np.array([0, 0, 1, 1] * 6)
     >>> said = np.array([0, 0, 1, 0] * 3 + [0, 0, 1, 1] * 3)
-    >>> bounds, says = by_speaker(right, said, np.repeat(["a", "b", "c", "d"], 6))
+    >>> bounds, says = speaker_intervals(right, said, np.repeat(["a", "b", "c", "d"], 6))
     >>> says
     '95 % bootstrap over 4 test speakers (2,000 resamples, t on the logit scale)'
     >>> [round(bound, 2) for bound in bounds["accuracy"]]
     [0.42, 0.99]
     """
-    _, matrices = counts(references, predictions, speakers)
-    if reason := refusal(matrices):
+    _, matrices = speaker_confusions(references, predictions, speakers)
+    if reason := missing_interval_reason(matrices):
         return None, reason
     how = f"95 % bootstrap over {len(matrices)} test speakers ({resamples:,} resamples, t on the logit scale)"
-    return bounds(matrices, resamples, seed), how
+    return interval_bounds(matrices, resamples, seed), how
 
 
-def counts(references: np.ndarray, predictions: np.ndarray, speakers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def speaker_confusions(
+    references: np.ndarray, predictions: np.ndarray, speakers: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """The names of the speakers, sorted, and the confusion matrix of each, shape `(speakers,
     classes, classes)`."""
     names = np.unique(speakers)
@@ -64,7 +66,7 @@ def counts(references: np.ndarray, predictions: np.ndarray, speakers: np.ndarray
     return names, np.stack([confusion(np.asarray(references)[m], np.asarray(predictions)[m]) for m in masks])
 
 
-def refusal(matrices: np.ndarray) -> str | None:
+def missing_interval_reason(matrices: np.ndarray) -> str | None:
     """Why no interval can be given for these matrices, shape `(speakers, classes, classes)`; None
     where one can.
 
@@ -75,7 +77,7 @@ def refusal(matrices: np.ndarray) -> str | None:
     number = len(matrices)
     if number < MIN_SPEAKERS:
         return f"no interval: {number} test speaker(s), at least {MIN_SPEAKERS} are needed"
-    worth = min(effective(matrices).values())
+    worth = min(effective_speakers(matrices).values())
     if worth < MIN_WORTH * number:
         clips = matrices.sum((1, 2))
         share = f"{100 * clips.max() / clips.sum():.0f} %"
@@ -86,7 +88,7 @@ def refusal(matrices: np.ndarray) -> str | None:
     return None
 
 
-def bounds(matrices: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[str, list[float]]:
+def interval_bounds(matrices: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[str, list[float]]:
     """`[low, high]` of each figure, on the logit scale, whether or not `refusal` has something
     against it.
 
@@ -95,7 +97,7 @@ def bounds(matrices: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[s
         resamples: how often speakers are drawn.
         seed: of the draws.
     """
-    figures, drawn = scores(matrices.sum(0)), resample_counts(matrices, resamples, seed)
+    figures, drawn = scores(matrices.sum(0)), resampled_figures(matrices, resamples, seed)
     halves, one = half_widths(matrices, drawn), 1 / matrices.sum()
     found = {}
     for name in NAMES:
@@ -107,7 +109,7 @@ def bounds(matrices: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[s
     return found
 
 
-def resample_counts(matrices: np.ndarray, resamples: int, seed: int) -> dict[str, np.ndarray]:
+def resampled_figures(matrices: np.ndarray, resamples: int, seed: int) -> dict[str, np.ndarray]:
     """Each figure, shape `(resamples,)`, of as many speakers as there are, drawn with
     replacement."""
     number = len(matrices)
@@ -127,7 +129,7 @@ def half_widths(matrices: np.ndarray, drawn: dict[str, np.ndarray]) -> dict[str,
             each has.
         drawn: what `draw` gave, or the difference of two such.
     """
-    number, worth, one = len(matrices), effective(matrices), 1 / matrices.sum()
+    number, worth, one = len(matrices), effective_speakers(matrices), 1 / matrices.sum()
     halves = {}
     for name, values in drawn.items():
         error = max(float(values.std(ddof=1)) * np.sqrt(number / (number - 1)), one)
@@ -135,7 +137,7 @@ def half_widths(matrices: np.ndarray, drawn: dict[str, np.ndarray]) -> dict[str,
     return halves
 
 
-def effective(matrices: np.ndarray) -> dict[str, float]:
+def effective_speakers(matrices: np.ndarray) -> dict[str, float]:
     """How many speakers of equal size these are worth to each figure (Kish 1965; Carter, Schnepel,
     Steigerwald 2017).
 

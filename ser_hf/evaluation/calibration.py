@@ -16,8 +16,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from transformers import PreTrainedModel
 
-from ser_hf import audio
 from ser_hf.evaluation import metrics
+from ser_hf.evaluation.predictions import model_outputs
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading
@@ -25,15 +25,13 @@ from ser_hf.models import loading
 BOUNDS = (0.05, 20.0)
 """Temperatures that are looked for, as far from 1 either way."""
 
-_CHUNK = 512  # clips decoded at a time
-
 
 class CalibrationError(metrics.ConfidenceError):
     """Clips from which no temperature or threshold can be had, or a wish that they cannot
     fulfil."""
 
 
-def temperature(logits: np.ndarray, references: np.ndarray) -> float:
+def fit_temperature(logits: np.ndarray, references: np.ndarray) -> float:
     """The T that minimises the negative log likelihood of `softmax(logits / T)` (Guo et al. 2017,
     section 4.2).
 
@@ -66,7 +64,7 @@ def temperature(logits: np.ndarray, references: np.ndarray) -> float:
     return math.exp(found.x)
 
 
-def fold(model: PreTrainedModel, temperature: float) -> None:
+def fold_temperature(model: PreTrainedModel, temperature: float) -> None:
     """Divide the weight and the bias of a model's last layer by a temperature, in place.
 
     Raises:
@@ -80,14 +78,14 @@ def fold(model: PreTrainedModel, temperature: float) -> None:
             parameter.div_(temperature)
 
 
-def give(model: PreTrainedModel, temperature: float) -> None:
+def apply_temperature(model: PreTrainedModel, temperature: float) -> None:
     """Fold a temperature that was found with other models of the recipe into this one, and note it
     in its config."""
-    fold(model, temperature)
-    note(model, {"temperature": temperature, "abstain": None}, set())
+    fold_temperature(model, temperature)
+    record_calibration(model, {"temperature": temperature, "abstain": None}, set())
 
 
-def undone(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+def undo_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Probabilities as they were before `temperature` was folded in, float64, `(n, classes)` as
     those given.
 
@@ -98,7 +96,7 @@ def undone(probabilities: np.ndarray, temperature: float) -> np.ndarray:
         return softmax(temperature * np.log(np.asarray(probabilities, dtype=np.float64)), axis=1)
 
 
-def calibrate(
+def calibrate_model(
     predictor: Predictor,
     dataset: datasets.Dataset,
     indices: list[int],
@@ -130,15 +128,17 @@ def calibrate(
     if predictor.labels != list(EMOTIONS):
         raise CalibrationError(f"'{predictor.name}' has the labels {predictor.labels}: they must be {list(EMOTIONS)}")
     rows = dataset.select(indices)
-    found = fit(_logits(predictor, rows), np.array(rows["label"], dtype=np.int64), coverage, error)
+    found = fit_calibration(model_outputs(predictor, rows)[0], np.array(rows["label"], dtype=np.int64), coverage, error)
     speakers = set(rows["speaker"])
-    fold(predictor.model, found["temperature"])
-    note(predictor.model, found, speakers)
+    fold_temperature(predictor.model, found["temperature"])
+    record_calibration(predictor.model, found, speakers)
     predictor.abstain_below = found["abstain"]["abstain_below"] if found["abstain"] else 0.0
     return found
 
 
-def fit(logits: np.ndarray, references: np.ndarray, coverage: float | None = None, error: float | None = None) -> dict:
+def fit_calibration(
+    logits: np.ndarray, references: np.ndarray, coverage: float | None = None, error: float | None = None
+) -> dict:
     """A temperature, and a threshold where one is asked for, from a model's answers for validation
     clips.
 
@@ -153,7 +153,7 @@ def fit(logits: np.ndarray, references: np.ndarray, coverage: float | None = Non
     if asked:
         metrics.check_abstention(coverage, error)
     logits = np.asarray(logits, dtype=np.float64)
-    degrees = temperature(logits, references)
+    degrees = fit_temperature(logits, references)
     after = logits / degrees
     probabilities = softmax(after, axis=1)
     return {
@@ -165,18 +165,13 @@ def fit(logits: np.ndarray, references: np.ndarray, coverage: float | None = Non
             "nll_before": _nll(logits, references),
             "nll": _nll(after, references),
         },
-        "abstain": {**metrics.threshold(probabilities, references, **asked), "asked": asked} if asked else None,
+        "abstain": {**metrics.abstention_threshold(probabilities, references, **asked), "asked": asked}
+        if asked
+        else None,
     }
 
 
-def _logits(predictor: Predictor, rows: datasets.Dataset) -> np.ndarray:
-    """Float64 `(clips, labels)`."""
-    chunks = (rows[start : start + _CHUNK]["audio"] for start in range(0, len(rows), _CHUNK))
-    made = [predictor.outputs([audio.load(one) for one in chunk])[0] for chunk in chunks]
-    return np.concatenate(made).astype(np.float64) if made else np.zeros((0, len(predictor.labels)))
-
-
-def attempt(fitted: Callable[..., dict], coverage: float | None, error: float | None) -> dict | None:
+def calibrate_or_warn(fitted: Callable[..., dict], coverage: float | None, error: float | None) -> dict | None:
     """What `fitted(coverage=, error=)` gives; without the wish where that fails, None where nothing
     fits, as is said.
 
@@ -190,7 +185,7 @@ def attempt(fitted: Callable[..., dict], coverage: float | None, error: float | 
     return None
 
 
-def note(model: PreTrainedModel, found: dict, speakers: set[str]) -> None:
+def record_calibration(model: PreTrainedModel, found: dict, speakers: set[str]) -> None:
     """Write what `fit` found into a model's config, as a dict of its own: the one that is there may
     be shared."""
     notes = dict(getattr(model.config, "ser_hf", None) or {})

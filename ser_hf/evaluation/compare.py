@@ -1,8 +1,6 @@
 """Whether one model is better than another: the same clips answered by both, and speakers as what
 varies."""
 
-import csv
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +9,8 @@ import numpy as np
 from ser_hf.errors import UserError
 from ser_hf.evaluation import bootstrap
 from ser_hf.evaluation.metrics import scores
-from ser_hf.labels import LABEL2ID
+from ser_hf.evaluation.predictions import PredictionTable
+from ser_hf.evaluation.results import Results
 
 NAMES = ("uar", "accuracy", "macro_f1")
 EXACT = 14
@@ -20,20 +19,14 @@ RANDOM = 10_000
 """Exchanges that are drawn above that, with the one that was seen."""
 ALPHA = 0.05
 
-_COLUMNS = ("file", "corpus", "speaker", "label", "predicted")
 
-
-class ComparisonError(UserError):
-    """Two folders that cannot be compared."""
-
-
-def compare_models(one: Path, other: Path) -> dict[str, Any]:
+def compare_models(first: Path, second: Path) -> dict[str, Any]:
     """Figures of two folders of evidence over the same clips, and how far their differences can be
     trusted.
 
     Args:
-        one: folder A, with `results.json` and `predictions.csv`.
-        other: folder B.
+        first: folder A, with `results.json` and `predictions.csv`.
+        second: folder B.
 
     Returns:
         `a` and `b` (folder, model, figures), `protocol`, `protocol_hash`, `fold`, `n`, `speakers`;
@@ -42,24 +35,24 @@ def compare_models(one: Path, other: Path) -> dict[str, Any]:
         sentence. All of it can be written as JSON.
 
     Raises:
-        ComparisonError: where files are missing or broken, or the protocols, the clips or their
-            labels differ.
+        UserError: where files are missing or broken, or the protocols, the clips or their labels
+            differ.
     """
-    results = [_read_results(Path(folder)) for folder in (one, other)]
-    if results[0]["protocol_hash"] != results[1]["protocol_hash"]:
-        first, second = (f"'{r['protocol']}' fold {r['fold']} ({r['protocol_hash']})" for r in results)
-        raise ComparisonError(f"'{one}' was tested under {first}, '{other}' under {second}: test both under one")
-    answers = [_answers(Path(folder)) for folder in (one, other)]
-    _refuse_others(one, other, *answers)
-    references, speakers = (np.array([row[name] for row in answers[0]]) for name in ("label", "speaker"))
-    a, b = (bootstrap.counts(references, np.array([row["predicted"] for row in rows]), speakers)[1] for rows in answers)
+    folders = Path(first), Path(second)
+    results = [Results.load(folder / "results.json") for folder in folders]
+    if results[0].protocol_hash != results[1].protocol_hash:
+        under = [f"'{run.protocol}' fold {run.fold} ({run.protocol_hash})" for run in results]
+        raise UserError(f"'{first}' was tested under {under[0]}, '{second}' under {under[1]}: test both under one")
+    tables = [_sorted_predictions(folder) for folder in folders]
+    _refuse_other_clips(folders, tables)
+    a, b = (bootstrap.speaker_confusions(tables[0].labels, table.predicted, tables[0].speakers)[1] for table in tables)
     report = {
         **{
-            side: {"folder": str(folder), "model": result["model"], **_figures(matrices)}
-            for side, folder, result, matrices in zip("ab", (one, other), results, (a, b), strict=True)
+            side: {"folder": str(folder), "model": result.model, **_figures(matrices)}
+            for side, folder, result, matrices in zip("ab", folders, results, (a, b), strict=True)
         },
-        **{name: results[0][name] for name in ("protocol", "protocol_hash", "fold")},
-        "n": len(references),
+        **{name: getattr(results[0], name) for name in ("protocol", "protocol_hash", "fold")},
+        "n": len(tables[0].labels),
         "speakers": len(a),
         **differences(a, b),
     }
@@ -81,13 +74,13 @@ def differences(a: np.ndarray, b: np.ndarray, resamples: int = 2000, seed: int =
     Returns:
         `differences`, `ci95_says`, `p_says` and `smallest_p` as in `compare`.
     """
-    number, reason = len(a), bootstrap.refusal(a)
+    number, reason = len(a), bootstrap.missing_interval_reason(a)
     first, second = _figures(a), _figures(b)
     found: dict[str, dict] = {
         name: {"difference": second[name] - first[name], "ci95": None, "p": None} for name in NAMES
     }
     if reason is None:
-        drawn, also = (bootstrap.resample_counts(matrices, resamples, seed) for matrices in (a, b))
+        drawn, also = (bootstrap.resampled_figures(matrices, resamples, seed) for matrices in (a, b))
         halves = bootstrap.half_widths(a, {name: also[name] - drawn[name] for name in NAMES})
         for name, row in found.items():
             row["ci95"] = [max(row["difference"] - halves[name], -1.0), min(row["difference"] + halves[name], 1.0)]
@@ -171,43 +164,29 @@ def _figures(matrices: np.ndarray) -> dict[str, float]:
     return {name: float(figures[name]) for name in NAMES}
 
 
-def _read_results(folder: Path) -> dict[str, Any]:
-    path = folder / "results.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {name: found[name] for name in ("protocol", "protocol_hash", "fold", "model")}
-    except FileNotFoundError:
-        raise ComparisonError(f"'{folder}' has no results.json: name one that `ser-hf evaluate` wrote") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ComparisonError(f"'{path}' is no results.json of ser_hf ({error}): run `ser-hf evaluate`") from error
+def _sorted_predictions(folder: Path) -> PredictionTable:
+    """The rows of `predictions.csv`, sorted by corpus and file."""
+    table = PredictionTable.read(folder / "predictions.csv")
+    return table.take(np.lexsort((table.files, table.corpora)))
 
 
-def _answers(folder: Path) -> list[dict[str, Any]]:
-    """Rows of `predictions.csv`, sorted by corpus and file, labels as class indices."""
-    path = folder / "predictions.csv"
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [{name: row[name] for name in _COLUMNS} for row in csv.DictReader(file)]
-        rows = [row | {name: LABEL2ID[row[name]] for name in ("label", "predicted")} for row in rows]
-    except FileNotFoundError:
-        raise ComparisonError(f"'{folder}' has no predictions.csv: name one that `ser-hf evaluate` wrote") from None
-    except (OSError, ValueError, KeyError, csv.Error) as error:
-        raise ComparisonError(f"'{path}' is no predictions.csv of ser_hf ({error}): run `ser-hf evaluate`") from error
-    if not rows:
-        raise ComparisonError(f"'{path}' holds no answers: run `ser-hf evaluate`")
-    return sorted(rows, key=lambda row: (row["corpus"], row["file"]))
-
-
-def _refuse_others(one: Path, other: Path, first: list[dict], second: list[dict]) -> None:
-    sides = [{(row["corpus"], row["file"]): row for row in rows} for rows in (first, second)]
-    for mine, yours, has, lacks in ((*sides, one, other), (*sides[::-1], other, one)):
-        if only := sorted(mine.keys() - yours.keys()):
-            raise ComparisonError(f"'{lacks}' has no answer to {only[0][1]}, '{has}' has: test both on the same clips")
-    if len(first) != len(second):
-        raise ComparisonError(f"'{one}' has {len(first)} answers, '{other}' {len(second)}: test both on the same clips")
-    for mine, yours in zip(first, second, strict=True):
-        for name in ("label", "speaker"):
-            if mine[name] != yours[name]:
-                raise ComparisonError(
-                    f"{mine['file']} has another {name} in '{one}' than in '{other}': test both on one dataset"
-                )
+def _refuse_other_clips(folders: tuple[Path, Path], tables: list[PredictionTable]) -> None:
+    """Raise `UserError` unless both tables have the same clips, labels and speakers."""
+    clips = [set(zip(table.corpora, table.files, strict=True)) for table in tables]
+    for present, absent in ((0, 1), (1, 0)):
+        if missing := sorted(clips[present] - clips[absent]):
+            raise UserError(
+                f"'{folders[absent]}' has no answer to {missing[0][1]}, '{folders[present]}' has: "
+                "test both on the same clips"
+            )
+    first, second = tables
+    if len(first.files) != len(second.files):
+        counts = f"'{folders[0]}' has {len(first.files)} answers, '{folders[1]}' {len(second.files)}"
+        raise UserError(f"{counts}: test both on the same clips")
+    for name, column in (("label", "labels"), ("speaker", "speakers")):
+        differs = np.flatnonzero(getattr(first, column) != getattr(second, column))
+        if len(differs):
+            raise UserError(
+                f"{first.files[differs[0]]} has another {name} in '{folders[0]}' than in '{folders[1]}': "
+                "test both on one dataset"
+            )

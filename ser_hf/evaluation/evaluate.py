@@ -1,10 +1,9 @@
 """Model + dataset + protocol -> `Results`."""
 
-import csv
 import platform
 import time
+from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -12,16 +11,34 @@ import torch
 from scipy.special import softmax
 from transformers import PretrainedConfig
 
-from ser_hf import __version__, audio
+from ser_hf import __version__
 from ser_hf.data.corpora import ravdess, tess
 from ser_hf.evaluation import calibration, metrics
+from ser_hf.evaluation.predictions import model_outputs, rows_tested
 from ser_hf.evaluation.results import GROUPS, Results, score
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading
-from ser_hf.protocols import LeakError, Split
+from ser_hf.protocols import PROTOCOLS, SIDES, LeakError, Split
 
-_CHUNK = 512  # clips decoded at a time
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What is known of the training of a model; empty for a model from elsewhere."""
+
+    training: dict = field(default_factory=dict)
+    """As in `Results`, and so are the next two."""
+    history: list[dict] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    calibration: dict | None = None
+    """What `calibration.fit_calibration` returned."""
+    processes: int | None = None
+    """That trained together."""
+
+    @classmethod
+    def of(cls, results: Results) -> "TrainingRecord":
+        """The record that the results in a model's folder hold."""
+        return cls(results.training, results.history, results.seconds, results.calibration)
 
 
 def evaluate(
@@ -30,8 +47,7 @@ def evaluate(
     splits: list[Split],
     dataset_name: str,
     model_name: str | None = None,
-    history: list[dict] | None = None,
-    seconds: dict[str, float] | None = None,
+    record: TrainingRecord | None = None,
 ) -> tuple[Results, np.ndarray, np.ndarray]:
     """Run a model over the test sides of one split, or of several folds pooled.
 
@@ -40,13 +56,12 @@ def evaluate(
         dataset: what the splits index.
         splits: one, or every fold of a protocol.
         dataset_name: as it stands in the results.
-        model_name: likewise; the predictor's where None.
-        history: of the training that made the model.
-        seconds: of that training.
+        model_name: as it stands in the results; the predictor's name where None.
+        record: of the training that made the model.
 
     Returns:
         The results, the probabilities behind them, shape `(test clips, labels)`, and the clips'
-        embeddings.
+        embeddings `(test clips, width)`.
 
     Raises:
         LeakError: if the model was trained or chosen on speakers of the test side.
@@ -56,111 +71,120 @@ def evaluate(
     for split in splits:
         refuse_seen(predictor.model.config, predictor.name, dataset, split)
     started = time.perf_counter()
-    rows = dataset.select(rows_tested(splits))
-    logits, embeddings = model_outputs(predictor, rows)
+    logits, embeddings = model_outputs(predictor, dataset.select(rows_tested(splits)))
     probabilities = softmax(logits, axis=1)
-    took = {**(seconds or {}), "evaluate": round(time.perf_counter() - started, 1)}
-    results = judge(
-        probabilities, dataset, splits, dataset_name, model_name or predictor.name, predictor.device, history, took
+    results = build_results(
+        probabilities,
+        dataset,
+        splits,
+        dataset_name,
+        model_name or predictor.name,
+        device=predictor.device,
+        config=getattr(predictor.model.config, "ser_hf", None) or {},
+        weights=loading.digest(predictor.model),
+        record=record,
+        seconds={"evaluate": round(time.perf_counter() - started, 1)},
     )
-    results.weights = loading.digest(predictor.model)
-    known = getattr(predictor.model.config, "ser_hf", {})
-    if "speakers" not in known:
-        results.notes.append("The model does not say which speakers it was trained on, so a leak cannot be ruled out.")
-        results.held_apart = []
-    if "temperature" in known:
-        results.calibration = calibrated(probabilities, np.array(rows["label"]), known)
     return results, probabilities, embeddings
 
 
-def model_outputs(predictor: Predictor, rows: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Logits `(clips, labels)` and embeddings `(clips, width)` of all rows; memory holds few of the
-    clips at a time."""
-    chunks = (rows[start : start + _CHUNK]["audio"] for start in range(0, len(rows), _CHUNK))
-    logits, embeddings = zip(*(predictor.outputs([audio.load(one) for one in chunk]) for chunk in chunks), strict=True)
-    return np.concatenate(logits), np.concatenate(embeddings)
-
-
-def calibrated(probabilities: np.ndarray, references: np.ndarray, known: dict) -> dict:
-    """What calibration did to the answers, and what abstaining would.
-
-    Args:
-        probabilities: of a model whose temperature is folded in, shape `(clips, labels)`.
-        references: class indices, shape `(clips,)`.
-        known: the model's `temperature` and, if it has one, `abstain_below`.
-    """
-    before = calibration.undone(probabilities, known["temperature"])
-    found = {
-        "temperature": known["temperature"],
-        "ece_before": metrics.calibration_error(references, before),
-        "reliability_before": metrics.reliability(references, before),
-    }
-    if known.get("abstain_below"):
-        answered = probabilities.max(axis=1) >= known["abstain_below"]
-        wrong = probabilities.argmax(axis=1)[answered] != references[answered]
-        found |= {"abstain_below": known["abstain_below"], "answered": float(answered.mean())}
-        found["error"] = float(wrong.mean()) if len(wrong) else 0.0
-    return found
-
-
-def rows_tested(splits: list[Split]) -> list[int]:
-    """Indices of the test clips of one split or of pooled folds, in the order of their answers."""
-    return np.concatenate([split.test for split in splits]).tolist()
-
-
-def judge(
+def build_results(
     probabilities: np.ndarray,
     dataset: datasets.Dataset,
     splits: list[Split],
     dataset_name: str,
     model_name: str,
+    *,
     device: str = "cpu",
-    history: list[dict] | None = None,
+    config: dict | None = None,
+    weights: str = "",
+    record: TrainingRecord | None = None,
     seconds: dict[str, float] | None = None,
 ) -> Results:
-    """What answers are worth, whoever gave them.
+    """Score predictions, whatever made them, and put the figures beside all that explains them.
 
     Args:
-        probabilities: of the clips that `tested` names, shape `(clips, labels)`.
+        probabilities: of the clips of `predictions.rows_tested`, shape `(clips, labels)`.
         dataset: what the splits index.
         splits: one, or folds to be pooled.
         dataset_name: as it stands in the results.
-        model_name: likewise.
-        device: that gave the answers.
-        history: of the training.
-        seconds: it all took.
+        model_name: as it stands in the results.
+        device: that the predictions were computed on.
+        config: `config.ser_hf` of the model: its training speakers, temperature and threshold.
+            None for predictions of a model that is known to be trained under these splits.
+        weights: digest of the model.
+        record: of the training that made the model.
+        seconds: of the evaluation.
     """
+    record = record or TrainingRecord()
     rows = dataset.select(rows_tested(splits)).select_columns(["label", *GROUPS])
     columns = {name: np.array(rows[name]) for name in GROUPS}
-    notes = list(dict.fromkeys(says for split in splits for says in (split.warning, split.note) if says))
-    if dataset.info.description:
-        notes.append(dataset.info.description)
-    first = splits[0]
+    references = np.array(rows["label"])
+    figures = score(references, probabilities, columns)
+    first, builtin = splits[0], PROTOCOLS.get(splits[0].name)
+    notes = list(dict.fromkeys(note for split in splits for note in (split.warning, split.note) if note))
+    notes += [dataset.info.description] * bool(dataset.info.description)
+    held_apart = [kind for kind in first.held_apart if all(kind in split.held_apart for split in splits)]
+    if config is not None and "speakers" not in config:
+        notes.append("The model does not say which speakers it was trained on, so a leak cannot be ruled out.")
+        held_apart = []
+    calibrated = config is not None and "temperature" in config
     return Results(
         protocol=first.name,
         protocol_hash="+".join(split.hash for split in splits),
         fold=first.fold if len(splits) == 1 else "all",
+        folds=builtin and builtin.folds,
         model=model_name,
+        weights=weights,
         dataset=dataset_name,
-        **score(np.array(rows["label"]), probabilities, columns),
+        data=_describe_data(dataset, splits),
         labels=list(EMOTIONS),
-        history=history or [],
-        environment=environment(device),
-        seconds=seconds or {},
-        split={side: sum(len(getattr(s, side)) for s in splits) for side in ("train", "validation", "test")},
-        speakers={side: _speakers(dataset, splits, side) for side in ("train", "validation", "test")},
-        held_apart=[kind for kind in first.held_apart if all(kind in split.held_apart for split in splits)],
-        data=_data(dataset, splits),
+        split={side: sum(len(getattr(split, side)) for split in splits) for side in SIDES},
+        speakers={side: _count_speakers(dataset, splits, side) for side in SIDES},
+        held_apart=held_apart,
         notes=notes,
+        **figures,
+        chance=1 / max(1, sum(row["support"] > 0 for row in figures["per_class"].values())),
+        training=record.training,
+        history=record.history,
+        environment=describe_environment(device, record.processes),
+        seconds=record.seconds | (seconds or {}),
+        calibration=_calibration_figures(probabilities, references, config, record) if calibrated else None,
     )
 
 
-def _speakers(dataset: datasets.Dataset, splits: list[Split], side: str) -> int:
+def _calibration_figures(
+    probabilities: np.ndarray, references: np.ndarray, config: dict, record: TrainingRecord
+) -> dict:
+    """Calibration and abstaining on the test side, and what was fitted on the validation side.
+
+    Args:
+        probabilities: of a model whose temperature is folded in, shape `(clips, labels)`.
+        references: class indices, shape `(clips,)`.
+        config: the model's `temperature` and, if it has one, `abstain_below`.
+        record: with the figures of the validation side, if they are known.
+    """
+    before = calibration.undo_temperature(probabilities, config["temperature"])
+    figures = {
+        "temperature": config["temperature"],
+        "ece_before": metrics.calibration_error(references, before),
+        "reliability_before": metrics.reliability(references, before),
+    }
+    if config.get("abstain_below"):
+        kept = probabilities.max(axis=1) >= config["abstain_below"]
+        wrong = probabilities.argmax(axis=1)[kept] != references[kept]
+        figures |= {"abstain_below": config["abstain_below"], "answered": float(kept.mean())}
+        figures["error"] = float(wrong.mean()) if len(wrong) else 0.0
+    fitted = record.calibration or {}
+    return figures | {name: fitted[name] for name in ("validation", "abstain") if name in fitted}
+
+
+def _count_speakers(dataset: datasets.Dataset, splits: list[Split], side: str) -> int:
     return len({name for split in splits for name in dataset.select(getattr(split, side))["speaker"]})
 
 
-def _data(dataset: datasets.Dataset, splits: list[Split]) -> dict:
-    """What the dataset says of the recordings that the splits use."""
+def _describe_data(dataset: datasets.Dataset, splits: list[Split]) -> dict:
+    """Corpora, hours and licences of the recordings that the splits use."""
     used = sorted({row for split in splits for row in (*split.train, *split.validation, *split.test)})
     rows = dataset.select(used).select_columns(["corpus", "speaker", "duration"])
     corpora, speakers = np.array(rows["corpus"]), np.array(rows["speaker"])
@@ -178,24 +202,6 @@ def _data(dataset: datasets.Dataset, splits: list[Split]) -> dict:
             for corpus in sorted(set(corpora.tolist()))
         },
     }
-
-
-def write_answers(path: Path, probabilities: np.ndarray, dataset: datasets.Dataset, splits: list[Split]) -> None:
-    """A line of CSV for each test clip: its file, corpus, speaker and label, the answer, and all
-    probabilities."""
-    rows = dataset.select(rows_tested(splits)).select_columns(["file", "corpus", "speaker", "label"])
-    with open(path, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["file", "corpus", "speaker", "label", "predicted", *EMOTIONS])
-        for row, scores in zip(rows, probabilities, strict=True):
-            names = (EMOTIONS[row["label"]], EMOTIONS[int(scores.argmax())])
-            writer.writerow([row["file"], row["corpus"], row["speaker"], *names, *map(float, scores)])
-
-
-def read_answers(path: Path) -> np.ndarray:
-    """The probabilities that `write_answers` wrote, shape `(test clips, labels)`."""
-    with open(path, newline="") as file:
-        return np.array([[row[name] for name in EMOTIONS] for row in csv.DictReader(file)], dtype=np.float32)
 
 
 def refuse_seen(
@@ -230,8 +236,8 @@ def refuse_seen(
         )
 
 
-def environment(device: str) -> dict:
-    """Versions, Python, platform and device."""
+def describe_environment(device: str, processes: int | None = None) -> dict:
+    """Versions, Python, platform and device, and how many processes trained where that is known."""
     packages = ("torch", "torchaudio", "transformers", "datasets", "accelerate")
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
     return {
@@ -240,4 +246,5 @@ def environment(device: str) -> dict:
         "device": f"{device} ({name})",
         "ser-hf": __version__,  # not the metadata's: an interpreter may run a source tree that is not installed
         **{package: version(package) for package in packages},
+        **({"processes": processes} if processes else {}),
     }

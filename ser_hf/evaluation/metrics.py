@@ -93,7 +93,7 @@ class ConfidenceError(UserError):
     """A wish for a threshold that is out of range, or that these clips cannot fulfil."""
 
 
-def threshold(
+def abstention_threshold(
     probabilities: np.ndarray, references: np.ndarray, coverage: float | None = None, error: float | None = None
 ) -> dict[str, float]:
     """The confidence below which to abstain (selective classification: El-Yaniv and Wiener 2010).

@@ -24,10 +24,10 @@ def draw_results(results: Results, folder: Path) -> list[Path]:
             figures["reliability.png"] = reliability(results)
         if results.risk_coverage:
             figures["risk_coverage.png"] = risk_coverage(results)
-        if results.stress:
-            figures["stress.png"] = stress(results)
-        if results.shortcuts:
-            figures["shortcuts.png"] = shortcuts(results)
+        if results.robustness:
+            figures["robustness.png"] = robustness(results)
+        if results.bias_probes:
+            figures["bias_probes.png"] = bias_probes(results)
         if results.baselines:
             figures["baselines.png"] = baselines(results)
         return save(figures, folder)
@@ -149,14 +149,14 @@ def risk_coverage(results: Results) -> Figure:
     return figure
 
 
-def stress(results: Results) -> Figure:
+def robustness(results: Results) -> Figure:
     """UAR under each kind of damage, beside the share of answers that it turns."""
-    rows = results.stress["conditions"]
+    rows = results.robustness["conditions"]
     figure = Figure(figsize=(10.4, 1.6 + 0.36 * len(rows)))
     uar, flips = figure.subplots(1, 2, sharey=True)
     places = range(len(rows))
     uar.barh(places, [row["uar"] for row in rows], color=BLUE, height=0.65)
-    clean = results.stress["clean"]["uar"]
+    clean = results.robustness["clean"]["uar"]
     uar.axvline(clean, color="black", linestyle="--", label=f"undamaged {clean:.3f}")
     uar.axvline(results.chance, color=GREY, linestyle=":", label=f"chance {results.chance:.3f}")
     flips.barh(places, [row["flips"] for row in rows], color=ORANGE, height=0.65)
@@ -167,14 +167,14 @@ def stress(results: Results) -> Figure:
     flips.set(xlabel="answers that change")
     flips.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     uar.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.4 / (0.36 * len(rows)) - 0.08), ncols=2)
-    figure.suptitle(_title("Stress", results))
+    figure.suptitle(_title("Robustness", results))
     figure.tight_layout()
     return figure
 
 
-def shortcuts(results: Results) -> Figure:
+def bias_probes(results: Results) -> Figure:
     """How well what is no emotion can be read from the embeddings, beside guessing."""
-    rows = [(name, row) for name, row in results.shortcuts["probes"].items() if row.get("score") is not None]
+    rows = [(name, row) for name, row in results.bias_probes["probes"].items() if row.get("score") is not None]
     figure = Figure(figsize=(8.4, 1.8 + 0.5 * len(rows)))
     axes = figure.subplots()
     for place, (_, row) in enumerate(rows):

@@ -1,7 +1,7 @@
-"""All figures of a set of predictions: `score`, the metric for `evaluate`, and `results.json`."""
+"""`Results`, which is `results.json`: all figures of one test; and a metric for `evaluate`."""
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,76 +13,108 @@ from sklearn.metrics import classification_report
 from ser_hf.errors import UserError
 from ser_hf.evaluation import bootstrap, metrics
 from ser_hf.labels import EMOTIONS
-from ser_hf.protocols.builtin import PROTOCOLS
 
 
 class ResultsError(UserError):
-    """A file that is no `results.json` of ours, or an older one that lacks what is asked of it."""
+    """A `results.json` or `predictions.csv` that is missing, broken, or not of ser_hf."""
 
 
-@dataclass
-class Results:
-    """What a test came to, and all that a reader needs to trust it."""
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSetup:
+    """What was tested on what."""
 
     protocol: str
     protocol_hash: str
+    """Of the split; those of pooled folds are joined by `+`."""
     fold: int | str
+    """A number, or `all` where folds are pooled."""
+    folds: int | None
+    """How many the protocol has; None for a protocol of a user's file."""
     model: str
+    weights: str
+    """Digest of the model (`ser_hf.models.loading.digest`); empty where no model was saved."""
     dataset: str
+    data: dict
+    """Corpora with clips, speakers and licence; clips and hours in all; the dataset's notice."""
+    labels: list[str]
+    split: dict[str, int]
+    """Clips on each side."""
+    speakers: dict[str, int]
+    """Speakers on each side."""
+    held_apart: list[str]
+    """What does not cross from training to test: speakers, samples, near duplicates, sentences."""
+    notes: list[str]
+    """What every output must state: that the protocol leaks, that the voices are synthetic."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationFigures:
+    """What the test gave."""
+
     n: int
     accuracy: float
     uar: float
     macro_f1: float
     weighted_f1: float
     ece: float
+    brier: float | None
+    auroc: float | None
+    """Mean over the emotions that occur, one against the rest."""
+    chance: float
+    """UAR of always predicting the same label."""
     ci95: dict[str, list[float]] | None
     ci95_says: str
+    """How `ci95` was computed, or why there is none."""
     per_class: dict
     per_corpus: dict
+    per_channel: dict
     per_speaker: dict
     per_sex: dict
+    per_intensity: dict
     confusion_matrix: list[list[int]]
-    labels: list[str]
+    reliability: list[dict]
+    risk_coverage: dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOrigin:
+    """Where the model and the figures come from."""
+
+    training: dict
+    """Base model, parameters, padding rule, settings; empty for a model trained elsewhere."""
     history: list[dict]
+    """A row for each epoch of that training."""
     environment: dict
     seconds: dict[str, float]
-    split: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    """What every output must say: that the protocol leaks, that the voices are synthetic."""
-    per_channel: dict = field(default_factory=dict)
-    per_intensity: dict = field(default_factory=dict)
-    brier: float | None = None
-    auroc: float | None = None
-    """Mean over the emotions that occur, one against the rest."""
-    reliability: list[dict] = field(default_factory=list)
-    risk_coverage: dict = field(default_factory=dict)
-    speakers: dict[str, int] = field(default_factory=dict)
-    """How many on each side."""
-    held_apart: list[str] = field(default_factory=list)
-    """What does not cross from training to test: speakers, samples, near duplicates, sentences."""
-    chance: float | None = None
-    """UAR of one answer to all."""
-    data: dict = field(default_factory=dict)
-    """What the dataset says of itself: corpora with clips, speakers and licence, hours, a
-    notice."""
-    training: dict = field(default_factory=dict)
-    """Base model, parameters, padding rule, settings; empty for what was trained elsewhere."""
-    calibration: dict | None = None
-    shortcuts: dict | None = None
-    stress: dict | None = None
-    baselines: list[dict] | None = None
-    weights: str = ""
-    """Digest of the model that was tested (`modeling.digest`)."""
-    repeats: dict | None = None
-    """Of several folds or seeds: each run, mean and standard deviation."""
 
-    def __post_init__(self) -> None:
-        if self.chance is None:
-            self.chance = 1 / max(1, sum(row["support"] > 0 for row in self.per_class.values()))
+
+@dataclass(frozen=True, kw_only=True)
+class FurtherEvidence:
+    """What is measured on request, None where it was not."""
+
+    calibration: dict | None = None
+    robustness: dict | None = None
+    bias_probes: dict | None = None
+    baselines: list[dict] | None = None
+    repeats: dict | None = None
+    """Several folds or seeds: each run, mean and standard deviation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results(FurtherEvidence, EvaluationOrigin, EvaluationFigures, EvaluationSetup):
+    """One test, and all that a reader needs to trust it.
+
+    `ser_hf.evaluation.evaluate.build_results` builds it. Nothing changes it afterwards;
+    `dataclasses.replace` makes a copy with further evidence.
+    """
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `results.json`: every field by its name."""
+        return asdict(self)
 
     def save(self, path: Path) -> None:
-        """Write as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        """Write `results.json`."""
+        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Results":
@@ -92,14 +124,18 @@ class Results:
             ResultsError: for a file that is missing, cut off, or no `results.json`.
         """
         try:
-            return cls(**json.loads(path.read_text()))
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise ResultsError(
+                f"'{path.parent}' has no {path.name}: name a folder that `ser-hf evaluate` wrote"
+            ) from None
         except (OSError, ValueError, TypeError) as error:
             raise ResultsError(f"'{path}' is no results.json of ser_hf ({error}): run `ser-hf evaluate`") from error
 
     @classmethod
     def beside(cls, model: Path | None) -> "Results | None":
-        """What is known of a model by its folder; None without a folder, a file, or in one that is
-        not of ser_hf."""
+        """The results in a model's folder; None without a folder, without the file, or for a file
+        that is not of ser_hf."""
         path = model / "results.json" if model else None
         try:
             return cls.load(path) if path and path.is_file() else None
@@ -108,7 +144,7 @@ class Results:
 
     @property
     def leaks(self) -> bool:
-        """Whether it cannot be said that no test speaker was heard in training."""
+        """Whether the model was, or may have been, trained on test speakers."""
         return "speakers" not in self.held_apart
 
     def headline(self) -> str:
@@ -124,8 +160,7 @@ class Results:
 
     def under(self) -> str:
         """The protocol, with its fold where it has several."""
-        known = PROTOCOLS.get(self.protocol)  # not one of a file
-        return f"{self.protocol} fold {self.fold}" if known is None or known.folds > 1 else self.protocol
+        return self.protocol if self.folds == 1 else f"{self.protocol} fold {self.fold}"
 
     def report(self) -> str:
         """The classification report as text, as scikit-learn lays it out, below the headline and
@@ -164,18 +199,18 @@ def score(references: np.ndarray, probabilities: np.ndarray, columns: dict[str, 
     """
     predictions = probabilities.argmax(axis=1)
     matrix = metrics.confusion(references, predictions)
-    ci95, says = bootstrap.by_speaker(references, predictions, columns["speaker"])
+    ci95, ci95_says = bootstrap.speaker_intervals(references, predictions, columns["speaker"])
     auroc = metrics.auroc(references, probabilities)
     per_class = metrics.per_class(matrix)
-    known = [area for area in auroc.values() if area is not None]
+    areas = [area for area in auroc.values() if area is not None]
     return {
         "n": len(references),
         **{name: float(value) for name, value in metrics.scores(matrix).items()},
         "ece": metrics.calibration_error(references, probabilities),
         "brier": metrics.brier(references, probabilities),
-        "auroc": float(np.mean(known)) if known else None,
+        "auroc": float(np.mean(areas)) if areas else None,
         "ci95": ci95,
-        "ci95_says": says,
+        "ci95_says": ci95_says,
         "per_class": {emotion: row | {"auroc": auroc[emotion]} for emotion, row in per_class.items()},
         "confusion_matrix": matrix.tolist(),
         "reliability": metrics.reliability(references, probabilities),
@@ -219,11 +254,13 @@ class SpeechEmotion(evaluate.Metric):
             columns = {name: np.array(values) for name, values in groups.items()}
             return score(references, np.asarray(probabilities), {**columns, "speaker": np.array(speakers)})
         matrix = metrics.confusion(references, predictions)
-        found: dict[str, Any] = {name: float(value) for name, value in metrics.scores(matrix).items()}
-        found |= {"per_class": metrics.per_class(matrix), "confusion_matrix": matrix.tolist()}
+        figures: dict[str, Any] = {name: float(value) for name, value in metrics.scores(matrix).items()}
+        figures |= {"per_class": metrics.per_class(matrix), "confusion_matrix": matrix.tolist()}
         if speakers is not None:
-            found["ci95"], found["ci95_says"] = bootstrap.by_speaker(references, predictions, np.array(speakers))
-        return found
+            figures["ci95"], figures["ci95_says"] = bootstrap.speaker_intervals(
+                references, predictions, np.array(speakers)
+            )
+        return figures
 
 
 def _grouped(values: np.ndarray, references: np.ndarray, predictions: np.ndarray, speakers: np.ndarray) -> dict:
@@ -233,7 +270,7 @@ def _grouped(values: np.ndarray, references: np.ndarray, predictions: np.ndarray
     for value in sorted(set(values.tolist())):
         mask = values == value
         figures = metrics.scores(metrics.confusion(references[mask], predictions[mask]))
-        ci95, _ = bootstrap.by_speaker(references[mask], predictions[mask], speakers[mask])
+        ci95, _ = bootstrap.speaker_intervals(references[mask], predictions[mask], speakers[mask])
         groups[value] = {
             "n": int(mask.sum()),
             "speakers": len(set(speakers[mask].tolist())),

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ser_hf import audio
 from ser_hf.audio import effects, resampling, voice_activity
 from ser_hf.evaluation import metrics
+from ser_hf.evaluation.predictions import clip_chunks
 from ser_hf.inference.predictor import Predictor
 
 _RATE = audio.SAMPLING_RATE
@@ -201,12 +202,13 @@ def _predictions(predictor: Predictor, rows: datasets.Dataset, seed: int) -> np.
         tqdm(total=answers.size, desc="Damaging", unit=" clips", disable=None) as bar,
         ThreadPoolExecutor(joblib.cpu_count()) as pool,
     ):
-        for start in range(0, len(rows), _CHUNK):
-            clips = [audio.load(one) for one in rows[start : start + _CHUNK]["audio"]]
+        start = 0
+        for clips in clip_chunks(rows, _CHUNK):
             for condition, row in zip(CONDITIONS, answers, strict=True):
                 damaged = list(pool.map(partial(condition, seed=seed), clips))
                 row[start : start + len(clips)] = predictor.probabilities(damaged).argmax(axis=1)
                 bar.update(len(clips))
+            start += len(clips)
     return answers
 
 

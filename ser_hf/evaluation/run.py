@@ -1,9 +1,10 @@
-"""The folder of evidence that lies beside a model, or that `ser-hf evaluate` and `ser-hf baseline`
-write."""
+"""The commands `evaluate`, `baseline` and `calibrate`: measure, and write a folder of evidence."""
 
+import dataclasses
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -11,14 +12,11 @@ import numpy as np
 from ser_hf import protocols
 from ser_hf.errors import UserError
 from ser_hf.evaluation import baselines, bias_probes, calibration, evaluate, metrics, plots, reports, robustness
+from ser_hf.evaluation.predictions import PredictionTable, rows_tested
 from ser_hf.evaluation.results import Results
 from ser_hf.evaluation.settings import BaselineSettings, CalibrateSettings, EvaluateSettings
 from ser_hf.inference.predictor import Predictor
 from ser_hf.utils import files
-
-
-class EvidenceError(UserError):
-    """Evidence that cannot be put where it was asked for."""
 
 
 def write_evidence(
@@ -29,19 +27,18 @@ def write_evidence(
     splits: list[protocols.Split],
     card: bool = False,
 ) -> None:
-    """`results.json`, `predictions.csv`, `classification_report.txt`, `plots/` and, for a model,
-    its card `README.md`.
+    """Write `results.json`, `predictions.csv`, the report, `plots/` and the card of one test.
 
     Args:
         results: of the test.
-        folder: that is there.
+        folder: where they go; it exists.
         probabilities: behind the results, shape `(test clips, labels)`.
-        rows: of the dataset.
+        rows: the dataset that the splits index.
         splits: that were tested.
-        card: whether to write one.
+        card: whether to write the model card `README.md`.
     """
     results.save(folder / "results.json")
-    evaluate.write_answers(folder / "predictions.csv", probabilities, rows, splits)
+    PredictionTable.of(probabilities, rows, splits).write(folder / "predictions.csv")
     (folder / "classification_report.txt").write_text(results.report())
     pictures = plots.draw_results(results, folder / "plots")
     if card:
@@ -49,8 +46,7 @@ def write_evidence(
 
 
 def run_evaluation(settings: EvaluateSettings) -> Results:
-    """Test a model and write `results.json`, `predictions.csv`, the report, `plots/` and a card
-    into a folder.
+    """Test a model and write the evidence with its card into a folder.
 
     Raises:
         UserError: for what does not fit together, before anything is written.
@@ -58,24 +54,16 @@ def run_evaluation(settings: EvaluateSettings) -> Results:
     model, output = settings.model, Path(settings.output)
     files.refuse_existing(output)
     if settings.into_model and not Path(model).is_dir():
-        raise EvidenceError(f"--into_model: '{model}' is no folder of this machine: leave the flag out")
+        raise UserError(f"--into_model: '{model}' is no folder of this machine: leave the flag out")
     rows, splits = protocols.load_splits(settings)
     predictor = Predictor(model)
-    results, probabilities, embeddings = evaluate.evaluate(predictor, rows, splits, settings.dataset)
-    _remember(results, Path(model))
-    tested = evaluate.rows_tested(splits)
-    started = time.perf_counter()
-    if settings.measures("shortcuts"):
-        columns = rows.select(tested).select_columns(["label", "corpus", "channel", "speaker", "sex", "duration"])
-        results.shortcuts = bias_probes.probe(embeddings, {name: np.array(columns[name]) for name in columns.features})
-    if settings.measures("stress"):
-        results.stress = robustness.evaluate_robustness(predictor, rows, tested, probabilities)
-    if settings.measures("baselines"):
-        results.baselines = [
-            _baseline(name, rows, splits, settings.dataset, settings.cache_dir) for name in baselines.NAMES
-        ]
+    record = _training_record(Path(model), splits)
+    results, probabilities, embeddings = evaluate.evaluate(predictor, rows, splits, settings.dataset, record=record)
     if settings.also:
-        results.seconds["evidence"] = round(time.perf_counter() - started, 1)
+        started = time.perf_counter()
+        evidence = _further_evidence(settings, predictor, rows, splits, probabilities, embeddings)
+        seconds = results.seconds | {"evidence": round(time.perf_counter() - started, 1)}
+        results = dataclasses.replace(results, seconds=seconds, **evidence)
     with files.new_folder(output) as partial:
         write_evidence(results, partial, probabilities, rows, splits, card=True)
     if settings.into_model:
@@ -85,9 +73,32 @@ def run_evaluation(settings: EvaluateSettings) -> Results:
     return results
 
 
+def _further_evidence(
+    settings: EvaluateSettings,
+    predictor: Predictor,
+    rows: datasets.Dataset,
+    splits: list[protocols.Split],
+    probabilities: np.ndarray,
+    embeddings: np.ndarray,
+) -> dict[str, Any]:
+    """The fields of `results.FurtherEvidence` that `--also` asks for."""
+    evidence: dict[str, Any] = {}
+    tested = rows_tested(splits)
+    if settings.measures("bias-probes"):
+        columns = rows.select(tested).select_columns(["label", "corpus", "channel", "speaker", "sex", "duration"])
+        arrays = {name: np.array(columns[name]) for name in columns.features}
+        evidence["bias_probes"] = bias_probes.probe(embeddings, arrays)
+    if settings.measures("robustness"):
+        evidence["robustness"] = robustness.evaluate_robustness(predictor, rows, tested, probabilities)
+    if settings.measures("baselines"):
+        evidence["baselines"] = [
+            _baseline_figures(name, rows, splits, settings.dataset, settings.cache_dir) for name in baselines.NAMES
+        ]
+    return evidence
+
+
 def run_baseline(settings: BaselineSettings) -> Results:
-    """Train and test one of `baselines.NAMES` under a protocol, and write its evidence as
-    `run_evaluation` does, less a card.
+    """Train and test a baseline under a protocol, and write its evidence, without a card.
 
     Raises:
         UserError: for what does not fit together, before anything is written.
@@ -95,39 +106,41 @@ def run_baseline(settings: BaselineSettings) -> Results:
     output = Path(settings.output)
     files.refuse_existing(output)
     rows, splits = protocols.load_splits(settings)
-    results, probabilities = _trained(settings.name, rows, splits, settings.dataset, settings.seed, settings.cache_dir)
+    results, probabilities = _test_baseline(
+        settings.name, rows, splits, settings.dataset, settings.seed, settings.cache_dir
+    )
     with files.new_folder(output) as partial:
         write_evidence(results, partial, probabilities, rows, splits)
     return results
 
 
 def run_calibration(settings: CalibrateSettings) -> dict:
-    """Calibrate a model by the validation side of a split, and write the model that this makes.
+    """Calibrate a model on the validation side of a split, and write the calibrated model.
 
     Returns:
-        What `ser_hf.evaluation.calibration.calibrate` does.
+        As `ser_hf.evaluation.calibration.fit_calibration`.
 
     Raises:
-        UserError: for what does not fit together, and where the model was trained on the
-            validation's speakers.
+        UserError: for what does not fit together, and where the model was trained on speakers of
+            the validation side.
     """
     model, output, coverage, error = settings.model, Path(settings.output), settings.coverage, settings.error
     files.refuse_existing(output)
     if settings.fold == "all":
-        raise EvidenceError("--fold is all: a model is calibrated on one fold, give its number")
+        raise UserError("--fold is all: a model is calibrated on one fold, give its number")
     if coverage is not None or error is not None:
         metrics.check_abstention(coverage, error)
     rows, split = protocols.load_split(settings)
     predictor = Predictor(model)
     evaluate.refuse_seen(predictor.model.config, model, rows, split, "validation")
-    found = calibration.calibrate(predictor, rows, split.validation, coverage, error)
+    fitted = calibration.calibrate_model(predictor, rows, split.validation, coverage, error)
     with files.new_folder(output) as partial:
         predictor.model.save_pretrained(partial)
         predictor.extractor.save_pretrained(partial)
-    return found
+    return fitted
 
 
-def _trained(
+def _test_baseline(
     name: str,
     rows: datasets.Dataset,
     splits: list[protocols.Split],
@@ -135,29 +148,29 @@ def _trained(
     seed: int,
     cache_dir: str | None,
 ) -> tuple[Results, np.ndarray]:
+    """Results of a baseline, and its probabilities `(test clips, labels)`."""
     started = time.perf_counter()
-    found = [baselines.answers(name, rows, split, seed, cache_dir) for split in splits]
-    probabilities = np.concatenate([answers for answers, _ in found])
-    seconds = {"train": round(time.perf_counter() - started, 1)}
-    results = evaluate.judge(probabilities, rows, splits, dataset_name, name, seconds=seconds)
-    settings = [settings for _, settings in found]
-    results.training = {"base_model": name, "settings": settings[0] if len(settings) == 1 else {"folds": settings}}
-    return results, probabilities
+    predictions, chosen = zip(
+        *(baselines.predict_baseline(name, rows, split, seed, cache_dir) for split in splits), strict=True
+    )
+    probabilities = np.concatenate(predictions)
+    record = evaluate.TrainingRecord(
+        training={"base_model": name, "settings": chosen[0] if len(chosen) == 1 else {"folds": list(chosen)}},
+        seconds={"train": round(time.perf_counter() - started, 1)},
+    )
+    return evaluate.build_results(probabilities, rows, splits, dataset_name, name, record=record), probabilities
 
 
-def _baseline(
+def _baseline_figures(
     name: str, rows: datasets.Dataset, splits: list[protocols.Split], dataset_name: str, cache_dir: str | None
 ) -> dict:
-    results, _ = _trained(name, rows, splits, dataset_name, 42, cache_dir)
-    kept = ("accuracy", "uar", "macro_f1", "ci95")
-    return {"name": name, **{figure: getattr(results, figure) for figure in kept}}
+    results, _ = _test_baseline(name, rows, splits, dataset_name, 42, cache_dir)
+    return {"name": name, **{figure: getattr(results, figure) for figure in ("accuracy", "uar", "macro_f1", "ci95")}}
 
 
-def _remember(results: Results, model: Path) -> None:
-    """What the model's own folder says of its training, where that was under the same split."""
+def _training_record(model: Path, splits: list[protocols.Split]) -> evaluate.TrainingRecord | None:
+    """The training as the model's own results state it, if those are of the same split."""
     own = Results.beside(model)
-    if own is not None and own.protocol_hash == results.protocol_hash:
-        results.history, results.training = own.history, own.training
-        results.seconds = own.seconds | results.seconds
-        if results.calibration and own.calibration:
-            results.calibration = own.calibration | results.calibration
+    if own is None or own.protocol_hash != "+".join(split.hash for split in splits):
+        return None
+    return evaluate.TrainingRecord.of(own)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from ser_hf.errors import UserError
 from ser_hf.protocols import SplitSettings
 
-ALSO = ("stress", "shortcuts", "baselines")
-"""What can be measured beside the test itself, and takes its time."""
+ALSO = ("robustness", "bias-probes", "baselines")
+"""Values of `--also`: measurements beside the test itself, each of which takes minutes."""
 
 
 @dataclass(kw_only=True)

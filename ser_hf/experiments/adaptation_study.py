@@ -1,7 +1,6 @@
 """Figures of a recipe from the answers of its runs: calibrated on other folds, adapted on other
 clips."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from scipy.special import softmax
 
-from ser_hf.evaluation import calibration, evaluate, metrics
+from ser_hf.evaluation import calibration, metrics
+from ser_hf.evaluation.predictions import PredictionTable
 from ser_hf.inference.speaker_adaptation import _PARTS, CLUSTERED, fit
-from ser_hf.labels import LABEL2ID
 
 _DRAWS = 10  # of the clips that are adapted to
 
@@ -32,20 +31,16 @@ class Predictions:
 def read_predictions(run: Path) -> Predictions:
     """The answers that fine-tuning wrote into a run's folder, of a model to which no temperature
     was given."""
-    file = run / "predictions.csv"
-    with file.open(newline="") as opened:
-        rows = list(csv.DictReader(opened))
-    columns = (np.array([row[name] for row in rows]) for name in ("file", "label", "speaker", "corpus"))
-    files, labels, speakers, corpora = columns
+    table = PredictionTable.read(run / "predictions.csv")
     with np.errstate(divide="ignore"):
-        logits = np.maximum(np.log(evaluate.read_answers(file).astype(np.float64)), -50.0)
-    return Predictions(files, logits, np.array([LABEL2ID[label] for label in labels]), speakers, corpora)
+        logits = np.maximum(np.log(table.probabilities.astype(np.float64)), -50.0)
+    return Predictions(table.files, logits, table.labels, table.speakers, table.corpora)
 
 
 def temperature(runs: Sequence[Predictions]) -> float:
-    """The one that the answers of several runs ask for together (`calibration.temperature`)."""
+    """The one that the answers of several runs ask for together (`calibration.fit_temperature`)."""
     logits, labels = (np.concatenate([getattr(one, name) for one in runs]) for name in ("logits", "labels"))
-    return calibration.temperature(logits, labels)
+    return calibration.fit_temperature(logits, labels)
 
 
 def temperatures(folds: Sequence[Predictions]) -> list[float]:

@@ -15,6 +15,7 @@ from transformers import TrainingArguments
 
 from ser_hf import protocols
 from ser_hf.evaluation import evaluate
+from ser_hf.evaluation.predictions import PredictionTable
 from ser_hf.evaluation.results import Results
 from ser_hf.evaluation.run import write_evidence
 from ser_hf.training import finetune, recovery, setup
@@ -71,18 +72,18 @@ def _repeated(config: FinetuneConfig, args: TrainingArguments) -> Results | None
             places.append(folder.relative_to(output).as_posix())
             singles.append(_single(config, args, folder, seed, split.fold, resumes))
             if args.process_index == 0:
-                answers.append(evaluate.read_answers(folder / "predictions.csv"))
+                answers.append(PredictionTable.read(folder / "predictions.csv").probabilities)
         if args.process_index == 0:
             probabilities = np.concatenate(answers)
-            device = str(args.device)
-            name = str(output)
-            pooled.append((evaluate.judge(probabilities, rows, splits, config.dataset, name, device), probabilities))
+            results = evaluate.build_results(
+                probabilities, rows, splits, config.dataset, str(output), device=str(args.device)
+            )
+            pooled.append((results, probabilities))
     if args.process_index:
         return None
     report = _report([results for results, _ in pooled], singles, places, args.seed)
     first, probabilities = pooled[0]
-    first.notes.append(report["says"])
-    first.repeats = report
+    first = dataclasses.replace(first, notes=[*first.notes, report["says"]], repeats=report)
     write_evidence(first, output, probabilities, rows, splits)
     (output / "repeats.json").write_text(json.dumps(report, indent=2) + "\n")
     print(f"\n{report['says']}", flush=True)

@@ -71,25 +71,25 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
         made.extractor.save_pretrained(partial)
         (partial / "model_summary.txt").write_text(model_summary(model, made.extractor))
         predictor = Predictor(partial)
-        found = None
+        fitted = None
         if config.temperature is not None:
-            calibration.give(predictor.model, config.temperature)
+            calibration.apply_temperature(predictor.model, config.temperature)
             predictor.model.save_pretrained(partial)
         elif config.calibrate and split.validation:
-            calibrate = partial_of(calibration.calibrate, predictor, rows, split.validation)
-            found = calibration.attempt(calibrate, config.abstain_coverage, config.abstain_error)
-        if found is not None:
+            calibrate = partial_of(calibration.calibrate_model, predictor, rows, split.validation)
+            fitted = calibration.calibrate_or_warn(calibrate, config.abstain_coverage, config.abstain_error)
+        if fitted is not None:
             predictor.model.save_pretrained(partial)
-        name = str(args.output_dir)
-        results, answers, _ = evaluate.evaluate(predictor, rows, [split], config.dataset, name, history, seconds)
-        if config.temperature is None:
-            results.calibration = found and results.calibration | found
-        return results, answers
+        record = _record(config, args, model, made.padding, history, seconds, fitted)
+        results, probabilities, _ = evaluate.evaluate(
+            predictor, rows, [split], config.dataset, str(args.output_dir), record
+        )
+        return results, probabilities
 
     if not split.test:
         return _untested(config, args, model, made)
     with room_for("the model is saved and tested (--resume_from_checkpoint true goes on from its last checkpoint)"):
-        return _written(config, args, rows, split, model, made.padding, test)
+        return _written(config, args, rows, split, test)
 
 
 def _untested(config: FinetuneConfig, args: TrainingArguments, model: PreTrainedModel, made: setup.Prepared) -> None:
@@ -97,7 +97,7 @@ def _untested(config: FinetuneConfig, args: TrainingArguments, model: PreTrained
     figures, no card."""
     output = Path(args.output_dir)
     if config.temperature is not None:
-        calibration.give(model, config.temperature)
+        calibration.apply_temperature(model, config.temperature)
     with room_for("the model is saved"), tempfile.TemporaryDirectory(prefix=".partial-", dir=output) as temporary:
         model.save_pretrained(temporary)
         made.extractor.save_pretrained(temporary)
@@ -122,7 +122,7 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     with room_for("the backbone's embeddings are computed"):
         probed = probe.probe(config, args, rows, split, model, extractor)
     if probed.calibration is not None:
-        calibration.note(model, probed.calibration, set())
+        calibration.record_calibration(model, probed.calibration, set())
 
     def test(partial: Path) -> tuple[Results, np.ndarray]:
         if config.figures_only:
@@ -132,20 +132,21 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
             put.save_pretrained(partial)
             extractor.save_pretrained(partial)
         (partial / "history.json").write_text(json.dumps(probed.history, indent=1))
-        device = str(args.device)
-        name = str(args.output_dir)
-        results = evaluate.judge(
-            probed.probabilities, rows, [split], config.dataset, name, device, probed.history, probed.seconds
+        results = evaluate.build_results(
+            probed.probabilities,
+            rows,
+            [split],
+            config.dataset,
+            str(args.output_dir),
+            device=str(args.device),
+            config=model.config.ser_hf,
+            weights="" if config.figures_only else loading.digest(put),
+            record=_record(config, args, model, padding, probed.history, probed.seconds, probed.calibration),
         )
-        results.weights = "" if config.figures_only else loading.digest(put)
-        if probed.calibration is not None:
-            references = np.array(rows.select(split.test)["label"])
-            known = evaluate.calibrated(probed.probabilities, references, model.config.ser_hf)
-            results.calibration = known | probed.calibration
         return results, probed.probabilities
 
     with room_for("the probe is saved"):
-        return _written(config, args, rows, split, model, padding, test)
+        return _written(config, args, rows, split, test)
 
 
 def _gathered(
@@ -161,13 +162,30 @@ def _gathered(
     return whole.finished()
 
 
+def _record(
+    config: FinetuneConfig,
+    args: TrainingArguments,
+    model: PreTrainedModel,
+    padding: str,
+    history: list[dict],
+    seconds: dict[str, float],
+    fitted: dict | None,
+) -> evaluate.TrainingRecord:
+    """What the results state about this training; `fitted` is what calibration returned."""
+    training = {
+        "base_model": config.model,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "padding": padding,
+        "settings": _flags(config, args),
+    }
+    return evaluate.TrainingRecord(training, history, seconds, fitted, args.world_size)
+
+
 def _written(
     config: FinetuneConfig,
     args: TrainingArguments,
     rows: datasets.Dataset,
     split: protocols.Split,
-    model: PreTrainedModel,
-    padding: str,
     test: Callable[[Path], tuple[Results, np.ndarray]],
 ) -> Results:
     """Results, evidence and card beside what `test` saves into a folder and answers, moved into
@@ -176,15 +194,8 @@ def _written(
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=output) as temporary:
         partial = Path(temporary)
-        results, answers = test(partial)
-        results.environment["processes"] = args.world_size
-        results.training = {
-            "base_model": config.model,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "padding": padding,
-            "settings": _flags(config, args),
-        }
-        write_evidence(results, partial, answers, rows, [split], card=not config.figures_only)
+        results, probabilities = test(partial)
+        write_evidence(results, partial, probabilities, rows, [split], card=not config.figures_only)
         files.move_into(partial, output)
     return results
 

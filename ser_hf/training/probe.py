@@ -76,7 +76,7 @@ class Probed:
     """Of the test side, shape `(clips, labels)`."""
     seconds: dict[str, float]
     calibration: dict | None
-    """What `calibration.fit` found on the validation side; it is folded into the head."""
+    """What `calibration.fit_calibration` returned; its temperature is folded into the head."""
 
 
 def check(config: FinetuneConfig, model: PreTrainedModel) -> None:
@@ -157,8 +157,8 @@ def probe(
     found = None
     if config.calibrate:
         logits = np.log(np.maximum(_answers(head, validation, args.device), 1e-30))  # but for a constant
-        fit = partial(calibration.fit, logits, validation[2].numpy())
-        found = calibration.attempt(fit, config.abstain_coverage, config.abstain_error)
+        fit = partial(calibration.fit_calibration, logits, validation[2].numpy())
+        found = calibration.calibrate_or_warn(fit, config.abstain_coverage, config.abstain_error)
     if found is not None:
         with torch.no_grad():
             for parameter in head.classifier.parameters():

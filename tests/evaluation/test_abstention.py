@@ -24,7 +24,7 @@ def test_a_threshold_reaches_its_coverage_with_the_fewest_clips():
     probabilities = softmax(logits, axis=1)
     scores = probabilities.max(axis=1)
     for share in (0.1, 0.5, 0.7, 0.99, 1.0):
-        found = metrics.threshold(probabilities, references, coverage=share)
+        found = metrics.abstention_threshold(probabilities, references, coverage=share)
         answered = scores >= found["abstain_below"]
         assert answered.mean() == found["coverage"] == pytest.approx(share, abs=1e-12)
         assert found["error"] == pytest.approx((probabilities.argmax(1) != references)[answered].mean())
@@ -35,29 +35,29 @@ def test_a_threshold_keeps_to_its_error_with_the_most_clips():
     logits, references = draw(1.0)
     probabilities = softmax(logits, axis=1)
     scores, wrong = probabilities.max(axis=1), probabilities.argmax(axis=1) != references
-    found = metrics.threshold(probabilities, references, error=0.2)
+    found = metrics.abstention_threshold(probabilities, references, error=0.2)
     answered = scores >= found["abstain_below"]
     assert wrong[answered].mean() == pytest.approx(found["error"])
     assert found["error"] <= 0.2
     assert 0.3 < found["coverage"] == answered.mean() < 1
     for limit in scores[~answered]:
         assert wrong[scores >= limit].mean() > 0.2
-    assert metrics.threshold(probabilities, references, error=0.99)["abstain_below"] == 0
+    assert metrics.abstention_threshold(probabilities, references, error=0.99)["abstain_below"] == 0
 
 
 def test_clips_of_one_confidence_are_answered_together():
     probabilities = confident(0.9, 0.8, 0.8, 0.8, 0.6)
     references = np.array([0, 0, 1, 0, 1])
-    found = metrics.threshold(probabilities, references, coverage=0.4)
+    found = metrics.abstention_threshold(probabilities, references, coverage=0.4)
     assert found == {"abstain_below": pytest.approx(0.7), "coverage": 0.8, "error": 0.25}
-    assert metrics.threshold(probabilities, references, error=0.25) == found
-    assert metrics.threshold(probabilities, references, error=0.2)["abstain_below"] == pytest.approx(0.85)
+    assert metrics.abstention_threshold(probabilities, references, error=0.25) == found
+    assert metrics.abstention_threshold(probabilities, references, error=0.2)["abstain_below"] == pytest.approx(0.85)
 
 
 def test_an_error_that_cannot_be_reached_is_refused():
     probabilities, references = confident(0.9, 0.8, 0.7, 0.6), np.array([1, 0, 0, 1])
     with pytest.raises(ConfidenceError, match=r"error 0\.1 cannot be reached: the least is 0\.333, .* of 0\.750"):
-        metrics.threshold(probabilities, references, error=0.1)
+        metrics.abstention_threshold(probabilities, references, error=0.1)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_an_error_that_cannot_be_reached_is_refused():
 )
 def test_a_wish_without_sense_is_refused(wish, says):
     with pytest.raises(ConfidenceError, match=says):
-        metrics.threshold(confident(0.9, 0.8), np.array([0, 1]), **wish)
+        metrics.abstention_threshold(confident(0.9, 0.8), np.array([0, 1]), **wish)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
@@ -115,7 +115,7 @@ def test_risk_and_coverage_of_many_clips():
     found = metrics.risk_coverage(references, probabilities)
     assert len(found["coverage"]) == len(found["error"]) == 50
     assert found["coverage"][24] == 0.5
-    assert found["error"][24] == metrics.threshold(probabilities, references, coverage=0.5)["error"]
+    assert found["error"][24] == metrics.abstention_threshold(probabilities, references, coverage=0.5)["error"]
     assert found["error"][-1] == pytest.approx((probabilities.argmax(axis=1) != references).mean())
     assert found["aurc"] < found["error"][-1]
     blind = metrics.risk_coverage(references, np.full((2000, 8), 1 / 8))

@@ -35,7 +35,7 @@ def answer(rows, small, cache):
     """Probabilities and settings of a baseline on `small`, with one cache for all."""
 
     def run(name, data=rows, split=small, seed=42):
-        return baselines.answers(name, data, split, seed, cache, epochs=5)
+        return baselines.predict_baseline(name, data, split, seed, cache, epochs=5)
 
     return run
 
@@ -152,13 +152,13 @@ def test_features_that_are_no_numbers_are_refused_and_not_kept(rows, tmp_path, m
 def test_a_missing_opensmile_is_one_line_that_installs_it(rows, small, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "opensmile", None)
     with pytest.raises(UserError) as error:
-        baselines.answers("egemaps-svm", rows, small, cache_dir=tmp_path)
+        baselines.predict_baseline("egemaps-svm", rows, small, cache_dir=tmp_path)
     assert str(error.value) == "eGeMAPS needs the package opensmile: pip install 'ser-hf[baselines]'"
 
 
 def test_unknown_names_are_refused_with_those_there_are(rows, small):
     with pytest.raises(UserError, match=r"'mfcc-forest' is no baseline: choose one of egemaps-svm, .*, mfcc-svm$"):
-        baselines.answers("mfcc-forest", rows, small)
+        baselines.predict_baseline("mfcc-forest", rows, small)
     with pytest.raises(UserError, match="'mel' are no features: choose one of mfcc, egemaps"):
         acoustic_features.features(rows, "mel")
 

@@ -55,13 +55,13 @@ def logits_of(predictor, rows, indices):
 @pytest.mark.parametrize("degrees", [0.4, 1.0, 2.5])
 def test_a_known_temperature_is_found(degrees):
     logits, references = draw(degrees, n=50_000)
-    found = calibration.temperature(logits, references)
+    found = calibration.fit_temperature(logits, references)
     assert found == pytest.approx(degrees, rel=0.02)
     before, after = (softmax(one, axis=1) for one in (logits, logits / found))
     assert metrics.calibration_error(references, after) < 0.01
     if degrees != 1:
         assert metrics.calibration_error(references, before) > 0.1
-    assert calibration.temperature(logits / found, references) == pytest.approx(1, abs=1e-5)
+    assert calibration.fit_temperature(logits / found, references) == pytest.approx(1, abs=1e-5)
 
 
 def test_the_temperature_has_the_least_likelihood_loss():
@@ -70,17 +70,17 @@ def test_the_temperature_has_the_least_likelihood_loss():
     def loss(degrees):
         return -np.log(softmax(logits / degrees, axis=1)[np.arange(len(logits)), references]).mean()
 
-    found = calibration.temperature(logits.astype(np.float32), references)
+    found = calibration.fit_temperature(logits.astype(np.float32), references)
     assert all(loss(found) < loss(found * factor) for factor in (0.5, 0.95, 0.99, 1.01, 1.05, 2))
 
 
 def test_answers_that_teach_no_temperature():
     logits, references = draw(1.0)
     with pytest.raises(CalibrationError, match=r"all 2,000 clips are answered rightly.*calibrate on more"):
-        calibration.temperature(logits, logits.argmax(axis=1))
+        calibration.fit_temperature(logits, logits.argmax(axis=1))
     with pytest.raises(CalibrationError, match="0 clips"):
-        calibration.temperature(logits[:0], references[:0])
-    worse_than_chance = calibration.temperature(logits, logits.argmin(axis=1))
+        calibration.fit_temperature(logits[:0], references[:0])
+    worse_than_chance = calibration.fit_temperature(logits, logits.argmin(axis=1))
     assert worse_than_chance == pytest.approx(calibration.BOUNDS[1], rel=1e-4)
 
 
@@ -88,19 +88,19 @@ def test_answers_that_teach_no_temperature():
 def test_undone_gives_the_probabilities_before(degrees):
     logits, _ = draw(1.0)
     before, after = softmax(logits, axis=1), softmax(logits / degrees, axis=1)
-    np.testing.assert_allclose(calibration.undone(after, degrees), before, atol=1e-12)
-    np.testing.assert_allclose(calibration.undone(after.astype(np.float32), degrees), before, atol=2e-6)
-    np.testing.assert_array_equal(calibration.undone(np.array([[0.0, 0.5, 0.5]]), degrees), [[0, 0.5, 0.5]])
-    np.testing.assert_array_equal(calibration.undone(np.array([[0.0, 1.0]]), degrees), [[0, 1]])
+    np.testing.assert_allclose(calibration.undo_temperature(after, degrees), before, atol=1e-12)
+    np.testing.assert_allclose(calibration.undo_temperature(after.astype(np.float32), degrees), before, atol=2e-6)
+    np.testing.assert_array_equal(calibration.undo_temperature(np.array([[0.0, 0.5, 0.5]]), degrees), [[0, 0.5, 0.5]])
+    np.testing.assert_array_equal(calibration.undo_temperature(np.array([[0.0, 1.0]]), degrees), [[0, 1]])
 
 
 @pytest.mark.parametrize("kind", ["bert", "group"])
 def test_a_folded_model_is_calibrated_in_a_stock_pipeline(models, rows, tmp_path, kind):
     predictor = Predictor(models[kind])
-    calibration.fold(predictor.model, 1 / 10)  # an untrained model is sure of nothing
+    calibration.fold_temperature(predictor.model, 1 / 10)  # an untrained model is sure of nothing
     clips = [audio.load(one) for one in rows[:3]["audio"]]
     before = predictor.outputs(clips)[0].astype(np.float64)
-    calibration.fold(predictor.model, 2.5)
+    calibration.fold_temperature(predictor.model, 2.5)
     predictor.model.save_pretrained(tmp_path)
     predictor.extractor.save_pretrained(tmp_path)
     ours = Predictor(tmp_path).probabilities(clips)
@@ -116,12 +116,12 @@ def test_what_cannot_be_folded_is_refused(models):
     model = Predictor(models["bert"]).model
     for degrees in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(CalibrationError, match=f"temperature {degrees} cannot be folded"):
-            calibration.fold(model, degrees)
+            calibration.fold_temperature(model, degrees)
 
 
 def test_calibrating_a_model_in_place(sure, rows):
     predictor, indices, before, references = sure
-    found = calibration.calibrate(predictor, rows, indices, coverage=0.5)
+    found = calibration.calibrate_model(predictor, rows, indices, coverage=0.5)
     assert json.loads(json.dumps(found)) == found
     after, _ = logits_of(predictor, rows, indices)
     np.testing.assert_allclose(after, before / found["temperature"], atol=1e-5)
@@ -139,13 +139,13 @@ def test_calibrating_a_model_in_place(sure, rows):
 
 def test_calibrating_twice_is_calibrating_once(sure, rows):
     predictor, indices, _, _ = sure
-    first = calibration.calibrate(predictor, rows, indices, error=0.5)
+    first = calibration.calibrate_model(predictor, rows, indices, error=0.5)
     notes = copy.deepcopy(predictor.model.config.ser_hf)
     assert notes["temperature"] == first["temperature"]
     assert notes["abstain_below"] == predictor.abstain_below == first["abstain"]["abstain_below"]
     assert notes["protocol_hash"] == "h"
     assert notes["speakers"] == ["ravdess-01", "ravdess-17", "ravdess-18", "ravdess-19", "ravdess-20"]
-    second = calibration.calibrate(predictor, rows, indices)
+    second = calibration.calibrate_model(predictor, rows, indices)
     assert second["temperature"] == pytest.approx(1, abs=1e-4)
     assert second["abstain"] is None
     after = predictor.model.config.ser_hf
@@ -156,7 +156,7 @@ def test_calibrating_twice_is_calibrating_once(sure, rows):
 
 def test_a_calibrated_model_comes_back_as_it_was_saved(sure, rows, tmp_path):
     predictor, indices, _, _ = sure
-    found = calibration.calibrate(predictor, rows, indices, coverage=0.7)
+    found = calibration.calibrate_model(predictor, rows, indices, coverage=0.7)
     predictor.model.save_pretrained(tmp_path)
     predictor.extractor.save_pretrained(tmp_path)
     again = Predictor(tmp_path)
@@ -167,7 +167,7 @@ def test_a_calibrated_model_comes_back_as_it_was_saved(sure, rows, tmp_path):
 def test_a_model_from_elsewhere_gets_no_speakers(sure, rows):
     predictor, indices, _, _ = sure
     del predictor.model.config.ser_hf
-    found = calibration.calibrate(predictor, rows, indices)
+    found = calibration.calibrate_model(predictor, rows, indices)
     assert set(predictor.model.config.ser_hf) == {"temperature"}
     assert predictor.model.config.ser_hf["temperature"] == found["temperature"]
 
@@ -181,9 +181,9 @@ def test_a_wish_that_fails_leaves_the_model_as_it_was(sure, rows):
         (indices, {"coverage": 0.5, "error": 0.5}, "coverage 0.5 and error 0.5 given"),
     ):
         with pytest.raises(ConfidenceError, match=says):
-            calibration.calibrate(predictor, rows, chosen, **wish)
+            calibration.calibrate_model(predictor, rows, chosen, **wish)
     np.testing.assert_array_equal(logits_of(predictor, rows, indices)[0], before)
     assert "temperature" not in predictor.model.config.ser_hf
     predictor.labels = predictor.labels[::-1]
     with pytest.raises(ConfidenceError, match="they must be"):
-        calibration.calibrate(predictor, rows, indices)
+        calibration.calibrate_model(predictor, rows, indices)

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import itertools
 import json
 
@@ -6,17 +7,21 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from ser_hf import BUNDLED_MODEL
+from ser_hf.errors import UserError
 from ser_hf.evaluation import compare
-from ser_hf.evaluation.compare import ComparisonError, compare_models, comparison_table
+from ser_hf.evaluation.compare import compare_models, comparison_table
 from ser_hf.evaluation.metrics import scores
+from ser_hf.evaluation.results import Results
 from ser_hf.labels import EMOTIONS
 
 
 def make(folder, labels, answers, speakers, protocol="speaker", digest="abc", order=None):
     """A folder of evidence; labels and answers are class indices."""
     folder.mkdir()
-    results = {"protocol": protocol, "protocol_hash": digest, "fold": 0, "model": folder.name}
-    (folder / "results.json").write_text(json.dumps(results))
+    results = Results.load(BUNDLED_MODEL / "results.json")
+    results = dataclasses.replace(results, protocol=protocol, protocol_hash=digest, fold=0, model=folder.name)
+    results.save(folder / "results.json")
     with open(folder / "predictions.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "corpus", "speaker", "label", "predicted", *EMOTIONS])
@@ -167,7 +172,7 @@ def test_one_speaker_with_most_clips_gives_p_without_interval(tmp_path):
 
 
 def refused(one, other, *words):
-    with pytest.raises(ComparisonError) as caught:
+    with pytest.raises(UserError) as caught:
         compare_models(one, other)
     message = str(caught.value)
     assert "\n" not in message
@@ -191,7 +196,7 @@ def test_what_cannot_be_compared_is_refused(folders, tmp_path):
     (b / "predictions.csv").write_text("file,corpus,speaker,label\n1,2,3,happy\n")
     refused(a, b, "no predictions.csv of ser_hf ('predicted')")
     (b / "predictions.csv").write_text("file,corpus,speaker,label,predicted\n")
-    refused(a, b, "holds no answers")
+    refused(a, b, "holds no predictions")
     (b / "predictions.csv").unlink()
     refused(a, b, "b' has no predictions.csv")
     (b / "results.json").write_text("{}")

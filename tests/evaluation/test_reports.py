@@ -3,7 +3,7 @@
 import copy
 import json
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -34,13 +34,13 @@ def figures(results, seed):
 
     raw = asdict(results)
     ci95 = {name: [0.1, 0.9] for name in ("accuracy", "uar", "macro_f1", "weighted_f1")}
-    raw["stress"] = {
+    raw["robustness"] = {
         "n": 5,
         "clean": {"uar": 0.5, "accuracy": 0.5},
         "conditions": [{"name": "noise", "kind": "noise", "uar": 0.4, "accuracy": 0.4, "flips": 0.3}],
     }
     probe = {"score": 0.9, "chance": 0.5, "measure": "balanced accuracy", "classes": 2, "folds": "over clips"}
-    raw["shortcuts"] = {"probes": {"corpus": probe}, "warnings": ["The corpus can be read."]}
+    raw["bias_probes"] = {"probes": {"corpus": probe}, "warnings": ["The corpus can be read."]}
     raw["baselines"] = [{"name": "mfcc-svm", "accuracy": 0.3, "uar": 0.3, "macro_f1": 0.3, "ci95": ci95}]
     raw["calibration"] = {"temperature": 1.3, "ece_before": 0.2, "abstain_below": 0.5, "answered": 0.7, "error": 0.1}
     raw["ci95"] = ci95
@@ -87,7 +87,7 @@ def test_every_figure_stands_where_it_belongs(results):
             interval = "{:.3f} to {:.3f}".format(*row["ci95"]["uar"])
             expected = [f"{row['n']:,}", str(row["speakers"]), f"{row['accuracy']:.3f}", f"{row['uar']:.3f}", interval]
             assert cells(card, f"{kind}: {group}") == expected
-    damage = made.stress["conditions"][0]
+    damage = made.robustness["conditions"][0]
     assert cells(card, "noise") == [
         f"{damage['uar']:.3f}",
         f"{damage['accuracy']:.3f}",
@@ -113,6 +113,13 @@ def test_a_figure_without_a_source_is_found(results, lie):
     card = reports.model_card(results, PICTURES)
     number = re.search(r"\d[\d,.]*\d", lie)[0]
     assert reports.unfounded(f"{card}\n{lie}\n", results) == [number]
+
+
+def test_a_figure_below_zero_has_a_source(results):
+    probe = {"score": -0.80123, "chance": 0.0, "measure": "R²", "classes": None, "folds": "5 folds over clips"}
+    probes = {"n": 5, "probed": 5, "probes": {"duration": probe}, "warnings": []}
+    card = reports.model_card(replace(results, bias_probes=probes), PICTURES)
+    assert cells(card, "duration")[:2] == ["-0.801", "0.000"]
 
 
 def test_a_template_that_invents_a_figure_is_refused(results, monkeypatch, tmp_path):
@@ -154,11 +161,11 @@ def test_licences_come_from_the_recordings(results):
 def test_what_leaks_is_stamped(models, rows):
     split = protocols.split(rows, "random")
     answers = np.eye(8, dtype=np.float32)[np.array(rows.select(split.test)["label"])]
-    results = evaluate.judge(answers, rows, [split], "d", "m")
+    results = evaluate.build_results(answers, rows, [split], "d", "m")
     card = reports.model_card(results, PICTURES)
     assert f"> **{reports.STAMP}.** protocol 'random' leaks: 26 of 26" in card
     assert "leaky-evaluation" in card
-    honest = evaluate.judge(
+    honest = evaluate.build_results(
         np.eye(8)[np.array(rows.select(protocols.split(rows).test)["label"])], rows, [protocols.split(rows)], "d", "m"
     )
     assert reports.STAMP not in reports.model_card(honest, PICTURES)

@@ -41,7 +41,7 @@ def test_groups_are_what_scikit_learn_says_of_their_clips(answers):
     assert found["per_corpus"]["a"]["speakers"] == 5
     assert found["per_speaker"]["s1"]["ci95"] is None
     mask = columns["corpus"] == "a"
-    bounds, _ = bootstrap.by_speaker(references[mask], probabilities.argmax(1)[mask], columns["speaker"][mask])
+    bounds, _ = bootstrap.speaker_intervals(references[mask], probabilities.argmax(1)[mask], columns["speaker"][mask])
     assert found["per_corpus"]["a"]["ci95"] == {name: bounds[name] for name in ("accuracy", "uar")}
 
 
@@ -53,7 +53,7 @@ def test_the_metric_says_the_same_with_all_and_less_with_less(answers):
     assert few["uar"] == metrics.scores(metrics.confusion(references, said))["uar"]
     assert set(few) == {*metrics.NAMES, "per_class", "confusion_matrix"}
     more = metric.compute(predictions=said, references=references, speakers=columns["speaker"])
-    assert more["ci95"] == bootstrap.by_speaker(references, said, columns["speaker"])[0]
+    assert more["ci95"] == bootstrap.speaker_intervals(references, said, columns["speaker"])[0]
     everything = metric.compute(
         predictions=said,
         references=references,

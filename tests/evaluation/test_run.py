@@ -1,5 +1,6 @@
 """The commands about evidence, as a user types them."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -37,7 +38,8 @@ def full(tuned, built, tmp_path_factory):
     out = model.parent / "evidence"
     base = words("evaluate", "--model", model, "--dataset", built, "--output", out)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baselines, "answers", partial(baselines.answers, epochs=2))  # of the network; 200 take a minute
+        short = partial(baselines.predict_baseline, epochs=2)  # of the network; 200 take a minute
+        patch.setattr(baselines, "predict_baseline", short)
         assert main([*base, "--also", "all", "--into_model", "--cache_dir", str(model.parent / "cache")]) == 0
     return model, out
 
@@ -52,8 +54,8 @@ def test_all_evidence_is_written_and_stands_in_the_card(full):
         "mfcc-mlp",
         "mfcc-svm",
     }
-    assert results.stress["n"] == results.n
-    assert results.shortcuts["n"] == results.n
+    assert results.robustness["n"] == results.n
+    assert results.bias_probes["n"] == results.n
     assert {path.name for path in (out / "plots").iterdir()} == {
         "baselines.png",
         "confusion_matrix.png",
@@ -61,15 +63,15 @@ def test_all_evidence_is_written_and_stands_in_the_card(full):
         "history.png",
         "reliability.png",
         "risk_coverage.png",
-        "shortcuts.png",
-        "stress.png",
+        "bias_probes.png",
+        "robustness.png",
     }
     card = (out / "README.md").read_text()
     for picture in (out / "plots").iterdir():
         assert f"(plots/{picture.name})" in card
     for heading in ("Under damage", "What else it hears", "Simple models", "Confidence", "Limits"):
         assert heading in card
-    for name in ("results.json", "README.md", "plots/stress.png", "predictions.csv"):
+    for name in ("results.json", "README.md", "plots/robustness.png", "predictions.csv"):
         assert (model / name).read_bytes() == (out / name).read_bytes()
     checks.check(model)
 
@@ -179,7 +181,7 @@ def test_a_report_is_one_page_that_loads_nothing(full, tmp_path, fails):
 
 def test_names_in_a_report_are_escaped(full, tmp_path):
     results = Results.load(full[1] / "results.json")
-    results.model = "a_b & <script>alert(1)</script> 50%"
+    results = dataclasses.replace(results, model="a_b & <script>alert(1)</script> 50%")
     results.save(tmp_path / "results.json")
     page, table = reports.write_report(tmp_path)
     assert "<script>" not in page.read_text()
@@ -221,8 +223,9 @@ class TestProvenance:
 
     def test_leaky_figures_need_the_flag_and_the_stamp(self, model):
         results = Results.load(model / "results.json")
-        results.held_apart.remove("speakers")
-        results.notes = ["protocol 'random' leaks: 26 of 26 test speakers"]
+        held_apart = [kind for kind in results.held_apart if kind != "speakers"]
+        notes = ["protocol 'random' leaks: 26 of 26 test speakers"]
+        results = dataclasses.replace(results, held_apart=held_apart, notes=notes)
         results.save(model / "results.json")
         with pytest.raises(ProvenanceError, match=r"not tested on held-out speakers.*--allow_leaky"):
             checks.check(model)

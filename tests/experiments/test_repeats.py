@@ -12,7 +12,7 @@ from ser_hf import protocols
 from ser_hf.cli.main import main
 from ser_hf.cli.train import parse_finetune
 from ser_hf.data import dataset
-from ser_hf.evaluation.evaluate import read_answers, rows_tested
+from ser_hf.evaluation.predictions import PredictionTable, rows_tested
 from ser_hf.evaluation.results import Results
 from ser_hf.training.optimization import WeightAverage
 
@@ -43,9 +43,8 @@ def test_folds_are_pooled_clip_by_clip(built, rows, models, tmp_path, capsys):
     kept = (tmp_path / "m" / "predictions.csv").read_text().splitlines()
     assert len(kept) == 1 + pooled.n
     assert kept[1].split(",")[0] == rows[splits[0].test[0]]["file"]
-    right = read_answers(tmp_path / "m" / "predictions.csv").argmax(1) == np.array(
-        rows.select(rows_tested(splits))["label"]
-    )
+    table = PredictionTable.read(tmp_path / "m" / "predictions.csv")
+    right = table.probabilities.argmax(1) == np.array(rows.select(rows_tested(splits))["label"])
     assert right.mean() == pytest.approx(pooled.accuracy)
 
 

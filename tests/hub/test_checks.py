@@ -1,5 +1,6 @@
 """What strangers read names the model as they know it, and no place on the machine that made it."""
 
+import dataclasses
 import json
 import shutil
 
@@ -21,8 +22,7 @@ def pushed(tuned, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         shutil.rmtree(tmp_path / "copy", ignore_errors=True)
         folder = shutil.copytree(tuned, tmp_path / "copy", ignore=shutil.ignore_patterns("checkpoint-*"))
-        results = Results.load(folder / "results.json")
-        results.model = name
+        results = dataclasses.replace(Results.load(folder / "results.json"), model=name)
         results.save(folder / "results.json")
         pictures = [path.name for path in (folder / "plots").glob("*.png")]
         (folder / "README.md").write_text(reports.model_card(results, pictures) + added)

@@ -156,7 +156,7 @@ def test_figures_are_calibrated_on_other_folds_and_adapted_on_other_clips(folds)
     runs = [adaptation_study.read_predictions(folder) for folder, *_ in folds]
     degrees = adaptation_study.temperatures(runs)
     for place, other in ((0, 1), (1, 0)):
-        assert degrees[place] == pytest.approx(calibration.temperature(folds[other][1], folds[other][2]), rel=1e-3)
+        assert degrees[place] == pytest.approx(calibration.fit_temperature(folds[other][1], folds[other][2]), rel=1e-3)
     found = adaptation_study.adaptation_figures(runs, degrees)
     truth = np.concatenate([fold[2] for fold in folds])
     logits = np.concatenate([fold[1] for fold in folds])
