@@ -14,8 +14,9 @@ from ser_hf.cli.main import COMMANDS, main
 LIGHT = """
 import sys
 import ser_hf
-from ser_hf.cli.main import main
-for words in (["--help"], ["data", "--help"], ["finetune", "--help"], ["predict", "--help"]):
+from ser_hf.cli.main import COMMANDS, main
+for command in ("", *COMMANDS):
+    words = [*command.split(), "--help"]
     try:
         main(words)
     except SystemExit:
