@@ -32,12 +32,14 @@ import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from safetensors.torch import load_file, save_file
+from transformers import PretrainedConfig
 
 from ser_hf import BUNDLED_MODEL
 from ser_hf.errors import UserError
 from ser_hf.evaluation.results import Results
 from ser_hf.experiments import adaptation_study
 from ser_hf.models import presets
+from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.protocols.builtin import EMOBOX_FOLDS
 from ser_hf.utils import templates
 
@@ -305,7 +307,7 @@ def bundled_temperature(recipe: str, folder: Path = BUNDLED_MODEL) -> float:
     file = folder / SEEDS
     if not file.exists() or json.loads(file.read_text())["recipe"] != recipe:
         raise UserError("the bundled model is of another recipe: bundle one of this recipe first, without --add")
-    return json.loads((folder / "config.json").read_text())["ser_hf"]["temperature"]
+    return SeenSpeakers.of(PretrainedConfig.from_json_file(folder / "config.json")).temperature
 
 
 @contextmanager

@@ -7,7 +7,7 @@ calibrated too.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import datasets
 import numpy as np
@@ -21,6 +21,7 @@ from ser_hf.evaluation.predictions import model_outputs
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading
+from ser_hf.models.seen_speakers import SeenSpeakers
 
 BOUNDS = (0.05, 20.0)
 """Temperatures that are looked for, as far from 1 either way."""
@@ -185,17 +186,11 @@ def calibrate_or_warn(fitted: Callable[..., dict], coverage: float | None, error
     return None
 
 
-def record_calibration(model: PreTrainedModel, found: dict, speakers: set[str]) -> None:
-    """Write what `fit` found into a model's config, as a dict of its own: the one that is there may
-    be shared."""
-    notes = dict(getattr(model.config, "ser_hf", None) or {})
-    notes["temperature"] = notes.get("temperature", 1.0) * found["temperature"]
-    notes.pop("abstain_below", None)
-    if found["abstain"]:
-        notes["abstain_below"] = found["abstain"]["abstain_below"]
-    if "speakers" in notes:  # without, nobody knows the others, and these alone would be taken for all
-        notes["speakers"] = sorted({*notes["speakers"], *speakers})
-    model.config.ser_hf = notes
+def record_calibration(model: PreTrainedModel, found: dict, speakers: Iterable[str] = ()) -> None:
+    """Write what `fit_calibration` returned, and the speakers of its clips, into a model's
+    config."""
+    threshold = found["abstain"]["abstain_below"] if found["abstain"] else None
+    SeenSpeakers.of(model.config).calibrated(found["temperature"], threshold, speakers).remember(model.config)
 
 
 def _nll(logits: np.ndarray, references: np.ndarray) -> float:

@@ -9,7 +9,6 @@ import datasets
 import numpy as np
 import torch
 from scipy.special import softmax
-from transformers import PretrainedConfig
 
 from ser_hf import __version__
 from ser_hf.data.corpora import ravdess, tess
@@ -19,7 +18,8 @@ from ser_hf.evaluation.results import GROUPS, Results, score
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading
-from ser_hf.protocols import PROTOCOLS, SIDES, LeakError, Split
+from ser_hf.models.seen_speakers import SeenSpeakers
+from ser_hf.protocols import PROTOCOLS, SIDES, LeakError, Split, refuse_seen
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,9 @@ def evaluate(
     """
     if predictor.labels != list(EMOTIONS):
         raise LeakError(f"'{predictor.name}' has the labels {predictor.labels}: they must be {list(EMOTIONS)}")
+    seen = SeenSpeakers.of(predictor.model.config)
     for split in splits:
-        refuse_seen(predictor.model.config, predictor.name, dataset, split)
+        refuse_seen(seen, predictor.name, dataset, split)
     started = time.perf_counter()
     logits, embeddings = model_outputs(predictor, dataset.select(rows_tested(splits)))
     probabilities = softmax(logits, axis=1)
@@ -80,7 +81,7 @@ def evaluate(
         dataset_name,
         model_name or predictor.name,
         device=predictor.device,
-        config=getattr(predictor.model.config, "ser_hf", None) or {},
+        seen=seen,
         weights=loading.digest(predictor.model),
         record=record,
         seconds={"evaluate": round(time.perf_counter() - started, 1)},
@@ -96,7 +97,7 @@ def build_results(
     model_name: str,
     *,
     device: str = "cpu",
-    config: dict | None = None,
+    seen: SeenSpeakers | None = None,
     weights: str = "",
     record: TrainingRecord | None = None,
     seconds: dict[str, float] | None = None,
@@ -110,7 +111,7 @@ def build_results(
         dataset_name: as it stands in the results.
         model_name: as it stands in the results.
         device: that the predictions were computed on.
-        config: `config.ser_hf` of the model: its training speakers, temperature and threshold.
+        seen: what the model's config remembers: its training speakers, temperature and threshold.
             None for predictions of a model that is known to be trained under these splits.
         weights: digest of the model.
         record: of the training that made the model.
@@ -125,10 +126,10 @@ def build_results(
     notes = list(dict.fromkeys(note for split in splits for note in (split.warning, split.note) if note))
     notes += [dataset.info.description] * bool(dataset.info.description)
     held_apart = [kind for kind in first.held_apart if all(kind in split.held_apart for split in splits)]
-    if config is not None and "speakers" not in config:
+    if seen is not None and seen.speakers is None:
         notes.append("The model does not say which speakers it was trained on, so a leak cannot be ruled out.")
         held_apart = []
-    calibrated = config is not None and "temperature" in config
+    calibrated = seen is not None and seen.temperature is not None
     return Results(
         protocol=first.name,
         protocol_hash="+".join(split.hash for split in splits),
@@ -149,31 +150,31 @@ def build_results(
         history=record.history,
         environment=describe_environment(device, record.processes),
         seconds=record.seconds | (seconds or {}),
-        calibration=_calibration_figures(probabilities, references, config, record) if calibrated else None,
+        calibration=_calibration_figures(probabilities, references, seen, record) if calibrated else None,
     )
 
 
 def _calibration_figures(
-    probabilities: np.ndarray, references: np.ndarray, config: dict, record: TrainingRecord
+    probabilities: np.ndarray, references: np.ndarray, seen: SeenSpeakers, record: TrainingRecord
 ) -> dict:
     """Calibration and abstaining on the test side, and what was fitted on the validation side.
 
     Args:
         probabilities: of a model whose temperature is folded in, shape `(clips, labels)`.
         references: class indices, shape `(clips,)`.
-        config: the model's `temperature` and, if it has one, `abstain_below`.
+        seen: with the model's temperature and, if it has one, its threshold.
         record: with the figures of the validation side, if they are known.
     """
-    before = calibration.undo_temperature(probabilities, config["temperature"])
+    before = calibration.undo_temperature(probabilities, seen.temperature)
     figures = {
-        "temperature": config["temperature"],
+        "temperature": seen.temperature,
         "ece_before": metrics.calibration_error(references, before),
         "reliability_before": metrics.reliability(references, before),
     }
-    if config.get("abstain_below"):
-        kept = probabilities.max(axis=1) >= config["abstain_below"]
+    if seen.abstain_below:
+        kept = probabilities.max(axis=1) >= seen.abstain_below
         wrong = probabilities.argmax(axis=1)[kept] != references[kept]
-        figures |= {"abstain_below": config["abstain_below"], "answered": float(kept.mean())}
+        figures |= {"abstain_below": seen.abstain_below, "answered": float(kept.mean())}
         figures["error"] = float(wrong.mean()) if len(wrong) else 0.0
     fitted = record.calibration or {}
     return figures | {name: fitted[name] for name in ("validation", "abstain") if name in fitted}
@@ -202,38 +203,6 @@ def _describe_data(dataset: datasets.Dataset, splits: list[Split]) -> dict:
             for corpus in sorted(set(corpora.tolist()))
         },
     }
-
-
-def refuse_seen(
-    config: PretrainedConfig, name: str, dataset: datasets.Dataset, split: Split, side: str = "test"
-) -> None:
-    """Refuse to test a model, or what is fine-tuned from it, on speakers that it was trained or
-    chosen on.
-
-    Fine-tuning writes the speakers and the hash of its split into the model's config; a model from
-    elsewhere has none.
-
-    Args:
-        config: of the model.
-        name: of the model, for the message.
-        dataset: what the split indexes.
-        split: the very split of its training is allowed, where the protocol leaks by design.
-        side: that must be new to the model; `validation` to calibrate on it.
-
-    Raises:
-        LeakError: naming the speakers.
-    """
-    trained = getattr(config, "ser_hf", None)
-    if trained is None or "speakers" not in trained or trained["protocol_hash"] == split.hash:
-        return
-    seen = sorted(set(trained["speakers"]) & set(dataset.select(getattr(split, side))["speaker"]))
-    if seen:
-        some = ", ".join(seen[:3]) + (" …" if len(seen) > 3 else "")
-        uses = "tests" if side == "test" else "validates on"
-        raise LeakError(
-            f"'{name}' was trained under '{trained['protocol']}' fold {trained['fold']} on {some}, whom '{split.name}' "
-            f"fold {split.fold} {uses}: use a model of that protocol and fold ({split.hash})"
-        )
 
 
 def describe_environment(device: str, processes: int | None = None) -> dict:

@@ -16,6 +16,7 @@ from ser_hf.evaluation.predictions import PredictionTable, rows_tested
 from ser_hf.evaluation.results import Results
 from ser_hf.evaluation.settings import BaselineSettings, CalibrateSettings, EvaluateSettings
 from ser_hf.inference.predictor import Predictor
+from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.utils import files
 
 
@@ -132,7 +133,7 @@ def run_calibration(settings: CalibrateSettings) -> dict:
         metrics.check_abstention(coverage, error)
     rows, split = protocols.load_split(settings)
     predictor = Predictor(model)
-    evaluate.refuse_seen(predictor.model.config, model, rows, split, "validation")
+    protocols.refuse_seen(SeenSpeakers.of(predictor.model.config), model, rows, split, "validation")
     fitted = calibration.calibrate_model(predictor, rows, split.validation, coverage, error)
     with files.new_folder(output) as partial:
         predictor.model.save_pretrained(partial)

@@ -21,6 +21,7 @@ from ser_hf.errors import UserError
 from ser_hf.inference import backends, long_audio, prediction, speaker_adaptation
 from ser_hf.inference.backends import InferencePool
 from ser_hf.models import features, loading, padding
+from ser_hf.models.seen_speakers import SeenSpeakers
 
 
 class TimeoutExceeded(UserError):
@@ -97,8 +98,8 @@ class Predictor:
         config = self._backend.config
         self.extractor = self._backend.extractor
         self.labels: list[str] = [config.id2label[i] for i in range(config.num_labels)]
-        self.trained_on: dict = getattr(config, "ser_hf", None) or {}
-        self.abstain_below: float = self.trained_on.get("abstain_below") or 0.0
+        self.seen_speakers = SeenSpeakers.of(config)
+        self.abstain_below: float = self.seen_speakers.abstain_below or 0.0
         self.voice = voice_activity.VoiceActivityDetector(voice_kind)
         self.adaptation: speaker_adaptation.Adaptation | None = None
         self._workers = InferencePool(self._backend)

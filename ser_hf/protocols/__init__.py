@@ -15,39 +15,35 @@ if TYPE_CHECKING:
         IndexArrays,
         Protocol,
         ProtocolError,
+        Split,
         columns_of,
     )
     from ser_hf.protocols.builtin import PROTOCOLS
+    from ser_hf.protocols.description import describe
+    from ser_hf.protocols.leak_check import LeakError, refuse_seen
     from ser_hf.protocols.loading import load_split, load_splits
     from ser_hf.protocols.near_duplicates import near_duplicates_of
     from ser_hf.protocols.settings import SplitSettings
-    from ser_hf.protocols.splitting import (
-        LeakError,
-        Split,
-        crossing,
-        describe,
-        folds,
-        split,
-    )
+    from ser_hf.protocols.splitting import folds, split
 
 _MODULES = {
     "COLUMNS": "base",
     "Columns": "base",
     "IndexArrays": "base",
-    "LeakError": "splitting",
+    "LeakError": "leak_check",
     "PROTOCOLS": "builtin",
     "Protocol": "base",
     "ProtocolError": "base",
     "SIDES": "base",
-    "Split": "splitting",
+    "Split": "base",
     "SplitSettings": "settings",
     "columns_of": "base",
-    "crossing": "splitting",
-    "describe": "splitting",
+    "describe": "description",
     "folds": "splitting",
     "load_split": "loading",
     "load_splits": "loading",
     "near_duplicates_of": "near_duplicates",
+    "refuse_seen": "leak_check",
     "split": "splitting",
 }
 """Of each public name, the module of this package that defines it."""
@@ -64,12 +60,12 @@ __all__ = [
     "Split",
     "SplitSettings",
     "columns_of",
-    "crossing",
     "describe",
     "folds",
     "load_split",
     "load_splits",
     "near_duplicates_of",
+    "refuse_seen",
     "split",
 ]
 

@@ -17,6 +17,8 @@ Columns = dict[str, np.ndarray]
 where unknown."""
 IndexArrays = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Index arrays of train, validation and test."""
+Sides = dict[str, np.ndarray]
+"""Index array of each of `SIDES`."""
 
 
 class ProtocolError(UserError):
@@ -25,24 +27,59 @@ class ProtocolError(UserError):
 
 @dataclass(frozen=True)
 class Protocol:
-    """How to split: `split(columns, fold, seed)` gives index arrays of train, validation and
-    test."""
+    """How to split a dataset.
+
+    An entry of `ser_hf.protocols.builtin.PROTOCOLS` adds one: every command knows it then.
+    """
 
     split: Callable[[Columns, int, int], IndexArrays]
+    """`split(columns, fold, seed)` gives index arrays of train, validation and test."""
     corpora: tuple[str, ...]
+    """The corpora that a dataset must hold."""
     folds: int
     validation_shares_speaker: bool = False
+    """Whether the validation side is drawn from the speakers of training."""
     leaks: tuple[str, ...] = ()
     """What may stand on two sides: speakers, samples, near duplicates."""
-    says: str = "are also in training or validation; the figure flatters and says nothing about new voices."
-    """How the warning goes on after "N of M test speakers"."""
+    warning: str = "are also in training or validation; the figure flatters and says nothing about new voices."
+    """How the warning of a leak goes on after "N of M test speakers"."""
 
-    def number(self, name: str, fold: int | str) -> int:
-        """The number of a fold, `ProtocolError` where the protocol of this name has none such."""
+    def fold_number(self, name: str, fold: int | str) -> int:
+        """The number of a fold.
+
+        Raises:
+            ProtocolError: where the protocol, which has this name, has no such fold.
+        """
         text = str(fold)
         if not (text.isascii() and text.isdigit()) or int(text) >= self.folds:
             raise ProtocolError(f"fold {fold} is not in '{name}': its folds are 0 to {self.folds - 1}")
         return int(text)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Index lists into a dataset, where they come from, and the hash that names them in results and
+    cards."""
+
+    train: list[int]
+    validation: list[int]
+    test: list[int]
+    name: str
+    fold: int
+    hash: str
+    warning: str | None = None
+    """What every output must say of a split that leaks by design."""
+    held_apart: tuple[str, ...] = ()
+    """What was checked and holds, of: speakers, samples, near duplicates, sentences."""
+    crosses: tuple[str, ...] = ()
+    """What was checked and does not hold, a line each."""
+    note: str | None = None
+    """What every output must say of training data beyond the protocol's."""
+
+    @property
+    def sides(self) -> Sides:
+        """Index array of each side."""
+        return {side: np.array(getattr(self, side), dtype=int) for side in SIDES}
 
 
 def columns_of(dataset: datasets.Dataset) -> Columns:
@@ -54,3 +91,13 @@ def columns_of(dataset: datasets.Dataset) -> Columns:
             kind = {"label": int, "duration": float}.get(key, str)
             columns[key] = np.array(["" if value is None else value for value in values], dtype=kind)
     return columns
+
+
+def shared_values(columns: Columns, key: str, first: np.ndarray, second: np.ndarray) -> list[str]:
+    """The values of a column that stand in both of two sets of rows, sorted."""
+    return sorted(set(columns[key][first].tolist()) & set(columns[key][second].tolist()))
+
+
+def shorten(values: list[str], count: int = 5) -> str:
+    """The first values of a list as text, with an ellipsis where there are more."""
+    return ", ".join(values[:count]) + (" …" if len(values) > count else "")

@@ -77,7 +77,7 @@ def _everybody(columns: Columns, fold: int, seed: int) -> IndexArrays:
 _BOTH = ("ravdess", "tess")
 _VALIDATION = (17, 18, 19, 20)
 _ONE_BY_ONE = tuple((actor,) for actor in range(1, 25))
-_SAME_VOICES = "were heard in training or validation; only the sentence is new, the voices are not."
+_SAME_SPEAKERS = "are in training or validation, too; only the sentence is new, the voices are not."
 PROTOCOLS: dict[str, Protocol] = {
     "speaker": Protocol(_speaker, _BOTH, 1),
     "random": Protocol(_random, (), 1, leaks=("speakers", "samples", "near duplicates")),
@@ -86,7 +86,7 @@ PROTOCOLS: dict[str, Protocol] = {
     "loso-ravdess": Protocol(partial(_ravdess_folds, folds=_ONE_BY_ONE, validation_folds=2), ("ravdess",), 24),
     "tess-oaf-yaf": Protocol(partial(_between_tess_actresses, train="tess-oaf", test="tess-yaf"), ("tess",), 1, True),
     "tess-yaf-oaf": Protocol(partial(_between_tess_actresses, train="tess-yaf", test="tess-oaf"), ("tess",), 1, True),
-    "sentence": Protocol(_sentence, ("ravdess",), 1, leaks=("speakers",), says=_SAME_VOICES),
+    "sentence": Protocol(_sentence, ("ravdess",), 1, leaks=("speakers",), warning=_SAME_SPEAKERS),
     "ravdess-tess": Protocol(partial(_other_corpus, train="ravdess"), _BOTH, 1),
     "tess-ravdess": Protocol(partial(_other_corpus, train="tess"), _BOTH, 1),
 }

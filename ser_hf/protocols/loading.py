@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 from ser_hf.data import dataset
 from ser_hf.errors import UserError
+from ser_hf.protocols.base import Split
 from ser_hf.protocols.near_duplicates import near_duplicates_of
 from ser_hf.protocols.settings import SplitSettings
-from ser_hf.protocols.splitting import Split, folds
+from ser_hf.protocols.splitting import folds
 
 if TYPE_CHECKING:
     import datasets
@@ -28,7 +29,7 @@ def load_splits(settings: SplitSettings) -> "tuple[datasets.Dataset, list[Split]
         settings.protocol,
         settings.fold,
         settings.split_seed,
-        near=near_duplicates_of(rows),
+        near_duplicates=near_duplicates_of(rows),
         text_disjoint=settings.text_disjoint,
         extra_train_speakers=settings.extra_train_speakers,
         train_on_validation=settings.train_on_validation,

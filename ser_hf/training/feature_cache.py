@@ -17,6 +17,7 @@ from ser_hf import audio
 from ser_hf.audio import voice_activity
 from ser_hf.models import features, padding
 from ser_hf.models.frozen_frontend import CacheError, _evaluating
+from ser_hf.models.seen_speakers import CONFIG_KEY
 from ser_hf.utils import files
 
 VERSION = 1
@@ -149,4 +150,4 @@ def _key(rows: datasets.Dataset, name: str, model: PreTrainedModel, extractor: F
     return digest.hexdigest()[:24]
 
 
-_SAYS_NOTHING = ("ser_hf", "_name_or_path", "use_weighted_layer_sum", "apply_spec_augment", "mask_time_length")
+_SAYS_NOTHING = (CONFIG_KEY, "_name_or_path", "use_weighted_layer_sum", "apply_spec_augment", "mask_time_length")

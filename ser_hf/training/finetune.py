@@ -22,6 +22,7 @@ from ser_hf.evaluation.run import write_evidence
 from ser_hf.inference.predictor import Predictor
 from ser_hf.models import features, loading
 from ser_hf.models.padding import ignore_padding, padding_rule
+from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.training import modes, probe, setup
 from ser_hf.training.config import FinetuneConfig
 from ser_hf.training.recovery import TrainingError, refuse_other_run, room_for, starting_point, surviving
@@ -112,17 +113,17 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
         raise TrainingError(f"'{output}' holds an earlier run: choose another --output_dir")
     rows, split = protocols.load_split(config)
     model, extractor = loading.load_for_training(config.model, args.seed)
-    evaluate.refuse_seen(model.config, config.model, rows, split)
+    protocols.refuse_seen(SeenSpeakers.of(model.config), config.model, rows, split)
     probe.check(config, model)
     if args.process_index:
         return None  # a head is trained in seconds, by one process
     setup.set_threads(config.threads, args)
     padding = ignore_padding(model)
-    setup.remember(model, rows, split)
+    setup.remember_speakers(model, rows, split)
     with room_for("the backbone's embeddings are computed"):
         probed = probe.probe(config, args, rows, split, model, extractor)
     if probed.calibration is not None:
-        calibration.record_calibration(model, probed.calibration, set())
+        calibration.record_calibration(model, probed.calibration)
 
     def test(partial: Path) -> tuple[Results, np.ndarray]:
         if config.figures_only:
@@ -139,7 +140,7 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
             config.dataset,
             str(args.output_dir),
             device=str(args.device),
-            config=model.config.ser_hf,
+            seen=SeenSpeakers.of(model.config),
             weights="" if config.figures_only else loading.digest(put),
             record=_record(config, args, model, padding, probed.history, probed.seconds, probed.calibration),
         )

@@ -12,9 +12,9 @@ import transformers
 from transformers import PreTrainedModel, TrainingArguments
 
 from ser_hf import audio, protocols
-from ser_hf.evaluation import evaluate
 from ser_hf.models import features, loading, presets
 from ser_hf.models.padding import frames_of, ignore_padding
+from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.training import cpu_kernels, feature_cache, losses, modes
 from ser_hf.training.augmentation import from_folder, needs_noise, parse, silences
 from ser_hf.training.config import FinetuneConfig
@@ -73,7 +73,7 @@ def prepare(
     if told is not None:
         losses.attach(trained.model, told.shape[1], config.aux_egemaps_weight)
     _fit_masking(config, trained.model, extractor, train)
-    remember(trained.model, rows, split)
+    remember_speakers(trained.model, rows, split)
     _make_trainable(config, args, trained, store)
     sampler = _sampler(config, args, train, weights if config.balance_by == "sampler" else None)
     seconds = np.array(rows.select_columns("duration")["duration"])
@@ -98,15 +98,10 @@ def recipe_of(config: FinetuneConfig, args: TrainingArguments) -> dict:
     return {name: getattr(value, "value", value) for name, value in (ours | theirs).items()} | {"clips a step": clips}
 
 
-def remember(model: PreTrainedModel, rows: datasets.Dataset, split: protocols.Split) -> None:
+def remember_speakers(model: PreTrainedModel, rows: datasets.Dataset, split: protocols.Split) -> None:
     """Write into a model's config on whom it is trained and chosen, and under which split."""
-    before = getattr(model.config, "ser_hf", {"speakers": []})["speakers"]
-    model.config.ser_hf = {
-        "protocol": split.name,
-        "protocol_hash": split.hash,
-        "fold": split.fold,
-        "speakers": sorted({*before, *rows.select(split.train + split.validation)["speaker"]}),
-    }
+    speakers = rows.select(split.train + split.validation)["speaker"]
+    SeenSpeakers.of(model.config).trained(split.name, split.hash, split.fold, speakers).remember(model.config)
 
 
 def set_threads(threads: int | None, args: TrainingArguments) -> None:
@@ -123,7 +118,7 @@ def _model(
     """The model, frozen as its mode wants; its extractor; its padding rule."""
     attention = None if config.attention == "auto" else config.attention
     model, extractor = loading.load_for_training(config.model, args.seed, attention)
-    evaluate.refuse_seen(model.config, config.model, rows, split)
+    protocols.refuse_seen(SeenSpeakers.of(model.config), config.model, rows, split)
     padding = ignore_padding(model)
     _set_masking(model, config)
     freeze = (

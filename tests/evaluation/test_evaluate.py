@@ -9,6 +9,7 @@ from ser_hf.cli.main import main
 from ser_hf.evaluation import evaluate
 from ser_hf.evaluation.results import Results, ResultsError
 from ser_hf.inference.predictor import Predictor
+from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.protocols import LeakError
 
 
@@ -18,7 +19,7 @@ def random_model(tuned, rows, tmp_path):
     split = protocols.split(rows, "random")
     predictor = Predictor(tuned)
     speakers = sorted(set(rows.select(split.train)["speaker"]))
-    predictor.model.config.ser_hf = {"protocol": "random", "protocol_hash": split.hash, "fold": 0, "speakers": speakers}
+    SeenSpeakers().trained("random", split.hash, 0, speakers).remember(predictor.model.config)
     return predictor, split
 
 

@@ -121,7 +121,7 @@ def test_an_exported_folder_needs_no_safetensors(quantised, tuned, clips, tmp_pa
     assert found["gate"]["max_difference"] < (0.1 if quantised else 1e-4)
     monkeypatch.delattr(loading, "load_for_prediction")
     predictor = Predictor(folder, backend=backend)
-    assert predictor.trained_on["protocol"] == "speaker"
+    assert predictor.seen_speakers.protocol == "speaker"
     answer = predictor.predict({"array": clips[0], "sampling_rate": 16_000})
     assert set(answer["scores"]) == set(LABEL2ID)
 

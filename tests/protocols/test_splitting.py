@@ -75,7 +75,7 @@ def test_more_voices_bring_no_copy_of_what_is_tested(rows):
     unknown = changed(rows, "speaker", rows["file"][extra], "")
     assert extra not in protocols.split(unknown, "tess-oaf-yaf", extra_train_speakers=True).train
     near = [[extra, narrow.validation[0]]]
-    assert extra not in protocols.split(rows, "tess-oaf-yaf", near=near, extra_train_speakers=True).train
+    assert extra not in protocols.split(rows, "tess-oaf-yaf", near_duplicates=near, extra_train_speakers=True).train
 
 
 def test_a_refit_trains_on_the_validation_side_and_on_nobody_who_is_tested(rows):
@@ -164,7 +164,7 @@ def test_the_sentence_is_new_and_the_voices_are_not(rows):
     assert speakers(rows, split.validation) == actors(17, 18, 19, 20)
     assert speakers(rows, split.train) == actors(*range(1, 17), *range(21, 25))
     assert split.warning == (
-        "protocol 'sentence' leaks: 24 of 24 test speakers were heard in training or validation; "
+        "protocol 'sentence' leaks: 24 of 24 test speakers are in training or validation, too; "
         "only the sentence is new, the voices are not."
     )
     assert split.held_apart == ("samples", "sentences")
@@ -187,7 +187,7 @@ def test_across_corpora_only_the_labels_of_both_count(rows):
 
 @pytest.mark.parametrize("name", [name for name, protocol in PROTOCOLS.items() if not protocol.leaks])
 def test_no_test_speaker_was_heard(rows, name):
-    for split in protocols.folds(rows, name, near=[]):
+    for split in protocols.folds(rows, name, near_duplicates=[]):
         assert not speakers(rows, split.test) & speakers(rows, split.train + split.validation)
         assert not set(split.train) & set(split.validation)
         assert split.held_apart[:3] == ("speakers", "samples", "near duplicates")
@@ -207,7 +207,7 @@ def test_folds_gives_one_or_all(rows):
 def test_near_duplicates_stand_on_one_side(rows):
     row = {name: rows["file"].index(f"03-01-01-01-01-01-{name}.wav") for name in ("01", "02", "17", "21", "22")}
     one_side = [[row["01"], row["02"]], [row["21"], row["22"]]]
-    split = protocols.split(rows, near=one_side)
+    split = protocols.split(rows, near_duplicates=one_side)
     assert split.hash == protocols.split(rows).hash
     assert split.held_apart == ("speakers", "samples", "near duplicates")
     for other, side in (("21", "test"), ("17", "validation")):
@@ -216,23 +216,23 @@ def test_near_duplicates_stand_on_one_side(rows):
             f"in train and in {side}; remove one of the two recordings"
         )
         with pytest.raises(LeakError, match=says):
-            protocols.folds(rows, near=[*one_side, [row[other], row["02"], row["01"]][::-1]])
+            protocols.folds(rows, near_duplicates=[*one_side, [row[other], row["02"], row["01"]][::-1]])
     words = protocols.split(rows, "tess-oaf-yaf")
     with pytest.raises(LeakError, match=r"near duplicates.*in train and in validation"):
-        protocols.split(rows, "tess-oaf-yaf", near=[[words.train[0], words.validation[0]]])
-    outside = protocols.split(rows, "tess-oaf-yaf", near=[[words.train[0], row["01"]]])
+        protocols.split(rows, "tess-oaf-yaf", near_duplicates=[[words.train[0], words.validation[0]]])
+    outside = protocols.split(rows, "tess-oaf-yaf", near_duplicates=[[words.train[0], row["01"]]])
     assert "near duplicates" in outside.held_apart
 
 
 def test_what_leaks_by_design_says_what_crosses(rows):
     random = protocols.split(rows, "random")
     near = [[random.train[0], random.test[0]]]
-    split = protocols.split(rows, "random", near=near)
+    split = protocols.split(rows, "random", near_duplicates=near)
     assert split.held_apart == ("samples",)
     assert [line.split(" cross: ")[0] for line in split.crosses] == ["speakers", "near duplicates", "sentences"]
     sentence = protocols.split(rows, "sentence")
     with pytest.raises(LeakError, match=r"'sentence' leaks: .* same recording"):
-        protocols.split(rows, "sentence", near=[[sentence.train[0], sentence.test[0]]])
+        protocols.split(rows, "sentence", near_duplicates=[[sentence.train[0], sentence.test[0]]])
 
 
 def test_new_sentences_are_held_to_on_request(rows, custom):
@@ -273,7 +273,7 @@ def test_an_unknown_sentence_is_not_taken_for_a_new_one(rows, tmp_path):
 
 
 def test_describe_counts_each_side(rows):
-    lines = protocols.describe(rows, protocols.split(rows, near=[])).splitlines()
+    lines = protocols.describe(rows, protocols.split(rows, near_duplicates=[])).splitlines()
     assert lines[0] == f"protocol speaker fold 0 ({protocols.split(rows).hash})"
     table = {line.split()[0]: line.split()[1:] for line in lines[lines.index("") + 1 :][:10]}
     # 16 actors with two statements of each of eight emotions; OAF with two words of each of seven

@@ -190,7 +190,7 @@ def test_the_bundled_model_is_small_and_stock_transformers_loads_it(recordings):
 
 def test_the_bundled_model_was_trained_on_all_speakers_and_tested_on_none(built, fails, tmp_path):
     predictor = Predictor(BUNDLED_MODEL)
-    assert len(predictor.trained_on["speakers"]) == 26
+    assert len(predictor.seen_speakers.speakers) == 26
     assert "tested on speakers that it was not trained on" in Results.load(BUNDLED_MODEL / "results.json").notes[0]
     words = ("evaluate", "--model", BUNDLED_MODEL, "--dataset", built, "--output", tmp_path / "no")
     assert "/" not in "".join(run["folder"] for run in Results.load(BUNDLED_MODEL / "results.json").repeats["runs"])

@@ -138,8 +138,8 @@ def test_a_model_of_everybody_has_weights_and_no_figures(built, models, rows, tm
         "preprocessor_config.json",
     }
     predictor = Predictor(folder)
-    assert predictor.trained_on["temperature"] == 1.5
-    assert set(predictor.trained_on["speakers"]) == set(dataset.load(built)["speaker"])
+    assert predictor.seen_speakers.temperature == 1.5
+    assert set(predictor.seen_speakers.speakers) == set(dataset.load(built)["speaker"])
     assert np.isfinite(predictor.probabilities([np.zeros(16_000, dtype=np.float32)])).all()
     assert "holds out nobody" in fails(*base, "--output_dir", tmp_path / "no")
     assert "holds an earlier run" in fails(*words)

@@ -14,8 +14,8 @@ from ser_hf import protocols
 from ser_hf.cli.settings import CommandLine
 from ser_hf.cli.train import pretrain as pretrain_command
 from ser_hf.errors import UserError
-from ser_hf.evaluation import evaluate
 from ser_hf.models import loading, presets
+from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.training.pretraining import masking, objective
 from ser_hf.training.pretraining.masking import Masking
 from ser_hf.training.pretraining.pretrain import Cooling
@@ -86,9 +86,9 @@ def test_what_was_heard_is_remembered(pretrained, rows, built, tmp_path):
         "fold": 0,
         "speakers": ["tess-oaf"],
     }
-    evaluate.refuse_seen(config, "m", rows, split)
+    protocols.refuse_seen(SeenSpeakers.of(config), "m", rows, split)
     with pytest.raises(protocols.LeakError, match="tess-oaf, whom 'tess-yaf-oaf'"):
-        evaluate.refuse_seen(config, "m", rows, protocols.split(rows, "tess-yaf-oaf"))
+        protocols.refuse_seen(SeenSpeakers.of(config), "m", rows, protocols.split(rows, "tess-yaf-oaf"))
     with pytest.raises(protocols.LeakError, match="was trained under 'tess-oaf-yaf' fold 0 on tess-oaf"):
         pretrain(words(built, pretrained["layer"], tmp_path / "m", "--protocol", "ravdess-tess"))
     pretrain(words(built, pretrained["bert"], tmp_path / "m", "--protocol", "speaker"))
@@ -103,7 +103,7 @@ def test_more_voices_are_heard_and_those_that_test_are_not(built, models, rows, 
     config = AutoConfig.from_pretrained(tmp_path / "m")
     assert {"tess-oaf", "ravdess-01", "ravdess-21"} <= set(config.ser_hf["speakers"])
     assert "tess-yaf" not in config.ser_hf["speakers"]
-    evaluate.refuse_seen(config, "m", rows, protocols.split(rows, "tess-oaf-yaf"))
+    protocols.refuse_seen(SeenSpeakers.of(config), "m", rows, protocols.split(rows, "tess-oaf-yaf"))
 
 
 def test_the_same_seed_gives_the_same_weights(built, models, tmp_path, monkeypatch):

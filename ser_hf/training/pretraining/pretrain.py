@@ -16,7 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ser_hf import protocols
 from ser_hf.errors import UserError
-from ser_hf.evaluation.evaluate import refuse_seen
+from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.training import cpu_kernels, recovery, setup
 from ser_hf.training.config import machine_defaults
 from ser_hf.training.pretraining import objective
@@ -148,8 +148,8 @@ def pretrain(config: PretrainConfig) -> list[dict] | None:
     checkpoint = recovery.starting_point(scratch, args)
     model, extractor, kept = objective.load(config.model, config.seed)
     rows, split = protocols.load_split(config)
-    refuse_seen(model.config, config.model, rows, split)
-    setup.remember(model, rows, split)
+    protocols.refuse_seen(SeenSpeakers.of(model.config), config.model, rows, split)
+    setup.remember_speakers(model, rows, split)
     trainer = _trainer(config, args, rows, split, model, extractor)
     if checkpoint is not None:
         recovery.refuse_other_run(checkpoint, trainer.run)
