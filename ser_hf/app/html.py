@@ -1,7 +1,8 @@
-"""Predictions as HTML: the answer, a bar for each label, the waveform with its timeline. Every word
-is escaped."""
+"""Predictions as HTML: the label, a bar for each score, the waveform with its timeline.
 
-from collections.abc import Iterable
+Every text is escaped.
+"""
+
 from html import escape
 from itertools import pairwise
 
@@ -9,64 +10,74 @@ import numpy as np
 
 from ser_hf.labels import COLOURS
 
-_OTHER = "#666666"  # of a label that is none of the eight
+_OTHER_LABEL = "#666666"  # of a label that is none of the eight
 _COLUMNS = 400
-_STEP = 32  # samples whose loudest is kept
+_STEP = 32  # samples of which the loudest is kept
 
 
-def prediction_html(answer: dict, loudest: np.ndarray | None = None, below: float = 0.0) -> str:
-    """What the page says of a recording.
+class Peaks:
+    """The loudest of every 32 samples of a recording, by magnitude.
+
+    Of an hour at 16 kHz they take 7 MB.
+    """
+
+    def __init__(self) -> None:
+        """No sample yet."""
+        self._peaks: list[np.ndarray] = []
+        self._rest = np.zeros(0, dtype=np.float32)
+
+    def add(self, block: np.ndarray) -> None:
+        """Take the next samples, shape `(samples,)`."""
+        samples = np.concatenate([self._rest, np.abs(block)])
+        complete = len(samples) // _STEP * _STEP
+        self._peaks.append(samples[:complete].reshape(-1, _STEP).max(axis=1))
+        self._rest = samples[complete:]
+
+    def values(self) -> np.ndarray:
+        """Peaks of what was added, shape `(ceil(samples / 32),)`."""
+        last = self._rest.max(keepdims=True) if len(self._rest) else self._rest
+        return np.concatenate([*self._peaks, last])
+
+
+def prediction_html(prediction: dict, peaks: np.ndarray | None = None, threshold: float = 0.0) -> str:
+    """A prediction as the page shows it.
 
     Args:
-        answer: of `Predictor`.
-        loudest: of the recording, as `peaks` gives it, to be drawn; not where None.
-        below: the score under which the model abstains.
+        prediction: of `Predictor`.
+        peaks: of the recording, to be drawn; no picture where None.
+        threshold: the score below which the model abstains.
     """
-    picture = "" if loudest is None else _picture(answer, loudest)
-    return f'<div aria-live="polite">{_headline(answer, below)}{_bars(answer["scores"])}{picture}</div>'
+    picture = "" if peaks is None else _picture(prediction, peaks)
+    return (
+        f'<div aria-live="polite">{_headline(prediction, threshold)}{_score_bars(prediction["scores"])}{picture}</div>'
+    )
 
 
-def peaks(blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """The loudest of every 32 samples, by magnitude; of an hour at 16 kHz 7 MB.
-
-    Args:
-        blocks: of a recording, each of shape `(samples,)`.
-    """
-    found, rest = [], np.zeros(0, dtype=np.float32)
-    for block in blocks:
-        rest = np.concatenate([rest, np.abs(block)])
-        whole = len(rest) // _STEP * _STEP
-        found.append(rest[:whole].reshape(-1, _STEP).max(axis=1))
-        rest = rest[whole:]
-    return np.concatenate([*found, rest.max(keepdims=True) if len(rest) else rest])
-
-
-def running(answer: dict) -> str:
-    """What the page says while somebody speaks."""
-    if not answer["segments"]:
-        head = '<p class="ser-label">Listening</p>'
-    elif answer["segments"][-1]["end"] < answer["duration"]:
-        head = '<p class="ser-label">Nobody speaks</p>'
-    elif answer["abstained"]:
-        head = f'<p class="ser-label">Not sure, {escape(answer["label"])}?</p>'
+def live_html(prediction: dict) -> str:
+    """A running prediction as the page shows it while somebody speaks."""
+    if not prediction["segments"]:
+        headline = '<p class="ser-label">Listening</p>'
+    elif prediction["segments"][-1]["end"] < prediction["duration"]:
+        headline = '<p class="ser-label">Nobody speaks</p>'
+    elif prediction["abstained"]:
+        headline = f'<p class="ser-label">Not sure, {escape(prediction["label"])}?</p>'
     else:
-        dot = f'<span class="ser-dot" style="background: {_colour(answer["label"])}"></span>'
-        head = f'<p class="ser-label">{dot}{escape(answer["label"])}</p>'
-    timeline = _timeline(answer["segments"], answer["duration"]) if answer["segments"] else ""
-    sub = f'<p class="ser-sub">{clock(answer["duration"])} heard</p>'
-    return f'<div aria-live="polite">{head}{sub}</div>{_bars(answer["scores"])}{timeline}'
+        headline = f'<p class="ser-label">{_dot(prediction["label"])}{escape(prediction["label"])}</p>'
+    timeline = _timeline(prediction["segments"], prediction["duration"]) if prediction["segments"] else ""
+    length = f'<p class="ser-sub">{clock(prediction["duration"])} recorded</p>'
+    return f'<div aria-live="polite">{headline}{length}</div>{_score_bars(prediction["scores"])}{timeline}'
 
 
-def message(words: str, kind: str = "error") -> str:
-    """A line for the visitor: `error` is read out at once, `note` is not."""
+def message_html(text: str, kind: str = "error") -> str:
+    """A line for the visitor: screen readers read an `error` at once, a `note` later."""
     role = "alert" if kind == "error" else "status"
-    return f'<div class="ser-{kind}" role="{role}">{escape(words)}</div>'
+    return f'<div class="ser-{kind}" role="{role}">{escape(text)}</div>'
 
 
-def batch_table(answers: list[dict]) -> str:
-    """Answers for many recordings, a row each; what cannot be read has its reason there."""
+def batch_html(predictions: list[dict]) -> str:
+    """A table with a row for each recording; one that cannot be read has its error there."""
     head = "".join(f'<th scope="col">{name}</th>' for name in ("recording", "label", "score", "length"))
-    body = "".join(f'<tr><th scope="row">{escape(one["file"] or "")}</th>{_cells(one)}</tr>' for one in answers)
+    body = "".join(f'<tr><th scope="row">{escape(row["file"] or "")}</th>{_cells(row)}</tr>' for row in predictions)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -88,44 +99,51 @@ def percent(score: float) -> str:
     return f"{100 * score:.0f} %"
 
 
-def ink(colour: str) -> str:
-    """Black or white, whichever can be read better on a colour `#rrggbb` (contrast of WCAG 2.2)."""
-    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+def text_colour(background: str) -> str:
+    """Black or white, whichever has more contrast (WCAG 2.2) with a background `#rrggbb`."""
+    channels = [int(background[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
     luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
     return "#ffffff" if 1.05 / (luminance + 0.05) >= (luminance + 0.05) / 0.05 else "#000000"
 
 
-def _headline(answer: dict, below: float) -> str:
-    length = _length(answer["duration"])
-    if not answer["segments"]:
+def _headline(prediction: dict, threshold: float) -> str:
+    length = _length(prediction["duration"])
+    if not prediction["segments"]:
         return f'<p class="ser-label">No voice was found</p><p class="ser-sub">in {length} of audio</p>'
-    label, sure = escape(answer["label"]), percent(answer["score"])
-    if answer["abstained"]:
-        why = f", and the model was calibrated to stay silent below {percent(below)}" if below else ""
-        says = f"The likeliest is {label} with {sure}{why}."
-        return f'<p class="ser-label">Not sure</p><p class="ser-sub">{says}</p>'
-    dot = f'<span class="ser-dot" style="background: {_colour(answer["label"])}"></span>'
-    return f'<p class="ser-label">{dot}{label}</p><p class="ser-sub">{sure} sure, {length} of audio</p>'
+    label, score = escape(prediction["label"]), percent(prediction["score"])
+    if prediction["abstained"]:
+        reason = f", and the model was calibrated to abstain below {percent(threshold)}" if threshold else ""
+        text = f"The likeliest is {label} with {score}{reason}."
+        return f'<p class="ser-label">Not sure</p><p class="ser-sub">{text}</p>'
+    return (
+        f'<p class="ser-label">{_dot(prediction["label"])}{label}</p>'
+        f'<p class="ser-sub">{score} sure, {length} of audio</p>'
+    )
 
 
-def _cells(answer: dict) -> str:
-    if "error" in answer:
-        return f'<td colspan="3">{escape(answer["error"])}</td>'
-    label = escape(answer["label"])
-    dot = f'<span class="ser-dot" style="background: {_colour(answer["label"])}"></span> '
-    if not answer["segments"]:
-        said = "no voice was found"
+def _cells(prediction: dict) -> str:
+    if "error" in prediction:
+        return f'<td colspan="3">{escape(prediction["error"])}</td>'
+    label = escape(prediction["label"])
+    if not prediction["segments"]:
+        text = "no voice was found"
+    elif prediction["abstained"]:
+        text = f"not sure, {label}?"
     else:
-        said = f"not sure, {label}?" if answer["abstained"] else dot + label
-    return f"<td>{said}</td><td>{percent(answer['score'])}</td><td>{_length(answer['duration'])}</td>"
+        text = f"{_dot(prediction['label'])} {label}"
+    return f"<td>{text}</td><td>{percent(prediction['score'])}</td><td>{_length(prediction['duration'])}</td>"
 
 
 def _length(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 60 else f"{clock(seconds)} min"
 
 
-def _bars(scores: dict[str, float]) -> str:
+def _dot(label: str) -> str:
+    return f'<span class="ser-dot" style="background: {_colour(label)}"></span>'
+
+
+def _score_bars(scores: dict[str, float]) -> str:
     rows = (
         f'<div class="ser-bar"><span>{escape(label)}</span>'
         f'<div class="ser-track" role="meter" aria-label="{escape(label)}" aria-valuemin="0" aria-valuemax="100" '
@@ -137,22 +155,23 @@ def _bars(scores: dict[str, float]) -> str:
     return f'<div class="ser-bars">{"".join(rows)}</div>'
 
 
-def _picture(answer: dict, loudest: np.ndarray) -> str:
-    long = len(answer["segments"]) > 1 or answer["duration"] > 10
-    timeline = _timeline(answer["segments"], answer["duration"]) if long and answer["segments"] else ""
-    wave = _waveform(loudest, answer["duration"])
+def _picture(prediction: dict, peaks: np.ndarray) -> str:
+    """The waveform, and the timeline of a recording that is long or has several segments."""
+    segments, duration = prediction["segments"], prediction["duration"]
+    has_timeline = bool(segments) and (len(segments) > 1 or duration > 10)
+    timeline = _timeline(segments, duration) if has_timeline else ""
     return (
-        f'<div class="ser-picture" data-duration="{answer["duration"]:.3f}">{wave}{timeline}'
-        f'<div class="ser-cursor" hidden></div></div>{_parts(answer["segments"]) if timeline else ""}'
+        f'<div class="ser-picture" data-duration="{duration:.3f}">{_waveform(peaks, duration)}{timeline}'
+        f'<div class="ser-cursor" hidden></div></div>{_segment_list(segments) if has_timeline else ""}'
     )
 
 
-def _waveform(loudest: np.ndarray, seconds: float) -> str:
+def _waveform(peaks: np.ndarray, seconds: float) -> str:
     """Peaks of a recording as SVG."""
-    edges = np.linspace(0, len(loudest), _COLUMNS + 1).astype(int)
-    found = np.array([loudest[a : max(b, a + 1)].max(initial=0) for a, b in pairwise(edges)])
-    found = np.maximum(found / max(found.max(), 1e-6) * 44, 0.5)
-    path = "".join(f"M{x} {45 - y:.1f}V{45 + y:.1f}" for x, y in enumerate(found))
+    edges = np.linspace(0, len(peaks), _COLUMNS + 1).astype(int)
+    heights = np.array([peaks[a : max(b, a + 1)].max(initial=0) for a, b in pairwise(edges)])
+    heights = np.maximum(heights / max(heights.max(), 1e-6) * 44, 0.5)
+    path = "".join(f"M{x} {45 - y:.1f}V{45 + y:.1f}" for x, y in enumerate(heights))
     return (
         f'<svg class="ser-wave" viewBox="0 0 {_COLUMNS} 90" preserveAspectRatio="none" role="img" '
         f'aria-label="waveform of {seconds:.1f} seconds">'
@@ -161,35 +180,34 @@ def _waveform(loudest: np.ndarray, seconds: float) -> str:
 
 
 def _timeline(segments: list[dict], duration: float) -> str:
-    """Coloured stretches; what they say is in the list below, too, so they are no stop for a
-    keyboard."""
-    parts = []
-    for one in segments:
-        left, width = 100 * one["start"] / duration, 100 * (one["end"] - one["start"]) / duration
-        colour = _colour(one["label"])
-        word = escape(one["label"]) if width > 2.2 * len(one["label"]) + 3 else ""
-        parts.append(
-            f'<button class="ser-part" tabindex="-1" aria-hidden="true" data-start="{one["start"]:.3f}" '
-            f'title="{_spoken(one)}" style="left: {left:.3f}%; width: {width:.3f}%; background: {colour}; '
-            f'color: {ink(colour)}">{word}</button>'
+    """Coloured stretches; a keyboard skips them, since the list below says the same."""
+    stretches = []
+    for segment in segments:
+        left, width = 100 * segment["start"] / duration, 100 * (segment["end"] - segment["start"]) / duration
+        colour = _colour(segment["label"])
+        text = escape(segment["label"]) if width > 2.2 * len(segment["label"]) + 3 else ""
+        stretches.append(
+            f'<button class="ser-part" tabindex="-1" aria-hidden="true" data-start="{segment["start"]:.3f}" '
+            f'title="{_segment_text(segment)}" style="left: {left:.3f}%; width: {width:.3f}%; background: {colour}; '
+            f'color: {text_colour(colour)}">{text}</button>'
         )
-    return f'<div class="ser-timeline">{"".join(parts)}</div>'
+    return f'<div class="ser-timeline">{"".join(stretches)}</div>'
 
 
-def _parts(segments: list[dict]) -> str:
+def _segment_list(segments: list[dict]) -> str:
     rows = (
-        f'<li><button class="ser-jump" data-start="{one["start"]:.3f}" aria-label="play {_spoken(one)}">'
-        f'<span class="ser-dot" style="background: {_colour(one["label"])}"></span>'
-        f"<span>{clock(one['start'])} – {clock(one['end'])}</span><b>{escape(one['label'])}</b>"
-        f"<span>{percent(one['score'])}</span></button></li>"
-        for one in segments
+        f'<li><button class="ser-jump" data-start="{segment["start"]:.3f}" aria-label="play {_segment_text(segment)}">'
+        f"{_dot(segment['label'])}<span>{clock(segment['start'])} – {clock(segment['end'])}</span>"
+        f"<b>{escape(segment['label'])}</b><span>{percent(segment['score'])}</span></button></li>"
+        for segment in segments
     )
     return f'<ol class="ser-parts" aria-label="timeline">{"".join(rows)}</ol>'
 
 
-def _spoken(one: dict) -> str:
-    return f"{clock(one['start'])} to {clock(one['end'])}, {escape(one['label'])}, {percent(one['score'])}"
+def _segment_text(segment: dict) -> str:
+    start, end = clock(segment["start"]), clock(segment["end"])
+    return f"{start} to {end}, {escape(segment['label'])}, {percent(segment['score'])}"
 
 
 def _colour(label: str) -> str:
-    return COLOURS.get(label, _OTHER)
+    return COLOURS.get(label, _OTHER_LABEL)

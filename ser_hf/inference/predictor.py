@@ -184,7 +184,11 @@ class Predictor:
         return self
 
     def predict(
-        self, source: audio.Source | list[audio.Source], timeout: float | None = None, longest: float | None = None
+        self,
+        source: audio.Source | list[audio.Source],
+        timeout: float | None = None,
+        longest: float | None = None,
+        on_samples: Callable[[np.ndarray], None] | None = None,
     ) -> dict | list[dict]:
         """Answer for one recording of any length, or for a list in its order.
 
@@ -195,6 +199,7 @@ class Predictor:
             source: whatever `ser_hf.audio.load` takes, or a list of such.
             timeout: seconds after which a recording is given up, where not None.
             longest: seconds of audio beyond which a recording is refused, where not None.
+            on_samples: called with each decoded block, shape `(samples,)` at 16 kHz, in order.
 
         Returns:
             `file`, `label`, `score`, `scores` (a probability for each label), `abstained` (whether
@@ -206,7 +211,8 @@ class Predictor:
             AudioError: if a recording cannot be used or is too long; it is named.
             TimeoutExceeded: for one that took too long.
         """
-        answers = list(self.each(source if isinstance(source, list) else [source], timeout, longest))
+        sources = source if isinstance(source, list) else [source]
+        answers = list(self.each(sources, timeout, longest, on_samples=on_samples))
         return answers if isinstance(source, list) else answers[0]
 
     def each(
@@ -215,6 +221,7 @@ class Predictor:
         timeout: float | None = None,
         longest: float | None = None,
         on_error: Literal["raise", "answer"] = "raise",
+        on_samples: Callable[[np.ndarray], None] | None = None,
     ) -> Iterator[dict]:
         """Answer for any number of recordings, in their order; only a few are in memory.
 
@@ -224,6 +231,7 @@ class Predictor:
             longest: of `predict`.
             on_error: `answer` puts `{"file", "error"}` in the place of a recording that cannot be
                 used.
+            on_samples: of `predict`.
 
         Raises:
             AudioError, TimeoutExceeded: as `predict`, unless `on_error` is `answer`.
@@ -232,7 +240,7 @@ class Predictor:
         group = self.batch_size if self._workers.on_gpu and self._backend.together else 1
         sources = iter(sources)
         while batch := list(islice(sources, group)):
-            waiting.extend(self._begin(batch, timeout, longest))
+            waiting.extend(self._begin(batch, timeout, longest, on_samples))
             while len(waiting) > max(2 * self._workers.count, group):
                 yield _finished(waiting.popleft(), on_error)
         while waiting:
@@ -304,7 +312,13 @@ class Predictor:
             result[batch] = logits.float().cpu().numpy()
         return result if self.adaptation is None else self.adaptation.moved(result)
 
-    def _begin(self, sources: list[audio.Source], timeout: float | None, longest: float | None) -> list[_Waiting]:
+    def _begin(
+        self,
+        sources: list[audio.Source],
+        timeout: float | None,
+        longest: float | None,
+        on_samples: Callable[[np.ndarray], None] | None,
+    ) -> list[_Waiting]:
         """Read recordings and hand them to the workers."""
         deadline = Deadline(timeout)
         results: dict[int, Callable[[], dict]] = {}
@@ -312,7 +326,7 @@ class Predictor:
         files = [prediction.source_name(source) for source in sources]
         for place, source in enumerate(sources):
             try:
-                heard = self._hear(source, deadline, longest)
+                heard = self._hear(source, deadline, longest, on_samples)
             except UserError as error:
                 results[place] = partial(_failed, error)
                 continue
@@ -326,10 +340,19 @@ class Predictor:
                 results[place] = partial(self._whole, files[place], length, asked, row, deadline)
         return [(file, results[place]) for place, file in enumerate(files)]
 
-    def _hear(self, source: audio.Source, deadline: Deadline, longest: float | None) -> np.ndarray | dict:
+    def _hear(
+        self,
+        source: audio.Source,
+        deadline: Deadline,
+        longest: float | None,
+        on_samples: Callable[[np.ndarray], None] | None,
+    ) -> np.ndarray | dict:
         """The samples of a recording of up to `LONG`, or the answer for a longer one."""
         file = prediction.source_name(source)
-        whole, blocks = long_audio.opened(audio.at_most(longest, audio.stream(source), file))
+        decoded = audio.at_most(longest, audio.stream(source), file)
+        if on_samples is not None:
+            decoded = _observed(decoded, on_samples)
+        whole, blocks = long_audio.opened(decoded)
         return self._long(file, blocks, deadline) if whole is None else whole
 
     def _whole(self, file: str | None, length: int, asked: Future[np.ndarray], row: int, deadline: Deadline) -> dict:
@@ -345,6 +368,12 @@ class Predictor:
         together = self._backend.together and (self._workers.on_gpu or features.hop(self.extractor) > 1)
         whole, segments = long_audio.heard(found, self._workers, self.labels, together, partial(deadline.check, file))
         return prediction.prediction(file, found.length, whole, segments, self.labels, self.abstain_below)
+
+
+def _observed(blocks: Iterable[np.ndarray], on_samples: Callable[[np.ndarray], None]) -> Iterator[np.ndarray]:
+    for block in blocks:
+        on_samples(block)
+        yield block
 
 
 def _finished(waiting: _Waiting, on_error: str) -> dict:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from helpers.small import ROOT
 
-from ser_hf.app import page, tabs
-from ser_hf.app.html import batch_table, ink, message, peaks, prediction_html, running
+from ser_hf.app import tabs
+from ser_hf.app.examples import write_examples
+from ser_hf.app.html import Peaks, batch_html, live_html, message_html, prediction_html, text_colour
 from ser_hf.audio import SAMPLING_RATE, load
 from ser_hf.inference.prediction import prediction, segment
 from ser_hf.labels import COLOURS, EMOTIONS
@@ -20,6 +21,13 @@ def predicted(segments, seconds=3, label="sad", below=0.0, labels=EMOTIONS):
     row = np.full(len(labels), 0.1)
     row[list(labels).index(label)] = 0.3
     return prediction("a.wav", seconds * RATE, row, segments, list(labels), below)
+
+
+def peaks(blocks):
+    result = Peaks()
+    for block in blocks:
+        result.add(block)
+    return result.values()
 
 
 def test_bars_stand_in_the_order_of_the_labels():
@@ -49,8 +57,8 @@ def test_the_waveform_shows_the_loudest_of_each_moment_however_the_recording_is_
 def test_labels_and_messages_cannot_be_markup():
     labels = (EVIL, "b")
     segments = [segment(0, 6 * RATE, EVIL, 0.9), segment(6 * RATE, 12 * RATE, "b", 0.9)]
-    told = predicted(segments, 12, EVIL, labels=labels)
-    for html in (prediction_html(told, np.ones(12)), running(told), message(EVIL)):
+    shown = predicted(segments, 12, EVIL, labels=labels)
+    for html in (prediction_html(shown, np.ones(12)), live_html(shown), message_html(EVIL)):
         assert "<img" not in html
         assert "&lt;img" in html
 
@@ -70,9 +78,14 @@ def test_a_timeline_lies_where_its_segments_are():
 
 
 def test_a_table_has_a_row_for_each_recording_and_the_reason_where_there_is_no_answer():
-    heard = [segment(0, 3 * RATE, "sad", 0.3)]
-    rows = [predicted(heard), predicted(heard, 95, below=0.5), predicted([], 20), {"file": EVIL, "error": f"'{EVIL}'!"}]
-    html = batch_table(rows)
+    segments = [segment(0, 3 * RATE, "sad", 0.3)]
+    rows = [
+        predicted(segments),
+        predicted(segments, 95, below=0.5),
+        predicted([], 20),
+        {"file": EVIL, "error": f"'{EVIL}'!"},
+    ]
+    html = batch_html(rows)
     assert "<img" not in html
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in html.split("<tr>")[1:]]
     cells = [[re.sub("<[^>]+>", "", cell).strip() for cell in row] for row in cells]
@@ -91,16 +104,16 @@ def test_a_table_has_a_row_for_each_recording_and_the_reason_where_there_is_no_a
 def test_abstention_is_said_plainly():
     unsure = prediction_html(predicted([segment(0, 3 * RATE, "sad", 0.3)], below=0.5), None, 0.5)
     assert "Not sure" in unsure
-    assert "The likeliest is sad with 30 %, and the model was calibrated to stay silent below 50 %." in unsure
+    assert "The likeliest is sad with 30 %, and the model was calibrated to abstain below 50 %." in unsure
     assert "No voice was found" in prediction_html(predicted([], 20))
 
 
 def test_running_answers_tell_silence_from_doubt():
     segments = [segment(0, 3 * RATE, "sad", 0.3)]
-    assert "Listening" in running(predicted([]))
-    assert ">sad</p>" in running(predicted(segments))
-    assert "Not sure, sad?" in running(predicted(segments, below=0.5))
-    assert "Nobody speaks" in running(predicted(segments, seconds=5, below=np.inf))
+    assert "Listening" in live_html(predicted([]))
+    assert ">sad</p>" in live_html(predicted(segments))
+    assert "Not sure, sad?" in live_html(predicted(segments, below=0.5))
+    assert "Nobody speaks" in live_html(predicted(segments, seconds=5, below=np.inf))
 
 
 @pytest.mark.parametrize("colour", COLOURS.values())
@@ -112,14 +125,14 @@ def test_words_on_a_colour_can_be_read(colour):
         linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
         return linear @ (0.2126, 0.7152, 0.0722)
 
-    low, high = sorted((luminance(colour), luminance(ink(colour))))
+    low, high = sorted((luminance(colour), luminance(text_colour(colour))))
     assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
 def test_no_cell_is_a_formula():
     formulas = ["=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\tx"]
-    told = [{"file": name, "error": "no, 'sound'"} for name in formulas]
-    lines = tabs.as_csv([*told, predicted([segment(0, RATE, "sad", 0.3)])]).splitlines()
+    shown = [{"file": name, "error": "no, 'sound'"} for name in formulas]
+    lines = tabs.csv_text([*shown, predicted([segment(0, RATE, "sad", 0.3)])]).splitlines()
     assert lines[0].split(",") == ["file", "label", "score", "abstained", "duration", "error", *EMOTIONS]
     assert [line[:2] for line in lines[1:5]] == ["'=", "'+", "'-", "'@"]
     assert lines[-1].startswith("a.wav,sad,0.3,False,3.0,,0.1,0.1,0.1,0.3,")
@@ -127,11 +140,11 @@ def test_no_cell_is_a_formula():
 
 def test_a_card_is_shown_without_its_front_matter_and_pictures():
     card = "---\ntags: [x]\n---\n# Voices\n\n![Matrix](plots/m.png)\n\nWords.\n"
-    assert tabs.readable(card) == "# Voices\n\nWords.\n"
+    assert tabs.card_body(card) == "# Voices\n\nWords.\n"
 
 
 def test_examples_are_the_same_every_time_and_say_what_they_are(tmp_path):
-    first, again = page.write_examples(tmp_path / "a"), page.write_examples(tmp_path / "b")
+    first, again = write_examples(tmp_path / "a"), write_examples(tmp_path / "b")
     assert [file.read_bytes() for file in first] == [file.read_bytes() for file in again]
     assert all(file.name.startswith("synthetic ") for file in first)
     seconds = [len(load(file)) / RATE for file in first]

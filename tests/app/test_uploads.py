@@ -4,8 +4,8 @@ import zipfile
 
 import pytest
 
-from ser_hf.app import tabs, uploads
-from ser_hf.app.uploads import Limits, UploadError
+from ser_hf.app import api, uploads
+from ser_hf.app.uploads import Limits, UploadedFile, UploadError
 from ser_hf.inference.predictor import Predictor
 
 LIMITS = Limits(files=4, zip_mb=1)
@@ -25,25 +25,29 @@ def secret(path):
     return path
 
 
+def uploaded(paths):
+    return [UploadedFile.at(path) for path in paths]
+
+
 def read(paths, limits=LIMITS):
-    return list(uploads.recordings(paths, limits))
+    return list(uploads.recordings(uploaded(paths), limits))
 
 
 def test_zips_are_opened_and_what_is_no_recording_is_passed_over(tmp_path):
     (tmp_path / "one.wav").write_bytes(b"1")
     inside = {"b/two.FLAC": b"2", "a/three.ogg": b"3", "read.me": b"x", "__MACOSX/a/._three.ogg": b"x", ".h/x.wav": b""}
     packed(tmp_path / "more.zip", **inside)
-    found = read([tmp_path / "one.wav", tmp_path / "more.zip"])
-    assert [one.name for one in found] == ["one.wav", "a/three.ogg", "b/two.FLAC"]
-    assert [one.source["bytes"] for one in found] == [b"1", b"3", b"2"]
-    assert [one.source["path"] for one in found] == ["one.wav", "a/three.ogg", "b/two.FLAC"]
-    assert uploads.count([tmp_path / "one.wav", tmp_path / "more.zip"], LIMITS) == 3
+    result = read([tmp_path / "one.wav", tmp_path / "more.zip"])
+    assert [item.name for item in result] == ["one.wav", "a/three.ogg", "b/two.FLAC"]
+    assert [item.source["bytes"] for item in result] == [b"1", b"3", b"2"]
+    assert [item.source["path"] for item in result] == ["one.wav", "a/three.ogg", "b/two.FLAC"]
+    assert uploads.count_recordings(uploaded([tmp_path / "one.wav", tmp_path / "more.zip"]), LIMITS) == 3
 
 
 def test_a_name_in_a_zip_is_never_a_path(tmp_path):
     packed(tmp_path / "evil.zip", **{"../../evil.wav": b"1", "/etc/evil.wav": b"2"})
     before = sorted(tmp_path.rglob("*"))
-    assert {one.name for one in read([tmp_path / "evil.zip"])} == {"../../evil.wav", "/etc/evil.wav"}
+    assert {item.name for item in read([tmp_path / "evil.zip"])} == {"../../evil.wav", "/etc/evil.wav"}
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -52,14 +56,14 @@ def test_limits_hold_for_all_together_before_anything_is_read(tmp_path):
     (tmp_path / "one.wav").write_bytes(b"1")
     assert len(read([many])) == 4
     with pytest.raises(UploadError, match="5 recordings are more than 4: send them in parts"):
-        uploads.recordings([many, tmp_path / "one.wav"], LIMITS)
+        uploads.recordings(uploaded([many, tmp_path / "one.wav"]), LIMITS)
     large = packed(tmp_path / "large.zip", **{"a.wav": b"\0" * (2 << 20)})
     with pytest.raises(UploadError, match="2 MB are in the zip, more than 1"):
-        uploads.recordings([large], LIMITS)
+        uploads.recordings(uploaded([large]), LIMITS)
     none = packed(tmp_path / "none.zip", **{"read.me": b"x"})
     for paths in ([none], []):
         with pytest.raises(UploadError, match="there is no recording in it"):
-            uploads.recordings(paths, LIMITS)
+            uploads.recordings(uploaded(paths), LIMITS)
 
 
 def test_a_member_that_lies_about_its_size_is_an_error_of_that_member(tmp_path):
@@ -99,9 +103,9 @@ def test_a_batch_is_asked_side_by_side_and_answered_in_its_order(recordings, tmp
 
     predictor._workers.ask = counted
     answers = []
-    for answer in tabs.batch_predictions(predictor, Limits(), paths):
+    for answer in api.predict_batch(predictor, Limits(), uploaded(paths)):
         answers.append(answer)
-        ahead.append(asked - sum("scores" in one for one in answers))
+        ahead.append(asked - sum("scores" in answer for answer in answers))
     assert max(ahead) > 0
     alone = Predictor()
     for path, answer in zip(paths, answers, strict=True):
@@ -116,5 +120,14 @@ def test_a_batch_is_asked_side_by_side_and_answered_in_its_order(recordings, tmp
 
 def test_a_recording_knows_its_name_and_not_its_place(tmp_path):
     (tmp_path / "one.wav").write_bytes(b"1")
-    assert uploads.recording(tmp_path / "one.wav") == {"bytes": b"1", "path": "one.wav"}
-    assert uploads.recording(tmp_path / "one.wav", "../../my call.wav")["path"] == "my call.wav"
+    assert UploadedFile.at(tmp_path / "one.wav").source() == {"bytes": b"1", "path": "one.wav"}
+    assert UploadedFile.at(tmp_path / "one.wav", "../../my call.wav").source()["path"] == "my call.wav"
+
+
+def test_an_open_file_is_read_like_one_on_the_disk(tmp_path):
+    path = packed(tmp_path / "more.zip", **{"a.wav": b"1", "b.wav": b"22"})
+    with path.open("rb") as opened:
+        file = UploadedFile("more.zip", opened)
+        assert [item.source["bytes"] for item in uploads.recordings([file], LIMITS)] == [b"1", b"22"]
+        assert file.size() == path.stat().st_size == len(file.read())
+    assert UploadedFile.at(path).size() == path.stat().st_size
