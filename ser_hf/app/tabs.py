@@ -109,7 +109,7 @@ def add_live(predictor: Predictor, limits: Limits, tab: gr.Tab) -> None:
         show_progress="hidden",
         concurrency_limit=api.CONCURRENT,
     )
-    # Gradio's microphone does not read `stream_every` of its event. It sends ten chunks a second, and
+    # Gradio's microphone ignores `stream_every` of its event. It sends ten chunks a second, and
     # only an update changes that.
     tab.select(None, None, microphone, js="() => ({__type__: 'update', stream_every: 1})")
     # No call of Gradio's stops a recording.

@@ -95,7 +95,7 @@ def test_a_timeline_is_duration_and_segments(client, predictor, recordings):
     whole = expected(predictor, "talk.wav", written.getvalue())
     response = client.post("/timeline", files={"file": ("talk.wav", written.getvalue())})
     assert response.json() == {"duration": whole["duration"], "segments": whole["segments"]}
-    assert len(whole["segments"]) > 1
+    assert whole["segments"][0]["end"] > 10
 
 
 def test_a_batch_answers_in_order_with_errors_in_their_place(client, predictor, clips):

@@ -133,7 +133,7 @@ def test_answers_for_a_voice_that_the_page_was_adapted_to(page, predictor, recor
     page.get_by_text("Adapt to it").click()
     page.locator("#voice-files input[type=file]").set_input_files(clips)
     page.locator("#adapt").click()
-    page.locator("#voice-says").get_by_text("6 clips").wait_for(timeout=60_000)
+    page.locator("#voice-message").get_by_text("6 clips").wait_for(timeout=60_000)
     answer = analyse(page, clips[5])
     adapted = list(predictor.adapt(clips).predict(clips[5])["scores"].values())
     plain = list(predictor.predict(clips[5])["scores"].values())
@@ -152,7 +152,7 @@ def test_answers_for_a_voice_that_the_page_was_adapted_to(page, predictor, recor
 def test_a_voice_without_clips_is_said_on_the_page(page):
     page.get_by_text("Adapt to it").click()
     page.locator("#adapt").click()
-    alert = page.locator("#voice-says [role=alert]")
+    alert = page.locator("#voice-message [role=alert]")
     alert.wait_for(timeout=60_000)
     assert "there is no recording in it" in alert.inner_text()
 
@@ -214,9 +214,9 @@ def test_live_answers_run(page):
     page.get_by_role("tab", name="Live").click()
     page.wait_for_timeout(1_500)  # Gradio loads its recorder after it shows the button
     page.locator("#live button", has_text="Record").first.click()
-    page.locator("#running .ser-score").first.wait_for(timeout=60_000)
-    page.wait_for_function("/0:0[3-9] heard/.test(document.querySelector('#running').innerText)", timeout=60_000)
-    assert sum(shown_scores(page.locator("#running"))) == pytest.approx(1, abs=5e-3)
+    page.locator("#live-prediction .ser-score").first.wait_for(timeout=60_000)
+    page.wait_for_function("/0:0[3-9] recorded/.test(document.querySelector('#live-prediction').innerText)", timeout=60_000)
+    assert sum(shown_scores(page.locator("#live-prediction"))) == pytest.approx(1, abs=5e-3)
     page.locator("#live button", has_text="Stop").first.click()
 
 
@@ -229,7 +229,7 @@ def test_live_stays_within_what_a_visitor_may_ask(page):
     page.get_by_role("tab", name="Live").click()
     page.wait_for_timeout(1_500)  # Gradio loads its recorder after it shows the button
     page.locator("#live button", has_text="Record").first.click()
-    page.locator("#running .ser-score").first.wait_for(timeout=60_000)
+    page.locator("#live-prediction .ser-score").first.wait_for(timeout=60_000)
     before = len(sent)
     page.wait_for_timeout(6_000)
     assert 3 <= len(sent) - before <= 9
@@ -249,7 +249,7 @@ def test_batch_gives_a_table_and_both_downloads(page, predictor, recordings, tmp
     page.locator("#files").get_by_text("clips").first.wait_for()
     page.get_by_role("button", name="Analyse all").click()
     page.locator("#table").get_by_text(files[2].name).first.wait_for(timeout=60_000)
-    page.locator("#batch-says").get_by_text("3 recordings answered, 1 could not be read").wait_for()
+    page.locator("#batch-message").get_by_text("3 recordings analysed, 1 could not be read").wait_for()
     found = {}
     for kind in ("csv", "jsonl"):
         with page.expect_download() as saved:
@@ -360,8 +360,8 @@ def test_a_live_session_past_its_limit_is_over_and_records_no_more(page):
     record = page.locator("#live button", has_text="Record").first
     for _ in range(2):
         record.click()
-        page.locator("#running .ser-score").first.wait_for(timeout=60_000)
-        page.locator("#running").get_by_text("lasts 2 s: press Record for another").wait_for(timeout=60_000)
+        page.locator("#live-prediction .ser-score").first.wait_for(timeout=60_000)
+        page.locator("#live-prediction").get_by_text("lasts 2 s: press Record for another").wait_for(timeout=60_000)
         record.wait_for(timeout=10_000)
         page.wait_for_timeout(3_000)
-        assert "press Record for another" in page.locator("#running").inner_text()
+        assert "press Record for another" in page.locator("#live-prediction").inner_text()

@@ -13,6 +13,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gradio
@@ -86,12 +88,25 @@ def file_data(path, name="clip.wav"):
     return {"path": path, "orig_name": name, "meta": {"_type": "gradio.FileData"}}
 
 
+def join(url, endpoint, *data, **headers):
+    """Join the queue for a named endpoint, as gradio_client does; status, text and the session."""
+    session = uuid.uuid4().hex
+    functions = {item["api_name"]: item["id"] for item in json.loads(ask(f"{url}/config")[1])["dependencies"]}
+    body = {"data": list(data), "fn_index": functions[endpoint], "session_hash": session}
+    return *ask(f"{url}{API}/queue/join", body, **headers), session
+
+
 def call(url, endpoint, *data):
     """Status and the events of a call to a named endpoint."""
-    status, text = ask(f"{url}{API}/call/{endpoint}", {"data": list(data)})
-    if status != 200:
-        return status, text
-    return ask(f"{url}{API}/call/{endpoint}/{json.loads(text)['event_id']}")
+    status, text, session = join(url, endpoint, *data)
+    return (status, text) if status != 200 else ask(f"{url}{API}/queue/data?session_hash={session}")
+
+
+def completed(text):
+    """The last event of a call."""
+    events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line.startswith("data: ")]
+    (event,) = [event for event in events if event["msg"] == "process_completed"]
+    return event
 
 
 def predict(url, content, name="clip.wav"):
@@ -128,15 +143,15 @@ def test_results_from_elsewhere_are_none(tuned, tmp_path):
     told = health(Predictor(tuned), Limits(), tmp_path, None)
     assert (told["protocol"], told["leaks_speakers"]) == (None, None)
     with gradio.Blocks() as page:
-        tabs.model_section(Predictor(tuned), tmp_path)
+        tabs.add_model(Predictor(tuned), tmp_path)
     (shown,) = page.blocks.values()
-    assert "nothing is known of what it can do" in shown.value
+    assert "nothing is known of its accuracy" in shown.value
 
 
 def test_a_call_gives_the_prediction(url, tuned, clip):
     status, text = predict(url, clip)
     assert status == 200
-    (answer,) = json.loads(text.partition("data: ")[2])
+    (answer,) = completed(text)["output"]["data"]
     assert answer == Predictor(tuned).predict({"bytes": clip, "path": "clip.wav"})
 
 
@@ -154,7 +169,7 @@ def test_what_is_too_large_is_refused_while_it_comes(url):
             connection.sendall(b"%x\r\n%s\r\n" % (len(part), part))
         connection.settimeout(10)
         assert connection.recv(4096).startswith(b"HTTP/1.1 413")
-    status, text = ask(f"{url}{API}/call/predict", b'{"data": ["' + b"x" * (4 << 20) + b'"]}')
+    status, text = ask(f"{url}{API}/queue/join", b'{"data": ["' + b"x" * (4 << 20) + b'"]}')
     assert status == 413
 
 
@@ -167,8 +182,9 @@ def test_addresses_are_not_fetched(url, outside, endpoint):
         assert status == 400
         assert "Addresses are not fetched" in text
     body = {"data": [file_data(address)], "session_hash": "abcd1234", "fn_index": 0}
-    for place in (f"{API}/queue/join", f"{API}/run/predict", f"{API}/api/predict", f"{API}/call/v2/predict"):
-        assert ask(url + place, body)[0] == 400
+    assert ask(f"{url}{API}/queue/join", body)[0] == 400
+    for route in (f"{API}/call/predict", f"{API}/run/predict", f"{API}/api/predict", f"{API}/call/v2/predict"):
+        assert ask(url + route, body)[0] == 404
     assert ask(f"{url}{API}/proxy={address}")[0] == 404
     assert ask(f"{url}{API}/file={address}")[0] in (403, 404)
     assert asked == []
@@ -204,7 +220,7 @@ def test_only_what_was_uploaded_is_read(url, tmp_path, clip):
 def test_errors_name_no_place_on_the_machine(url, clip):
     for content, name in ((b"no sound", "notes.wav"), (clip[:3000], "cut.flac"), (b"", "empty.wav")):
         _, text = predict(url, content, name)
-        assert "event: error" in text
+        assert completed(text)["success"] is False
         assert name in text
         assert tempfile.gettempdir() + "/" not in text
         assert "Traceback" not in text
@@ -227,6 +243,7 @@ def test_names_cannot_leave_the_folder_or_become_markup(url, clip):
 def test_nothing_but_what_the_app_needs_is_there(url):
     for path in (
         *(f"{API}/{one}" for one in ("proxy=x", "vibe-code", "runs", "run-history/buckets", "dev/reload", "deep_link")),
+        *(f"{API}/call/predict/0", f"{API}/openapi.json", "/predict", "/batch", "/timeline"),
         *("/monitoring", "/monitoring/summary", "/docs", "/openapi.json", f"{API}/mcp/", "/login", "/../app.py"),
     ):
         assert ask(url + path)[0] == 404, path
@@ -237,26 +254,28 @@ def test_nothing_but_what_the_app_needs_is_there(url):
 
 @pytest.mark.parametrize("body", [b"{", b"[" * 100_000, b"\xff\xfe", b"null", b'{"data": 5}', b"{}"])
 def test_malformed_requests_are_answered(url, body):
-    status, text = ask(f"{url}{API}/call/predict", body, Content_Type="application/json")
-    assert status in (400, 422) or (status == 200 and "event_id" in text)
+    status, text = ask(f"{url}{API}/queue/join", body, Content_Type="application/json")
+    assert status in (400, 422)
     assert "Traceback" not in text
     assert ask(f"{url}/health")[0] == 200
 
 
 def test_a_client_that_asks_too_often_waits(url):
-    codes = [ask(f"{url}{API}/call/predict", {"data": [None]}, X_Forwarded_For=ELSEWHERE)[0] for _ in range(8)]
-    assert codes[:6] == [200] * 6
+    codes = [ask(f"{url}/predict", b"no sound", X_Forwarded_For=ELSEWHERE)[0] for _ in range(8)]
+    assert codes[:6] == [422] * 6
     assert codes[6:] == [429] * 2
-    request = urllib.request.Request(f"{url}{API}/call/predict", b"{}", {"X-Forwarded-For": ELSEWHERE})
+    assert join(url, "predict", None, X_Forwarded_For=ELSEWHERE)[0] == 429
+    request = urllib.request.Request(f"{url}/predict", b"{}", {"X-Forwarded-For": ELSEWHERE})
     with pytest.raises(urllib.error.HTTPError, match="429") as refused:
         urllib.request.urlopen(request)
     assert 1 <= int(refused.value.headers["Retry-After"]) <= 61
     assert "More than 6 requests in a minute" in refused.value.read().decode()
-    assert ask(f"{url}{API}/call/predict", {"data": [None]}, X_Forwarded_For="203.0.113.8")[0] == 200
+    assert join(url, "predict", None, X_Forwarded_For="203.0.113.8")[0] == 200
 
 
 def test_other_host_names_are_refused(url):
     assert ask(f"{url}/health", Host="evil.example")[0] == 421
+    assert ask(f"{url}/predict", b"no sound", Host="evil.example")[0] == 421
     assert ask(f"{url}/health", Host="localhost:1")[0] == 200
     assert allowed_hosts("0.0.0.0", []) is None
     assert "ser.example" in allowed_hosts("127.0.0.1", ["ser.example"])
@@ -299,24 +318,37 @@ def test_told_to_end_it_finishes_what_it_accepted(tuned, talk_file, tmp_path):
     app, url, log = start(tuned, temporary=tmp_path)
     assert not dead.exists()  # of a process that was killed
     content = talk_file.read_bytes()
-    paths = [json.loads(upload(url, content)[1])[0] for _ in range(12)]
-    events = [json.loads(ask(f"{url}{API}/call/predict", {"data": [file_data(path)]})[1])["event_id"] for path in paths]
-    idle = urllib.request.urlopen(f"{url}{API}/heartbeat/abcdefgh")  # a tab that somebody left open
-    app.send_signal(signal.SIGTERM)
-    told = time.monotonic()
-    time.sleep(0.05)
-    refused = ask(f"{url}{API}/upload", b"x", Content_Type="multipart/form-data; boundary=x")
-    answers = [ask(f"{url}{API}/call/predict/{event}")[1] for event in events]
-    assert refused[0] == 503
-    assert "shutting down" in refused[1]
-    assert app.wait(timeout=15) == 0
-    assert time.monotonic() - told < 10
-    assert all("event: complete" in answer for answer in answers)
-    assert len(set(answers)) == 1
-    idle.close()
+    joined = [join(url, "predict", file_data(json.loads(upload(url, content)[1])[0])) for _ in range(6)]
+    with ThreadPoolExecutor(12) as pool:
+        results = [pool.submit(ask, f"{url}{API}/queue/data?session_hash={session}") for *_, session in joined]
+        responses = [pool.submit(ask, f"{url}/predict?name=clip.wav", content) for _ in range(6)]
+        time.sleep(0.3)
+        _check_end(app, url, results, responses)
     assert list(tmp_path.glob("ser_hf_app-*")) == []
     log.seek(0)
     assert [line for line in log.read().splitlines() if not line.startswith("running on")] == []
+
+
+def _check_end(app, url, results, responses):
+    """Tell the app to end while it works; all that it accepted must be answered."""
+    idle = urllib.request.urlopen(f"{url}{API}/heartbeat/abcdefgh")  # a tab that somebody left open
+    app.send_signal(signal.SIGTERM)
+    signalled = time.monotonic()
+    time.sleep(0.05)
+    refusals = [ask(f"{url}{API}/upload", b"x", Content_Type="multipart/form-data; boundary=x")]
+    refusals.append(ask(f"{url}/predict", b"x"))
+    for status, text in refusals:
+        assert status == 503
+        assert "shutting down" in text
+    assert app.wait(timeout=15) == 0
+    assert time.monotonic() - signalled < 10
+    events = [completed(result.result()[1]) for result in results]
+    assert all(event["success"] for event in events)
+    predictions = [response.result() for response in responses]
+    assert {status for status, _ in predictions} == {200}
+    texts = {text for _, text in predictions} | {json.dumps(event["output"]["data"][0]) for event in events}
+    assert len(texts) == 1
+    idle.close()
 
 
 @pytest.fixture(scope="module")
