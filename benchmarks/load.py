@@ -1,14 +1,13 @@
-"""The running app under load: many clients at once, bad requests among them, and an end in the
-middle of it.
+"""The running app under load: many clients at once, bad requests among them, and an end meanwhile.
 
     python benchmarks/load.py --model DIR --dataset DIR
 
-Starts the app on a free port of this machine. `--clients` threads each upload a recording and ask
-`/predict`, over and over, for `--seconds`; every answer must be the bytes that `Predictor` gives.
-`--bad` requests of the kinds that are named below are mixed in: each must be refused in words,
-without a path or a traceback. Then the app is told to end (SIGTERM) while all clients go on: what
-was accepted must be answered, the process gone within 10 s and its folder with it. Exits with 1
-where any of that does not hold; the only error that is allowed is a full queue.
+Starts the app on a free port of this machine. `--clients` threads each send a recording to
+`POST /predict`, over and over, for `--seconds`. Every answer must be the bytes that `Predictor`
+gives. `--bad` requests of the kinds that are named below are mixed in: each must be refused in
+words, without a path or a traceback. Then the app is told to end (SIGTERM) while all clients go on:
+what was accepted must be answered, the process gone within 10 s and its folder with it. Exits with
+1 where any of that does not hold. The only error that is allowed is a full queue.
 """
 
 import argparse
@@ -41,62 +40,52 @@ APP = Path(__file__).parent.parent / "app.py"
 
 
 class Client:
-    """One that speaks plain HTTP and keeps its connection."""
+    """A client that speaks plain HTTP and keeps its connection."""
 
     def __init__(self, url: str) -> None:
         self.http = httpx.Client(base_url=url, timeout=60)
 
-    def ask(self, content: bytes, name: str) -> tuple[str, str]:
-        """Upload and predict; the kind of the outcome, and the text."""
-        sent = self.http.post(f"{API}/upload", files={"files": (name, content)})
-        if sent.status_code != 200:
-            return f"{sent.status_code}", sent.text
-        return self.call("predict", [{"path": sent.json()[0], "orig_name": name, "meta": FILE}])
+    def predict(self, content: bytes, name: str, route: str = "/predict") -> tuple[str, str]:
+        """Send a recording; the kind of the outcome, and the text."""
+        return _outcome(self.http.post(route, files={"file": (name, content)}))
 
-    def call(self, endpoint: str, data: list) -> tuple[str, str]:
-        """Call a named endpoint and wait for its answer."""
-        joined = self.http.post(f"{API}/call/{endpoint}", json={"data": data})
-        if joined.status_code != 200:
-            return "queue full" if "Queue is full" in joined.text else f"{joined.status_code}", joined.text
-        told = self.http.get(f"{API}/call/{endpoint}/{joined.json()['event_id']}").text
-        return ("ok" if "event: complete" in told else "error event"), told
+    def join(self, body: bytes | dict) -> tuple[str, str]:
+        """Join Gradio's queue, as the page does."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return _outcome(self.http.post(f"{API}/queue/join", content=content))
+
+
+def _outcome(response: httpx.Response) -> tuple[str, str]:
+    if response.status_code == 200:
+        return "ok", response.text
+    return "queue full" if "queue is full" in response.text else f"{response.status_code}", response.text
 
 
 BAD = 4
 """Clients that send bad requests."""
 
-FILE = {"_type": "gradio.FileData"}
 
+def bad_requests(clip: bytes) -> dict[str, Callable[[Client], tuple[str, str]]]:
+    """A request of each bad kind, by its name; each gives what `Client.predict` gives."""
+    bomb = BytesIO()
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.wav", b"\0" * (600 << 20))
 
-def bad_requests(clip: bytes) -> dict[str, Callable]:
-    """A request of each bad kind, by its name; each takes a client and gives what `Client.ask`
-    gives."""
-    packed = BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as bomb:
-        bomb.writestr("a.wav", b"\0" * (600 << 20))
-
-    def many(client: Client) -> tuple[str, str]:
-        sent = client.http.post(f"{API}/upload", files={"files": ("bomb.zip", packed.getvalue())})
-        return client.call("batch", [[{"path": sent.json()[0], "orig_name": "bomb.zip", "meta": FILE}]])
-
-    def raw(body: bytes) -> Callable:
-        def send(client: Client) -> tuple[str, str]:
-            answer = client.http.post(f"{API}/call/predict", content=body)
-            return f"{answer.status_code}", answer.text
-
-        return send
+    def of_path(path: object) -> Callable[[Client], tuple[str, str]]:
+        data = [{"path": path, "meta": {"_type": "gradio.FileData"}}]
+        return lambda client: client.join({"data": data, "fn_index": 0, "session_hash": "bad"})
 
     return {
-        "corrupt": lambda client: client.ask(clip[:200] + os.urandom(2_000), "corrupt.flac"),
-        "text": lambda client: client.ask(b"no sound in here", "notes.wav"),
-        "empty": lambda client: client.ask(b"", "empty.wav"),
-        "huge": lambda client: client.ask(b"\0" * (52 << 20), "huge.wav"),
-        "path": lambda client: client.call("predict", [{"path": "/etc/passwd", "meta": FILE}]),
-        "climbing": lambda client: client.call("predict", [{"path": "../../../etc/passwd", "meta": FILE}]),
-        "address": lambda client: client.call("predict", [{"path": "http://127.0.0.1:9/a.wav", "meta": FILE}]),
-        "zip bomb": many,
-        "no JSON": raw(b'{"data": ['),
-        "wrong type": raw(b'{"data": [{"path": 5, "meta": {"_type": "gradio.FileData"}}]}'),
+        "corrupt": lambda client: client.predict(clip[:200] + os.urandom(2_000), "corrupt.flac"),
+        "text": lambda client: client.predict(b"no sound in here", "notes.wav"),
+        "empty": lambda client: client.predict(b"", "empty.wav"),
+        "huge": lambda client: client.predict(b"\0" * (52 << 20), "huge.wav"),
+        "path": of_path("/etc/passwd"),
+        "climbing": of_path("../../../etc/passwd"),
+        "address": of_path("http://127.0.0.1:9/a.wav"),
+        "wrong type": of_path(5),
+        "zip bomb": lambda client: client.predict(bomb.getvalue(), "bomb.zip", "/batch"),
+        "no JSON": lambda client: client.join(b'{"data": ['),
     }
 
 
@@ -118,14 +107,14 @@ class Load:
             name, content, expected = rng.choice(self.clips)
             started = time.perf_counter()
             try:
-                kind, text = client.ask(content, name)
+                kind, text = client.predict(content, name)
             except httpx.TransportError as error:
                 kind, text = f"broken ({type(error).__name__})", ""
             with self.lock:
                 self.kinds[kind] += 1
                 if kind == "ok":
                     self.seconds.append(time.perf_counter() - started)
-                    if f"data: [{expected}]" not in _spaced(text):
+                    if text != f"{expected}\n":
                         self.wrong.append(f"{name}: another answer than Predictor's")
             if kind not in ("ok", "queue full"):
                 return
@@ -139,13 +128,7 @@ class Load:
             if kind == "ok" or (kind.isdigit() and not 400 <= int(kind) < 500):
                 self.wrong.append(f"bad request '{name}' was answered with {kind}: {text[:200]}")
             if re.search(r"Traceback|/tmp/|root:|site-packages", text):
-                self.wrong.append(f"bad request '{name}' was told too much: {text[:200]}")
-
-
-def _spaced(text: str) -> str:
-    """The answer as `json.dumps` writes it."""
-    found = re.search(r"^data: (.*)$", text, re.MULTILINE)
-    return f"data: {json.dumps(json.loads(found[1]))}" if found else text
+                self.wrong.append(f"bad request '{name}' reveals the machine: {text[:200]}")
 
 
 def start(model: str, folder: Path, *flags: str) -> tuple[subprocess.Popen, str]:
@@ -168,10 +151,10 @@ def start(model: str, folder: Path, *flags: str) -> tuple[subprocess.Popen, str]
 def end(app: subprocess.Popen, load: Load, folder: Path) -> None:
     """Tell the app to end while the clients go on asking."""
     before = load.kinds.copy()
-    told = time.perf_counter()
+    signalled = time.perf_counter()
     app.send_signal(signal.SIGTERM)
     code = app.wait(timeout=30)
-    seconds = time.perf_counter() - told
+    seconds = time.perf_counter() - signalled
     load.stop.set()
     time.sleep(1)
     after = load.kinds - before
@@ -182,7 +165,7 @@ def end(app: subprocess.Popen, load: Load, folder: Path) -> None:
 
 
 def main() -> int:
-    """Run it and print what came of it."""
+    """Run it and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--dataset", required=True)
@@ -194,7 +177,10 @@ def main() -> int:
     rows = dataset.load(args.dataset).shuffle(seed=0).select(range(args.clips))
     sources = [{"bytes": row["audio"]["bytes"], "path": f"{Path(row['file']).stem}.flac"} for row in rows]
     expected = Predictor(args.model).predict(sources)
-    clips = [(one["path"], one["bytes"], json.dumps(told)) for one, told in zip(sources, expected, strict=True)]
+    clips = [
+        (source["path"], source["bytes"], json.dumps(prediction))
+        for source, prediction in zip(sources, expected, strict=True)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         app, url = start(args.model, Path(folder))
         load, process = Load(url, clips), psutil.Process(app.pid)
@@ -213,8 +199,8 @@ def main() -> int:
             thread.join()
         report(load, args, memory)
         end(app, load, Path(folder))
-    for one in dict.fromkeys(load.wrong):
-        print(f"WRONG: {one}", file=sys.stderr)
+    for message in dict.fromkeys(load.wrong):
+        print(f"WRONG: {message}", file=sys.stderr)
     return 1 if load.wrong else 0
 
 
@@ -225,9 +211,9 @@ def report(load: Load, args: argparse.Namespace, memory: list[float]) -> None:
     print(f"{args.clients} clients, {args.seconds:g} s: {len(load.seconds) / args.seconds:.1f} requests/s")
     print(f"seconds a request: p50 {cuts[49]:.2f}, p95 {cuts[94]:.2f}, p99 {cuts[98]:.2f}")
     print(f"outcomes: {dict(kinds)}; {args.bad} bad requests mixed in")
-    print(f"memory of the app, MiB, over time: {' '.join(f'{one:.0f}' for one in memory)}")
-    if others := {kind: count for kind, count in kinds.items() if kind not in ("ok", "queue full")}:
-        load.wrong.append(f"outcomes {others}")
+    print(f"memory of the app, MiB, over time: {' '.join(f'{mib:.0f}' for mib in memory)}")
+    if unexpected := {kind: count for kind, count in kinds.items() if kind not in ("ok", "queue full")}:
+        load.wrong.append(f"outcomes {unexpected}")
 
 
 if __name__ == "__main__":

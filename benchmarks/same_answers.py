@@ -1,9 +1,9 @@
-"""The page, the API, MCP and the command line on the same recordings: whether they say the same,
-byte for byte.
+"""The page, the API, MCP and the command line on the same recordings: are the answers equal, byte
+for byte?
 
-    python benchmarks/doors.py --model DIR --dataset DIR [--clips 50]
+    python benchmarks/same_answers.py --model DIR --dataset DIR [--clips 50]
 
-Exits with 1 where they do not.
+Exits with 1 where they are not.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 from gradio_client import Client, handle_file
-from load import FILE, start
+from load import start
 from mcp import ClientSession
 from mcp.client.streamable_http import streamablehttp_client
 
@@ -31,6 +31,14 @@ def command_line(model: str, files: list[Path]) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
+def route(url: str, files: list[Path]) -> list[str]:
+    """What `POST /predict` gives."""
+    return [
+        httpx.post(f"{url}/predict", files={"file": (file.name, file.read_bytes())}, timeout=60).text.removesuffix("\n")
+        for file in files
+    ]
+
+
 def api(url: str, files: list[Path]) -> list[str]:
     """What `/predict` gives to gradio_client."""
     client = Client(url, verbose=False)
@@ -39,28 +47,36 @@ def api(url: str, files: list[Path]) -> list[str]:
 
 def page(url: str, files: list[Path]) -> list[str]:
     """What the button of the page shows as JSON."""
-    config = httpx.get(f"{url}/config").json()
-    names = {one["id"]: one["props"].get("elem_id") for one in config["components"]}
-    (button,) = [
-        one["id"]
-        for one in config["dependencies"]
-        if ["go", "click"] in [[names.get(component), event] for component, event in one["targets"]]
-    ]
-    found = []
-    for number, file in enumerate(files):
-        (path,) = httpx.post(f"{url}{API}/upload", files={"files": (file.name, file.read_bytes())}).json()
-        session = f"doors{number:05d}"
-        data = [{"path": path, "orig_name": file.name, "meta": FILE}, None]  # and no voice that it was adapted to
-        httpx.post(f"{url}{API}/queue/join", json={"data": data, "fn_index": button, "session_hash": session})
-        with httpx.stream("GET", f"{url}{API}/queue/data", params={"session_hash": session}) as events:
-            (line,) = [line for line in events.iter_lines() if '"process_completed"' in line]
-        found.append(json.dumps(json.loads(line.removeprefix("data: "))["output"]["data"][1]))
-    return found
+    button = button_of(httpx.get(f"{url}/config").json(), "go")
+    return [json.dumps(press(url, button, file, f"visitor{number:05d}")[1]) for number, file in enumerate(files)]
+
+
+def button_of(config: dict, elem_id: str) -> int:
+    """The function that a button of the page calls.
+
+    Args:
+        config: of the page, as `/config` gives it.
+        elem_id: of the button.
+    """
+    ids = {component["props"].get("elem_id"): component["id"] for component in config["components"]}
+    (function,) = [item["id"] for item in config["dependencies"] if [ids[elem_id], "click"] in item["targets"]]
+    return function
+
+
+def press(url: str, function: int, file: Path, session: str) -> list:
+    """Upload a recording and press a button that takes it and a voice; what the button gives."""
+    (path,) = httpx.post(f"{url}{API}/upload", files={"files": (file.name, file.read_bytes())}).json()
+    data = [{"path": path, "orig_name": file.name, "meta": {"_type": "gradio.FileData"}}, None]
+    body = {"data": data, "fn_index": function, "session_hash": session}
+    httpx.post(f"{url}{API}/queue/join", json=body).raise_for_status()
+    with httpx.stream("GET", f"{url}{API}/queue/data", params={"session_hash": session}, timeout=60) as events:
+        (line,) = [line for line in events.iter_lines() if '"process_completed"' in line]
+    return json.loads(line.removeprefix("data: "))["output"]["data"]
 
 
 async def mcp(url: str, files: list[Path]) -> list[str]:
-    """What the tool `predict_json` says."""
-    found = []
+    """What the tool `predict_json` gives."""
+    texts = []
     async with (
         streamablehttp_client(f"{url}{API}/mcp/") as (read, write, _),
         ClientSession(read, write) as session,
@@ -68,14 +84,14 @@ async def mcp(url: str, files: list[Path]) -> list[str]:
         await session.initialize()
         for file in files:
             encoded = base64.b64encode(file.read_bytes()).decode()
-            takes = {"recording": f"data:audio/flac;base64,{encoded}", "name": file.name}
-            found.append((await session.call_tool("predict_json", takes)).content[0].text)
-    return found
+            arguments = {"recording": f"data:audio/flac;base64,{encoded}", "name": file.name}
+            texts.append((await session.call_tool("predict_json", arguments)).content[0].text)
+    return texts
 
 
 def main() -> int:
-    """Ask all four and compare."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    """Ask in every way and compare."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--clips", type=int, default=50)
@@ -85,16 +101,21 @@ def main() -> int:
         files = [Path(folder) / f"{Path(row['file']).stem}.flac" for row in rows]
         for file, row in zip(files, rows, strict=True):
             file.write_bytes(row["audio"]["bytes"])
-        told = command_line(args.model, files)
+        expected = command_line(args.model, files)
         app, url = start(args.model, Path(folder), "--mcp")
         try:
-            doors = {"API": api(url, files), "page": page(url, files), "MCP": asyncio.run(mcp(url, files))}
+            answers = {
+                "POST /predict": route(url, files),
+                "gradio_client": api(url, files),
+                "page": page(url, files),
+                "MCP": asyncio.run(mcp(url, files)),
+            }
         finally:
             app.terminate()
             app.wait(timeout=20)
-    equal = {name: sum(a == b for a, b in zip(told, found, strict=True)) for name, found in doors.items()}
-    print(f"of {len(told)} recordings, byte for byte as the command line says: {equal}")
-    return 0 if set(equal.values()) == {len(told)} else 1
+    equal = {name: sum(a == b for a, b in zip(expected, lines, strict=True)) for name, lines in answers.items()}
+    print(f"of {len(expected)} recordings, byte for byte as the command line prints: {equal}")
+    return 0 if set(equal.values()) == {len(expected)} else 1
 
 
 if __name__ == "__main__":

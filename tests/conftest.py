@@ -9,6 +9,7 @@ os.environ.update(HF_HUB_OFFLINE="1", GRADIO_ANALYTICS_ENABLED="False", TOKENIZE
 
 import pytest
 import torch
+from helpers.app import serving
 from helpers.clients import caller
 from helpers.loopback_hub import Hub
 from helpers.small import FAST, make_model
@@ -69,6 +70,13 @@ def tuned(built, models, tmp_path_factory):
     )
     assert code == 0
     return folder
+
+
+@pytest.fixture(scope="session")
+def app_url(tuned):
+    """The address of a running app with the model `tuned`, MCP and the limits of every day."""
+    with serving("--model", tuned, "--mcp") as address:
+        yield address
 
 
 @pytest.fixture

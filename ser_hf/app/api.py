@@ -184,7 +184,7 @@ def add_endpoints(predictor: Predictor, limits: Limits) -> None:
         return json.dumps(_predict(recording, name))
 
     def timeline(recording: str) -> dict:
-        """Which emotion a long recording has when.
+        """Recognise which emotion a long recording has at what time.
 
         Args:
             recording: as for predict.

@@ -30,11 +30,12 @@ API = "/gradio_api"
 # Gradio adds is closed until it is listed here.
 _GET = re.compile(
     r"/|/health|/config/?|/theme\.css|/robots\.txt|/favicon\.ico|/manifest\.json|/(?:static|assets|svelte)/.+"
-    rf"|{API}/(?:info/?|app_id/?|user/?|login_check/?|token/?|theme\.css|startup-events)"
-    rf"|{API}/(?:queue/data|queue/status|upload_progress|heartbeat/\w+|file=.+)"
+    rf"|{API}/(?:info/?|app_id/?|queue/data|upload_progress|heartbeat/\w+|file=.+)"
 )
 _POST_FILES = re.compile(rf"/predict|/timeline|/batch|{API}/upload")
-_POST_JSON = re.compile(rf"{API}/queue/join")
+_POST_JSON = re.compile(
+    rf"{API}/(?:queue/join|run/predict)"
+)  # the latter for what is not queued: a click on an example
 _POST_SIGNAL = re.compile(rf"{API}/(?:reset/?|cancel|stream/\w+(?:/close)?)")  # of a call that is running
 _MCP = re.compile(rf"{API}/mcp(?:/.*)?")
 _CLOSED_CALL = re.compile(rf"{API}/(?:call|run|api)/.+")

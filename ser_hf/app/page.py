@@ -71,7 +71,8 @@ def build_page(predictor: Predictor, limits: Limits | None = None, folder: Path 
         )
         api.add_endpoints(predictor, limits)
     page.state_session_capacity = MAX_SESSIONS
-    page.queue(max_size=limits.queue or None, default_concurrency_limit=api.CONCURRENT)
+    # api_open lets a direct request to Gradio's routes pass by the queue, and its limit
+    page.queue(max_size=limits.queue or None, default_concurrency_limit=api.CONCURRENT, api_open=False)
     return page
 
 

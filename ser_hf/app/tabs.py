@@ -195,7 +195,7 @@ def add_model(predictor: Predictor, folder: Path | None) -> None:
     facts = facts_html(predictor, Results.beside(folder)) + _confusion_matrix_html(folder)
     gr.HTML(facts, elem_classes="ser-facts", elem_id="model")
     if card:
-        with gr.Accordion("Its card", open=True):
+        with gr.Accordion("The model card", open=True):
             gr.Markdown(card_body(card), elem_classes="ser-card", elem_id="card")
 
 
@@ -228,7 +228,7 @@ def _result_rows(results: Results) -> list[tuple[str, str]]:
         ("protocol", f"{results.under()}, split {results.protocol_hash}"),
         ("tested on", f"{results.n:,} clips of {results.speakers.get('test', 'unknown')} speakers"),
         ("UAR", f"{results.uar:.3f} (guessing: {results.chance:.3f})"),
-        ("95 % interval of it", "{:.3f} to {:.3f}".format(*interval) if interval else f"none: {results.ci95_says}"),
+        ("UAR, 95 % interval", "{:.3f} to {:.3f}".format(*interval) if interval else f"none: {results.ci95_says}"),
         ("accuracy", f"{results.accuracy:.3f}"),
     ]
 

@@ -189,11 +189,14 @@ def test_a_full_queue_is_said(tuned, clips):
 
 
 def test_routes_of_two_steps_are_closed_and_name_the_open_ones(client):
-    for path in (f"{API}/call/predict", f"{API}/call/v2/predict", f"{API}/run/predict", f"{API}/api/predict"):
+    for path in (f"{API}/call/predict", f"{API}/call/v2/predict", f"{API}/run/batch", f"{API}/api/predict"):
         response = client.post(path, json={"data": []})
         assert response.status_code == 404
         assert "curl -F file=@clip.wav to /predict" in error_of(response)
     assert client.get(f"{API}/call/predict/0123").status_code == 404
+    # the page needs this route, but nobody passes by the queue
+    response = client.post(f"{API}/run/predict", json={"data": [None]})
+    assert (response.status_code, "join the queue" in response.text) == (404, True)
 
 
 def kept(blocks):

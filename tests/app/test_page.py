@@ -215,7 +215,9 @@ def test_live_answers_run(page):
     page.wait_for_timeout(1_500)  # Gradio loads its recorder after it shows the button
     page.locator("#live button", has_text="Record").first.click()
     page.locator("#live-prediction .ser-score").first.wait_for(timeout=60_000)
-    page.wait_for_function("/0:0[3-9] recorded/.test(document.querySelector('#live-prediction').innerText)", timeout=60_000)
+    page.wait_for_function(
+        "/0:0[3-9] recorded/.test(document.querySelector('#live-prediction').innerText)", timeout=60_000
+    )
     assert sum(shown_scores(page.locator("#live-prediction"))) == pytest.approx(1, abs=5e-3)
     page.locator("#live button", has_text="Stop").first.click()
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 
 import pytest
-from helpers.app import serving
 from helpers.small import ROOT
 
 from ser_hf.inference.predictor import Predictor
@@ -28,12 +27,6 @@ def place(tuned, recordings, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def url(tuned):
-    with serving("--model", tuned) as address:
-        yield address
-
-
 def block(holds):
     (found,) = [(kind, text) for kind, text in BLOCKS if holds in text]
     return found
@@ -51,16 +44,16 @@ def test_every_block_is_tested():
 
 
 def test_stock_pipeline(place, tuned):
-    told = eval(run(place, *block("pipeline(")))
+    rows = eval(run(place, *block("pipeline(")))
     expected = Predictor(tuned).predict(place / "clip.wav")
-    assert {one["label"]: one["score"] for one in told} == pytest.approx(expected["scores"], abs=2e-6)
+    assert {row["label"]: row["score"] for row in rows} == pytest.approx(expected["scores"], abs=2e-6)
 
 
 def test_predictor(place, tuned):
     expected = Predictor(tuned).predict(place / "clip.wav")
-    first, *others = run(place, *block("predictor.each(")).splitlines()
+    first, *rest = run(place, *block("predictor.each(")).splitlines()
     assert first == json.dumps(expected)
-    assert others == [f"clip.wav {expected['label']}"] * 2
+    assert rest == [f"clip.wav {expected['label']}"] * 2
 
 
 def test_one_voice(place, tuned):
@@ -76,22 +69,22 @@ def test_running_answers(place):
     assert {line.split()[1] for line in lines} <= set(EMOTIONS)
 
 
-def test_gradio_client(place, tuned, url):
+def test_gradio_client(place, tuned, app_url):
     kind, text = block("gradio_client")
     expected = Predictor(tuned).predict(place / "clip.wav")
-    told = [line for line in run(place, kind, text.replace(ADDRESS, url)).splitlines() if line[:1] in "{["]
-    one, batch, timeline = map(eval, told)
-    assert json.dumps(one) == json.dumps(expected)
+    printed = [line for line in run(place, kind, text.replace(ADDRESS, app_url)).splitlines() if line[:1] in "{["]
+    single, batch, timeline = map(eval, printed)
+    assert json.dumps(single) == json.dumps(expected)
     assert batch == [expected] * 2
     assert timeline == {"duration": expected["duration"], "segments": expected["segments"]}
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_curl(place, tuned, url):
+def test_curl(place, tuned, app_url):
     kind, text = block("curl")
-    told = run(place, kind, text.replace(ADDRESS, url))
+    form, raw, batch, timeline, health = run(place, kind, text.replace(ADDRESS, app_url)).splitlines()
     expected = Predictor(tuned).predict(place / "clip.wav")
-    assert "event: complete" in told
-    (answer,) = json.loads(re.search(r"^data: (.*)$", told, re.MULTILINE)[1])
-    assert json.dumps(answer) == json.dumps(expected)
-    assert json.loads(told.splitlines()[-1])["status"] == "ok"
+    assert form == raw == json.dumps(expected)
+    assert json.loads(batch) == [expected] * 2
+    assert json.loads(timeline) == {"duration": expected["duration"], "segments": expected["segments"]}
+    assert json.loads(health)["status"] == "ok"
