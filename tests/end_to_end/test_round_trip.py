@@ -1,5 +1,4 @@
-"""The whole way over the Hub, each step in a process of its own: what was pushed answers as what
-was trained."""
+"""The way over the Hub, each step in a process: the pushed model predicts as the trained one."""
 
 import json
 import socket
@@ -40,8 +39,7 @@ snapshot_download(space, repo_type="space", local_dir=folder)
 
 @contextmanager
 def running(folder, environment):
-    """A Space's own files, started there as the Hub does but for the port; gives the address and
-    the log."""
+    """A Space's own files, started as the Hub does but for the port; gives the address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -69,15 +67,15 @@ def _when_up(app, address, log):
 
 def prediction(answer):
     """The one dict with scores in what an endpoint returns, whatever else it returns."""
-    (found,) = [one for one in (answer if isinstance(answer, list | tuple) else [answer]) if isinstance(one, dict)]
-    assert {"label", "score", "scores"} <= set(found)
-    return found
+    values = answer if isinstance(answer, list | tuple) else [answer]
+    (row,) = [value for value in values if isinstance(value, dict)]
+    assert {"label", "score", "scores"} <= set(row)
+    return row
 
 
 @pytest.fixture(scope="module")
 def journey(recordings, models, tmp_path_factory):
-    """A dataset, a model and a Space on a loopback Hub; where the files lie, and what the last push
-    printed."""
+    """A loopback Hub with a dataset, a model and a Space; the folder; the last push's output."""
     place = tmp_path_factory.mktemp("journey")
     with Hub() as remote:
 
@@ -89,16 +87,16 @@ def journey(recordings, models, tmp_path_factory):
         ravdess, tess = recordings
         step("data", "--ravdess", ravdess, "--tess", tess, "--output", "dataset", "--push_to_hub", DATASET)
         step("finetune", "--dataset", DATASET, "--model", models["bert"], "--output_dir", "model", *FAST)
-        said = step("push", "--model", "model", "--repo", MODEL, "--space", SPACE)
-        yield remote, place, said
+        output = step("push", "--model", "model", "--repo", MODEL, "--space", SPACE)
+        yield remote, place, output
 
 
 def test_what_was_pushed_answers_as_what_was_trained(journey, recordings):
-    remote, place, said = journey
+    remote, place, output = journey
     repos = (remote.repos["dataset"][DATASET], remote.repos["model"][MODEL], remote.repos["space"][SPACE])
     assert [len(repo.commits) for repo in repos] == [1, 1, 1]
     assert all(repo.private for repo in repos)
-    pushed, space, secret = said.splitlines()
+    pushed, space, secret = output.splitlines()
     assert pushed == f"pushed: {remote.url}/{MODEL}/commit/{repos[1].head}"
     assert space == f"space: {remote.url}/spaces/{SPACE}/commit/{repos[2].head}"
     assert secret.startswith(f"'{MODEL}' is private: ")
@@ -114,6 +112,6 @@ def test_what_was_pushed_answers_as_what_was_trained(journey, recordings):
     alone = {key: value for key, value in away.items() if key not in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")}
     with running(folder, alone | {"GRADIO_ANALYTICS_ENABLED": "False"}) as address:
         answer = prediction(Client(address, verbose=False).predict(handle_file(str(file)), api_name="/predict"))
-    assert list((folder / "ser_hf" / "__pycache__").glob("demo.*.pyc"))
+    assert list((folder / "ser_hf" / "app" / "__pycache__").glob("page.*.pyc"))
     assert answer["label"] == expected["label"]
     assert answer["scores"] == pytest.approx(expected["scores"], abs=1e-5)

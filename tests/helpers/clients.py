@@ -53,5 +53,5 @@ def ser_hf(remote, folder, *words, **environment):
     """Run a command as a user does, with the caches under `folder`; gives what `subprocess.run`
     gives."""
     command = [sys.executable, "-m", "ser_hf.cli.main", *map(str, words)]
-    known = remote.environment(folder / "home", **environment)
-    return subprocess.run(command, env=known, cwd=folder, capture_output=True, text=True, timeout=240)
+    variables = remote.environment(folder / "home", **environment)
+    return subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True, timeout=240)

@@ -33,15 +33,14 @@ ROUTES = [  # method, operation (a method of Handler, a key of Hub.fail), page
     ("GET", "refs", _API + r"/refs"),
     ("GET", "info", _API + r"(?:/revision/(?P<revision>[^/]+))?"),
     ("POST", "lfs", f"/{_REPO}" + r"\.git/info/lfs/objects/batch"),
-    ("PUT", "put", r"/lfs/(?P<oid>[0-9a-f]{64})"),
+    ("PUT", "upload", r"/lfs/(?P<oid>[0-9a-f]{64})"),
     ("GET", "resolve", f"/{_REPO}" + r"/resolve/(?P<revision>[^/]+)/(?P<path>.+)"),
 ]
 WRITES = ("create", "preupload", "commit", "lfs", "branch")
 
 
 class Hub:
-    """`fail` maps operations, as `ROUTES` names them, to the status they answer with; `requests` is
-    what was asked.
+    """`fail` maps operations of `ROUTES` to a status; `requests` lists all requests.
 
     The status is a number, or an iterator that gives one for each request, None where all is well.
     """
@@ -64,10 +63,10 @@ class Hub:
 
     def environment(self, home, **changes):
         """The environment of a client that knows this Hub alone, with its caches under `home`."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
-        mine = {"HF_ENDPOINT": self.url, "HF_TOKEN": self.token, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
-        quiet = {f"HF_HUB_DISABLE_{what}": "1" for what in ("XET", "TELEMETRY", "PROGRESS_BARS")}
-        return kept | mine | quiet | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"} | changes
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
+        own = {"HF_ENDPOINT": self.url, "HF_TOKEN": self.token, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
+        quiet = {f"HF_HUB_DISABLE_{name}": "1" for name in ("XET", "TELEMETRY", "PROGRESS_BARS")}
+        return inherited | own | quiet | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"} | changes
 
     def address(self, kind, name):
         return f"{self.url}/{'' if kind == 'model' else kind + 's/'}{name}"
@@ -108,12 +107,11 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def operate(self, page):
-        """Find the operation of a page, see that the client may do it, and do it; gives body,
-        status and headers."""
-        asked = "GET" if self.command == "HEAD" else self.command
+        """Do the operation of a page if the client may; gives body, status and headers."""
+        verb = "GET" if self.command == "HEAD" else self.command
         for method, operation, pattern in ROUTES:
-            if method == asked and (found := re.fullmatch(pattern, page)):
-                words = {key: unquote(value) for key, value in found.groupdict().items() if value}
+            if method == verb and (match := re.fullmatch(pattern, page)):
+                words = {key: unquote(value) for key, value in match.groupdict().items() if value}
                 self.admit(operation)
                 if "repo" in words:
                     self.open(operation, words.pop("type", "model"), words.pop("repo"), words.pop("revision", "main"))
@@ -124,12 +122,12 @@ class Handler(BaseHTTPRequestHandler):
     def admit(self, operation):
         status = self.hub.fail.get(operation)
         if status := status if status is None or isinstance(status, int) else next(status, None):
-            raise Refused(status, f"{operation} was told to fail")
+            raise Refused(status, f"{operation} is set to fail")
         sent = self.headers.get("Authorization")
-        self.known = sent == f"Bearer {self.hub.token}"
-        if sent and not self.known:
+        self.authorized = sent == f"Bearer {self.hub.token}"
+        if sent and not self.authorized:
             raise Refused(401, "Invalid credentials in Authorization header")
-        if not self.known and operation in (*WRITES, "whoami"):
+        if not self.authorized and operation in (*WRITES, "whoami"):
             raise Refused(401, "Invalid username or password.")
 
     def may_write(self, owner):
@@ -138,13 +136,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def open(self, operation, kind, name, revision):
         repo = self.hub.repos[kind].get(name)
-        if repo is None or (repo.private and not self.known):
+        if repo is None or (repo.private and not self.authorized):
             raise Refused(404, "Repository not found", "RepoNotFound")
         if operation in WRITES:
             self.may_write(name.split("/")[0])
         if (head := repo.heads().get(revision)) is None:
             raise Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        if operation == "resolve" and repo.gated and not (self.known and name.startswith(f"{self.hub.user}/")):
+        if operation == "resolve" and repo.gated and not (self.authorized and name.startswith(f"{self.hub.user}/")):
             raise Refused(403, f"Access to model {name} is restricted", "GatedRepo")
         self.kind, self.name, self.repo, self.revision = kind, name, repo, revision
         self.oid, self.files = head.oid, head.files
@@ -154,14 +152,15 @@ class Handler(BaseHTTPRequestHandler):
         return {"type": "user", "name": self.hub.user, "orgs": [], "auth": auth}
 
     def create(self):
-        asked = json.loads(self.data)
-        kind, owner = asked.get("type") or "model", asked.get("organization") or self.hub.user
-        name = f"{owner}/{asked['name']}"
+        request = json.loads(self.data)
+        kind, owner = request.get("type") or "model", request.get("organization") or self.hub.user
+        name = f"{owner}/{request['name']}"
         self.may_write(owner)
         with self.hub.lock:
             if name in self.hub.repos[kind]:
                 raise Refused(409, f"You already created this {kind} repo", url=self.hub.address(kind, name))
-            private = asked["visibility"] == "private" if "visibility" in asked else bool(asked.get("private"))
+            visibility = request.get("visibility", "private" if request.get("private") else "public")
+            private = visibility == "private"
             self.hub.repos[kind][name] = Repo(private)
         return {"url": self.hub.address(kind, name), "name": name}
 
@@ -174,19 +173,19 @@ class Handler(BaseHTTPRequestHandler):
 
     def preupload(self):
         answers = []
-        for path in (asked["path"] for asked in json.loads(self.data)["files"]):
+        for path in (file["path"] for file in json.loads(self.data)["files"]):
             answer = {"path": path, "uploadMode": "lfs" if path.endswith(LFS) else "regular", "shouldIgnore": False}
             answers.append(answer | ({"oid": content_id(path, self.files[path])} if path in self.files else {}))
         return {"files": answers}
 
     def lfs(self):
         objects = json.loads(self.data)["objects"]
-        for asked in objects:
-            if asked["oid"] not in self.hub.blobs:
-                asked["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{asked['oid']}"}}
+        for item in objects:
+            if item["oid"] not in self.hub.blobs:
+                item["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{item['oid']}"}}
         return {"transfer": "basic", "objects": objects}
 
-    def put(self, oid):
+    def upload(self, oid):
         if hashlib.sha256(self.data).hexdigest() != oid:
             raise Refused(400, "the content is not what was announced")
         self.hub.blobs[oid] = self.data
@@ -221,10 +220,10 @@ class Handler(BaseHTTPRequestHandler):
             files[path] = self.hub.blobs[oid]
         else:
             folder = f"{path.rstrip('/')}/"
-            gone = [name for name in files if name.startswith(folder)] if key == "deletedFolder" else [path]
-            if not gone or gone[0] not in files:
+            deleted = [name for name in files if name.startswith(folder)] if key == "deletedFolder" else [path]
+            if not deleted or deleted[0] not in files:
                 raise Refused(404, "A file with this name doesn't exist", "EntryNotFound")
-            for name in gone:
+            for name in deleted:
                 del files[name]
 
     def branch(self, branch):
@@ -243,7 +242,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def info(self):
         card = front_matter(self.files.get("README.md", b"").decode())
-        told = {"cardData": card, "pipeline_tag": card.get("pipeline_tag"), "sdk": card.get("sdk"), "tags": []}
+        card_fields = {"cardData": card, "pipeline_tag": card.get("pipeline_tag"), "sdk": card.get("sdk"), "tags": []}
         state = {
             "id": self.name,
             "sha": self.oid,
@@ -251,16 +250,16 @@ class Handler(BaseHTTPRequestHandler):
             "gated": "manual" if self.repo.gated else False,
             "disabled": False,
         }
-        return state | told | {"siblings": [{"rfilename": path} for path in sorted(self.files)]}
+        return state | card_fields | {"siblings": [{"rfilename": path} for path in sorted(self.files)]}
 
     def tree(self, path=""):
         folder = f"{path}/" if path else ""
-        found = [entry for entry in entries(self.files) if entry["path"].startswith(folder)]
-        if path and not found:
+        inside = [entry for entry in entries(self.files) if entry["path"].startswith(folder)]
+        if path and not inside:
             raise Refused(404, f"{path} does not exist", "EntryNotFound")
         if self.query.get("recursive") == ["true"]:
-            return found
-        return [entry for entry in found if "/" not in entry["path"].removeprefix(folder)]
+            return inside
+        return [entry for entry in inside if "/" not in entry["path"].removeprefix(folder)]
 
     def paths(self):
         return [entry for entry in entries(self.files) if entry["path"] in parse_qs(self.data.decode())["paths"]]

@@ -32,34 +32,30 @@ class Repo:
 
     def heads(self):
         """The newest commit of every branch and tag, and of every hash."""
-        known = [
-            Commit(self.head, "", self.files),
-            *self.commits,
-            *(one for some in self.branches.values() for one in some),
-        ]
-        found = {commit.oid: commit for commit in reversed(known)}
-        named = {"main": known[0]} | {name: some[-1] for name, some in self.branches.items()}
-        return found | {tag: found[oid] for tag, oid in self.tags.items()} | named
+        on_branches = (commit for commits in self.branches.values() for commit in commits)
+        commits = [Commit(self.head, "", self.files), *self.commits, *on_branches]
+        by_hash = {commit.oid: commit for commit in reversed(commits)}
+        branches = {"main": commits[0]} | {name: branch[-1] for name, branch in self.branches.items()}
+        return by_hash | {tag: by_hash[oid] for tag, oid in self.tags.items()} | branches
 
 
 def content_id(path, data):
-    """What clients compare their own file with: the SHA-256 of a large file, the git blob of
-    another."""
-    made = hashlib.sha256(data) if path.endswith(LFS) else hashlib.sha1(b"blob %d\0" % len(data) + data)
-    return made.hexdigest()
+    """The hash that clients compare with: SHA-256 of a large file, else the git blob's."""
+    content_hash = hashlib.sha256(data) if path.endswith(LFS) else hashlib.sha1(b"blob %d\0" % len(data) + data)
+    return content_hash.hexdigest()
 
 
 def entries(files):
     """Every file and folder, as listings of the Hub describe them."""
     folders = {path.rsplit("/", depth)[0] for path in files for depth in range(1, path.count("/") + 1)}
-    found = [{"type": "directory", "path": path, "size": 0, "oid": "0" * 40} for path in folders]
+    listing = [{"type": "directory", "path": path, "size": 0, "oid": "0" * 40} for path in folders]
     for path, data in files.items():
         identity = content_id(path, data)
         large = {"lfs": {"oid": identity, "size": len(data), "pointerSize": 134}} if path.endswith(LFS) else {}
-        found.append({"type": "file", "path": path, "size": len(data), "oid": identity[:40]} | large)
-    return sorted(found, key=lambda entry: entry["path"])
+        listing.append({"type": "file", "path": path, "size": len(data), "oid": identity[:40]} | large)
+    return sorted(listing, key=lambda entry: entry["path"])
 
 
 def front_matter(card):
-    found = re.match(r"---\n(.*?)\n---", card, re.DOTALL)
-    return yaml.safe_load(found[1]) or {} if found else {}
+    match = re.match(r"---\n(.*?)\n---", card, re.DOTALL)
+    return yaml.safe_load(match[1]) or {} if match else {}

@@ -1,4 +1,4 @@
-"""What tests of splits say of rows, written out here rather than asked of the code under test."""
+"""Selections of rows for tests of splits, written here rather than taken from the tested code."""
 
 import numpy as np
 
@@ -11,10 +11,10 @@ def actors(*numbers):
     return {f"ravdess-{n:02d}" for n in numbers}
 
 
-def picked(rows, **wanted):
+def picked(rows, **allowed):
     """Rows whose columns have one of the values, sorted."""
-    columns = {name: rows[name][:] for name in wanted}
-    return [i for i in range(len(rows)) if all(columns[name][i] in values for name, values in wanted.items())]
+    columns = {name: rows[name][:] for name in allowed}
+    return [i for i in range(len(rows)) if all(columns[name][i] in values for name, values in allowed.items())]
 
 
 def changed(rows, column, file, value):

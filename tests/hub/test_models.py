@@ -21,12 +21,12 @@ LOCAL = ("checkpoint", "tensorboard", "predictions")
 
 LOADS = """
 import json, sys
-from ser_hf import modeling
+from ser_hf.models import loading
 
 for name, revision in json.loads(sys.argv[1]):
     try:
-        print(json.dumps(modeling.digest(modeling.load_for_prediction(name, revision)[0])))
-    except modeling.ModelError as error:
+        print(json.dumps(loading.digest(loading.load_for_prediction(name, revision)[0])))
+    except loading.ModelError as error:
         print(json.dumps(str(error)))
 """
 
@@ -100,7 +100,7 @@ def test_a_branch_gets_the_model_in_one_commit_even_after_a_break(remote, call, 
     start = {"README.md": b"# Mine", ".gitattributes": b"", "model.safetensors": b"old", "model.txt": b"mine"}
     remote.repos["model"][NAME] = repo = Repo(True, dict(start), tags={"v1": "0" * 40})
     push = ["push_model", str(others["sharded"]), NAME, True, False]
-    remote.fail["put"] = chain([None, 403], repeat(None))
+    remote.fail["upload"] = chain([None, 403], repeat(None))
     broken, url, *refused = call([*push, BRANCH], [*push, BRANCH], *([*push, name] for name in NO_BRANCH))
 
     assert broken[0] == "HubError"

@@ -119,7 +119,7 @@ def puts(remote, since=0):
 
 def test_a_push_that_broke_off_goes_on_where_it_was(remote, call, folder):
     push = ["push_dataset", str(folder), NAME]
-    remote.fail["put"] = chain([None], repeat(403))
+    remote.fail["upload"] = chain([None], repeat(403))
     one_line(call(push), NAME, "answered 403")
     repo, first = remote.repos["dataset"][NAME], puts(remote)
     assert len(first) == 2
@@ -162,7 +162,7 @@ REFUSALS = {  # environment of the client, state of the Hub, name, what the line
     "no token": ({"HF_TOKEN": ""}, {}, NAME, ("no token", "`hf auth login`")),
     "token that can only read": ({}, {"role": "read"}, NAME, ("can only read", "may write")),
     "name of another": ({}, {}, "other/tones", ("answered 403", "under your own account")),
-    "no large file taken": ({}, {"fail": {"put": 403}}, NAME, ("answered 403", "may write")),
+    "no large file taken": ({}, {"fail": {"upload": 403}}, NAME, ("answered 403", "may write")),
     "no commit taken": ({}, {"fail": {"commit": 503}}, NAME, ("answered 503", "again later")),
     "offline mode": ({"HF_HUB_OFFLINE": "1"}, {}, NAME, ("unset HF_HUB_OFFLINE",)),
 }
