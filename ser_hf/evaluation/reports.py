@@ -3,9 +3,10 @@
 import base64
 import re
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -14,22 +15,89 @@ from ser_hf.evaluation.results import Results, ResultsError
 from ser_hf.utils import templates
 
 STAMP = "LEAKY FIGURES"
-"""Stands in the card of whatever was not tested on held-out speakers."""
+"""Stands in the card of every model that was not tested on held-out speakers."""
+
+
+_NUMBER = re.compile(r"(?<![A-Za-z\d])\d(?:[\d,]*\d)?(?:\.\d+)?|\d+\.\d+")  # F1 and wav2vec2 hold none
 
 
 class CardError(ValueError):
-    """A card that says more than was measured."""
+    """A template that prints a number which it did not take from the results by name."""
 
 
-def model_card(results: "Results", pictures: list[str]) -> str:
-    """The README.md of a model, with `model-index`, from its results and nothing else.
+class _Figure(str):
+    """The text of a value of the results."""
+
+
+class _FigurePrinter:
+    """Prints values of the results by name; a number that comes to a card in any other way is an
+    error.
+
+    A name is a path in `results.json`, such as `"per_class", "happy", "recall"`.
+    """
+
+    def __init__(self, results: Results, *texts: str) -> None:
+        self._values = results.to_dict()
+        self._texts = {*_texts(self._values), *texts}
+
+    def figure(self, *name: str | int, form: str = ".3f") -> _Figure:
+        """A value in a format of Python; nothing where it is None."""
+        value = self._value(name)
+        return _Figure("" if value is None else format(value, form))
+
+    def percent(self, *name: str | int) -> _Figure:
+        """A share as a percentage."""
+        return _Figure(f"{100 * self._value(name):.1f} %")
+
+    def interval(self, *name: str | int) -> _Figure:
+        """Two bounds; nothing where there are none."""
+        bounds = self._value(name)
+        return _Figure("{:.3f} to {:.3f}".format(*bounds) if bounds else "")
+
+    def finalize(self, value: object) -> object:
+        """Let figures by name, texts of the results and words without numbers pass.
+
+        Raises:
+            CardError: for anything else.
+        """
+        text = str(value)
+        if isinstance(value, _Figure) or text in self._texts or not _NUMBER.search(text):
+            return text
+        raise CardError(f"the template prints {text}, which is no figure of the results by name")
+
+    def _value(self, name: tuple[str | int, ...]) -> Any:
+        value: Any = self._values
+        for key in name:
+            if value is None:
+                return None
+            value = value[key]
+        return value
+
+
+def _texts(value: object) -> Iterator[str]:
+    """All keys and strings of nested dicts and lists."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield key
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
+
+
+def model_card(results: Results, pictures: list[str], revision: str | None = None) -> str:
+    """The README.md of a model, with `model-index`; every figure is one of the results.
 
     Args:
         results: of its evaluation.
-        pictures: names of those that lie in `plots/`.
+        pictures: names of the files in `plots/`.
+        revision: branch or tag of the Hub that the example loads; main where None.
 
     Raises:
-        CardError: if a figure stands in it that is not in the results; that would be our fault.
+        CardError: for a template that prints a number which it did not take from the results by
+            name.
     """
     official = [corpus for corpus in ("ravdess", "tess") if results.data["corpora"].get(corpus, {}).get("licence")]
     task = {
@@ -54,50 +122,72 @@ def model_card(results: "Results", pictures: list[str]) -> str:
         ],
     )
     name = Path(results.model).name
-    card = templates.render_card(
-        "model.md.jinja", data, r=results, name=name, official=official, pictures=pictures, stamp=STAMP
+    branch = f', revision="{revision}"' if revision not in (None, "main") else ""
+    printer = _FigurePrinter(results, name, branch)
+    return templates.render_card(
+        "model.md.jinja",
+        data,
+        printer.finalize,
+        r=results,
+        figure=printer.figure,
+        percent=printer.percent,
+        interval=printer.interval,
+        name=name,
+        branch=branch,
+        official=official,
+        pictures=pictures,
+        stamp=STAMP,
     )
-    if wrong := unfounded(card, results):
-        raise CardError(f"figures without a source in the card of '{results.model}': {', '.join(wrong)}")
-    return card
 
 
-def unfounded(card: str, results: "Results") -> list[str]:
-    """Numbers in a model card that stand neither in its results nor in the words of its template,
-    in order.
+def unfounded(card: str, results: Results) -> list[str]:
+    """Numbers in the lines of a card that `model_card` does not render from the results, in order.
 
-    A number of the results may stand in the card as it is, rounded to three or four places; some
-    may as a percentage.
+    So a figure that was changed is found, and one in a line that somebody added. Digits within the
+    names of the model, its dataset and its base model are no figures, nor are those of a word
+    (`wav2vec2`).
     """
-    template = re.sub(r"{%.*?%}|{{.*?}}", " ", (templates.TEMPLATES / "model.md.jinja").read_text(), flags=re.DOTALL)
-    known = set(_NUMBER.findall(template)) | {"4.0"}  # of the licence in the front matter
-    for key, leaf in _leaves(asdict(results)):
-        if isinstance(leaf, str):
-            known |= set(_NUMBER.findall(leaf))
-        elif isinstance(leaf, int | float):
-            known |= {str(leaf), f"{leaf:,}", f"{leaf:.3f}", str(round(leaf, 4))}
-            known |= {f"{100 * leaf:.1f}"} if key in _PERCENTAGES else set()
-    return [number for number in _NUMBER.findall(card) if number not in known]
+    rendered = set(model_card(results, list(_OPTIONAL_PICTURES)).splitlines())
+    base = results.training.get("base_model", "")
+    paths = [path for path in (results.model, results.dataset, base) if path]
+    names = sorted({*paths, *(Path(path).name for path in paths)}, key=len, reverse=True)
+    numbers = []
+    for line in card.splitlines():
+        if line not in rendered:
+            for name in names:
+                line = line.replace(name, "")
+            numbers += _NUMBER.findall(line)
+    return numbers
 
 
-def _leaves(value: object, key: str = "") -> Iterator[tuple[str, object]]:
-    """All that stands in nested dicts and lists, each with its key; the keys themselves, too."""
-    if isinstance(value, dict):
-        for name, one in value.items():
-            yield "", name
-            yield from _leaves(one, name)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _leaves(one)
-    else:
-        yield key, value
+def public_card(
+    card: str, results: Results, public: Results, rename: Callable[[str], str], revision: str | None = None
+) -> str:
+    """The card of `public`, with what somebody changed in the card of `results`.
+
+    Args:
+        card: of the results, as it lies on disk.
+        results: as they lie beside it.
+        public: the same figures; names and paths may differ.
+        rename: puts public names into a line that somebody wrote.
+        revision: of `model_card`.
+    """
+    pictures = [name for name in _OPTIONAL_PICTURES if name in card]
+    own = model_card(results, pictures).splitlines()
+    rendered = model_card(public, pictures, revision).splitlines()
+    lines = card.splitlines()
+    if len(own) != len(rendered):
+        raise CardError(f"the public card has {len(rendered)} lines, that of '{results.model}' {len(own)}")
+    result: list[str] = []
+    for tag, start, end, first, last in SequenceMatcher(None, own, lines, autojunk=False).get_opcodes():
+        result += rendered[start:end] if tag == "equal" else map(rename, lines[first:last])
+    return "\n".join(result)
 
 
-_PERCENTAGES = {"flips", "answered", "error"}
-_NUMBER = re.compile(r"\d(?:[\d,]*\d)?(?:\.\d+)?(?:e[-+]?\d+)?")
+_OPTIONAL_PICTURES = ("history.png",)
 
 
-def report_page(runs: list["Results"], pictures: list[dict[str, str]]) -> str:
+def report_page(runs: list[Results], pictures: list[dict[str, str]]) -> str:
     """A page of several results, complete in itself; names are escaped.
 
     Args:
@@ -107,7 +197,7 @@ def report_page(runs: list["Results"], pictures: list[dict[str, str]]) -> str:
     return templates.render("report.html.jinja", runs=runs, pictures=pictures)
 
 
-def report_table(runs: list["Results"]) -> str:
+def report_table(runs: list[Results]) -> str:
     """A LaTeX table of several results (needs the package booktabs)."""
     return templates.render("report.tex.jinja", runs=runs)
 

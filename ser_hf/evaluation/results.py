@@ -109,12 +109,16 @@ class Results(FurtherEvidence, EvaluationOrigin, EvaluationFigures, EvaluationSe
     """
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `results.json`: every field by its name."""
+        """Every field by its name."""
         return asdict(self)
+
+    def to_json(self) -> str:
+        """The text of `results.json`."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
 
     def save(self, path: Path) -> None:
         """Write `results.json`."""
-        path.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        path.write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Results":

@@ -1,7 +1,6 @@
 """Whether a model's folder may be shown to others: its evidence is of its weights, its card of its
 evidence."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -29,17 +28,18 @@ def public(folder: Path, repo: str, revision: str | None = None) -> dict[str, by
     results = Results.load(folder / "results.json")
     local = [path for path in (results.dataset, results.training.get("base_model", "")) if Path(path).exists()]
     names = {path: Path(path).name for path in local} | {results.model: repo}
-    told = _renamed(json.loads((folder / "results.json").read_text()), names) | {"model": repo}
-    pictures = _pictures(folder)
-    ours, theirs = (reports.model_card(one, pictures).splitlines() for one in (results, Results(**told)))
-    lines = dict(zip(ours, theirs, strict=True)) if len(ours) == len(theirs) else {}
-    text = _without_branch((folder / "README.md").read_text(), results.model)
-    card = "\n".join(lines.get(line) or _renamed(line, names) for line in text.splitlines())
+    public_results = Results(**_renamed(results.to_dict(), names) | {"model": repo})
     at = "" if revision in (None, "main") else f', revision="{revision}"'
-    card = card.replace(f'model="{results.model}",', f'model="{repo}",').replace(
-        f'model="{repo}"', f'model="{repo}"{at}'
-    )
-    return {"README.md": f"{card}\n".encode(), "results.json": f"{json.dumps(told, indent=2)}\n".encode()}
+
+    def rename(line: str) -> str:
+        line = _renamed(line, names)
+        for model in (results.model, repo):
+            line = line.replace(f'model="{model}",', f'model="{repo}"{at},')
+        return line
+
+    text = _without_branch((folder / "README.md").read_text(), results.model)
+    card = reports.public_card(text, results, public_results, rename, revision)
+    return {"README.md": f"{card}\n".encode(), "results.json": public_results.to_json().encode()}
 
 
 def _renamed(value: object, names: dict[str, str]) -> Any:
@@ -54,10 +54,6 @@ def _renamed(value: object, names: dict[str, str]) -> Any:
             if "/" in path:
                 value = re.sub(rf"(?<![\w./-]){re.escape(path)}(?![\w/-])", lambda _, name=names[path]: name, value)
     return value
-
-
-def _pictures(folder: Path) -> list[str]:
-    return [path.name for path in (folder / "plots").glob("*.png")]
 
 
 def check(folder: Path, allow_leaky: bool = False) -> Results:
@@ -90,9 +86,7 @@ def check(folder: Path, allow_leaky: bool = False) -> Results:
     text = _without_branch(card.read_text(), results.model)
     if results.leaks and reports.STAMP not in text:
         raise ProvenanceError(f"the card of '{folder}' does not say that its figures leak: {again}")
-    written = set(reports.model_card(results, _pictures(folder)).splitlines())
-    added = "\n".join(line for line in text.splitlines() if line not in written)
-    if wrong := reports.unfounded(added, results):
+    if wrong := reports.unfounded(text, results):
         raise ProvenanceError(f"the card of '{folder}' says {wrong[0]}, which is not in results.json: {again}")
     return results
 
