@@ -4,15 +4,78 @@ import csv
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from ser_hf.labels import EMOTIONS
-from ser_hf.protocols.base import COLUMNS, SIDES, Columns, IndexArrays, Protocol, ProtocolError
+from ser_hf.protocols.base import COLUMNS, SIDES, Columns, IndexArrays, Protocol, ProtocolError, shorten
 from ser_hf.utils import files
 
 SUFFIXES = (".yaml", ".yml", ".json", ".csv")
-_Conditions = list[dict[str, list[str]]]
+_WITHOUT = {"test": "there is nothing to test", "validation": "checkpoints would be chosen on the test"}
+"""What happens in a fold that lacks a side."""
+
+
+def _as_list(value: object) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+_Value = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]
+_Values = Annotated[list[_Value], Field(min_length=1), BeforeValidator(_as_list)]
+_Condition = Annotated[dict[Literal[COLUMNS], _Values], Field(min_length=1)]
+"""One matches where each of its columns has a value of the list."""
+_Conditions = Annotated[list[_Condition], Field(min_length=1), BeforeValidator(_as_list)]
+"""Of a side, which takes what matches any of them."""
+
+
+class _Fold(BaseModel):
+    """The recordings of each side of a fold; training takes all the rest where it is left out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    test: _Conditions
+    validation: _Conditions
+    train: _Conditions | None = None
+
+
+class _ProtocolFile(BaseModel):
+    """The keys of a user's YAML or JSON file, which has either folds or the sides of one fold."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = ""
+    needs: Annotated[list[str], BeforeValidator(_as_list)] = []
+    leaks: bool = False
+    folds: list[_Fold] | None = None
+    train: _Conditions | None = None
+    validation: _Conditions | None = None
+    test: _Conditions | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not name.isprintable() or not name.strip():
+            raise ValueError(f"is {_short(name)}: one line of text is expected")
+        return name
+
+    @model_validator(mode="after")
+    def _check_folds(self) -> "_ProtocolFile":
+        sides = [side for side in SIDES if getattr(self, side) is not None]
+        if self.folds is None:
+            for side, consequence in _WITHOUT.items():
+                if side not in sides:
+                    raise ValueError(f"{side} is missing: without it {consequence}")
+        elif sides:
+            raise ValueError(f"{sides[0]} stands beside folds: put it into each of them")
+        elif not self.folds:
+            raise ValueError("folds is []: expected a list, each with test and validation")
+        return self
+
+    def each_fold(self) -> list[_Fold]:
+        """The folds, one where the file has the sides alone."""
+        return self.folds or [_Fold(test=self.test, validation=self.validation, train=self.train)]
 
 
 def is_file(name: str) -> bool:
@@ -25,7 +88,10 @@ def is_file(name: str) -> bool:
 
 
 def read_protocol(path: str) -> tuple[str, Protocol]:
-    """The name, `custom:` before it, and the protocol of a file.
+    """Read a protocol from a file.
+
+    Returns:
+        Its name, which begins with `custom:`, and the protocol.
 
     Raises:
         ProtocolError: naming the file, the key and what was expected.
@@ -42,133 +108,76 @@ def read_protocol(path: str) -> tuple[str, Protocol]:
         raise ProtocolError(f"'{path}' cannot be read: {' '.join(str(error).split())}") from error
 
 
-def _from_mapping(path: str, written: object) -> tuple[str, Protocol]:
-    keys = ("name", "needs", "leaks", "folds", "train", "validation", "test")
-    _check_keys(f"'{path}'", written, keys)
-    name, needs, leaks = written.get("name", Path(path).stem), written.get("needs", []), written.get("leaks", False)
-    if not isinstance(name, str) or not name.isprintable() or not name.strip():
-        raise ProtocolError(f"'{path}': name is {_short(name)}: expected one line of text")
-    needs = [needs] if isinstance(needs, str) else needs
-    if not isinstance(needs, list) or not all(isinstance(corpus, str) for corpus in needs):
-        raise ProtocolError(f"'{path}': needs is {_short(needs)}: expected corpora, such as [ravdess]")
-    if str(leaks).lower() not in ("true", "false"):
-        raise ProtocolError(f"'{path}': leaks is {_short(leaks)}: expected true or false")
-    if "folds" not in written:
-        folds = [_fold(f"'{path}': ", {side: written[side] for side in keys[-3:] if side in written})]
-    elif both := [side for side in keys[-3:] if side in written]:
-        raise ProtocolError(f"'{path}': {both[0]} stands beside folds: put it into each of them")
-    elif not isinstance(written["folds"], list) or not written["folds"]:
-        raise ProtocolError(
-            f"'{path}': folds is {_short(written['folds'])}: expected a list, each with test and validation"
-        )
-    else:
-        folds = [_fold(f"'{path}': folds[{number}].", fold) for number, fold in enumerate(written["folds"])]
+def _from_mapping(path: str, content: object) -> tuple[str, Protocol]:
+    settings = files.validated(_ProtocolFile, content, f"'{path}'", ProtocolError)
+    folds = settings.each_fold()
 
     def by_condition(columns: Columns, fold: int, seed: int) -> IndexArrays:
-        return _take(columns, f"'{path}': " + (f"folds[{fold}]." if "folds" in written else ""), folds[fold])
+        where = f"'{path}': folds[{fold}]." if settings.folds else f"'{path}': "
+        return _select_sides(columns, where, folds[fold])
 
-    allowed = ("speakers",) if str(leaks).lower() == "true" else ()
-    return f"custom:{name}", Protocol(by_condition, tuple(needs), len(folds), leaks=allowed)
+    leaks = ("speakers",) if settings.leaks else ()
+    return f"custom:{settings.name or Path(path).stem}", Protocol(
+        by_condition, tuple(settings.needs), len(folds), leaks=leaks
+    )
 
 
 def _short(value: object) -> str:
     return textwrap.shorten(repr(value), 60, placeholder=" …")
 
 
-def _check_keys(where: str, written: object, keys: Iterable[str]) -> None:
-    if not isinstance(written, dict):
-        raise ProtocolError(f"{where} holds no mapping: expected the keys {', '.join(keys)}")
-    for key in written:
-        if key not in keys:
-            raise ProtocolError(f"{where} has the unknown key {_short(key)}: expected {', '.join(keys)}")
-
-
-def _fold(where: str, written: object) -> dict[str, _Conditions]:
-    _check_keys(where.rstrip(".: "), written, ("test", "validation", "train"))
-    for side, reason in (
-        ("test", "there is nothing to test"),
-        ("validation", "checkpoints would be chosen on the test"),
-    ):
-        if side not in written:
-            raise ProtocolError(f"{where}{side} is missing: without it {reason}")
-    return {side: _conditions(where + side, conditions) for side, conditions in written.items()}
-
-
-def _conditions(where: str, written: object) -> _Conditions:
-    listed = written if isinstance(written, list) else [written]
-    if not listed or not all(isinstance(one, dict) and one for one in listed):
-        raise ProtocolError(
-            f"{where} is {_short(written)}: expected columns with values, such as {{speaker: [ravdess-01]}}"
-        )
-    return [{column: _values(f"{where}.{column}", column, values) for column, values in one.items()} for one in listed]
-
-
-def _values(where: str, column: str, written: object) -> list[str]:
-    if column not in COLUMNS:
-        raise ProtocolError(f"{where} names no column: expected one of {', '.join(COLUMNS)}")
-    values = written if isinstance(written, list) else [written]
-    if not values or any(isinstance(one, bool) or not isinstance(one, str | int) or one == "" for one in values):
-        raise ProtocolError(f"{where} is {_short(written)}: expected a text, a whole number or a list of them")
-    return [str(one) for one in values]
-
-
-def _take(columns: Columns, where: str, fold: dict[str, _Conditions]) -> IndexArrays:
-    masks = {side: _matching(columns, where + side, conditions) for side, conditions in fold.items()}
-    for one, other in (("test", "validation"), ("test", "train"), ("validation", "train")):
-        both = np.flatnonzero(masks[one] & masks[other]) if other in masks else ()
+def _select_sides(columns: Columns, where: str, fold: _Fold) -> IndexArrays:
+    conditions = {side: getattr(fold, side) for side in SIDES}
+    masks = {side: _matching(columns, where + side, rows) for side, rows in conditions.items() if rows is not None}
+    for first, second in (("test", "validation"), ("test", "train"), ("validation", "train")):
+        both = np.flatnonzero(masks[first] & masks[second]) if second in masks else ()
         if len(both):
-            rest = "" if other == "validation" else ", or leave train out to take all the rest"
+            remedy = "" if second == "validation" else ", or leave train out to take all the rest"
             raise ProtocolError(
-                f"{where}{other} takes {columns['file'][both[0]]}, as {one} does: let one side have it{rest}"
+                f"{where}{second} takes {columns['file'][both[0]]}, as {first} does: let one side have it{remedy}"
             )
-    train = masks.get("train", ~masks["test"] & ~masks["validation"])
-    return tuple(np.flatnonzero(mask) for mask in (train, masks["validation"], masks["test"]))
+    masks.setdefault("train", ~masks["test"] & ~masks["validation"])
+    return tuple(np.flatnonzero(masks[side]) for side in SIDES)
 
 
-def _matching(columns: Columns, where: str, conditions: _Conditions) -> np.ndarray:
-    found = np.zeros(len(columns["file"]), dtype=bool)
+def _matching(columns: Columns, where: str, conditions: list[dict[str, list[str]]]) -> np.ndarray:
+    """Mask of the rows that any of the conditions matches."""
+    matching = np.zeros(len(columns["file"]), dtype=bool)
     for condition in conditions:
-        every = np.ones_like(found)
+        matches = np.ones_like(matching)
         for column, values in condition.items():
-            every &= _holds(columns, f"{where}.{column}", column, values)
-        if not every.any():
-            asked = " and ".join(f"{column} {' or '.join(values)}" for column, values in condition.items())
-            asked = textwrap.shorten(asked, 200, placeholder=" …")
-            raise ProtocolError(f"{where} matches no recording: expected one with {asked}")
-        found |= every
-    return found
+            matches &= _holds(columns, f"{where}.{column}", column, values)
+        if not matches.any():
+            wanted = " and ".join(f"{column} {' or '.join(values)}" for column, values in condition.items())
+            wanted = textwrap.shorten(wanted, 200, placeholder=" …")
+            raise ProtocolError(f"{where} matches no recording: expected one with {wanted}")
+        matching |= matches
+    return matching
 
 
 def _holds(columns: Columns, where: str, column: str, values: list[str]) -> np.ndarray:
+    """Mask of the rows whose column has one of the values."""
     if column not in columns:
         raise ProtocolError(f"{where}: the dataset has no column '{column}'")
     if column == "file":
+        texts = columns["file"]
         rows, missing = _rows_of(columns, values)
-        held = np.isin(np.arange(len(columns["file"])), rows)
+        mask = np.isin(np.arange(len(texts)), rows)
     else:
         texts = np.array(EMOTIONS)[columns["label"]] if column == "label" else columns[column]
-        held = np.isin(texts, values)
+        mask = np.isin(texts, values)
         missing = [value for value in values if value not in texts]
     if missing:
-        known = sorted(set(columns["file"] if column == "file" else texts) - {""})
-        some = ", ".join(known[:8]) + (" …" if len(known) > 8 else "")
-        raise ProtocolError(
-            f"{where} {_short(missing[0])} matches no recording: expected of the dataset's {some or 'none'}"
-        )
-    return held
+        present = shorten(sorted(set(texts) - {""}), 8) or "none"
+        raise ProtocolError(f"{where} {_short(missing[0])} matches no recording: expected of the dataset's {present}")
+    return mask
 
 
 def _rows_of(columns: Columns, names: Iterable[str]) -> tuple[list[int], list[str]]:
     """The rows of files named with or without ending, and the names that the dataset has not."""
     stems = {file.rsplit(".", 1)[0]: row for row, file in enumerate(columns["file"].tolist())}
-    rows, missing = [], []
-    for name in names:
-        row = stems.get(name, stems.get(name.rsplit(".", 1)[0]))
-        if row is None:
-            missing.append(name)
-        else:
-            rows.append(row)
-    return rows, missing
+    pairs = [(name, stems.get(name, stems.get(name.rsplit(".", 1)[0]))) for name in names]
+    return [row for _, row in pairs if row is not None], [name for name, row in pairs if row is None]
 
 
 def _from_list(path: str, reader: csv.DictReader) -> Protocol:
@@ -207,7 +216,7 @@ def _from_list(path: str, reader: csv.DictReader) -> Protocol:
 def _look_up(columns: Columns, where: str, fold: dict[str, list[str]]) -> IndexArrays:
     rows, missing = _rows_of(columns, [name for names in fold.values() for name in names])
     if missing:
-        some = ", ".join(map(repr, missing[:3])) + (" …" if len(missing) > 3 else "")
+        some = shorten([repr(name) for name in missing], 3)
         raise ProtocolError(f"{where}: file {some}: {len(missing):,} not in the dataset: expected names that it has")
     twice = np.flatnonzero(np.bincount(rows) > 1)
     if len(twice):

@@ -127,7 +127,10 @@ def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict:
 _EXPECTED = {
     "string_type": "a text is expected",
     "string_too_short": "a text is expected",
+    "bool_parsing": "true or false is expected",
+    "bool_type": "true or false is expected",
     "dict_type": "a mapping is expected",
+    "model_type": "a mapping is expected",
     "list_type": "a list is expected",
     "too_short": "it must not be empty",
 }
@@ -162,7 +165,8 @@ def validated(
         problem = error.errors(include_url=False)[0]
     kind, value = problem["type"], textwrap.shorten(repr(problem["input"]), 60, placeholder=" …")
     # the place as users write it: folds[0].test
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem["loc"]).lstrip(".")
+    parts = [part for part in problem["loc"] if part != "[key]"]  # pydantic marks a key that is wrong itself
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
     if kind == "extra_forbidden" and len(problem["loc"]) == 1:
         message = f"{where} has '{place}': its keys are {keys}"
     elif kind == "extra_forbidden":
@@ -171,6 +175,8 @@ def validated(
         message = f"{where}: {place} is missing: add it"
     elif kind == "value_error":
         message = f"{where}: {place} {problem['ctx']['error']}" if place else f"{where}: {problem['ctx']['error']}"
+    elif kind == "literal_error":
+        message = f"{where}: {place} is {value}: one of {problem['ctx']['expected']} is expected"
     else:
         message = f"{where}: {place} is {value}: {_EXPECTED.get(kind, problem['msg'])}"
     raise error_class(message)
