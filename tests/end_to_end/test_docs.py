@@ -1,4 +1,4 @@
-"""What docs/in_your_code.md shows is run as it stands."""
+"""The code of docs/in_your_code.md and of the README is run as it stands."""
 
 import json
 import os
@@ -28,8 +28,8 @@ def place(tuned, recordings, tmp_path_factory):
 
 
 def block(holds):
-    (found,) = [(kind, text) for kind, text in BLOCKS if holds in text]
-    return found
+    (match,) = [(kind, text) for kind, text in BLOCKS if holds in text]
+    return match
 
 
 def run(place, kind, text):
@@ -41,6 +41,17 @@ def run(place, kind, text):
 
 def test_every_block_is_tested():
     assert len(BLOCKS) == 6
+
+
+def test_python_of_the_readme(place, tuned):
+    """The blocks in order: the bundled model, stock `pipeline`, a trained model."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    shutil.copy(place / "clip.wav", place / "an hour of talk.mp3")  # decoded by content, not by ending
+    label, rows, predictions = run(place, "python", "\n".join(blocks)).splitlines()
+    expected = Predictor(tuned).predict(place / "clip.wav")
+    assert label == Predictor().predict(place / "clip.wav")["label"]
+    assert {row["label"]: row["score"] for row in eval(rows)} == pytest.approx(expected["scores"], abs=2e-6)
+    assert [row["scores"] for row in eval(predictions)] == [expected["scores"]] * 2
 
 
 def test_stock_pipeline(place, tuned):
