@@ -120,7 +120,8 @@ def splits(line: CommandLine) -> None:
     """Show which clips a protocol puts on which side, and what it holds apart."""
     from ser_hf import protocols
 
-    rows, folds = protocols.load_splits(line.parse(protocols.SplitSettings))
+    settings = line.parse(protocols.SplitSettings)  # first: the rest of protocols takes a second to import
+    rows, folds = protocols.load_splits(settings)
     print("\n\n".join(protocols.describe(rows, split) for split in folds))
 
 
