@@ -1,5 +1,4 @@
-"""The whole job: recordings -> dataset -> fine-tuned model -> evidence -> an answer. What is there
-is reused."""
+"""The whole job, from recordings to a prediction; what is there is reused."""
 
 import argparse
 import hashlib
@@ -12,7 +11,7 @@ sys.path.pop(0)  # this folder: its evaluate.py would hide the package of that n
 
 ACCELERATE = "accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --quiet"
 SAMPLE = "03-01-05-01-01-01-21"  # angry, by an actor of the test side
-ASK = """
+PREDICT = """
 import soundfile
 from transformers import logging, pipeline
 logging.set_verbosity_error(), logging.disable_progress_bar()
@@ -53,7 +52,7 @@ def main() -> None:
     if file is None:
         sys.exit(stop(f"'{root}' lacks the recording {SAMPLE}, which the last step asks about"))
     print(f"\n== what stock transformers.pipeline predicts for {file.name} (acted: angry)", flush=True)
-    run_command([sys.executable, "-c", ASK.format(file=str(file), model=str(model))])
+    run_command([sys.executable, "-c", PREDICT.format(file=str(file), model=str(model))])
     remark = "" if args.ravdess else ", not on synthetic voices"
     print(f"\n== what the bundled model predicts, which was trained on RAVDESS and TESS{remark}", flush=True)
     run_command([str(Path(sys.executable).parent / "ser-hf"), "predict", str(file)])

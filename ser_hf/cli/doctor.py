@@ -144,12 +144,12 @@ def check_gpu() -> Iterator[Check]:
         yield Check("gpu", "ok", "none from NVIDIA: the CPU or Apple's GPU computes")
         return
     try:
-        shown = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
+        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired) as error:
         yield Check("gpu", "warn", f"nvidia-smi does not answer: {first_line(error)}", "reinstall the NVIDIA driver")
         return
-    gpus = [row.split(" (UUID")[0] for row in shown.stdout.splitlines() if row.startswith("GPU ")]
-    if shown.returncode or not gpus:
+    gpus = [row.split(" (UUID")[0] for row in listing.stdout.splitlines() if row.startswith("GPU ")]
+    if listing.returncode or not gpus:
         yield Check("gpu", "warn", "nvidia-smi shows no GPU", "reinstall the NVIDIA driver, or go on with the CPU")
         return
     try:
@@ -303,10 +303,10 @@ def _requirements(package: str, extra: str = "") -> "list[Requirement]":
     except metadata.PackageNotFoundError:
         return []
     requirements = [Requirement(line) for line in lines]
-    plain = [found for found in requirements if found.marker is None or found.marker.evaluate({"extra": ""})]
+    plain = [line for line in requirements if line.marker is None or line.marker.evaluate({"extra": ""})]
     if not extra:
         return plain
-    return [found for found in requirements if found not in plain and found.marker.evaluate({"extra": extra})]
+    return [line for line in requirements if line not in plain and line.marker.evaluate({"extra": extra})]
 
 
 def _unmet(requirements: "list[Requirement]") -> "Iterator[Requirement]":

@@ -124,34 +124,33 @@ class FinetuneConfig(SplitSettings):
             self.patience = 20 if self.mode == "probe" else 5
 
 
-_ONLY = {"head": ("probe",), "pooling": ("probe",), "figures_only": ("probe",)}
+_TRAINED_MODES = ("full", "partial", "lora")
+_MODES_OF = {
+    "head": ("probe",),
+    "pooling": ("probe",),
+    "figures_only": ("probe",),
+    "lora_rank": ("lora",),
+    "layers": ("partial",),
+    "freeze_feature_encoder": ("full",),
+    "aux_egemaps_weight": ("full", "partial"),
+    **dict.fromkeys(("augment", "augment_probability", "noise_dir", "mixup"), _TRAINED_MODES),
+    **dict.fromkeys(("mask_time_prob", "mask_feature_prob", "fast_dropout", "attention"), _TRAINED_MODES),
+    **dict.fromkeys(("ema_decay", "sam_rho", "layer_decay"), _TRAINED_MODES),
+    **dict.fromkeys(("frame_budget", "cache_frozen", "batching"), _TRAINED_MODES),
+}
 """The modes in which a flag does something; in others it is refused."""
-_ONLY |= {"lora_rank": ("lora",), "layers": ("partial",), "freeze_feature_encoder": ("full",)}
-_TRAINED = (
-    "augment",
-    "mixup",
-    "noise_dir",
-    "ema_decay",
-    "sam_rho",
-    "layer_decay",
-    "frame_budget",
-    "cache_frozen",
-    "attention",
-    "batching",
-)
-_TRAINED += ("augment_probability", "mask_time_prob", "mask_feature_prob", "fast_dropout")
-_ONLY |= dict.fromkeys(_TRAINED, ("full", "partial", "lora"))
-_ONLY |= {"aux_egemaps_weight": ("full", "partial")}
-_LEAST = {"patience": 0, "threads": 1, "seeds": 1, "search": 0, "layers": 1, "lora_rank": 1}
-_LEAST |= {"ema_decay": 0, "sam_rho": 0, "aux_egemaps_weight": 0}
-_LEAST |= {"mixup": 0, "focal_gamma": 0, "mask_time_prob": 0, "mask_feature_prob": 0}
+_MINIMA = {
+    **{"patience": 0, "threads": 1, "seeds": 1, "search": 0, "layers": 1, "lora_rank": 1},
+    **{"ema_decay": 0, "sam_rho": 0, "aux_egemaps_weight": 0},
+    **{"mixup": 0, "focal_gamma": 0, "mask_time_prob": 0, "mask_feature_prob": 0},
+}
 
 
 def _check(config: FinetuneConfig) -> None:
-    for name, least in _LEAST.items():
+    for name, minimum in _MINIMA.items():
         value = getattr(config, name)
-        if value is not None and value < least:
-            raise UserError(f"--{name} is {value}: at least {least} is needed")
+        if value is not None and value < minimum:
+            raise UserError(f"--{name} is {value}: at least {minimum} is needed")
     for name in ("augment_probability", "layer_decay"):
         if not 0 < getattr(config, name) <= 1:
             raise UserError(f"--{name} is {getattr(config, name)}: above 0 and at most 1 is needed")
@@ -161,16 +160,16 @@ def _check(config: FinetuneConfig) -> None:
         raise UserError("--ema_decay cannot follow weights that FSDP shares out: leave it out")
     if config.frame_budget is not None and config.frame_budget <= 0:
         raise UserError(f"--frame_budget is {config.frame_budget}: more than 0 seconds are needed")
-    for name, modes in _ONLY.items():
-        default = next(f.default for f in fields(config) if f.name == name)
-        if getattr(config, name) != default and config.mode not in modes:
+    defaults = {field.name: field.default for field in fields(config)}
+    for name, modes in _MODES_OF.items():
+        if getattr(config, name) != defaults[name] and config.mode not in modes:
             raise UserError(f"--{name} does nothing in --mode {config.mode}, only in {', '.join(modes)}: leave it out")
     if config.balance_by == "sampler" and (config.mode == "probe" or config.balance == "none"):
         raise UserError("--balance_by sampler needs a --balance, and a mode other than probe: leave it out")
     if config.noise_dir and "noise" not in config.augment:
         raise UserError(f"--noise_dir is '{config.noise_dir}', but no noise is added: give --augment noise, too")
-    loose = config.batching == "shuffled" or config.balance_by == "sampler" or "speed" in config.augment
-    if config.frame_budget and loose:
+    unplanned = config.batching == "shuffled" or config.balance_by == "sampler" or "speed" in config.augment
+    if config.frame_budget and unplanned:
         raise UserError(
             "--frame_budget cannot be kept with --batching shuffled, --balance_by sampler or speed: leave it out"
         )
@@ -256,8 +255,7 @@ def training_arguments(config: FinetuneConfig, **settings: Any) -> "TrainingArgu
 
 
 def trainer_defaults(config: FinetuneConfig) -> dict:
-    """Our defaults for `TrainingArguments`: gentler for pretrained weights than for a model from
-    scratch."""
+    """Our defaults for `TrainingArguments`, gentler for pretrained weights than from scratch."""
     import torch
 
     from ser_hf.models.presets import BUILT_IN
@@ -274,13 +272,13 @@ def trainer_defaults(config: FinetuneConfig) -> dict:
         "eval_strategy": "epoch",
         "save_strategy": "epoch",
         "logging_strategy": "epoch",
-        "logging_nan_inf_filter": False,  # or a loss that is no number would be shown as one
+        "logging_nan_inf_filter": False,  # or NaN would be logged as a number
         "save_total_limit": 1,
         "load_best_model_at_end": True,
         "metric_for_best_model": "uar",
         "disable_tqdm": True,
         "dataloader_pin_memory": torch.cuda.is_available(),
-        # a CPU's cores are busy with the model; a GPU waits for its batches
+        # a CPU's cores compute the model; a GPU would wait for its batches
         "dataloader_num_workers": 2 if torch.cuda.is_available() else 0,
         "report_to": ["tensorboard"],
         "ddp_timeout": 86_400,  # seconds that the others wait while the first process computes what is frozen
@@ -290,8 +288,7 @@ def trainer_defaults(config: FinetuneConfig) -> dict:
 
 
 def machine_defaults() -> dict:
-    """What `TrainingArguments` should know of this machine: whether it has a GPU, and bf16 in
-    hardware."""
+    """Settings of `TrainingArguments` for this machine: its GPU, and whether it computes bf16."""
     import torch
 
     gpu, apple = torch.cuda.is_available(), torch.backends.mps.is_available()

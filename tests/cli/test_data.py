@@ -15,9 +15,9 @@ from ser_hf.cli.main import main
 from ser_hf.data import dataset, download
 
 MAIN = "import sys; from ser_hf.cli.main import main; sys.exit(main(sys.argv[1:]))"
-STRANGER = """
+LOAD = """
 import hashlib, json, sys
-sys.modules["ser_hf"] = None  # as on a machine that never heard of us
+sys.modules["ser_hf"] = None  # as on a machine without this package
 from datasets import load_dataset
 for streaming in (False, True):
     rows = load_dataset("you/ravdess-tess", split="train", streaming=streaming)
@@ -40,30 +40,30 @@ def small(recordings, tmp_path):
 
 
 def test_downloads_are_read_as_if_given(small, tmp_path, monkeypatch, capsys):
-    asked = []
+    fetched = []
 
     def fetch(corpora, folder):
-        asked.append((corpora, str(folder)))
+        fetched.append((corpora, str(folder)))
         return {"ravdess": [small[0]], "tess": [small[1]]}
 
     monkeypatch.setattr(download, "fetch", fetch)
     flags = ["--download", "--download_dir", str(tmp_path / "kept")]
     assert main(["data", *flags, "--output", str(tmp_path / "out")]) == 0
-    assert asked == [(["ravdess", "tess"], str(tmp_path / "kept"))]
+    assert fetched == [(["ravdess", "tess"], str(tmp_path / "kept"))]
     assert "60 recordings, 4 speakers" in capsys.readouterr().out
     assert len(dataset.load(tmp_path / "out")) == 60
 
 
 def test_only_what_is_not_given_is_downloaded(small, tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(download, "fetch", lambda corpora, folder: asked.append(corpora) or {"tess": [small[1]]})
+    fetched = []
+    monkeypatch.setattr(download, "fetch", lambda corpora, folder: fetched.append(corpora) or {"tess": [small[1]]})
     assert main(["data", "--download", "--ravdess", str(small[0]), "--output", str(tmp_path / "out")]) == 0
-    assert asked == [["tess"]]
+    assert fetched == [["tess"]]
 
 
 def test_flags_that_do_not_go_together(small, fails, tmp_path):
     out = ("--output", tmp_path / "out")
-    for flags, says in (
+    for flags, message in (
         (("--synthetic", "--download"), "leave out --ravdess, --tess, --other and --download"),
         (("--download_dir", "d", "--ravdess", small[0]), "goes with --download"),
         (("--public", "--ravdess", small[0]), "goes with --push_to_hub"),
@@ -71,7 +71,7 @@ def test_flags_that_do_not_go_together(small, fails, tmp_path):
         (("--push_to_hub", "no name", "--ravdess", small[0]), "is no name for a dataset"),
         (("--push_to_hub", "you/name", "--ravdess", small[0]), "no token for the Hub was found"),
     ):
-        assert says in fails("data", *flags, *out)
+        assert message in fails("data", *flags, *out)
         assert not (tmp_path / "out").exists()
 
 
@@ -109,14 +109,14 @@ def test_what_is_built_is_what_strangers_load(small, tmp_path):
             "pictures/balance.png",
             "pictures/durations.png",
         }
-        stranger = subprocess.run(
-            [sys.executable, "-c", STRANGER], env=environment, cwd=tmp_path, capture_output=True, text=True
+        load = subprocess.run(
+            [sys.executable, "-c", LOAD], env=environment, cwd=tmp_path, capture_output=True, text=True
         )
-    assert stranger.returncode == 0, stranger.stderr[-3000:]
-    heard = [json.loads(line) for line in stranger.stdout.splitlines()]
+    assert load.returncode == 0, load.stderr[-3000:]
+    loaded = [json.loads(line) for line in load.stdout.splitlines()]
     rows = dataset.load(tmp_path / "out")
     expected = [[rows.features["label"].names, row | {"audio": digest(row)}] for row in rows]
-    assert heard == expected * 2
+    assert loaded == expected * 2
 
 
 def digest(row):

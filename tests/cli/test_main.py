@@ -1,4 +1,4 @@
-"""The command line: what a user gets for a mistake, and how fast it answers."""
+"""The command line: what a user gets for a mistake, and how fast it is."""
 
 import json
 import subprocess
@@ -52,42 +52,42 @@ def test_predict_prints_or_writes_json_lines(tuned, recordings, tmp_path, capsys
     assert main(["predict", "--model", str(tuned), *files, "--output", str(tmp_path / "p.jsonl")]) == 0
     assert (tmp_path / "p.jsonl").read_text() == printed
     assert [path.name for path in tmp_path.iterdir()] == ["p.jsonl"]
-    answers = [json.loads(line) for line in printed.splitlines()]
-    for file, answer in zip(files, answers, strict=True):
-        assert list(answer) == ["file", "label", "score", "scores", "abstained", "duration", "segments"]
-        assert file.endswith(answer["file"])
-        assert len(answer["scores"]) == 8
-        assert sum(answer["scores"].values()) == pytest.approx(1, abs=1e-5)
-        assert answer["score"] == max(answer["scores"].values()) == answer["scores"][answer["label"]]
-        assert answer["duration"] == pytest.approx(soundfile.info(file).duration, abs=1e-3)
-        assert answer["segments"][0]["end"] == answer["duration"]
+    predictions = [json.loads(line) for line in printed.splitlines()]
+    for file, prediction in zip(files, predictions, strict=True):
+        assert list(prediction) == ["file", "label", "score", "scores", "abstained", "duration", "segments"]
+        assert file.endswith(prediction["file"])
+        assert len(prediction["scores"]) == 8
+        assert sum(prediction["scores"].values()) == pytest.approx(1, abs=1e-5)
+        assert prediction["score"] == max(prediction["scores"].values()) == prediction["scores"][prediction["label"]]
+        assert prediction["duration"] == pytest.approx(soundfile.info(file).duration, abs=1e-3)
+        assert prediction["segments"][0]["end"] == prediction["duration"]
 
 
 @pytest.fixture
-def bad(tmp_path, recordings):
+def mistakes(tmp_path, recordings):
     """What users hand over by mistake, by name."""
     text = tmp_path / "ravdess-of-text" / "03-01-01-01-01-01-01.wav"
     text.parent.mkdir()
     text.write_text("this is no sound")
-    none = tmp_path / "ravdess-of-nothing" / "03-01-01-01-01-01-01.wav"
-    none.parent.mkdir()
-    soundfile.write(none, np.zeros(0), 16_000)
+    silent = tmp_path / "ravdess-of-nothing" / "03-01-01-01-01-01-01.wav"
+    silent.parent.mkdir()
+    soundfile.write(silent, np.zeros(0), 16_000)
     (tmp_path / "empty").mkdir()
-    return {"text": text, "none": none, "empty": tmp_path / "empty", "missing": tmp_path / "missing"}
+    return {"text": text, "silent": silent, "empty": tmp_path / "empty", "missing": tmp_path / "missing"}
 
 
-def test_bad_recordings_end_the_build_in_one_line(bad, recordings, fails, tmp_path):
+def test_bad_recordings_end_the_build_in_one_line(mistakes, recordings, fails, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     out = ("--output", tmp_path / "out")
-    for folder, says in (
-        (bad["missing"], "does not exist"),
-        (bad["empty"], "holds no recordings"),
-        (bad["text"].parent, f"'{bad['text']}' is not audio that can be read"),
-        (bad["none"].parent, f"'{bad['none']}' is 0.000 s long"),
+    for folder, message in (
+        (mistakes["missing"], "does not exist"),
+        (mistakes["empty"], "holds no recordings"),
+        (mistakes["text"].parent, f"'{mistakes['text']}' is not audio that can be read"),
+        (mistakes["silent"].parent, f"'{mistakes['silent']}' is 0.000 s long"),
         (recordings[1], "holds 28 recordings of tess and none of ravdess: pass it as --tess"),
     ):
         line = fails("data", "--ravdess", folder, *out)
-        assert says in line
+        assert message in line
         assert str(folder) in line
         assert sorted(tmp_path.rglob("*")) == before
     assert "no recordings given" in fails("data", *out)
@@ -95,10 +95,10 @@ def test_bad_recordings_end_the_build_in_one_line(bad, recordings, fails, tmp_pa
     assert "--num_proc: '0' is not at least 1" in fails("data", "--ravdess", recordings[0], "--num_proc", "0", *out)
 
 
-def test_bad_recordings_end_prediction_in_one_line(bad, tuned, fails, tmp_path):
-    for kind in ("missing", "text", "none", "empty"):
-        line = fails("predict", "--model", tuned, bad[kind], "--output", tmp_path / "p.jsonl")
-        assert str(bad[kind]) in line
+def test_bad_recordings_end_prediction_in_one_line(mistakes, tuned, fails, tmp_path):
+    for kind in ("missing", "text", "silent", "empty"):
+        line = fails("predict", "--model", tuned, mistakes[kind], "--output", tmp_path / "p.jsonl")
+        assert str(mistakes[kind]) in line
         assert not (tmp_path / "p.jsonl").exists()
 
 
@@ -126,7 +126,7 @@ def test_one_corpus_alone_is_refused_by_the_default_protocol(recordings, models,
 def test_unknown_names_end_in_one_line(built, tuned, models, fails, tmp_path):
     tune = ("finetune", "--dataset", built, "--model", models["bert"], "--output_dir", tmp_path / "m")
     test = ("evaluate", "--dataset", built, "--output", tmp_path / "e")
-    for line, says in (
+    for line, message in (
         (fails(*tune, "--protocol", "speakers"), "'speakers' is no protocol: choose one of"),
         (fails(*tune, "--protocol", "luna-ravdess", "--fold", "9"), "folds are 0 to 4"),
         (fails(*tune, "--fold", "one"), "--fold is 'one': a number from 0, or all, is needed"),
@@ -139,7 +139,7 @@ def test_unknown_names_end_in_one_line(built, tuned, models, fails, tmp_path):
         (fails("app", "--model", tmp_path / "a" / "b"), "does not exist"),
         (fails("trian"), "'trian' is no command: choose one of audit, data"),
     ):
-        assert says in line
+        assert message in line
     assert not (tmp_path / "m").exists()
     assert not (tmp_path / "e").exists()
 
@@ -205,4 +205,4 @@ def test_the_whole_way_needs_no_ffmpeg(recordings, models, tmp_path):
     run = subprocess.run(command, capture_output=True, text=True, env={"PATH": "", "HF_HUB_OFFLINE": "1"})
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.splitlines()[-1] == "NONE"
-    assert run.stdout.count('"label"') == 4 * 2  # each answer names it, and its segment does
+    assert run.stdout.count('"label"') == 4 * 2  # a prediction holds it, and so does its segment

@@ -25,8 +25,8 @@ NAMES = ("accuracy", "uar", "adapted uar", "ece before", "ece")
 
 def measured(*names, **seeds):
     """Of one protocol, with the same figure under every name, of each seed."""
-    found = {seed.removeprefix("s"): dict.fromkeys((*NAMES, *names), figure) for seed, figure in seeds.items()}
-    return {"speaker": {"n": 1_440, "ci95": {"uar": [0.55, 0.67]}, "seeds": found}}
+    by_seed = {seed.removeprefix("s"): dict.fromkeys((*NAMES, *names), figure) for seed, figure in seeds.items()}
+    return {"speaker": {"n": 1_440, "ci95": {"uar": [0.55, 0.67]}, "seeds": by_seed}}
 
 
 THREE = measured(s42=0.60234, s43=0.61234, s44=0.62234)
@@ -132,7 +132,7 @@ def test_the_table_has_a_line_a_corpus_where_there_are_two(bundle_model):
 
 @pytest.fixture
 def folds(tmp_path):
-    """Two runs whose answers are too sure, and lopsided by speaker."""
+    """Two runs whose predictions are too sure, and lopsided by speaker."""
     rng, written = np.random.default_rng(0), []
     for fold in range(2):
         truth = rng.integers(8, size=160)
@@ -154,19 +154,21 @@ def folds(tmp_path):
 
 def test_figures_are_calibrated_on_other_folds_and_adapted_on_other_clips(folds):
     runs = [adaptation_study.read_predictions(folder) for folder, *_ in folds]
-    degrees = adaptation_study.temperatures(runs)
-    for place, other in ((0, 1), (1, 0)):
-        assert degrees[place] == pytest.approx(calibration.fit_temperature(folds[other][1], folds[other][2]), rel=1e-3)
-    found = adaptation_study.adaptation_figures(runs, degrees)
+    temperatures = adaptation_study.temperatures(runs)
+    for fold, calibrated_on in ((0, 1), (1, 0)):
+        assert temperatures[fold] == pytest.approx(
+            calibration.fit_temperature(folds[calibrated_on][1], folds[calibrated_on][2]), rel=1e-3
+        )
+    figures = adaptation_study.adaptation_figures(runs, temperatures)
     truth = np.concatenate([fold[2] for fold in folds])
     logits = np.concatenate([fold[1] for fold in folds])
-    assert found["accuracy"] == pytest.approx((logits.argmax(axis=1) == truth).mean())
-    assert found["uar"] == found["uar ravdess"]
-    warm = np.concatenate([fold[1] / t for fold, t in zip(folds, degrees, strict=True)])
-    assert found["ece"] == pytest.approx(metrics.calibration_error(truth, softmax(warm, axis=1)), abs=1e-4)
-    assert found["ece"] < found["ece before"] - 0.05
-    assert found["adapted uar"] > found["uar"] + 0.05
-    assert adaptation_study.adapted(runs, degrees, 0) == [found["uar"]] * 10
+    assert figures["accuracy"] == pytest.approx((logits.argmax(axis=1) == truth).mean())
+    assert figures["uar"] == figures["uar ravdess"]
+    warm = np.concatenate([fold[1] / t for fold, t in zip(folds, temperatures, strict=True)])
+    assert figures["ece"] == pytest.approx(metrics.calibration_error(truth, softmax(warm, axis=1)), abs=1e-4)
+    assert figures["ece"] < figures["ece before"] - 0.05
+    assert figures["adapted uar"] > figures["uar"] + 0.05
+    assert adaptation_study.adapted(runs, temperatures, 0) == [figures["uar"]] * 10
 
 
 def test_no_clip_is_adapted_on_itself():
@@ -200,5 +202,7 @@ def test_the_bundled_model_was_trained_on_all_speakers_and_tested_on_none(built,
 def test_it_answers_where_no_model_is_named(recordings, capsys):
     clip = str(next(recordings[0].rglob("*.wav")))
     assert main(["predict", clip]) == 0
-    answer = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert answer["scores"] == Predictor().predict(clip)["scores"] == Predictor(BUNDLED_MODEL).predict(clip)["scores"]
+    prediction = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (
+        prediction["scores"] == Predictor().predict(clip)["scores"] == Predictor(BUNDLED_MODEL).predict(clip)["scores"]
+    )

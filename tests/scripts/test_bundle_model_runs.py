@@ -147,10 +147,10 @@ def test_a_recipe_is_another_where_a_config_file_says_otherwise(bundle_model, mo
 
 
 def test_nothing_begins_after_a_run_that_failed(bundle_model, monkeypatch, tmp_path):
-    begun, failed = [], threading.Event()
+    started, failed = [], threading.Event()
 
     def train(output, name):
-        begun.append(name)
+        started.append(name)
         if name == "slow":
             assert failed.wait(10)
         if name == "bad":
@@ -160,4 +160,4 @@ def test_nothing_begins_after_a_run_that_failed(bundle_model, monkeypatch, tmp_p
     monkeypatch.setattr(bundle_model, "train", train)
     with pytest.raises(SystemExit, match="2"):
         bundle_model.train_all(tmp_path, [("slow",), ("bad",), ("third",), ("fourth",)], jobs=2)
-    assert sorted(begun) == ["bad", "slow"]
+    assert sorted(started) == ["bad", "slow"]

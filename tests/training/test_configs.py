@@ -62,8 +62,8 @@ def test_fsdp_is_the_second_with_whole_state_dicts():
 def layers():
     """Model type, stable layer norm or not, and the class of its layers, of each row of the page's
     table."""
-    found = re.findall(r"^\| `([\w-]+)` \| `(\w+)` \| `(\w+)` \|$", PAGE.read_text(), re.MULTILINE)
-    return [(kind, stable, names[stable]) for kind, *names in found for stable in (False, True)]
+    rows = re.findall(r"^\| `([\w-]+)` \| `(\w+)` \| `(\w+)` \|$", PAGE.read_text(), re.MULTILINE)
+    return [(kind, stable, names[stable]) for kind, *names in rows for stable in (False, True)]
 
 
 @pytest.mark.parametrize(("kind", "stable", "name"), layers())
@@ -108,13 +108,13 @@ def test_the_table_names_the_files_that_there_are():
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
-def test_a_recipe_is_one_but_for_its_protocol(path):
+def test_recipes_differ_in_their_protocol_alone(path):
     config, args = parse_finetune([str(path), "--dataset", "d"])
     assert config.protocol == path.stem
     assert config.protocol in {*PROTOCOLS, "all"}
     assert config.train_on_validation
     assert str(args.eval_strategy.value) == "no"
-    given, other = (yaml.safe_load(one.read_text()) for one in (path, ROOT / "configs" / "all.yaml"))
-    differs = {name for name in given if given[name] != other.get(name)}
-    of_known_voices = {"augment", "num_train_epochs"} if path.stem == "random" else set()
-    assert differs <= {"protocol", "fold", "extra_train_speakers"} | of_known_voices
+    recipe, reference = (yaml.safe_load(file.read_text()) for file in (path, ROOT / "configs" / "all.yaml"))
+    differences = {name for name in recipe if recipe[name] != reference.get(name)}
+    without_new_speakers = {"augment", "num_train_epochs"} if path.stem == "random" else set()
+    assert differences <= {"protocol", "fold", "extra_train_speakers"} | without_new_speakers
