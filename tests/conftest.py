@@ -3,12 +3,15 @@ needed."""
 
 import json
 import os
+import pickle
+import shutil
 
 os.environ.update(HF_HUB_OFFLINE="1", GRADIO_ANALYTICS_ENABLED="False", TOKENIZERS_PARALLELISM="false")
 
 
 import pytest
 import torch
+from filelock import FileLock
 from helpers.app import serving
 from helpers.clients import caller
 from helpers.loopback_hub import Hub
@@ -22,17 +25,44 @@ from ser_hf.inference import backends
 
 
 @pytest.fixture(scope="session")
-def recordings(tmp_path_factory):
-    """Both synthetic corpora at their smallest: 384 RAVDESS and 28 TESS recordings."""
-    return synthetic.write_corpora(tmp_path_factory.mktemp("recordings"), takes=1, words=2)
+def once(tmp_path_factory):
+    """Calls a function with a new folder, once in a test run however many processes share it.
+
+    Gives what the function returned. The other processes wait for it. No test may change what it
+    made.
+    """
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent  # each process has a folder in that of the run
+
+    def call_once(name, make):
+        folder, result = place / f"once-{name}", place / f"once-{name}.pickle"
+        with FileLock(f"{folder}.lock"):
+            if not result.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a call that failed
+                folder.mkdir()
+                content = pickle.dumps(make(folder))
+                result.write_bytes(content)
+        return pickle.loads(result.read_bytes())
+
+    return call_once
 
 
 @pytest.fixture(scope="session")
-def built(recordings, tmp_path_factory):
+def recordings(once):
+    """Both synthetic corpora at their smallest: 384 RAVDESS and 28 TESS recordings."""
+    return once("recordings", lambda folder: synthetic.write_corpora(folder, takes=1, words=2))
+
+
+@pytest.fixture(scope="session")
+def built(recordings, once):
     """The dataset folder of `recordings`."""
-    folder = tmp_path_factory.mktemp("built") / "dataset"
-    dataset.build(folder, [str(recordings[0])], [str(recordings[1])])
-    return folder
+
+    def build(folder):
+        dataset.build(folder / "dataset", [str(recordings[0])], [str(recordings[1])])
+        return folder / "dataset"
+
+    return once("built", build)
 
 
 @pytest.fixture(scope="session")
@@ -41,11 +71,12 @@ def rows(built):
 
 
 @pytest.fixture(scope="session")
-def synthetic_built(tmp_path_factory):
+def synthetic_built(once):
     """The folder and the report of the synthetic dataset as `make quickstart` builds it, 908
     recordings."""
-    folder = tmp_path_factory.mktemp("synthetic") / "dataset"
-    return folder, dataset.build(folder, make_synthetic=True)
+    return once(
+        "synthetic", lambda folder: (folder / "dataset", dataset.build(folder / "dataset", make_synthetic=True))
+    )
 
 
 @pytest.fixture(scope="session")
@@ -56,20 +87,22 @@ def clips(recordings):
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory):
+def models(once):
     """A folder of each kind of small model, by kind."""
-    return {kind: make_model(kind, tmp_path_factory.mktemp(kind)) for kind in ("bert", "group", "layer")}
+    kinds = ("bert", "group", "layer")
+    return once("models", lambda folder: {kind: make_model(kind, folder / kind) for kind in kinds})
 
 
 @pytest.fixture(scope="session")
-def tuned(built, models, tmp_path_factory):
+def tuned(built, models, once):
     """The folder that fine-tuning the small mel model wrote, through the command line."""
-    folder = tmp_path_factory.mktemp("tuned") / "model"
-    code = main(
-        ["finetune", "--dataset", str(built), "--model", str(models["bert"]), "--output_dir", str(folder), *FAST]
-    )
-    assert code == 0
-    return folder
+
+    def train(folder):
+        paths = ["--dataset", str(built), "--model", str(models["bert"]), "--output_dir", str(folder / "model")]
+        assert main(["finetune", *paths, *FAST]) == 0
+        return folder / "model"
+
+    return once("tuned", train)
 
 
 @pytest.fixture(scope="session")

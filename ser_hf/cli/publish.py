@@ -66,13 +66,13 @@ def push(line: CommandLine) -> None:
     quiet_transformers()
     model, revision, private = settings.model, settings.revision, not settings.public
     if settings.space is not None:
-        space.check(settings.space)
+        space.check_space(settings.space)
     if settings.repo is not None:
         pushed = repositories.push_model(model, settings.repo, private, settings.allow_leaky, revision)
         print(f"pushed: {pushed}")
         model, revision = pushed.repo_url.repo_id, pushed.oid
     if settings.space is not None:
-        served = space.push(model, settings.space, private, revision, checked=settings.is_local)
+        served = space.push_space(model, settings.space, private, revision, checked=settings.is_local)
         print(f"space: {served.commit}" + (f"\n{served.secret}" if served.secret else ""))
 
 

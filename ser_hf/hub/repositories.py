@@ -29,13 +29,12 @@ _FILES = {
     "dataset": ("README.md", "audit.json", "data/*.parquet", "pictures/*.png"),
     "model": ("README.md", "*.json", "*.safetensors", "*.txt", "plots/*.png"),
 }
-_REMADE = {
+_REPLACED = {
     "dataset": re.compile(r"data/[^/]+\.parquet|pictures/[^/]+\.png"),
     "model": re.compile(r"[^/]+\.safetensors(\.index\.json)?|plots/[^/]+\.png"),
     "space": re.compile(r"ser_hf/.+"),
 }
-"""What each push of a kind writes anew: such a file on the Hub that is not among the new ones is
-deleted."""
+"""What each push of a kind writes anew; such a file on the Hub that no push brings is deleted."""
 
 _LARGE = (".parquet", ".safetensors")
 _SMALL = ["README.md", "results.json", "config.json", "plots/*.png"]
@@ -68,11 +67,11 @@ def check_push(repo: str, private: bool = True) -> str:
     ser_hf.hub.repositories.HubError: 'my dataset' is no name for a dataset on the Hub: take
     owner/name, of letters, digits, -, _, .
     """
-    return _open(repo, private, "dataset").id
+    return _writable(repo, private, "dataset").id
 
 
 def check_name(repo: str, kind: Kind) -> None:
-    """Complain of a name before anything is asked.
+    """Refuse a name before the Hub is asked.
 
     Raises:
         HubError: if no repository can be called so.
@@ -93,7 +92,7 @@ def full_name(repo: str) -> str:
     """
     if "/" in repo:
         return repo
-    with _one_line(repo):
+    with _as_hub_error(repo):
         return f"{HfApi().whoami()['name']}/{repo}"
 
 
@@ -108,15 +107,15 @@ def push_dataset(folder: str | PathLike, repo: str, private: bool = True) -> Com
         private: refuse a repository that anyone can read.
 
     Returns:
-        As `commit`.
+        As `commit_files`.
 
     Raises:
-        HubError: as `commit`, or if the folder is no dataset; then nothing is committed.
+        HubError: as `commit_files`, or if the folder is no dataset; then nothing is committed.
     """
     files = _files(Path(folder), "dataset")
     if "README.md" not in files or not any(name.endswith(".parquet") for name in files):
         raise HubError(f"'{folder}' holds no README.md with data/*.parquet to push to '{repo}': run `ser-hf data`")
-    return commit(files, repo, private, "dataset")
+    return commit_files(files, repo, private, "dataset")
 
 
 def push_model(
@@ -129,17 +128,16 @@ def push_model(
         repo: `owner/name`, or a name under the account of the token; created where it does not
             exist.
         private: refuse a repository that anyone can read.
-        allow_leaky: push figures of speakers who were heard in training, too; the card is stamped
-            with that.
+        allow_leaky: push figures of speakers of the training, too; the card is stamped with that.
         revision: the branch, created from main where it does not exist; main if None.
 
     Returns:
-        As `commit`.
+        As `commit_files`.
 
     Raises:
         UserError: for a folder that is no trained model, evidence of other weights, figures in the
-            card that are not in `results.json`, no speakers held out; or as `commit`. Then nothing
-            is committed.
+            card that are not in `results.json`, no speakers held out; or as `commit_files`. Then
+            nothing is committed.
     """
     if not Path(folder).is_dir():
         raise HubError(f"'{folder}' is no folder: give the one that fine-tuning wrote, to push it to '{repo}'")
@@ -150,10 +148,10 @@ def push_model(
     checks.check(Path(folder), allow_leaky)
     name = full_name(repo)
     files = _files(Path(folder), "model") | checks.public(Path(folder), name, revision)
-    return commit(files, name, private, "model", revision)
+    return commit_files(files, name, private, "model", revision)
 
 
-def commit(
+def commit_files(
     files: Mapping[str, Path | bytes], repo: str, private: bool, kind: Kind, revision: str | None = None
 ) -> CommitInfo:
     """Make a repository hold these files, in one commit; others in it stay, but for those of an
@@ -178,17 +176,17 @@ def commit(
         HubError: as `check_push`; for a revision that is no branch; or if the upload fails. Then
             nothing is committed.
     """
-    info = _open(repo, private, kind, revision)
-    there = [sibling.rfilename for sibling in info.siblings or []]
-    stale = [name for name in there if name not in files and _REMADE[kind].fullmatch(name)]
-    # upload_folder splits many files, or a commit that failed, into several commits: half a dataset
-    # could be left
+    info = _writable(repo, private, kind, revision)
+    present = [sibling.rfilename for sibling in info.siblings or []]
+    stale = [name for name in present if name not in files and _REPLACED[kind].fullmatch(name)]
+    # HfApi.upload_folder(delete_patterns=…) would do this, but where hf_xet is installed it commits
+    # in several parts. A push that broke off would leave half a dataset.
     api = HfApi()
-    with _one_line(info.id):
+    with _as_hub_error(info.id):
         added = [CommitOperationAdd(name, path) for name, path in files.items()]
-        for one in added:
-            if one.path_in_repo.endswith(_LARGE):
-                api.preupload_lfs_files(info.id, [one], repo_type=kind, revision=revision, free_memory=False)
+        for addition in added:
+            if addition.path_in_repo.endswith(_LARGE):
+                api.preupload_lfs_files(info.id, [addition], repo_type=kind, revision=revision, free_memory=False)
         return api.create_commit(
             info.id,
             [*(CommitOperationDelete(name, is_folder=False) for name in stale), *added],
@@ -210,13 +208,12 @@ def find_model(model: str, revision: str | None = None) -> ModelInfo:
         HubError: if there is none, or the token may not see it.
     """
     check_name(model, "model")
-    with _one_line(f"{model}' at '{revision}" if revision else model):
+    with _as_hub_error(f"{model}' at '{revision}" if revision else model):
         return HfApi().model_info(model, revision=revision)
 
 
 def snapshot(model: str | PathLike, revision: str | None = None) -> tuple[Path, str | None]:
-    """What is known of a model: a folder with its card, `results.json` and pictures, as far as they
-    exist.
+    """A folder with a model's card, `results.json` and pictures, as far as they exist.
 
     Args:
         model: a folder, which is given back as it is, or a Hub id, of which only these small files
@@ -232,35 +229,35 @@ def snapshot(model: str | PathLike, revision: str | None = None) -> tuple[Path, 
     """
     if Path(model).is_dir():
         return Path(model), None
-    with _one_line(f"{model}' at '{revision}" if revision else str(model)):
+    with _as_hub_error(f"{model}' at '{revision}" if revision else str(model)):
         try:
-            found = Path(snapshot_download(str(model), revision=revision, allow_patterns=_SMALL))
+            folder = Path(snapshot_download(str(model), revision=revision, allow_patterns=_SMALL))
         except errors.LocalEntryNotFoundError:
             # some of these files may never have been fetched; the config was, to load the model
             cached = try_to_load_from_cache(str(model), "config.json", revision=revision)
             if not isinstance(cached, str):
                 raise
-            found = Path(cached).parent
-    return found, found.name
+            folder = Path(cached).parent
+    return folder, folder.name
 
 
 def _files(folder: Path, kind: str) -> dict[str, Path | bytes]:
-    found = [path for pattern in _FILES[kind] for path in sorted(folder.glob(pattern))]
-    return {path.relative_to(folder).as_posix(): path for path in found}
+    paths = [path for pattern in _FILES[kind] for path in sorted(folder.glob(pattern))]
+    return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
-def _open(repo: str, private: bool, kind: Kind, branch: str | None = None) -> DatasetInfo | ModelInfo | SpaceInfo:
+def _writable(repo: str, private: bool, kind: Kind, branch: str | None = None) -> DatasetInfo | ModelInfo | SpaceInfo:
     check_name(repo, kind)
     _check_branch(branch, repo)
     api = HfApi()
-    with _one_line(repo):
+    with _as_hub_error(repo):
         account = api.whoami()
     # An existing repository answers a token that can only read as if all were well, until the
     # commit is refused.
     if account.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise HubError(f"'{repo}': the token can only read; {hub_errors.MAY_WRITE}")
     name = repo if "/" in repo else f"{account['name']}/{repo}"
-    with _one_line(name):
+    with _as_hub_error(name):
         sdk = "gradio" if kind == "space" else None
         api.create_repo(name, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk)
         info = api.repo_info(name, repo_type=kind)
@@ -281,17 +278,17 @@ def _check_branch(branch: str | None, repo: str) -> None:
 def _branch(name: str, kind: Kind, branch: str) -> DatasetInfo | ModelInfo | SpaceInfo:
     """What the Hub says of a branch, created from main where there is none."""
     api = HfApi()
-    with _one_line(name):
+    with _as_hub_error(name):
         refs = api.list_repo_refs(name, repo_type=kind)
     if branch in [tag.name for tag in refs.tags]:
         raise HubError(f"'{branch}' is a tag, which a push to '{name}' cannot change: give the name of a branch")
-    with _one_line(name):
+    with _as_hub_error(name):
         api.create_branch(name, repo_type=kind, branch=branch, exist_ok=True)
         return api.repo_info(name, repo_type=kind, revision=branch)
 
 
 @contextmanager
-def _one_line(repo: str) -> Iterator[None]:
+def _as_hub_error(repo: str) -> Iterator[None]:
     """Turn what huggingface_hub raises into a `HubError`.
 
     HTTPError is that of its HTTP library, whose name changed with version 2; uploads raise

@@ -1,5 +1,4 @@
-"""A Space: the page of a model on the Hub, in a repository that runs there, and in any folder it is
-copied to."""
+"""A Space: a repository that serves a model's page on the Hub, and wherever it is copied to."""
 
 import re
 import sys
@@ -32,11 +31,7 @@ if __name__ == "__main__":
 '''
 
 
-class SpaceError(UserError):
-    """A Space that cannot be made here."""
-
-
-class Pushed(NamedTuple):
+class PushedSpace(NamedTuple):
     """A Space on the Hub."""
 
     commit: CommitInfo
@@ -46,8 +41,8 @@ class Pushed(NamedTuple):
     """What still has to be set there, in one line; None where it runs as it is."""
 
 
-def check(space: str) -> None:
-    """Complain before anything is pushed.
+def check_space(space: str) -> None:
+    """Refuse a name, or an installation without versions to pin, before anything is pushed.
 
     Raises:
         UserError: if no Space can be called so, or as `requirements`.
@@ -56,7 +51,9 @@ def check(space: str) -> None:
     requirements()
 
 
-def push(model: str, space: str, private: bool = True, revision: str | None = None, checked: bool = False) -> Pushed:
+def push_space(
+    model: str, space: str, private: bool = True, revision: str | None = None, checked: bool = False
+) -> PushedSpace:
     """Push a Space that serves one commit of a model, in one commit; what is left of an earlier
     push is deleted.
 
@@ -71,22 +68,22 @@ def push(model: str, space: str, private: bool = True, revision: str | None = No
 
     Raises:
         UserError: for a model that is not on the Hub or could not answer, packages that are not
-            installed, or as `hub.commit`. Then nothing is committed.
+            installed, or as `repositories.commit_files`. Then nothing is committed.
     """
-    check(space)
-    found = repositories.find_model(model, revision)
+    check_space(space)
+    info = repositories.find_model(model, revision)
     if not checked:
         from ser_hf.models import loading
 
-        loading.load_for_prediction(found.id, found.sha)
-    closed = "private" if found.private else "gated" if found.gated else None
+        loading.load_for_prediction(info.id, info.sha)
+    closed = "private" if info.private else "gated" if info.gated else None
     name = repositories.full_name(space)
-    commit = repositories.commit(files(found.id, found.sha, name, closed), name, private, "space")
+    commit = repositories.commit_files(space_files(info.id, info.sha, name, closed), name, private, "space")
     if closed is None:
-        return Pushed(commit, None)
+        return PushedSpace(commit, None)
     where = f"{commit.repo_url}/settings"
-    says = f"'{found.id}' is {closed}: in {where} set the secret HF_TOKEN to a token that may read it"
-    return Pushed(commit, says)
+    message = f"'{info.id}' is {closed}: in {where} set the secret HF_TOKEN to a token that may read it"
+    return PushedSpace(commit, message)
 
 
 def requirements() -> list[str]:
@@ -97,7 +94,7 @@ def requirements() -> list[str]:
     as this machine does.
 
     Raises:
-        SpaceError: if the package runs from a folder without being installed, or lacks what it
+        UserError: if the package runs from a folder without being installed, or lacks what it
             needs.
     """
     names = []
@@ -110,7 +107,7 @@ def requirements() -> list[str]:
         # pip finds no local version such as 2.11.0+cpu on the package index
         return [f"{name}=={version(name).partition('+')[0]}" for name in names]
     except PackageNotFoundError as error:
-        raise SpaceError(f"'{error.name}' is not installed, so it has no version to pin: pip install -e .") from error
+        raise UserError(f"'{error.name}' is not installed, so it has no version to pin: pip install -e .") from error
 
 
 def _installed(name: str) -> bool:
@@ -120,7 +117,7 @@ def _installed(name: str) -> bool:
         return False
 
 
-def files(model: str, commit: str, space: str, closed: str | None = None) -> dict[str, Path | bytes]:
+def space_files(model: str, commit: str, space: str, closed: str | None = None) -> dict[str, Path | bytes]:
     """All that a Space holds, by name: its page, what that needs, and this package.
 
     Args:
@@ -130,25 +127,25 @@ def files(model: str, commit: str, space: str, closed: str | None = None) -> dic
         closed: `private` or `gated` where reading the model takes a token.
 
     Raises:
-        SpaceError: as `requirements`.
+        UserError: as `requirements`.
     """
     pins = requirements()
     package = Path(__file__).parents[1]
     source = [path for path in sorted(package.rglob("*")) if path.is_file() and _is_source(path.relative_to(package))]
-    found: dict[str, Path | bytes] = {f"ser_hf/{path.relative_to(package).as_posix()}": path for path in source}
+    files: dict[str, Path | bytes] = {f"ser_hf/{path.relative_to(package).as_posix()}": path for path in source}
     # `utils.templates` looks there first; in a checkout they lie beside the package
-    found |= {f"ser_hf/cards_templates/{path.name}": path for path in sorted(templates.TEMPLATES.glob("*.jinja"))}
+    files |= {f"ser_hf/cards_templates/{path.name}": path for path in sorted(templates.TEMPLATES.glob("*.jinja"))}
     page = {
         "LICENSE": distribution("ser-hf").read_text("licenses/LICENSE") or "Apache-2.0\n",
         "README.md": _card(model, pins, commit=commit, space=space, closed=closed),
         "app.py": _APP.format(model=model, commit=commit),
         "requirements.txt": "\n".join(["# torch and torchaudio are built as a pair", *pins, ""]),
     }
-    return found | {name: text.encode() for name, text in page.items()}
+    return files | {name: text.encode() for name, text in page.items()}
 
 
 def _is_source(path: Path) -> bool:
-    """A Space has a model of its own; that in the box has another licence."""
+    """Whether a file of the package goes into a Space; the bundled model has another licence."""
     hidden = any(part.startswith(".") for part in path.parts)
     return not hidden and "__pycache__" not in path.parts and BUNDLED_MODEL.name not in path.parts
 
@@ -163,7 +160,7 @@ def _card(model: str, pins: list[str], **values: str | None) -> str:
         app_file="app.py",
         models=[model],
         license="apache-2.0",
-        short_description="Which emotion does a model hear in a voice?",
+        short_description="Which emotion does a voice express?",
         tags=["speech-emotion-recognition", "audio-classification", "ser_hf"],
     )
     return templates.render_card("space.md.jinja", data, model=model, **values)

@@ -17,6 +17,7 @@ from helpers.small import ROOT
 
 from ser_hf import BUNDLED_MODEL
 from ser_hf.cli import main
+from ser_hf.errors import UserError
 from ser_hf.hub import space
 from ser_hf.hub.repositories import HubError
 from ser_hf.utils import templates
@@ -30,7 +31,7 @@ def contents(folder):
 
 @pytest.fixture
 def files():
-    return space.files(MODEL, COMMIT, NAME)
+    return space.space_files(MODEL, COMMIT, NAME)
 
 
 def text(files, name):
@@ -71,7 +72,7 @@ def test_the_card_says_how_the_space_runs_and_what_it_serves(files):
     assert COMMIT in text(files, "README.md")
     assert "HF_TOKEN" not in text(files, "README.md")
     assert f'Client("{NAME}")' in text(files, "README.md")
-    assert "secret `HF_TOKEN`" in text(space.files(MODEL, COMMIT, NAME, "private"), "README.md")
+    assert "secret `HF_TOKEN`" in text(space.space_files(MODEL, COMMIT, NAME, "private"), "README.md")
     assert "Apache License" in text(files, "LICENSE")
 
 
@@ -100,9 +101,10 @@ def test_the_package_is_in_it_whole_with_its_templates_and_nothing_besides(files
 
 COPY = """
 import json, sys
+from ser_hf.errors import UserError
 from ser_hf.hub import space
 from ser_hf.utils import templates
-made = space.files(*sys.argv[1:])
+made = space.space_files(*sys.argv[1:])
 print(json.dumps([str(templates.TEMPLATES), sorted(made), made["README.md"].decode()]))
 """
 
@@ -125,11 +127,11 @@ def test_each_push_is_one_commit_that_leaves_nothing_of_an_earlier_one(remote, c
     remote.repos["space"][NAME] = repo = Repo(
         True, {"ser_hf/gone.py": b"", "ser_hf/page/gone.js": b"", "mine.txt": b""}
     )
-    (first, secret), (again, _) = call(["space.push", MODEL, NAME], ["space.push", MODEL, "voices-page"])
+    (first, secret), (again, _) = call(["space.push_space", MODEL, NAME], ["space.push_space", MODEL, "voices-page"])
     assert first == again == f"{remote.url}/spaces/{NAME}/commit/{repo.commits[-1].oid}"
     assert len(repo.commits) == 1
     assert repo.private
-    assert set(repo.files) == {*space.files(MODEL, COMMIT, NAME), "mine.txt"}
+    assert set(repo.files) == {*space.space_files(MODEL, COMMIT, NAME), "mine.txt"}
     head = next(iter(model.heads()))
     assert f'"--revision", "{head}"' in repo.files["app.py"].decode()
     assert secret.startswith(f"'{MODEL}' is private: in ")
@@ -137,7 +139,7 @@ def test_each_push_is_one_commit_that_leaves_nothing_of_an_earlier_one(remote, c
     assert remote.token.encode() not in b"".join(repo.files.values())
 
     model.private = repo.private = False
-    public, (_, nothing) = call(["space.push", MODEL, NAME], ["space.push", MODEL, NAME, False])
+    public, (_, nothing) = call(["space.push_space", MODEL, NAME], ["space.push_space", MODEL, NAME, False])
     assert public[0] == "HubError"
     assert "is public on the Hub" in public[1]
     assert nothing is None
@@ -150,11 +152,11 @@ def test_a_space_of_what_cannot_answer_is_not_pushed(remote, call, tuned):
     nameless = contents(tuned) | {"config.json": json.dumps(config).encode()}
     remote.repos["model"] |= {MODEL: Repo(True, contents(tuned)), "you/nameless": Repo(True, nameless)}
     answers = call(
-        ["space.push", "you/nameless", NAME],
-        ["space.push", MODEL, NAME, True, "v9"],
-        ["space.push", "you/nothing", NAME],
-        ["space.push", MODEL, "other/page"],
-        ["space.push", MODEL, "my page"],
+        ["space.push_space", "you/nameless", NAME],
+        ["space.push_space", MODEL, NAME, True, "v9"],
+        ["space.push_space", "you/nothing", NAME],
+        ["space.push_space", MODEL, "other/page"],
+        ["space.push_space", MODEL, "my page"],
     )
     says = ("labels without a meaning", "has no such revision", "has none of that name", "answered 403", "is no name")
     for (kind, line), expected in zip(answers, says, strict=True):
@@ -178,9 +180,7 @@ def test_packages_that_are_missing_are_left_out_or_named(monkeypatch):
     assert "onnx" in names
     assert not {"silero-vad", "onnxruntime"} & set(names)
     missing("torchinfo")
-    with pytest.raises(
-        space.SpaceError, match="'torchinfo' is not installed, so it has no version to pin: pip install"
-    ):
+    with pytest.raises(UserError, match="'torchinfo' is not installed, so it has no version to pin: pip install"):
         space.requirements()
 
 
@@ -191,7 +191,7 @@ def test_a_version_of_a_local_build_is_pinned_to_the_one_on_the_index(monkeypatc
 
 def test_a_bad_name_is_refused_before_anything_is_asked():
     with pytest.raises(HubError, match="'my page' is no name for a space"):
-        space.check("my page")
+        space.check_space("my page")
 
 
 def test_flags_that_do_not_fit_end_in_one_line(fails, tuned):
