@@ -32,6 +32,7 @@ def app(predictor, monkeypatch, tmp_path):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     pages = []
     build_page = page.build_page
+    monkeypatch.setattr(page, "MAX_SESSIONS", 20)
     monkeypatch.setattr(page, "build_page", lambda *args: pages.append(build_page(*args)) or pages[-1])
     with TestClient(server.application(predictor, LIMITS)) as client:
         yield client, pages[0]
