@@ -26,7 +26,9 @@ import soundfile
 
 from ser_hf import audio
 from ser_hf.audio import resampling
-from ser_hf.data.corpora import base
+from ser_hf.data.corpora import parse_name
+from ser_hf.data.corpora.base import Recording
+from ser_hf.data.corpora.scan import scan_corpus
 
 RATES = {"ravdess": 48_000, "tess": 24_414}
 BATCH = 16
@@ -39,7 +41,7 @@ def rewrite(folders: dict[str, str], wavs: Path) -> None:
     partial = wavs.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
 
-    def rewrite_recording(recording: base.Recording) -> None:
+    def rewrite_recording(recording: Recording) -> None:
         rate = RATES[recording.corpus]
         samples = resampling.resample(audio.load(recording.file.source()), audio.SAMPLING_RATE, rate)
         soundfile.write(partial / recording.corpus / f"{recording.key}.wav", samples, rate, subtype="PCM_16")
@@ -47,7 +49,7 @@ def rewrite(folders: dict[str, str], wavs: Path) -> None:
     for corpus, folder in folders.items():
         (partial / corpus).mkdir(parents=True)
         with ThreadPoolExecutor() as pool:
-            list(pool.map(rewrite_recording, base.scan([folder], corpus).recordings))
+            list(pool.map(rewrite_recording, scan_corpus([folder], corpus).recordings))
     partial.rename(wavs)
 
 
@@ -55,7 +57,7 @@ def multiplied(wavs: Path, work: Path, times: int) -> Path:
     """A description of the corpora given several times over, as links under other names."""
     folder = work / f"times-{times}"
     shutil.rmtree(folder, ignore_errors=True)
-    with_labels = [(path, base.parse(path)[1]) for path in sorted(wavs.rglob("*.wav"))]
+    with_labels = [(path, parse_name(path)[1]) for path in sorted(wavs.rglob("*.wav"))]
     rows = []
     for copy in range(times):
         (folder / str(copy)).mkdir(parents=True)
@@ -72,7 +74,7 @@ def plain_rows(wavs: Path):  # noqa: ANN201 - a datasets.Dataset, imported where
     import datasets
 
     files = sorted(map(str, wavs.rglob("*.wav")))
-    labels = [base.parse(Path(file))[1]["emotion"] for file in files]
+    labels = [parse_name(Path(file))[1]["emotion"] for file in files]
     rows = datasets.Dataset.from_dict({"audio": files, "label": labels})
     return rows.cast_column("audio", datasets.Audio(sampling_rate=audio.SAMPLING_RATE))
 
@@ -87,13 +89,13 @@ def run_plain(wavs: Path, output: Path) -> None:
 def run_ours(wavs: Path, output: Path) -> None:
     from ser_hf.data import dataset
 
-    dataset.build(output, [str(wavs / "ravdess")], [str(wavs / "tess")])
+    dataset.build(output, {"ravdess": [wavs / "ravdess"], "tess": [wavs / "tess"]})
 
 
 def run_other(spec: Path, output: Path) -> None:
     from ser_hf.data import dataset
 
-    dataset.build(output, other=[str(spec)])
+    dataset.build(output, descriptions=[spec])
 
 
 def epoch_plain(wavs: Path, output: Path) -> None:

@@ -102,16 +102,16 @@ def main() -> None:
     near = fingerprint.near_duplicates(prints[: len(rows)], max_error=0.3)
     seconds = time.perf_counter() - started
     pairs = fingerprint.near_duplicates(prints)
-    inside = [pair for pair in pairs if pair.other < len(rows)]
-    duplicates = [set(group) for group in fingerprint.groups([(pair.one, pair.other) for pair in inside])]
+    inside = [pair for pair in pairs if pair.second < len(rows)]
+    duplicates = [set(group) for group in fingerprint.group_pairs([(pair.first, pair.second) for pair in inside])]
     errors_by_change, false_alarms = {}, []
     for pair in pairs:
-        if pair.one < len(rows) <= pair.other:
-            name, source = copies[pair.other - len(rows)]
-            if pair.one == source:
+        if pair.first < len(rows) <= pair.second:
+            name, source = copies[pair.second - len(rows)]
+            if pair.first == source:
                 errors_by_change.setdefault(name, []).append(pair.error)
-            elif not any({pair.one, source} <= group for group in duplicates):
-                false_alarms.append((name, rows[source]["file"], rows[pair.one]["file"], pair.error))
+            elif not any({pair.first, source} <= group for group in duplicates):
+                false_alarms.append((name, rows[source]["file"], rows[pair.first]["file"], pair.error))
 
     print(
         f"{len(rows):,} recordings, {len(chosen)} of them copied; share of differing bits up to {fingerprint.MAX_ERROR}"
@@ -122,13 +122,13 @@ def main() -> None:
         print(f"{name:40} {len(errors) / len(chosen):9.1%} {max(errors, default=float('nan')):14.3f}")
     print(f"pairs within the dataset: {len(inside)} of {len(rows) * (len(rows) - 1) // 2:,}")
     for pair in inside:
-        equal = rows[pair.one]["sha256"] == rows[pair.other]["sha256"]
+        equal = rows[pair.first]["sha256"] == rows[pair.second]["sha256"]
         verdict = "the same samples" if equal else "FALSE ALARM unless they are the same recording"
-        print(f"  {rows[pair.one]['file']} = {rows[pair.other]['file']}: error {pair.error}, {verdict}")
-    different = [pair for pair in near if rows[pair.one]["sha256"] != rows[pair.other]["sha256"]]
+        print(f"  {rows[pair.first]['file']} = {rows[pair.second]['file']}: error {pair.error}, {verdict}")
+    different = [pair for pair in near if rows[pair.first]["sha256"] != rows[pair.second]["sha256"]]
     if different:
         closest = min(different, key=lambda pair: pair.error)
-        names = f"{rows[closest.one]['file']} and {rows[closest.other]['file']}"
+        names = f"{rows[closest.first]['file']} and {rows[closest.second]['file']}"
         print(f"the closest two that do not hold the same samples: {names}, error {closest.error:.3f}")
     print(f"comparing the fingerprints of the dataset: {seconds:.0f} s")
     print(f"copies paired with a recording that is not their source: {len(false_alarms)} of {len(copies)} copies")

@@ -19,7 +19,6 @@ _PUBLIC = {
     "EvaluateSettings": "evaluation.settings.EvaluateSettings",
     "FinetuneConfig": "training.config.FinetuneConfig",
     "Predictor": "inference.predictor.Predictor",
-    "RavdessTess": "data.dataset.RavdessTess",
     "Results": "evaluation.results.Results",
     "SpeechEmotion": "evaluation.results.SpeechEmotion",
     "UserError": "errors.UserError",

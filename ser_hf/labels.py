@@ -1,22 +1,7 @@
-"""The eight emotions: their order, what each corpus calls them, how they are drawn."""
+"""The eight emotions: their order, their class indices, their colours."""
 
 EMOTIONS: tuple[str, ...] = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 """The labels in the order of the class indices, which is the order of the RAVDESS codes 01-08."""
-
-RAVDESS_CODES: dict[str, str] = {f"{code:02d}": emotion for code, emotion in enumerate(EMOTIONS, start=1)}
-"""The third field of a RAVDESS file name (Livingstone and Russo 2018)."""
-
-TESS_NAMES: dict[str, str] = {
-    "neutral": "neutral",
-    "happy": "happy",
-    "sad": "sad",
-    "angry": "angry",
-    "fear": "fearful",
-    "disgust": "disgust",
-    "ps": "surprised",
-}
-"""The last field of a TESS file name; `ps` is "pleasant surprise". No calm (Pichora-Fuller and
-Dupuis 2010)."""
 
 COLOURS: dict[str, str] = {
     "neutral": "#7f7f7f",

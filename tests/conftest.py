@@ -59,7 +59,7 @@ def built(recordings, once):
     """The dataset folder of `recordings`."""
 
     def build(folder):
-        dataset.build(folder / "dataset", [str(recordings[0])], [str(recordings[1])])
+        dataset.build(folder / "dataset", {"ravdess": [recordings[0]], "tess": [recordings[1]]})
         return folder / "dataset"
 
     return once("built", build)

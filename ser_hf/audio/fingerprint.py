@@ -12,12 +12,11 @@ twice come closer than songs do. `benchmarks/near_duplicates.py` measures misses
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import sparse
+from scipy.sparse import csgraph
 
-if TYPE_CHECKING:
-    pass
 from ser_hf import audio
 from ser_hf.audio import resampling
 
@@ -52,26 +51,26 @@ _HANN = np.hanning(_WINDOW).astype(np.float32)
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The fingerprint of a recording: a word for each frame, shape `(frames,)`, and whether the
-    frame counts."""
+    """The fingerprint of a recording: arrays of shape `(frames,)`."""
 
     words: np.ndarray  # uint32
-    loud: np.ndarray  # bool
+    loud: np.ndarray  # bool: whether the frame counts
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two recordings, by position, that are the same; the second begins `offset` seconds into the
-    first."""
+    """Two recordings, by position, that are the same."""
 
-    one: int
-    other: int
+    first: int
+    second: int
     error: float
+    """Share of differing bits."""
     offset: float
+    """Seconds into the first recording at which the second begins."""
 
 
 def fingerprint(samples: np.ndarray) -> Fingerprint:
-    """The fingerprint of 16 kHz samples of shape `(samples,)`."""
+    """Return the fingerprint of 16 kHz samples of shape `(samples,)`."""
     low = resampling.resample(samples, 3, 1)
     low = np.pad(low, (0, max(0, _WINDOW + _HOP - len(low))))
     frames = np.lib.stride_tricks.sliding_window_view(low, _WINDOW)[::_HOP] * _HANN
@@ -83,69 +82,67 @@ def fingerprint(samples: np.ndarray) -> Fingerprint:
     return Fingerprint(words, loudness > max(loudness.max() * _LOUD, 1e-9))
 
 
-def near_duplicates(prints: list[Fingerprint], max_error: float = MAX_ERROR) -> list[Pair]:
-    """All pairs of recordings of whose bits at most `max_error` differ, sorted by position."""
+def near_duplicates(fingerprints: list[Fingerprint], max_error: float = MAX_ERROR) -> list[Pair]:
+    """Return all pairs of recordings of whose bits at most `max_error` differ, by position."""
     best: dict[tuple[int, int], Pair] = {}
-    for one, other, shift in _proposed(prints):
-        error = _error(prints[one], prints[other], shift)
-        known = best.get((one, other))
-        if error <= max_error and (known is None or error < known.error):
-            best[one, other] = Pair(one, other, round(error, 4), round(shift * _HOP / _RATE, 3))
+    for first, second, shift in _candidates(fingerprints):
+        error = _error(fingerprints[first], fingerprints[second], shift)
+        best_pair = best.get((first, second))
+        if error <= max_error and (best_pair is None or error < best_pair.error):
+            best[first, second] = Pair(first, second, round(error, 4), round(shift * _HOP / _RATE, 3))
     return [best[pair] for pair in sorted(best)]
 
 
-def groups(pairs: list[tuple[int, int]]) -> list[list[int]]:
-    """Pairs joined to groups: whatever is the same as a member belongs to it. Sorted.
+def group_pairs(pairs: list[tuple[int, int]]) -> list[list[int]]:
+    """Join pairs to sorted groups: whatever is the same as a member belongs to its group.
 
-    >>> groups([(0, 3), (5, 6), (3, 9)])
+    >>> group_pairs([(0, 3), (5, 6), (3, 9)])
     [[0, 3, 9], [5, 6]]
     """
-    root: dict[int, int] = {}
-
-    def find(item: int) -> int:
-        while root.setdefault(item, item) != item:
-            item = root[item]
-        return item
-
-    for one, other in pairs:
-        first, second = sorted((find(one), find(other)))
-        root[second] = first
+    if not pairs:
+        return []
+    items, edges = np.unique(np.array(pairs), return_inverse=True)
+    first, second = edges.reshape(-1, 2).T
+    graph = sparse.coo_array((np.ones(len(pairs), dtype=bool), (first, second)), shape=(len(items), len(items)))
+    _, components = csgraph.connected_components(graph, directed=False)
     members = defaultdict(list)
-    for item in sorted(root):
-        members[find(item)].append(item)
+    for item, component in zip(items.tolist(), components.tolist(), strict=True):
+        members[component].append(item)
     return sorted(members.values())
 
 
-def _proposed(prints: list[Fingerprint]) -> Iterator[tuple[int, int, int]]:
-    """Pairs of recordings that share a word, and by how many frames the second is shifted: each
-    once."""
-    loud = [np.flatnonzero(print_.loud) for print_ in prints]
-    owner = np.repeat(np.arange(len(prints)), [len(places) for places in loud])
+def _candidates(fingerprints: list[Fingerprint]) -> Iterator[tuple[int, int, int]]:
+    """Pairs of recordings that share a word, and the shift of the second in frames, each once."""
+    loud = [np.flatnonzero(fingerprint.loud) for fingerprint in fingerprints]
+    owner = np.repeat(np.arange(len(fingerprints)), [len(places) for places in loud])
     place = np.concatenate([*loud, np.array([], dtype=int)])
     words = np.concatenate(
-        [*(p.words[places] for p, places in zip(prints, loud, strict=True)), np.array([], np.uint32)]
+        [
+            *(fingerprint.words[places] for fingerprint, places in zip(fingerprints, loud, strict=True)),
+            np.array([], np.uint32),
+        ]
     )
     order = np.argsort(words, kind="stable")
     owner, place, words = owner[order], place[order], words[order]
-    found = [np.zeros((0, 3), dtype=np.int64)]
+    triples = [np.zeros((0, 3), dtype=np.int64)]
     for distance in range(1, min(_CROWD, len(words) - 1) + 1):  # the words are sorted: equal ones are neighbours
         same = np.flatnonzero(words[distance:] == words[:-distance])
         same = same[owner[same] != owner[same + distance]]
         first, second = same, same + distance
         swapped = owner[first] > owner[second]
         first, second = np.where(swapped, second, first), np.where(swapped, first, second)
-        found.append(np.stack([owner[first], owner[second], place[first] - place[second]], axis=1))
-    yield from (tuple(row) for row in np.unique(np.concatenate(found), axis=0).tolist())
+        triples.append(np.stack([owner[first], owner[second], place[first] - place[second]], axis=1))
+    yield from (tuple(row) for row in np.unique(np.concatenate(triples), axis=0).tolist())
 
 
-def _error(one: Fingerprint, other: Fingerprint, shift: int) -> float:
+def _error(first: Fingerprint, second: Fingerprint, shift: int) -> float:
     """The share of differing bits over the common frames; 1 where too few are common."""
-    begin, end = max(0, shift), min(len(one.words), len(other.words) + shift)
+    begin, end = max(0, shift), min(len(first.words), len(second.words) + shift)
     if end - begin < MIN_FRAMES:
         return 1.0
-    here, there = slice(begin, end), slice(begin - shift, end - shift)
-    counted = one.loud[here] | other.loud[there]
-    differing = (one.words[here] ^ other.words[there])[counted]
+    in_first, in_second = slice(begin, end), slice(begin - shift, end - shift)
+    counted = first.loud[in_first] | second.loud[in_second]
+    differing = (first.words[in_first] ^ second.words[in_second])[counted]
     if len(differing) < MIN_FRAMES:
         return 1.0
     return float(np.unpackbits(differing.view(np.uint8)).mean())

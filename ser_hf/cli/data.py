@@ -1,15 +1,18 @@
 """Commands about recordings and datasets: `ser-hf data`, `ser-hf data splits`, `ser-hf audit`."""
 
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, make_dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ser_hf.cli.settings import CommandLine
 from ser_hf.errors import UserError
 from ser_hf.utils import files
 
+if TYPE_CHECKING:
+    from ser_hf.data.corpora.base import Corpus
+
 NEEDS_DECISION = 3
 """The exit code of an audit that found something about which somebody has to decide."""
-DOWNLOADS = "~/.cache/ser_hf/recordings"
 
 
 @dataclass
@@ -27,17 +30,12 @@ class ReadSettings:
 
 @dataclass
 class DataSettings(ReadSettings):
-    """What `ser-hf data` reads, and where the dataset goes."""
+    """What `ser-hf data` reads, and where the dataset goes.
+
+    `data_settings` adds a field for each corpus.
+    """
 
     output: str = field(kw_only=True, metadata={"metavar": "DIR", "help": "must not exist yet"})
-    ravdess: list[str] = field(
-        default_factory=list,
-        metadata={"metavar": "DIR|ZIP ...", "action": "extend", "help": "of RAVDESS, in any layout"},
-    )
-    tess: list[str] = field(
-        default_factory=list,
-        metadata={"metavar": "DIR|ZIP ...", "action": "extend", "help": "of TESS, in any layout"},
-    )
     other: list[str] = field(
         default_factory=list,
         metadata={
@@ -48,7 +46,11 @@ class DataSettings(ReadSettings):
     )
     download: bool = field(default=False, metadata={"help": "fetch what is not given from the official records"})
     download_dir: str | None = field(
-        default=None, metadata={"metavar": "DIR", "help": f"where downloads are kept (default: {DOWNLOADS})"}
+        default=None,
+        metadata={
+            "metavar": "DIR",
+            "help": "where downloads are kept (default: our cache, $HF_HOME/ser_hf/recordings)",
+        },
     )
     synthetic: bool = field(default=False, metadata={"help": "write and use the synthetic voices instead"})
     push_to_hub: str | None = field(
@@ -58,12 +60,32 @@ class DataSettings(ReadSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.synthetic and (self.ravdess or self.tess or self.other or self.download):
-            raise UserError("--synthetic makes its own recordings: leave out --ravdess, --tess, --other and --download")
+        if self.synthetic and (any(self.folders().values()) or self.other or self.download):
+            flags = ", ".join(f"--{name}" for name in [*self.folders(), "other"])
+            raise UserError(f"--synthetic makes its own recordings: leave out {flags} and --download")
         if self.download_dir and not self.download:
             raise UserError("--download_dir goes with --download")
         if self.public and not self.push_to_hub:
             raise UserError("--public goes with --push_to_hub REPO")
+
+    def folders(self) -> dict[str, list[str]]:
+        """Return the folders and zips of each corpus by its name."""
+        from ser_hf.data.corpora import CORPORA
+
+        return {name: getattr(self, name) for name in CORPORA}
+
+
+def data_settings() -> type[DataSettings]:
+    """Return `DataSettings` with a flag for each corpus."""
+    from ser_hf.data.corpora import CORPORA
+
+    def flag(corpus: "Corpus") -> Field:
+        help_text = f"of {corpus.title}, in any layout"
+        metadata = {"metavar": "DIR|ZIP ...", "action": "extend", "help": help_text}
+        return field(default_factory=list, metadata=metadata)
+
+    fields = [(name, list[str], flag(corpus)) for name, corpus in CORPORA.items()]
+    return make_dataclass("DataSettings", fields, bases=(DataSettings,))
 
 
 @dataclass
@@ -71,7 +93,7 @@ class AuditSettings(ReadSettings):
     """What `ser-hf audit` reads, and where its report goes."""
 
     folders: list[str] = field(
-        kw_only=True, metadata={"positional": True, "metavar": "DIR|ZIP ...", "help": "of RAVDESS, TESS or both"}
+        kw_only=True, metadata={"positional": True, "metavar": "DIR|ZIP ...", "help": "of any corpora"}
     )
     output: str | None = field(
         default=None, metadata={"metavar": "DIR", "help": "gets audit.json and audit.html; must not exist yet"}
@@ -83,21 +105,21 @@ def data(line: CommandLine) -> None:
 
     `ser-hf data splits` shows which clips a protocol puts on which side.
     """
-    settings = line.parse(DataSettings)
+    settings = line.parse(data_settings())
     files.refuse_existing(settings.output)
     from ser_hf.data import dataset, describe
+    from ser_hf.data.corpora.scan import scan_sources
 
     if settings.push_to_hub:
         from ser_hf.hub import repositories
 
         if not settings.synthetic and not settings.download:
             # a wrong folder must show before a repository is made
-            dataset.scan(settings.ravdess, settings.tess, settings.other)
+            scan_sources(settings.folders(), settings.other)
         repo = repositories.check_push(settings.push_to_hub, private=not settings.public)
     if settings.download:
         _download(settings)
-    sources = (settings.ravdess, settings.tess, settings.synthetic, settings.num_proc, settings.other)
-    report = dataset.build(settings.output, *sources)
+    report = dataset.build(settings.output, settings.folders(), settings.other, settings.synthetic, settings.num_proc)
     print(describe.counts_table(report))
     print(f"dataset: {settings.output}  (with its card README.md, and audit.json)")
     if settings.push_to_hub:
@@ -107,11 +129,14 @@ def data(line: CommandLine) -> None:
 def _download(settings: DataSettings) -> None:
     """Download each corpus that no flag names, and set it as if a flag had."""
     from ser_hf.data import download
+    from ser_hf.data.corpora import CORPORA
 
-    folder = Path(settings.download_dir or DOWNLOADS).expanduser()
-    missing = [corpus for corpus in ("ravdess", "tess") if not getattr(settings, corpus)]
+    folder = Path(settings.download_dir).expanduser() if settings.download_dir else files.cache_dir("recordings")
+    available = [name for name, corpus in CORPORA.items() if corpus.record is not None]
+    missing = [name for name in available if not getattr(settings, name)]
     if not missing:
-        raise UserError("--download has nothing to fetch beside --ravdess and --tess: leave one of the three out")
+        flags = " and ".join(f"--{name}" for name in available)
+        raise UserError(f"--download has nothing to fetch beside {flags}: leave one of them out")
     for corpus, paths in download.fetch(missing, folder).items():
         setattr(settings, corpus, [str(path) for path in paths])
 

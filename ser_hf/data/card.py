@@ -5,11 +5,10 @@ from pathlib import Path
 import datasets
 from huggingface_hub import DatasetCardData
 
-from ser_hf.data.corpora import ravdess, tess
+from ser_hf.data.corpora import CORPORA
+from ser_hf.data.corpora.base import Corpus
 from ser_hf.labels import EMOTIONS
 from ser_hf.utils import templates
-
-_LICENCES = {"ravdess": "cc-by-nc-sa-4.0", "tess": "cc-by-nc-nd-4.0"}
 
 
 def dataset_card(report: dict, features: datasets.Features, shards: list[Path]) -> str:
@@ -22,14 +21,17 @@ def dataset_card(report: dict, features: datasets.Features, shards: list[Path]) 
     """
     # synthetic voices stand in for both corpora and are under the licence of neither
     corpora = [] if report["notice"] else list(dict.fromkeys(group.split()[0] for group in report["counts"]))
+    official = [CORPORA[name] for name in corpora if name in CORPORA]
+    only_official = len(official) == len(corpora)  # of other corpora the card knows no more than the name
     size = sum(shard.stat().st_size for shard in shards)
     split = datasets.SplitInfo(name="train", num_bytes=size, num_examples=report["recordings"])
     info = datasets.DatasetInfo(
         features=features, splits=datasets.SplitDict({"train": split}), download_size=size, dataset_size=size
     )
     front_matter = DatasetCardData(
-        license=list(dict.fromkeys(_LICENCES.get(corpus, "other") for corpus in corpora)) or "other",
-        language="en" if set(corpora) <= set(_LICENCES) else None,  # the language of others is unknown
+        license=list(dict.fromkeys(CORPORA[name].licence_id if name in CORPORA else "other" for name in corpora))
+        or "other",
+        language=_language(official) if only_official else None,
         task_categories=["audio-classification"],
         tags=["speech-emotion-recognition", "ser_hf"],
         pretty_name="Speech emotion: " + (" and ".join(map(str.upper, corpora)) or "synthetic voices"),
@@ -37,15 +39,73 @@ def dataset_card(report: dict, features: datasets.Features, shards: list[Path]) 
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}],
         dataset_info=info._to_yaml_dict(),
     )
-    official = {"ravdess": ravdess.LICENCE, "tess": tess.LICENCE}
     return templates.render_card(
         "dataset.md.jinja",
         front_matter,
         r=report,
         emotions=EMOTIONS,
-        corpora=corpora,
-        licences=[official.get(corpus, f"{corpus}: the licence of its source") for corpus in corpora],
+        statements=[f"{corpus.title}: {corpus.statements}" for corpus in CORPORA.values()],
+        accents=list(dict.fromkeys(corpus.accent for corpus in official)) if only_official else [],
+        confounds=_confounds(official) if only_official else "",
+        licences=[
+            CORPORA[name].licence if name in CORPORA else f"{name}: the licence of its source" for name in corpora
+        ],
+        conditions=_conditions(official),
+        citations=[corpus.citation for corpus in official],
     )
+
+
+def _language(official: list[Corpus]) -> str | list[str]:
+    languages = list(dict.fromkeys(corpus.language for corpus in official)) or ["en"]
+    return languages[0] if len(languages) == 1 else languages
+
+
+def _confounds(official: list[Corpus]) -> str:
+    """A sentence about what a model could learn in place of emotion where corpora are mixed."""
+    if len(official) < 2:
+        return ""
+    acted = {corpus.title: set().union(*corpus.emotions().values()) for corpus in official}
+    reasons = []
+    for emotion in EMOTIONS:
+        titles = [title for title, emotions in acted.items() if emotion in emotions]
+        if len(titles) == 1:
+            reasons.append(f"{emotion} is acted in {titles[0]} alone")
+    confounded = ["emotion", "corpus"] if reasons else []
+    owners = {"female": "a woman's", "male": "a man's"}
+    for corpus in official:
+        sexes = corpus.sexes()
+        if len(sexes) == 1:
+            reasons.append(f"every {corpus.title} voice is {owners[sexes.pop()]}")
+            confounded = [*(confounded or ["corpus"]), "sex"] if "sex" not in confounded else confounded
+    if not reasons:
+        return ""
+    sentence = f"{_joined(reasons)}, so that {_joined(confounded)} are confounded."
+    return sentence[0].upper() + sentence[1:]
+
+
+def _conditions(official: list[Corpus]) -> str:
+    """What the licences of the corpora forbid, as the beginning of a sentence."""
+    titles = [corpus.title for corpus in official if corpus.forbids_commercial_use]
+    fixed = [corpus.title for corpus in official if corpus.forbids_changed_forms]
+    if len(titles) == len(official) == 2:
+        subject, verb = "Both", "forbid"
+    else:
+        subject, verb = _joined(titles), "forbids" if len(titles) == 1 else "forbid"
+    parts = [f"{subject} {verb} commercial use"] if titles else []
+    if fixed and titles:
+        parts.append(f"and {_joined(fixed)} to pass on a changed form")
+    elif fixed:
+        parts.append(f"{_joined(fixed)} {'forbids' if len(fixed) == 1 else 'forbid'} to pass on a changed form")
+    return ", ".join(parts)
+
+
+def _joined(words: list[str]) -> str:
+    """Words as a list in a sentence.
+
+    >>> _joined(["emotion", "corpus", "sex"])
+    'emotion, corpus and sex'
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _size_category(recordings: int) -> str:

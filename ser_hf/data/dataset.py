@@ -1,11 +1,9 @@
-"""Recordings -> one labelled dataset, in Parquet and in Arrow, that every loader reads without
-FFmpeg."""
+"""From recordings to one labelled dataset, in Parquet and Arrow, which is read without FFmpeg."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -18,9 +16,10 @@ from threadpoolctl import threadpool_limits
 
 from ser_hf import audio
 from ser_hf.data import card, describe
-from ser_hf.data.corpora import base, custom, synthetic
-from ser_hf.data.corpora.base import Recording, Scan
-from ser_hf.errors import UserError
+from ser_hf.data.corpora import synthetic
+from ser_hf.data.corpora.base import Recording
+from ser_hf.data.corpora.scan import scan_sources
+from ser_hf.errors import UserError, first_line
 from ser_hf.labels import EMOTIONS
 from ser_hf.utils import files
 
@@ -48,47 +47,43 @@ class DatasetError(UserError):
     """A dataset that cannot be built, or a folder that is none."""
 
 
-@dataclass
-class RavdessTessConfig(datasets.BuilderConfig):
-    """The folders and zips of the recordings, and the descriptions of other corpora; any list may
-    be empty."""
+class RecordingsBuilder(datasets.ArrowBasedBuilder):
+    """Writes scanned recordings, as one `datasets` builder.
 
-    ravdess: list[str] = field(default_factory=list)
-    tess: list[str] = field(default_factory=list)
-    other: list[str] = field(default_factory=list)
-    workers: int = 1
+    Rows come in the order of the recordings, whatever the number of workers. The builder yields
+    Arrow tables because encoding through the `Audio` feature would need FFmpeg.
 
-
-class RavdessTess(datasets.ArrowBasedBuilder):
-    """RAVDESS, TESS and whatever else is described, as one `datasets` builder.
-
-    Rows come sorted by corpus and official name, whatever the layout and the number of workers. It
-    yields Arrow tables because encoding through the `Audio` feature would need FFmpeg.
+    Args:
+        recordings: of all corpora, in the order of the rows.
+        workers: recordings decoded at a time.
+        cache_dir: folder for what `datasets` writes.
     """
 
-    BUILDER_CONFIG_CLASS = RavdessTessConfig
-    BUILDER_CONFIGS = [RavdessTessConfig(name="default", version=datasets.Version("1.1.0"))]  # noqa: RUF012
+    VERSION = datasets.Version("1.1.0")
+
+    def __init__(self, recordings: Sequence[Recording], workers: int, cache_dir: str) -> None:
+        super().__init__(cache_dir=cache_dir)
+        self._recordings = recordings
+        self._workers = workers
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=FEATURES)
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        scans = scan(self.config.ravdess, self.config.tess, self.config.other)
-        recordings = tuple(recording for found in scans.values() for recording in found.recordings)
-        generator = datasets.SplitGenerator(name="train", gen_kwargs={"recordings": recordings})
+        generator = datasets.SplitGenerator(name="train")
         # gives the progress bar its total
-        generator.split_info = datasets.SplitInfo(name="train", num_examples=len(recordings))
+        generator.split_info = datasets.SplitInfo(name="train", num_examples=len(self._recordings))
         return [generator]
 
-    def _generate_tables(self, recordings: tuple[Recording, ...]) -> Iterator[tuple[int, pa.Table]]:
+    def _generate_tables(self) -> Iterator[tuple[int, pa.Table]]:
         # Decoding, resampling and FLAC all run outside Python's lock, so threads do. One batch is
         # written while the next is decoded, which bounds the memory. Each matrix product stays on
         # its thread: there are enough of them.
-        rows = iter(recordings)
-        with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(self.config.workers) as pool:
+        recordings = iter(self._recordings)
+        with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(self._workers) as pool:
 
             def start() -> list[Future]:
-                return [pool.submit(_row, recording) for recording in islice(rows, _BATCH)]
+                return [pool.submit(_row, recording) for recording in islice(recordings, _BATCH)]
 
             number, batch = 0, start()
             try:
@@ -101,77 +96,48 @@ class RavdessTess(datasets.ArrowBasedBuilder):
                 pool.shutdown(cancel_futures=True)
 
 
-def scan(ravdess: Sequence[str], tess: Sequence[str], other: Sequence[str] = ()) -> dict[str, Scan]:
-    """Scan the folders of each corpus that has any, by corpus; what one corpus uses is not
-    unmatched in another.
-
-    Raises:
-        DatasetError: where nothing is given, or two descriptions have one name.
-        CorpusError: where a folder or description does not hold what it should.
-    """
-    scans = {name: base.scan(list(given), name) for name, given in (("ravdess", ravdess), ("tess", tess)) if given}
-    for spec in other:
-        name = custom.Spec.read(spec).corpus
-        if name in scans:
-            raise DatasetError(f"two corpora are called '{name}': give '{spec}' another name")
-        scans[name] = custom.scan(spec)
-    if not scans:
-        raise DatasetError("no recordings given: name folders with --ravdess and --tess, or pass --synthetic")
-    for name, found in scans.items():
-        if left := {file.place: file for file in found.unmatched}:
-            for other in (its for its_name, its in scans.items() if its_name != name):
-                for file in (*(recording.file for recording in other.recordings), *other.duplicates):
-                    left.pop(file.place, None)
-            found.unmatched = list(left.values())
-    return scans
-
-
 def build(
     output: str | PathLike,
-    ravdess: Sequence[str] = (),
-    tess: Sequence[str] = (),
+    folders: Mapping[str, Sequence[str | PathLike]] | None = None,
+    descriptions: Sequence[str | PathLike] = (),
     make_synthetic: bool = False,
     num_proc: int | None = None,
-    other: Sequence[str] = (),
 ) -> dict:
     """Build the dataset into a folder that appears only when it is complete.
 
     The folder is what the Hub gets - `data/train-*.parquet`, the card `README.md` with `pictures/`,
-    `audit.json` - and the same rows as Arrow in `train/`, which `load_from_disk` maps. Memory does
-    not grow with the recordings.
+    `audit.json` - and the same rows as Arrow in `train/`, which `load_from_disk` maps. Rows are
+    sorted by corpus and official name, whatever the layout of the folders. Samples of all
+    recordings are never in memory at once.
 
     Args:
         output: must not exist yet.
-        ravdess: folders and zips of RAVDESS, in any layout.
-        tess: folders and zips of TESS, in any layout.
-        make_synthetic: write both corpora with the synthetic voice into `output/recordings` and use
-            those.
+        folders: folders and zips of each corpus, in any layout, by its name in `CORPORA`.
+        descriptions: YAML files of other corpora (`ser_hf.data.corpora.custom`).
+        make_synthetic: write RAVDESS and TESS with the synthetic voice into `output/recordings` and
+            read those instead.
         num_proc: recordings decoded at a time; the number of cores where None.
-        other: descriptions of other corpora (`ser_hf.data.corpora.custom`).
 
     Returns:
-        What `output/audit.json` says: counts, what was dropped, what is flagged
+        The content of `output/audit.json`: counts, what was dropped, what is flagged
         (`ser_hf.data.describe.summarise`).
 
     Raises:
         UserError: if `output` exists.
-        DatasetError: if no folder is given.
-        CorpusError: if a folder is missing, empty or of another corpus.
+        CorpusError: if nothing is given, or a folder is missing, empty or of another corpus.
         ArchiveError: if a zip cannot be read.
         AudioError: if a recording cannot be decoded; it is named.
     """
     files.refuse_existing(output)
-    folders = {"ravdess": list(map(str, ravdess)), "tess": list(map(str, tess)), "other": list(map(str, other))}
-    scans = {} if make_synthetic else scan(**folders)  # complains before anything is written
+    # before the folder is made, so that wrong sources leave nothing behind
+    scans = {} if make_synthetic else scan_sources(folders or {}, descriptions)
     with files.new_folder(output) as partial:
         if make_synthetic:
-            made = synthetic.write_corpora(partial / "recordings")
-            folders = {"ravdess": [str(made[0])], "tess": [str(made[1])]}
-            scans = scan(**folders)
+            ravdess, tess = synthetic.write_corpora(partial / "recordings")
+            scans = scan_sources({"ravdess": [ravdess], "tess": [tess]})
         notice = synthetic.NOTICE if make_synthetic else ""
-        for found in scans.values():
-            found.recordings.clear()  # the builder finds them again, and one list of them is enough
-        shards = _write_parquet(folders, partial, num_proc or joblib.cpu_count())
+        recordings = [recording for scan in scans.values() for recording in scan.recordings]
+        shards = _write_parquet(recordings, partial, num_proc or joblib.cpu_count())
         _write_arrow(shards, partial, notice)
         columns = pa.concat_tables(pq.read_table(shard, columns=list(FEATURES)[1:]) for shard in shards)
         report = describe.summarise(scans, columns, notice)
@@ -188,7 +154,7 @@ def load(source: str | PathLike) -> datasets.Dataset:
         DatasetError: if it is no dataset, or lacks a column.
     """
     path = Path(source)
-    stored = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+    stored = _is_arrow_folder(path)
     if path.exists() and not stored and not any(path.glob("data/*.parquet")):
         raise DatasetError(f"'{source}' is no dataset: build one with `ser-hf data --output {source}-dataset`")
     try:
@@ -200,9 +166,8 @@ def load(source: str | PathLike) -> datasets.Dataset:
         OSError,
         datasets.exceptions.DatasetGenerationError,
     ) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-        what = "cannot be read" if path.exists() else "is neither a folder nor a dataset that the Hub gave"
-        raise DatasetError(f"'{source}' {what} ({reason})") from error
+        problem = "cannot be read" if path.exists() else "is neither a folder nor a dataset that the Hub gave"
+        raise DatasetError(f"'{source}' {problem} ({first_line(error)[:160]})") from error
     if isinstance(rows, datasets.DatasetDict):
         description = next(iter(rows.values())).info.description
         rows = datasets.concatenate_datasets([rows[name] for name in rows])
@@ -215,11 +180,14 @@ def load(source: str | PathLike) -> datasets.Dataset:
     return rows.cast_column("audio", FEATURES["audio"])
 
 
-def _write_parquet(folders: dict[str, list[str]], partial: Path, workers: int) -> list[Path]:
-    """`data/train-*.parquet`, through the builder, which leaves locks and the folders of this
-    machine beside them."""
+def _write_parquet(recordings: Sequence[Recording], partial: Path, workers: int) -> list[Path]:
+    """Write `data/train-*.parquet` through the builder, and return the files.
+
+    The builder works in a folder of its own, because it leaves locks and paths of this machine
+    beside the files.
+    """
     cache = partial.parent / "cache"
-    builder = RavdessTess(cache_dir=str(cache), workers=workers, **folders)
+    builder = RecordingsBuilder(recordings, workers, cache_dir=str(cache))
     try:
         builder.download_and_prepare(
             output_dir=str(cache / "built"), file_format="parquet", max_shard_size=MAX_SHARD_SIZE
@@ -237,7 +205,7 @@ def _write_parquet(folders: dict[str, list[str]], partial: Path, workers: int) -
 
 
 def _write_arrow(shards: list[Path], partial: Path, notice: str) -> None:
-    """The same rows where `load_from_disk` finds them, copied batch by batch."""
+    """Write the rows of the Parquet files where `load_from_disk` finds them, batch by batch."""
 
     def batches() -> Iterator[pa.RecordBatch]:
         for shard in shards:
@@ -256,10 +224,26 @@ def _write_arrow(shards: list[Path], partial: Path, notice: str) -> None:
         fingerprint=digest.hexdigest()[:16],
     )
     datasets.DatasetDict(train=first).save_to_disk(partial)
-    (file,) = (partial / "train").glob("*.arrow")
-    with pa.ipc.new_stream(str(file), schema) as writer:
+    with pa.ipc.new_stream(str(_arrow_file(partial)), schema) as writer:
         for batch in batches():
             writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+
+
+# The next two functions rely on how `save_to_disk` of the pinned `datasets` lays out a folder:
+# `dataset_dict.json` and a folder a split, in it `state.json`, and one Arrow stream for a small
+# dataset. `datasets` promises none of it. It has no way to write a dataset in batches, which bounds
+# the memory here.
+
+
+def _is_arrow_folder(path: Path) -> bool:
+    """Whether `load_from_disk` reads a folder: a dict of splits, or one split."""
+    return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+
+
+def _arrow_file(folder: Path) -> Path:
+    """The one Arrow stream of the split `train` that `save_to_disk` wrote."""
+    (file,) = (folder / "train").glob("*.arrow")
+    return file
 
 
 def _row(recording: Recording) -> dict:

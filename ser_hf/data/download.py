@@ -1,9 +1,9 @@
 """The official recordings, fetched, resumed and verified.
 
-Zenodo: bytes and MD5 of both RAVDESS archives stand in `corpora.ravdess.ARCHIVES`. Dataverse: the
-TESS record lists its 2,800 files with sizes and checksums
-(https://guides.dataverse.org/en/latest/api/native-api.html and dataaccess.html beside it); the
-names it must hold stand in `corpora.tess`. Resuming: ranges of RFC 9110, section 14.
+A corpus names its record (`corpora.base.Corpus.record`). Zenodo: size and MD5 of each archive stand
+in the corpus's entry. Dataverse: the record lists its files with sizes and checksums
+(https://guides.dataverse.org/en/latest/api/native-api.html and dataaccess.html beside it), and the
+inventory of the corpus has the names it must hold. Resuming: ranges of RFC 9110, section 14.
 """
 
 import hashlib
@@ -20,7 +20,8 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
-from ser_hf.data.corpora import ravdess, tess
+from ser_hf.data.corpora import CORPORA
+from ser_hf.data.corpora.base import Corpus, DataverseRecord, ZenodoRecord
 from ser_hf.errors import UserError
 
 TIMEOUT = httpx.Timeout(60.0, connect=10.0)
@@ -39,38 +40,38 @@ class DownloadError(UserError):
     """What cannot be downloaded; the message names it and the remedy."""
 
 
-def fetch(
-    corpora: Sequence[str], folder: Path, zenodo: str = "https://zenodo.org", dataverse: str = "https://borealisdata.ca"
-) -> dict[str, list[Path]]:
-    """Download official recordings: what is there already is verified anew, what broke off is
-    continued.
+def fetch(corpora: Sequence[str], folder: Path, server: str | None = None) -> dict[str, list[Path]]:
+    """Download official recordings; what is there already is verified, what broke off is continued.
 
-    The licence of each corpus is printed before anything is asked for.
+    The licence of each corpus is printed before the first request.
 
     Args:
-        corpora: any of `ravdess` and `tess`.
-        folder: receives `ravdess/Audio_*_Actors_01-24.zip` and `tess/OAF_angry/OAF_back_angry.wav`.
-        zenodo: the server of RAVDESS.
-        dataverse: the server of TESS.
+        corpora: names of corpora that have a record.
+        folder: receives a folder for each corpus, such as `ravdess/Audio_*_Actors_01-24.zip` and
+            `tess/OAF_angry/OAF_back_angry.wav`.
+        server: address of a server in place of those of the records.
 
     Returns:
-        For each corpus what lies ready: the two archives of RAVDESS, the one folder of TESS.
+        For each corpus what can be scanned: the archives of a Zenodo record, the folder of a
+        Dataverse record.
 
     Raises:
         DownloadError: if a server fails, refuses or sends something else than recorded, or the disk
             is too small.
     """
-    sources = {"ravdess": (ravdess.LICENCE, _ravdess, zenodo), "tess": (tess.LICENCE, _tess, dataverse)}
-    for corpus in corpora:
-        if corpus not in sources:
-            raise DownloadError(f"'{corpus}' cannot be downloaded: {' and '.join(sources)} can")
+    fetchers = {ZenodoRecord: _fetch_zenodo, DataverseRecord: _fetch_dataverse}
+    available = [name for name, corpus in CORPORA.items() if corpus.record is not None]
+    for name in corpora:
+        if name not in available:
+            raise DownloadError(f"'{name}' cannot be downloaded: {' and '.join(available)} can")
     ready = {}
-    for corpus in corpora:
-        print(sources[corpus][0], flush=True)
+    for name in corpora:
+        print(CORPORA[name].licence, flush=True)
     with _client() as client:
-        for corpus in corpora:
-            _, get, server = sources[corpus]
-            ready[corpus] = get(client, Path(folder, corpus), server.rstrip("/"))
+        for name in corpora:
+            corpus = CORPORA[name]
+            address = (server or corpus.record.server).rstrip("/")
+            ready[name] = fetchers[type(corpus.record)](client, corpus, Path(folder, name), address)
     return ready
 
 
@@ -88,12 +89,12 @@ def _client() -> httpx.Client:
         raise DownloadError(f"the proxy that HTTP(S)_PROXY or ALL_PROXY names cannot be used: {error}") from None
 
 
-def _ravdess(client: httpx.Client, folder: Path, server: str) -> list[Path]:
-    page = f"{server}/records/{ravdess.ZENODO_RECORD}"
-    record = _Record(client, f"or download by hand from {page} and pass it with --ravdess")
+def _fetch_zenodo(client: httpx.Client, corpus: Corpus, folder: Path, server: str) -> list[Path]:
+    page = f"{server}/records/{corpus.record.number}"
+    record = _Record(client, f"or download by hand from {page} and pass it with --{corpus.name}")
     files = [
         _File(folder / name, f"{page}/files/{name}?download=1", size, "md5", digest)
-        for name, (size, digest) in ravdess.ARCHIVES.items()
+        for name, (size, digest) in corpus.record.archives.items()
     ]
     for file in _missing(files, folder):
         with tqdm(desc=file.path.name, total=file.size, initial=file.arrived(), **_BAR) as bar:
@@ -101,27 +102,27 @@ def _ravdess(client: httpx.Client, folder: Path, server: str) -> list[Path]:
     return [file.path for file in files]
 
 
-def _tess(client: httpx.Client, folder: Path, server: str) -> list[Path]:
-    page = f"https://doi.org/{tess.DOI.removeprefix('doi:')}"
-    record = _Record(client, f"or download by hand from {page} and pass the folder with --tess")
-    url = f"{server}/api/datasets/:persistentId/?persistentId={tess.DOI}"
-    answer = record.request(url, _read)
+def _fetch_dataverse(client: httpx.Client, corpus: Corpus, folder: Path, server: str) -> list[Path]:
+    page = f"https://doi.org/{corpus.record.doi.removeprefix('doi:')}"
+    record = _Record(client, f"or download by hand from {page} and pass the folder with --{corpus.name}")
+    url = f"{server}/api/datasets/:persistentId/?persistentId={corpus.record.doi}"
+    content = record.request(url, _read_listing)
     try:
-        listing = json.loads(answer)["data"]["latestVersion"]["files"]
-        files, others = _listed(listing, folder, f"{server}/api/access/datafile")
+        listing = json.loads(content)["data"]["latestVersion"]["files"]
+        files, others = _official_files(corpus, listing, folder, f"{server}/api/access/datafile")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise DownloadError(f"{url} holds no listing to be used ({reason}): try again {record.remedy}") from None
-    lacking = sorted(set(tess.inventory()) - set(files))
+    lacking = sorted(set(corpus.inventory()) - set(files))
     if lacking:
         names = ", ".join(lacking[:3]) + (" ..." if len(lacking) > 3 else "")
         raise DownloadError(f"{url} lacks {len(lacking):,} recordings ({names}): try again {record.remedy}")
     if others:
-        print(f"left out of the TESS record: {', '.join(map(repr, others))}", flush=True)
+        print(f"left out of the {corpus.title} record: {', '.join(map(repr, others))}", flush=True)
     missing = _missing(list(files.values()), folder)
     pool = ThreadPoolExecutor(THREADS)
     try:
-        with tqdm(desc="TESS", total=sum(file.size for file in missing), **_BAR) as bar:
+        with tqdm(desc=corpus.title, total=sum(file.size for file in missing), **_BAR) as bar:
             running = {pool.submit(record.download, file): file for file in missing}
             for future in as_completed(running):
                 future.result()
@@ -132,15 +133,17 @@ def _tess(client: httpx.Client, folder: Path, server: str) -> list[Path]:
     return [folder]
 
 
-def _listed(listing: list[dict], folder: Path, access: str) -> tuple[dict[str, "_File"], list[str]]:
+def _official_files(
+    corpus: Corpus, listing: list[dict], folder: Path, access: str
+) -> tuple[dict[str, "_File"], list[str]]:
     """The official recordings of a Dataverse listing by key, and the names of all else."""
-    official, files, others = tess.inventory(), {}, []
+    inventory, files, others = corpus.inventory(), {}, []
     for data in (entry["dataFile"] for entry in listing):
         name = data["filename"]
         if name in ("", ".", "..") or re.search(r"[/\\\0]", name):
             raise ValueError(f"{name!r} is no file name")
-        key = (tess.parse(PurePath(name)) or {}).get("key")
-        if key not in official or key in files or not name.lower().endswith(".wav"):
+        key = (corpus.parse(PurePath(name)) or {}).get("key")
+        if key not in inventory or key in files or not name.lower().endswith(".wav"):
             others.append(name)
             continue
         # old servers name an MD5 only, later ones the kind as well
@@ -148,12 +151,12 @@ def _listed(listing: list[dict], folder: Path, access: str) -> tuple[dict[str, "
         kind, digest, size = _ALGORITHMS[checksum["type"].upper()], checksum["value"].lower(), data["filesize"]
         if not isinstance(size, int) or not 0 < size <= MAX_BYTES:
             raise ValueError(f"{name} of {size} bytes")
-        actress, _, emotion = key.split("_")
-        files[key] = _File(folder / f"{actress}_{emotion}" / name, f"{access}/{data['id']:d}", size, kind, digest)
+        path = folder / corpus.record.folder(key) / name
+        files[key] = _File(path, f"{access}/{data['id']:d}", size, kind, digest)
     return files, others
 
 
-def _read(response: httpx.Response) -> bytearray:
+def _read_listing(response: httpx.Response) -> bytearray:
     content = bytearray()
     for chunk in response.iter_bytes():
         content += chunk
@@ -188,15 +191,19 @@ class _File:
 
 
 def _missing(files: list[_File], folder: Path) -> list[_File]:
-    """Those that must be downloaded; there are folders and room for them."""
+    """Return the files that must be downloaded, after their folders are made.
+
+    Raises:
+        DownloadError: if the disk is too small for them.
+    """
     missing = [file for file in files if not file.is_ready()]
     for place in {folder, *(file.path.parent for file in missing)}:
         place.mkdir(parents=True, exist_ok=True)
-    _room(folder, sum(max(file.size - file.arrived(), 0) for file in missing))
+    _require_space(folder, sum(max(file.size - file.arrived(), 0) for file in missing))
     return missing
 
 
-def _room(folder: Path, need: int) -> None:
+def _require_space(folder: Path, need: int) -> None:
     free = shutil.disk_usage(folder).free
     if need > free:
         raise DownloadError(f"'{folder}' has {free / 1e6:,.0f} MB free and {need / 1e6:,.0f} MB are needed: make room")
@@ -204,27 +211,29 @@ def _room(folder: Path, need: int) -> None:
 
 @dataclass(frozen=True)
 class _Record:
-    """A record of a server: how it is asked, what to do where it fails, and the signal that ends
-    all waiting."""
+    """A record on a server: the client, the remedy in errors, the signal that ends all waits."""
 
     client: httpx.Client
     remedy: str
     stop: threading.Event = field(default_factory=threading.Event)
 
     def request(self, url: str, receive: Callable[[httpx.Response], Any], start: Callable[[], int] = int) -> Any:
-        """What `receive` makes of the answer, asked for from byte `start()`; what breaks off or is
-        busy comes again."""
+        """Request a file from byte `start()`, again where that breaks off; `receive` reads it.
+
+        Returns:
+            What `receive` returns.
+        """
         for attempt in range(ATTEMPTS):
             wait, begin = BACKOFF * 2**attempt, start()
             try:
                 with self.client.stream("GET", url, headers={"Range": f"bytes={begin}-"} if begin else {}) as response:
-                    status, asked = response.status_code, response.headers.get("Retry-After", "")
+                    status, retry_after = response.status_code, response.headers.get("Retry-After", "")
                     if status in (200, 206, 416):
                         return receive(response)
                     if status not in (429, 500, 502, 503, 504):
                         raise DownloadError(f"{url} answers {status}: try again {self.remedy}")
                     problem = f"it answers {status}"
-                    wait = max(wait, min(int(asked), MAX_WAIT)) if re.fullmatch(r"\d{1,9}", asked) else wait
+                    wait = max(wait, min(int(retry_after), MAX_WAIT)) if re.fullmatch(r"\d{1,9}", retry_after) else wait
             except httpx.TransportError as error:
                 problem = str(error) or type(error).__name__
             except (httpx.RequestError, httpx.InvalidURL) as error:
@@ -234,39 +243,41 @@ class _Record:
         raise DownloadError(f"{url} fails {ATTEMPTS} times ({problem}): run it again to go on {self.remedy}")
 
     def download(self, file: _File, bar: tqdm | None = None) -> None:
-        """Give a file its name once size and checksum are right; a wrong checksum is tried once
-        more from zero."""
+        """Download a file, which gets its name once size and checksum are right.
+
+        After a wrong checksum it is downloaded once more from the first byte.
+        """
         for _ in range(2):
             if file.arrived() < file.size:
                 self.request(file.url, lambda response: self._append(response, file, bar), start=file.arrived)
-            got = file.hash(file.partial)
-            if got == file.digest:
+            digest = file.hash(file.partial)
+            if digest == file.digest:
                 file.partial.replace(file.path)
                 return
             file.partial.unlink()
-        wrong = f"{file.algorithm} {got} instead of {file.digest}"
+        wrong = f"{file.algorithm} {digest} instead of {file.digest}"
         raise DownloadError(f"{file.url} does not match its checksum ({wrong}): try again {self.remedy}")
 
     def _append(self, response: httpx.Response, file: _File, bar: tqdm | None) -> None:
-        have, total = 0, response.headers.get("Content-Length")
+        received, total = 0, response.headers.get("Content-Length")
         if response.status_code != 200:  # 206, or 416, which names no range that is served
             served = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if served is None or int(served[1]) != file.arrived():
                 file.partial.unlink(missing_ok=True)
                 raise httpx.RemoteProtocolError("it does not serve the rest alone")
-            have, total = int(served[1]), served[2]
+            received, total = int(served[1]), served[2]
         if total not in (None, "*", str(file.size)):
             raise DownloadError(f"{file.url} has {total} bytes instead of {file.size}: try again {self.remedy}")
-        with file.partial.open("ab" if have else "wb") as output:
+        with file.partial.open("ab" if received else "wb") as output:
             for chunk in response.iter_raw():  # in pieces as they arrive: what a buffer holds would be lost
-                have += len(chunk)
-                if have > file.size:
+                received += len(chunk)
+                if received > file.size:
                     break
                 output.write(chunk)
                 if bar is not None:
-                    bar.update(have - bar.n)
-        if have > file.size:
+                    bar.update(received - bar.n)
+        if received > file.size:
             file.partial.unlink()
             raise DownloadError(f"{file.url} sends more than its {file.size} bytes: try again {self.remedy}")
-        if have < file.size:
-            raise httpx.RemoteProtocolError(f"it breaks off at {have} of {file.size} bytes")
+        if received < file.size:
+            raise httpx.RemoteProtocolError(f"it breaks off at {received} of {file.size} bytes")

@@ -11,7 +11,7 @@ import torch
 from scipy.special import softmax
 
 from ser_hf import __version__
-from ser_hf.data.corpora import ravdess, tess
+from ser_hf.data.corpora import CORPORA
 from ser_hf.evaluation import calibration, metrics
 from ser_hf.evaluation.predictions import model_outputs, rows_tested
 from ser_hf.evaluation.results import GROUPS, Results, score
@@ -189,7 +189,7 @@ def _describe_data(dataset: datasets.Dataset, splits: list[Split]) -> dict:
     used = sorted({row for split in splits for row in (*split.train, *split.validation, *split.test)})
     rows = dataset.select(used).select_columns(["corpus", "speaker", "duration"])
     corpora, speakers = np.array(rows["corpus"]), np.array(rows["speaker"])
-    official = {} if dataset.info.description else {"ravdess": ravdess.LICENCE, "tess": tess.LICENCE}
+    official = {} if dataset.info.description else {name: corpus.licence for name, corpus in CORPORA.items()}
     return {
         "clips": len(used),
         "hours": round(sum(rows["duration"]) / 3600, 2),

@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ser_hf.data.corpora import CORPORA
 from ser_hf.evaluation import plots
 from ser_hf.evaluation.results import Results, ResultsError
 from ser_hf.utils import templates
@@ -99,7 +100,7 @@ def model_card(results: Results, pictures: list[str], revision: str | None = Non
         CardError: for a template that prints a number which it did not take from the results by
             name.
     """
-    official = [corpus for corpus in ("ravdess", "tess") if results.data["corpora"].get(corpus, {}).get("licence")]
+    official = [corpus for corpus in CORPORA if results.data["corpora"].get(corpus, {}).get("licence")]
     task = {
         "task_type": "audio-classification",
         "dataset_type": "-".join(results.data["corpora"]),

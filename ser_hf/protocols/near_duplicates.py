@@ -52,5 +52,5 @@ def _compute(rows: datasets.Dataset, digests: list[str]) -> list[list[int]]:
         fingerprints = pool.map(fingerprint_of, distinct)
         bar = tqdm(fingerprints, total=len(distinct), desc="Looking for near duplicates", unit=" recordings")
         pairs = fingerprint.near_duplicates(list(bar))
-    groups = fingerprint.groups([(distinct[pair.one], distinct[pair.other]) for pair in pairs])
+    groups = fingerprint.group_pairs([(distinct[pair.first], distinct[pair.second]) for pair in pairs])
     return [sorted(row for first in group for row in rows_of_digest[digests[first]]) for group in groups]

@@ -38,7 +38,7 @@ CHANGES = {
 def test_the_same_recording_is_found_and_no_other(clips, change):
     copies = [CHANGES[change](samples).astype(np.float32) for samples in clips[:6]]
     pairs = near_duplicates([fingerprint.fingerprint(samples) for samples in [*clips, *copies]])
-    assert [(pair.one, pair.other) for pair in pairs] == [(n, len(clips) + n) for n in range(6)]
+    assert [(pair.first, pair.second) for pair in pairs] == [(n, len(clips) + n) for n in range(6)]
     assert max(pair.error for pair in pairs) <= MAX_ERROR
     if change == "trimmed":  # 5,000 of 16,000 samples a second, known to a hop of 12 ms
         assert all(abs(pair.offset - 0.3125) < 0.0121 for pair in pairs)
@@ -48,7 +48,7 @@ def test_many_copies_are_one_group(clips):
     """More of them than the places that are compared at a time."""
     copies = [clips[0] * gain for gain in np.linspace(0.2, 1, 90, dtype=np.float32)]
     pairs = near_duplicates([fingerprint.fingerprint(samples) for samples in [*copies, *clips[1:9]]])
-    assert fingerprint.groups([(pair.one, pair.other) for pair in pairs]) == [list(range(90))]
+    assert fingerprint.group_pairs([(pair.first, pair.second) for pair in pairs]) == [list(range(90))]
 
 
 def test_silence_and_short_clips_are_like_nothing(clips):

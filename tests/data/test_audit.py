@@ -5,6 +5,7 @@ import os
 import shutil
 import zipfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,8 @@ from helpers.small import ROOT
 from ser_hf import audio
 from ser_hf.cli.main import main
 from ser_hf.data.audit.report import audit_recordings, write_audit
-from ser_hf.data.corpora import base, ravdess
+from ser_hf.data.corpora import CORPORA, ravdess, tess
 from ser_hf.errors import UserError
-from ser_hf.labels import TESS_NAMES
 
 ORIGINALS = Path(os.environ.get("SER_HF_ORIGINALS", ROOT.parent / "shared" / "data" / "originals"))
 
@@ -160,8 +160,8 @@ def test_broken_samples_are_counted(folder):
 
 
 def test_what_is_recorded_over_is_foreign_and_counts_as_missing(folder, monkeypatch):
-    own = {f"OAF_back_{code}": "speech" for code in TESS_NAMES}
-    monkeypatch.setitem(base.INVENTORIES, "tess", lambda: own)
+    own = {f"OAF_back_{code}": "speech" for code in tess.LABELS}
+    monkeypatch.setitem(CORPORA, "tess", replace(CORPORA["tess"], inventory=lambda: own))
     path = folder / "OAF_sad" / "OAF_back_sad.wav"
     noise = np.random.default_rng(0).normal(size=5 * 44_100) * 0.1
     soundfile.write(path, noise, 44_100, subtype="FLOAT")
@@ -201,7 +201,8 @@ def test_the_pair_of_ravdess_that_is_known_needs_no_decision(recordings, tmp_pat
 
 def test_names_that_are_missing_are_given(folder, monkeypatch):
     own = {path.stem: "speech" for path in (folder / "Actor_03").iterdir()}
-    monkeypatch.setitem(base.INVENTORIES, "ravdess", lambda: own | {"03-01-05-02-02-02-03": "speech"})
+    inventory = own | {"03-01-05-02-02-02-03": "speech"}
+    monkeypatch.setitem(CORPORA, "ravdess", replace(CORPORA["ravdess"], inventory=lambda: inventory))
     clip(folder).unlink()
     report = audit_recordings([folder])
     assert [finding["files"] for finding in report["findings"]] == [(clip(folder).stem,), ("03-01-05-02-02-02-03",)]

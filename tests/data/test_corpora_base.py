@@ -12,8 +12,9 @@ from sklearn.svm import SVC
 from ser_hf import audio, protocols
 from ser_hf.data import dataset
 from ser_hf.data.audit.report import audit_recordings
-from ser_hf.data.corpora import base, ravdess, synthetic, tess
+from ser_hf.data.corpora import CORPORA, ravdess, synthetic, tess
 from ser_hf.data.corpora.base import CorpusError
+from ser_hf.data.corpora.scan import scan_corpus, scan_sources
 from ser_hf.evaluation import metrics
 from ser_hf.labels import EMOTIONS
 
@@ -58,7 +59,7 @@ def test_scan_finds_any_layout_and_names_what_it_leaves_out(recordings, tmp_path
     shutil.copytree(recordings[0] / "Actor_01", tmp_path / "audio_speech_actors_01-24" / "Actor_01")  # the mirror
     (tmp_path / "a" / "mine.wav").write_bytes(b"")
     (tmp_path / "a" / "notes.txt").write_text("not audio")
-    found = base.scan([tmp_path], "ravdess")
+    found = scan_corpus([tmp_path], "ravdess")
     assert len(found.recordings) == 16
     assert len(found.duplicates) == 16
     assert [file.name.name for file in found.unmatched] == ["mine.wav", "notes.txt"]
@@ -77,15 +78,15 @@ def as_rows(found):
 
 
 def test_zips_are_read_in_place(recordings, tmp_path):
-    plain = base.scan([recordings[0] / "Actor_02"], "ravdess")
+    plain = scan_corpus([recordings[0] / "Actor_02"], "ravdess")
     archive = zipped(recordings[0] / "Actor_02", tmp_path / "Audio_Speech_Actors_01-24.zip", "Actor_02/")
     for place in (archive, tmp_path):  # the zip itself, and the folder in which it lies
-        found = base.scan([place], "ravdess")
+        found = scan_corpus([place], "ravdess")
         assert as_rows(found) == as_rows(plain)
         np.testing.assert_array_equal(
             audio.load(found.recordings[3].file.source()), audio.load(plain.recordings[3].file.source())
         )
-    both = base.scan([recordings[0] / "Actor_02", archive], "ravdess")
+    both = scan_corpus([recordings[0] / "Actor_02", archive], "ravdess")
     assert as_rows(both) == as_rows(plain)
     assert str(both.duplicates[0]) == f"{archive}/Actor_02/{plain.recordings[0].key}.wav"
     assert len(both.duplicates) == 16
@@ -94,7 +95,7 @@ def test_zips_are_read_in_place(recordings, tmp_path):
 def test_the_layouts_of_tess(recordings, tmp_path):
     """Fourteen folders in any casing, flat, or nested once more; and what spellings there are of
     surprise."""
-    plain = as_rows(base.scan([recordings[1]], "tess"))
+    plain = as_rows(scan_corpus([recordings[1]], "tess"))
     for path in recordings[1].rglob("*.wav"):
         who, word, code = path.stem.split("_")
         says = {"ps": "Pleasant_surprise", "fear": "Fear"}.get(code, code.title())
@@ -107,7 +108,7 @@ def test_the_layouts_of_tess(recordings, tmp_path):
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
     for layout in ("nested", "flat", "spelt"):
-        found = base.scan([tmp_path / layout], "tess")
+        found = scan_corpus([tmp_path / layout], "tess")
         assert as_rows(found) == plain
         assert not found.unmatched
 
@@ -128,12 +129,12 @@ def test_tess_copied_beside_ravdess_keeps_its_speakers(recordings, tmp_path):
             }
             source = recordings[1] / f"{who}_{emotion[code]}" / f"{who}_back_{emotion[code]}.wav"
             shutil.copy(source, tmp_path / folder / f"5{number}-42-{code}-77-23-91-68.wav")
-    found = base.scan([tmp_path], "tess")
+    found = scan_corpus([tmp_path], "tess")
     assert {(r.speaker, r.emotion) for r in found.recordings} == {
         (speaker, emotion) for speaker in ("tess-yaf", "tess-oaf") for emotion in set(EMOTIONS) - {"calm"}
     }
     assert {r.statement for r in found.recordings} == {None}
-    scans = dataset.scan([str(tmp_path)], [str(tmp_path)])
+    scans = scan_sources({"ravdess": [tmp_path], "tess": [tmp_path]})
     assert [len(scans[corpus].recordings) for corpus in ("ravdess", "tess")] == [16, 14]
     assert scans["ravdess"].unmatched == scans["tess"].unmatched == []
 
@@ -142,7 +143,7 @@ def test_linked_folders_are_followed_once(recordings, tmp_path):
     shutil.copytree(recordings[0] / "Actor_01", tmp_path / "Actor_01")
     (tmp_path / "Actor_02").symlink_to(recordings[0] / "Actor_02")
     (tmp_path / "Actor_01" / "round").symlink_to(tmp_path)
-    found = base.scan([tmp_path], "ravdess")
+    found = scan_corpus([tmp_path], "ravdess")
     assert {r.speaker for r in found.recordings} == {"ravdess-01", "ravdess-02"}
     assert not found.duplicates
 
@@ -151,7 +152,7 @@ def test_a_folder_given_in_two_spellings_is_read_once(recordings, tmp_path, monk
     shutil.copytree(recordings[0] / "Actor_01", tmp_path / "Actor_01")
     (tmp_path / "notes.txt").write_text("x")
     monkeypatch.chdir(tmp_path)
-    found = base.scan([".", tmp_path, "Actor_01"], "ravdess")
+    found = scan_corpus([".", tmp_path, "Actor_01"], "ravdess")
     assert (len(found.recordings), len(found.duplicates), len(found.unmatched)) == (16, 0, 1)
 
 
@@ -165,7 +166,7 @@ def test_names_that_old_programs_left(recordings, tmp_path):
         archive.writestr("__MACOSX/Actor_01/._03-01-01-01-01-01-01.wav", b"\0\5\x16\7")
     (tmp_path / "._a.zip").write_bytes(b"\0\5\x16\7")
     shutil.copy(source, os.fsencode(tmp_path) + b"/gr\xfc\xdfe.wav")
-    report = dataset.build(tmp_path / "out", [str(tmp_path)])
+    report = dataset.build(tmp_path / "out", {"ravdess": [tmp_path]})
     assert report["recordings"] == 1
     assert sorted(path.rsplit("/", 1)[1] for path in report["unmatched"]) == [
         "._03-01-01-01-01-01-01.wav",
@@ -186,10 +187,10 @@ def test_labels_that_a_tool_appended_must_agree():
 def test_what_is_missing_is_named_where_most_is_there():
     official = ravdess.inventory()
     song = [name for name, channel in official.items() if channel == "song"]
-    assert base.missing("ravdess", song[3:]) == sorted(song[:3])  # and nothing of speech, of which there is none
-    assert base.missing("ravdess", song[506:]) == sorted(song[:506])
-    assert base.missing("ravdess", song[507:]) == []
-    assert base.missing("tess", set(tess.inventory()) - {"OAF_back_angry"}) == ["OAF_back_angry"]
+    assert CORPORA["ravdess"].missing(song[3:]) == sorted(song[:3])  # and nothing of speech, of which there is none
+    assert CORPORA["ravdess"].missing(song[506:]) == sorted(song[:506])
+    assert CORPORA["ravdess"].missing(song[507:]) == []
+    assert CORPORA["tess"].missing(set(tess.inventory()) - {"OAF_back_angry"}) == ["OAF_back_angry"]
 
 
 def test_scan_says_what_is_wrong_with_a_folder(recordings, tmp_path):
@@ -201,13 +202,13 @@ def test_scan_says_what_is_wrong_with_a_folder(recordings, tmp_path):
         (recordings[0].parent / "NOTICE.txt", "is not a folder and no .zip"),
     ):
         with pytest.raises(CorpusError, match=says) as caught:
-            base.scan([folder], "tess")
+            scan_corpus([folder], "tess")
         assert str(folder) in str(caught.value)
 
 
 def test_the_synthetic_corpora_have_official_names_and_are_seeded(recordings, tmp_path):
-    assert len(base.scan([recordings[0]], "ravdess").recordings) == 24 * 8 * 2
-    assert len(base.scan([recordings[1]], "tess").recordings) == 2 * 7 * 2
+    assert len(scan_corpus([recordings[0]], "ravdess").recordings) == 24 * 8 * 2
+    assert len(scan_corpus([recordings[1]], "tess").recordings) == 2 * 7 * 2
     again = synthetic.write_corpora(tmp_path / "again", takes=1, words=1)
     other = synthetic.write_corpora(tmp_path / "other", seed=1, takes=1, words=1)
     name = "Actor_05/03-01-05-01-02-01-05.wav"

@@ -19,6 +19,10 @@ def describe(folder, text, name="spec.yaml"):
     return str(folder / name)
 
 
+def scan(path):
+    return custom.scan(custom.Description.read(path))
+
+
 @pytest.fixture
 def wavs(recordings, tmp_path):
     """Six clips of two speakers in folders of German labels: 03a and 08b say Wut, Aerger,
@@ -43,7 +47,7 @@ SPEC = """
 
 
 def test_folders_of_labels(wavs):
-    found = custom.scan(describe(wavs, SPEC))
+    found = scan(describe(wavs, SPEC))
     assert [(r.key, r.emotion, r.speaker, r.sex) for r in found.recordings] == [
         ("emodb/Aerger/03a-Aerger", "angry", "emodb-03", "male"),
         ("emodb/Aerger/08b-Aerger", "angry", "emodb-08", "female"),
@@ -61,7 +65,7 @@ def test_a_list_with_columns_of_its_own(wavs):
         "wav/Wut/03a-Wut.wav,ANGRY,anna,female,a01,2\n"
         "wav/Freude/08b-Freude.wav,boredom,bert,,,\n"
     )
-    found = custom.scan(describe(wavs, "corpus: mine\ncsv: list.csv\nlabels: {boredom: null}\n"))
+    found = scan(describe(wavs, "corpus: mine\ncsv: list.csv\nlabels: {boredom: null}\n"))
     (only,) = found.recordings
     assert (only.key, only.emotion, only.speaker, only.sex) == ("mine/wav/Wut/03a-Wut", "angry", "mine-anna", "female")
     assert (only.statement, only.repetition, only.channel, only.intensity) == ("a01", 2, "speech", None)
@@ -72,7 +76,7 @@ def test_a_list_with_columns_of_its_own(wavs):
 
 
 def test_without_speakers_all_are_one(wavs):
-    found = custom.scan(describe(wavs, "corpus: x\nfolder: wav\nlabels: {Wut: angry, Aerger: null, Freude: happy}"))
+    found = scan(describe(wavs, "corpus: x\nfolder: wav\nlabels: {Wut: angry, Aerger: null, Freude: happy}"))
     assert {r.speaker for r in found.recordings} == {"x-unknown"}
     assert found.notes[0] == "x: no speakers are named, so that all clips count as those of one"
     assert len(found.recordings) == 4
@@ -104,7 +108,7 @@ def test_without_speakers_all_are_one(wavs):
 def test_what_a_description_lacks_is_named(wavs, text, says):
     spec = describe(wavs, text)
     with pytest.raises(CorpusError, match=says) as caught:
-        custom.scan(spec)
+        scan(spec)
     assert "\n" not in str(caught.value)
 
 
@@ -125,18 +129,18 @@ def test_what_a_description_lacks_is_named(wavs, text, says):
 def test_what_a_list_lacks_is_named(wavs, rows, says):
     (wavs / "list.csv").write_text(rows)
     with pytest.raises(CorpusError, match=says):
-        custom.scan(describe(wavs, "corpus: x\ncsv: list.csv"))
+        scan(describe(wavs, "corpus: x\ncsv: list.csv"))
 
 
 def test_cells_are_stripped_and_words_stay_words(wavs):
     (wavs / "list.csv").write_text(
         "file,label,speaker\nwav/Wut/03a-Wut.wav,no,1\nwav/Wut/08b-Wut.wav , no, 1\n", encoding="utf-8-sig"
     )
-    found = custom.scan(describe(wavs, "corpus: x\ncsv: list.csv\nlabels: {no: neutral}\nsex: {1: female}"))
+    found = scan(describe(wavs, "corpus: x\ncsv: list.csv\nlabels: {no: neutral}\nsex: {1: female}"))
     assert [(r.speaker, r.sex, r.emotion) for r in found.recordings] == [("x-1", "female", "neutral")] * 2
     (wavs / "list.csv").write_bytes("file,label\nä.wav,no\n".encode("latin-1"))
     with pytest.raises(CorpusError, match="is no CSV in UTF-8"):
-        custom.scan(describe(wavs, "corpus: x\ncsv: list.csv"))
+        scan(describe(wavs, "corpus: x\ncsv: list.csv"))
 
 
 def test_a_path_identifies_a_clip_with_its_ending(wavs):
@@ -148,7 +152,7 @@ def test_a_path_identifies_a_clip_with_its_ending(wavs):
     (wavs / "list.csv").write_text(
         f"file,label\nwav/Wut/03a-Wut.wav,angry\nwav/Wut/03a-Wut.flac,angry\n{absolute},angry\nwav/../wav/Wut/08b-Wut.wav,angry\n"
     )
-    found = custom.scan(describe(wavs, "corpus: x\ncsv: list.csv"))
+    found = scan(describe(wavs, "corpus: x\ncsv: list.csv"))
     assert sorted(f"{r.key}{r.file.name.suffix}" for r in found.recordings) == [
         "x/wav/Wut/03a-Wut.flac",
         "x/wav/Wut/03a-Wut.wav",
@@ -159,7 +163,7 @@ def test_a_path_identifies_a_clip_with_its_ending(wavs):
 
 def test_the_card_of_another_corpus_says_nothing_of_ours(wavs, tmp_path):
     spec = describe(wavs, SPEC.replace("emodb", "accent"))
-    dataset.build(tmp_path / "out", other=[spec])
+    dataset.build(tmp_path / "out", descriptions=[spec])
     card = DatasetCard.load(tmp_path / "out" / "README.md")
     assert card.data.license == ["other"]
     assert card.data.language is None
@@ -170,7 +174,7 @@ def test_the_card_of_another_corpus_says_nothing_of_ours(wavs, tmp_path):
 
 def test_it_becomes_part_of_the_dataset(wavs, recordings, tmp_path):
     spec = describe(wavs, SPEC)
-    report = dataset.build(tmp_path / "out", [str(recordings[0] / "Actor_01")], other=[spec])
+    report = dataset.build(tmp_path / "out", {"ravdess": [recordings[0] / "Actor_01"]}, descriptions=[spec])
     rows = dataset.load(tmp_path / "out")
     assert list(report["counts"]) == ["ravdess speech", "emodb speech"]
     assert report["counts"]["emodb speech"] == {**dict.fromkeys(EMOTIONS, 0), "happy": 2, "angry": 4}

@@ -50,7 +50,7 @@ def test_parquet_and_arrow_hold_the_same_rows(built):
 
 def test_shards_are_bounded(recordings, tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "MAX_SHARD_SIZE", "2MB")
-    dataset.build(tmp_path / "out", [str(recordings[0])])
+    dataset.build(tmp_path / "out", {"ravdess": [recordings[0]]})
     shards = sorted((tmp_path / "out" / "data").iterdir())
     assert [shard.name for shard in shards] == [
         f"train-0000{n}-of-0000{len(shards)}.parquet" for n in range(len(shards))
@@ -119,8 +119,8 @@ def test_the_bytes_do_not_depend_on_workers_or_layout(recordings, tmp_path):
         samples, _ = soundfile.read(path)
         for folder, rate in ((one, 48_000), (two, 48_000)):
             soundfile.write(folder / "Actor_03" / path.name, np.repeat(samples, 3), rate)
-    dataset.build(tmp_path / "a", [str(one)], num_proc=1)
-    dataset.build(tmp_path / "b", [str(two)], num_proc=4)
+    dataset.build(tmp_path / "a", {"ravdess": [one]}, num_proc=1)
+    dataset.build(tmp_path / "b", {"ravdess": [two]}, num_proc=4)
     a, b = (
         {p.relative_to(f): p.read_bytes() for p in f.rglob("*") if p.is_file()}
         for f in (tmp_path / "a", tmp_path / "b")
@@ -133,7 +133,7 @@ def test_second_copies_are_dropped_and_same_samples_flagged(recordings, tmp_path
     shutil.copytree(folder / "Actor_03", folder / "again" / "Actor_03")
     actor = folder / "Actor_03"
     shutil.copy(actor / "03-01-01-01-01-01-03.wav", actor / "03-01-01-01-01-02-03.wav")
-    report = dataset.build(tmp_path / "out", [str(folder)])
+    report = dataset.build(tmp_path / "out", {"ravdess": [folder]})
     assert report["recordings"] == 17
     assert len(report["dropped_duplicates"]) == 16
     assert report["same_samples"] == [["03-01-01-01-01-01-03.wav", "03-01-01-01-01-02-03.wav"]]
@@ -149,7 +149,7 @@ def test_a_bad_recording_ends_the_build_and_leaves_nothing(recordings, tmp_path)
     for content in (b"I am text", None):
         soundfile.write(bad, np.zeros(0), 16_000) if content is None else bad.write_bytes(content)
         with pytest.raises(AudioError, match=bad.name):
-            dataset.build(tmp_path / "out", [str(folder)])
+            dataset.build(tmp_path / "out", {"ravdess": [folder]})
         assert sorted(p.name for p in tmp_path.iterdir()) == ["real"]
 
 
@@ -171,7 +171,7 @@ def test_a_build_that_is_interrupted_leaves_nothing(recordings, tmp_path, how):
 def test_an_output_that_exists_is_not_touched(recordings, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match="exists already"):
-        dataset.build(tmp_path / "out", [str(recordings[0])])
+        dataset.build(tmp_path / "out", {"ravdess": [recordings[0]]})
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -198,7 +198,7 @@ def test_a_folder_pulled_from_the_hub_is_read(built, rows, tmp_path):
 
 def test_an_output_among_the_recordings_is_none_of_them(recordings, tmp_path):
     small(recordings, tmp_path)
-    report = dataset.build(tmp_path / "Actor_03" / "out", [str(tmp_path)])
+    report = dataset.build(tmp_path / "Actor_03" / "out", {"ravdess": [tmp_path]})
     assert report["unmatched"] == []
     assert report["recordings"] == 16
 

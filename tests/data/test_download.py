@@ -4,7 +4,7 @@ import json
 import socket
 import sys
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,7 +14,7 @@ from helpers.archives import below, leave, noise, packed
 from tqdm import tqdm
 
 from ser_hf.data import download
-from ser_hf.data.corpora import ravdess, tess
+from ser_hf.data.corpora import CORPORA, tess
 from ser_hf.data.download import DownloadError
 
 NAMES = ("Audio_Speech_Actors_01-24.zip", "Audio_Song_Actors_01-24.zip")
@@ -107,8 +107,10 @@ def server(monkeypatch):
         monkeypatch.delenv(proxy, raising=False)
     monkeypatch.setattr(download, "BACKOFF", 0.0)
     known = {name: (len(content), hashlib.md5(content).hexdigest()) for name, content in ARCHIVES.items()}
-    monkeypatch.setattr(ravdess, "ARCHIVES", known)
-    monkeypatch.setattr(tess, "inventory", lambda: {tess.parse(download.PurePath(name))["key"]: "" for name in TESS})
+    ravdess = CORPORA["ravdess"]
+    monkeypatch.setitem(CORPORA, "ravdess", replace(ravdess, record=replace(ravdess.record, archives=known)))
+    inventory = {tess.parse(download.PurePath(name))["key"]: "" for name in TESS}
+    monkeypatch.setitem(CORPORA, "tess", replace(CORPORA["tess"], inventory=lambda: inventory))
     server = Server(("127.0.0.1", 0), Handler)
     server.url = f"http://127.0.0.1:{server.server_port}"
     server.events, server.encodings = [], set()
@@ -122,7 +124,7 @@ def server(monkeypatch):
 
 
 def fetch(server, folder, *corpora):
-    return download.fetch(corpora or ["ravdess"], folder, zenodo=server.url, dataverse=server.url)
+    return download.fetch(corpora or ["ravdess"], folder, server.url)
 
 
 def refused(server, folder, *corpora):
@@ -154,7 +156,7 @@ def test_the_licences_come_before_the_first_request(server, tmp_path, monkeypatc
     monkeypatch.setattr(download, "print", lambda text, **_: server.events.append(text), raising=False)
     ready = fetch(server, tmp_path, "tess", "ravdess")
     assert list(ready) == ["tess", "ravdess"]
-    assert server.events[:3] == [tess.LICENCE, ravdess.LICENCE, (LISTING, None)]
+    assert server.events[:3] == [CORPORA["tess"].licence, CORPORA["ravdess"].licence, (LISTING, None)]
 
 
 def test_what_is_there_is_verified_and_not_asked_for_again(server, tmp_path):

@@ -1,15 +1,110 @@
 """One entry in a registry adds one: a made-up one of each, used as the commands use the others."""
 
 import dataclasses
+import json
+import re
+import shutil
+from pathlib import PurePath
 
 import numpy as np
 import pytest
+from huggingface_hub import DatasetCard
 
 from ser_hf import protocols
 from ser_hf.cli.main import main
+from ser_hf.data import dataset
+from ser_hf.data.corpora import CORPORA, parse_name
+from ser_hf.data.corpora.base import Corpus
+from ser_hf.data.corpora.scan import scan_corpus
 from ser_hf.evaluation import evaluate
 from ser_hf.evaluation.predictions import rows_tested
 from ser_hf.protocols.base import Protocol
+
+LABELS = {"W": "angry", "F": "happy", "N": "neutral"}
+
+
+def parse_made_up(path):
+    """`s03_W_2`: speaker, the first letter of a German emotion, take."""
+    match = re.fullmatch(r"(s\d\d)_([WFN])_(\d)", PurePath(path).stem)
+    return match and {
+        "key": match[0],
+        "channel": "speech",
+        "emotion": LABELS[match[2]],
+        "speaker": f"madeup-{match[1]}",
+        "sex": "male",
+        "intensity": None,
+        "statement": None,
+        "repetition": int(match[3]),
+    }
+
+
+MADE_UP = Corpus(
+    name="madeup",
+    title="MadeUp",
+    parse=parse_made_up,
+    inventory=lambda: {f"s0{n}_{label}_1": "speech" for n in (1, 2, 3) for label in LABELS},
+    licence="MadeUp, Nobody (2024): CC BY 4.0",
+    licence_id="cc-by-4.0",
+    forbids_commercial_use=False,
+    forbids_changed_forms=False,
+    citation="@data{nobody2024madeup}",
+    language="de",
+    accent="Standard German",
+    statements="none",
+    expected_format=(16_000, 1),
+)
+
+
+def test_corpus(recordings, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(CORPORA, "madeup", MADE_UP)
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    codes = {"W": "05", "F": "03", "N": "01"}
+    names = [name for name in MADE_UP.inventory() if name != "s03_N_1"]
+    for name in names:
+        source = recordings[0] / "Actor_01" / f"03-01-{codes[name[4]]}-01-0{1 + int(name[2]) % 2}-01-01.wav"
+        shutil.copy(source, folder / f"{name}.wav")
+
+    assert parse_name(PurePath("s01_W_1.wav"))[0] == "madeup"
+    assert [recording.key for recording in scan_corpus([folder], "madeup").recordings] == sorted(names)
+
+    flags = ["--madeup", str(folder), "--ravdess", str(recordings[0] / "Actor_01")]
+    assert main(["data", *flags, "--output", str(tmp_path / "dataset")]) == 0
+    table = capsys.readouterr().out
+    assert re.search(r"ravdess speech +madeup speech\n", table)
+    assert re.search(r"angry +2 +3\n", table)
+    assert "1 official recording(s) missing: s03_N_1" in table
+
+    rows = dataset.load(tmp_path / "dataset")
+    assert [row for row in rows["file"] if row.startswith("s0")] == [f"{name}.wav" for name in sorted(names)]
+    report = json.loads((tmp_path / "dataset" / "audit.json").read_text())
+    assert report["balance"]["madeup male"]["happy"] == 3
+
+    card = DatasetCard.load(tmp_path / "dataset" / "README.md")
+    assert (card.data.license, card.data.language) == (["cc-by-nc-sa-4.0", "cc-by-4.0"], ["en", "de"])
+    for text in (
+        "- MadeUp, Nobody (2024): CC BY 4.0",
+        "@data{nobody2024madeup}",
+        "in North American English and Standard German:",
+        "every MadeUp voice is a man's, so that emotion, corpus and sex are confounded.",
+        "RAVDESS forbids commercial use: keep this repository private.",
+    ):
+        assert text in card.text
+
+    assert main(["audit", str(folder)]) == 3  # copies under many names
+    printed = capsys.readouterr().out
+    assert "madeup speech         8 of 9" in printed
+    assert "s03_N_1 of madeup is not there" in printed
+
+
+def test_a_corpus_can_forbid_nothing(recordings, tmp_path, monkeypatch):
+    free = dataclasses.replace(CORPORA["ravdess"], forbids_commercial_use=False, licence="free", licence_id="cc0-1.0")
+    monkeypatch.setitem(CORPORA, "ravdess", free)
+    dataset.build(tmp_path / "out", {"ravdess": [recordings[0] / "Actor_01"]})
+    card = DatasetCard.load(tmp_path / "out" / "README.md")
+    assert card.data.license == ["cc0-1.0"]
+    assert "forbid" not in card.text
+    assert "\nChanges: decoded, channels averaged" in card.text
 
 
 def test_protocol(built, rows, monkeypatch, capsys, fails):

@@ -1,5 +1,4 @@
-"""The checks of an audit: what is unusual about recordings that were measured, each with a sentence
-that says so."""
+"""The checks of an audit: what is unusual about measured recordings, a sentence each."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -9,8 +8,7 @@ import numpy as np
 
 from ser_hf.audio import fingerprint
 from ser_hf.data.audit.inspect import FileMeasurement
-from ser_hf.data.corpora import base, ravdess, tess
-from ser_hf.labels import TESS_NAMES
+from ser_hf.data.corpora import CORPORA
 
 KINDS: dict[str, str] = {
     "missing": "official recordings that are not there",
@@ -36,18 +34,13 @@ KINDS: dict[str, str] = {
 }
 """Every kind of finding, in the order of the report."""
 
-KNOWN_PAIR = {"03-01-03-01-02-01-07", "03-01-03-01-02-02-07"}
-"""The two official RAVDESS names that hold the same samples; published folds count both."""
-
 _FORMATS = {"sampling rate": "rate", "channels": "channels", "sample format": "subtype"}
 _ENOUGH = 5  # recordings of a corpus below which none can be called unusual
-_OFFICIAL = {"ravdess": ravdess.EXPECTED_FORMAT, "tess": tess.EXPECTED_FORMAT}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found: its kind, the files, a sentence, and whether somebody has to decide
-    what to do."""
+    """A finding: its kind, the files, a sentence, and whether somebody has to decide about it."""
 
     kind: str
     files: tuple[str, ...]
@@ -56,8 +49,8 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Inventory:
-    """A measured recording with what its name says of it."""
+class NamedRecording:
+    """A measured recording with an official name, and the fields that its name gives."""
 
     measured: FileMeasurement
     corpus: str
@@ -72,78 +65,81 @@ class Inventory:
         return self.fields["key"]
 
 
-def find_problems(known: list[Inventory], unknown: list[FileMeasurement]) -> tuple[list[Finding], list[Inventory]]:
-    """All findings in the order of `KINDS`, and the recordings that are what their names say.
+def find_problems(
+    named: list[NamedRecording], unnamed: list[FileMeasurement]
+) -> tuple[list[Finding], list[NamedRecording]]:
+    """Return all findings by `KINDS`, and the recordings that are what their names say.
 
     Args:
-        known: recordings with an official name.
-        unknown: audio files without.
+        named: recordings with an official name.
+        unnamed: audio files without.
     """
-    readable = [item for item in known if item.measured.error is None]
+    readable = [item for item in named if item.measured.error is None]
     foreign = list(_foreign(readable))
-    strange = {file for finding in foreign for file in finding.files}
-    own = [item for item in readable if item.file not in strange]
+    foreign_files = {file for finding in foreign for file in finding.files}
+    own = [item for item in readable if item.file not in foreign_files]
     findings = [
         *_missing(own),
-        *_unexpected(known, unknown),
-        *_names(known),
-        *_unreadable([*(item.measured for item in known), *unknown]),
+        *_unexpected(named, unnamed),
+        *_names(named),
+        *_unreadable([*(item.measured for item in named), *unnamed]),
         *foreign,
         *_formats(own),
         *_durations(own),
-        *_signals([*(item.measured for item in readable), *(item for item in unknown if item.error is None)]),
-        *_doubles(
-            [*readable, *(Inventory(item, "", {"key": str(item.file)}) for item in unknown if item.error is None)]
+        *_signals([*(item.measured for item in readable), *(item for item in unnamed if item.error is None)]),
+        *_duplicates(
+            [*readable, *(NamedRecording(item, "", {"key": str(item.file)}) for item in unnamed if item.error is None)]
         ),
     ]
     order = list(KINDS)
     return sorted(findings, key=lambda finding: (order.index(finding.kind), not finding.decide, finding.files)), own
 
 
-def by_corpus(items: list[Inventory]) -> dict[str, list[Inventory]]:
-    """The recordings of each corpus, corpora sorted by name."""
+def group_by_corpus(items: list[NamedRecording]) -> dict[str, list[NamedRecording]]:
+    """Return the recordings of each corpus, corpora sorted by name."""
     groups = defaultdict(list)
     for item in items:
         groups[item.corpus].append(item)
     return dict(sorted(groups.items()))
 
 
-def _missing(own: list[Inventory]) -> Iterator[Finding]:
-    for corpus, items in by_corpus(own).items():
-        for name in base.missing(corpus, (item.key for item in items)):
+def _missing(own: list[NamedRecording]) -> Iterator[Finding]:
+    for corpus, items in group_by_corpus(own).items():
+        for name in CORPORA[corpus].missing(item.key for item in items):
             yield Finding("missing", (name,), f"{name} of {corpus} is not there: download it again", True)
 
 
-def _unexpected(known: list[Inventory], unknown: list[FileMeasurement]) -> Iterator[Finding]:
-    if known:  # in a folder of another corpus no name is official, and none is unexpected
-        for item in unknown:
+def _unexpected(named: list[NamedRecording], unnamed: list[FileMeasurement]) -> Iterator[Finding]:
+    if named:  # in a folder of another corpus no name is official, and none is unexpected
+        for item in unnamed:
             name = str(item.file)
             yield Finding("unexpected", (name,), f"{name} has no official name: rename it or take it out", True)
-    for corpus, items in by_corpus(known).items():
-        official = base.INVENTORIES[corpus]()
+    for corpus, items in group_by_corpus(named).items():
+        inventory = CORPORA[corpus].inventory()
         for item in items:
-            if item.key not in official and item.fields["statement"] is not None:  # copies of TESS lost their names
-                says = f"{item.file} is named like {corpus}, which has no {item.key}: rename it or take it out"
-                yield Finding("unexpected", (item.file,), says, True)
+            if item.key not in inventory and item.fields["statement"] is not None:  # copies of TESS lost their names
+                message = f"{item.file} is named like {corpus}, which has no {item.key}: rename it or take it out"
+                yield Finding("unexpected", (item.file,), message, True)
 
 
-def _names(known: list[Inventory]) -> Iterator[Finding]:
-    for item in known:
+def _names(named: list[NamedRecording]) -> Iterator[Finding]:
+    for item in named:
         path = item.measured.file.name
         if path.stem.lower() != item.key.lower():
             yield Finding("name", (item.file,), f"{path.name} is read as {item.key}", False)
-        folder = path.parent.name.lower().split("_")
-        speaker, emotion = item.fields["speaker"].split("-")[1], item.fields["emotion"]
-        if folder[0] == "actor" and len(folder) == 2 and folder[1].isdigit():
-            contradicts = tess.RENAMED_FOLDERS.get("_".join(folder), folder[1].zfill(2)) != speaker
-        elif folder[0] in ("oaf", "yaf") and len(folder) > 1:
-            said = "_".join(folder[1:])
-            contradicts = folder[0] != speaker or TESS_NAMES.get(tess.ALIASES.get(said, said), emotion) != emotion
-        else:
-            contradicts = False
-        if contradicts:
-            says = f"{item.file}: the folder says {path.parent.name}, the name {item.fields['speaker']}, {emotion}"
-            yield Finding("folder", (item.file,), says, True)
+        if _folder_contradicts(path.parent.name, item.fields):
+            message = (
+                f"{item.file}: the folder says {path.parent.name}, the name {item.fields['speaker']}, "
+                f"{item.fields['emotion']}"
+            )
+            yield Finding("folder", (item.file,), message, True)
+
+
+def _folder_contradicts(folder: str, fields: dict) -> bool:
+    """Whether a folder's name stands for a speaker or an emotion, but not for those of a file."""
+    claims = [claim for corpus in CORPORA.values() if (claim := corpus.folder_claim(folder)) is not None]
+    agrees = any(speaker == fields["speaker"] and emotion in (None, fields["emotion"]) for speaker, emotion in claims)
+    return bool(claims) and not agrees
 
 
 def _unreadable(items: list[FileMeasurement]) -> Iterator[Finding]:
@@ -155,20 +151,22 @@ def _unreadable(items: list[FileMeasurement]) -> Iterator[Finding]:
             yield Finding("truncated", (name,), f"{name} is shorter than its header says: download it again", True)
 
 
-def _usual(items: list[Inventory], attribute: str) -> tuple[object, int]:
-    """The most common value and its count; the official one where two are as common."""
+def _usual(items: list[NamedRecording], attribute: str) -> tuple[object, int]:
+    """The most common value and its count; the official value where two are as common."""
     values = Counter(getattr(item.measured, attribute) for item in items)
-    official = _OFFICIAL.get(items[0].corpus, ())
-    return max(values.items(), key=lambda pair: (pair[1], pair[0] in official))
+    expected = CORPORA[items[0].corpus].expected_format
+    return max(values.items(), key=lambda pair: (pair[1], pair[0] in expected))
 
 
 def _unusual(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _outlying(items: list[Inventory]) -> Callable[[Inventory], bool]:
-    """Whether a duration lies far outside its corpus and channel: 8 robust standard deviations and
-    a second."""
+def _outlying(items: list[NamedRecording]) -> Callable[[NamedRecording], bool]:
+    """Return a test whether a duration lies far outside those of its corpus and channel.
+
+    Far is 8 robust standard deviations and a second.
+    """
     limits = {}
     for channel in {item.fields["channel"] for item in items}:
         seconds = np.array([item.measured.seconds for item in items if item.fields["channel"] == channel])
@@ -180,31 +178,33 @@ def _outlying(items: list[Inventory]) -> Callable[[Inventory], bool]:
     )
 
 
-def _foreign(readable: list[Inventory]) -> Iterator[Finding]:
-    """Somebody recorded over a file: rate and sample format are not the corpus's, the length is
-    twice or half of it."""
-    for corpus, items in by_corpus(readable).items():
+def _foreign(readable: list[NamedRecording]) -> Iterator[Finding]:
+    """Files that were recorded over.
+
+    Rate and sample format are not those of the corpus; the length is twice or half of the usual.
+    """
+    for corpus, items in group_by_corpus(readable).items():
         if len(items) < _ENOUGH:
             continue
         rate, subtype = _usual(items, "rate")[0], _usual(items, "subtype")[0]
         usual = float(np.median([item.measured.seconds for item in items]))
         for item in items:
-            found = item.measured
-            if found.rate != rate and found.subtype != subtype and not usual / 2 < found.seconds < usual * 2:
-                says = (
-                    f"{item.file} is no recording of {corpus}: {found.seconds:.1f} s (usual: {usual:.1f}) at "
-                    f"{found.rate:,} Hz, {found.subtype}: download it again"
+            measured = item.measured
+            if measured.rate != rate and measured.subtype != subtype and not usual / 2 < measured.seconds < usual * 2:
+                message = (
+                    f"{item.file} is no recording of {corpus}: {measured.seconds:.1f} s (usual: {usual:.1f}) at "
+                    f"{measured.rate:,} Hz, {measured.subtype}: download it again"
                 )
-                yield Finding("foreign", (item.file,), says, True)
+                yield Finding("foreign", (item.file,), message, True)
 
 
-def _formats(own: list[Inventory]) -> Iterator[Finding]:
+def _formats(own: list[NamedRecording]) -> Iterator[Finding]:
     for item in own:
         suffix = item.measured.file.name.suffix.lower()
         if item.measured.misnamed(suffix):
-            says = f"{item.file} is {item.measured.container} inside; it is read by its content"
-            yield Finding("container", (item.file,), says, False)
-    for corpus, items in by_corpus(own).items():
+            message = f"{item.file} is {item.measured.container} inside; it is read by its content"
+            yield Finding("container", (item.file,), message, False)
+    for corpus, items in group_by_corpus(own).items():
         if len(items) < _ENOUGH:
             continue
         for kind, attribute in _FORMATS.items():
@@ -212,30 +212,30 @@ def _formats(own: list[Inventory]) -> Iterator[Finding]:
             for item in items:
                 value = getattr(item.measured, attribute)
                 if value != usual:
-                    says = (
+                    message = (
                         f"{item.file}: {kind} {_unusual(value)}, where {count:,} of {len(items):,} of {corpus} "
                         f"have {_unusual(usual)}"
                     )
-                    yield Finding(kind, (item.file,), says, False)
+                    yield Finding(kind, (item.file,), message, False)
 
 
-def _durations(own: list[Inventory]) -> Iterator[Finding]:
-    for corpus, items in by_corpus(own).items():
+def _durations(own: list[NamedRecording]) -> Iterator[Finding]:
+    for corpus, items in group_by_corpus(own).items():
         outlying = _outlying(items)
         for item in items:
             if outlying(item):
-                says = (
+                message = (
                     f"{item.file} is {item.measured.seconds:.1f} s long, far from the others of {corpus}: listen to it"
                 )
-                yield Finding("duration", (item.file,), says, True)
+                yield Finding("duration", (item.file,), message, True)
 
 
 def _signals(items: list[FileMeasurement]) -> Iterator[Finding]:
     for item in items:
         name = str(item.file)
         if item.broken:
-            says = f"{name} holds {item.broken:,} NaN or infinite samples: take it out or write it again"
-            yield Finding("broken samples", (name,), says, True)
+            message = f"{name} holds {item.broken:,} NaN or infinite samples: take it out or write it again"
+            yield Finding("broken samples", (name,), message, True)
         if item.clipped:
             yield Finding("clipping", (name,), f"{name}: {item.clipped:.2%} of the samples", item.clipped >= 0.01)
         if item.level < -60:
@@ -244,47 +244,49 @@ def _signals(items: list[FileMeasurement]) -> Iterator[Finding]:
             yield Finding("offset", (name,), f"{name}: the mean is {item.offset:+.3f} of full scale", False)
 
 
-def _doubles(readable: list[Inventory]) -> Iterator[Finding]:
-    """Copies and conflicts under one name; the same samples, or the same recording, under two,
-    official or not."""
+def _duplicates(readable: list[NamedRecording]) -> Iterator[Finding]:
+    """Copies and conflicts under one name; the same samples, or the same recording, under two."""
     digests = list(dict.fromkeys(item.measured.digest for item in readable))
-    prints = {item.measured.digest: item.measured.print for item in reversed(readable)}
-    same = {
-        frozenset((digests[pair.one], digests[pair.other])): pair
+    prints = {item.measured.digest: item.measured.fingerprint for item in reversed(readable)}
+    same_recording = {
+        frozenset((digests[pair.first], digests[pair.second])): pair
         for pair in fingerprint.near_duplicates([prints[digest] for digest in digests])
     }
-    first: dict[tuple[str, str], Inventory] = {}
+    first: dict[tuple[str, str], NamedRecording] = {}
     for item in readable:
         original = first.setdefault((item.corpus, item.key), item)
         if original is item:
             continue
-        alike = item.measured.digest == original.measured.digest
-        if alike or frozenset((item.measured.digest, original.measured.digest)) in same:
-            how = "the same samples" if alike else "the same recording in another form"
-            says = f"{item.file} is {original.file} once more, {how}: it must not count twice"
-            yield Finding("copy", (original.file, item.file), says, True)
+        same_samples = item.measured.digest == original.measured.digest
+        if same_samples or frozenset((item.measured.digest, original.measured.digest)) in same_recording:
+            how = "the same samples" if same_samples else "the same recording in another form"
+            message = f"{item.file} is {original.file} once more, {how}: it must not count twice"
+            yield Finding("copy", (original.file, item.file), message, True)
         else:
-            says = f"{item.file} and {original.file} share a name and not the sound: keep the right one"
-            yield Finding("conflict", (original.file, item.file), says, True)
-    yield from _two_names(list(first.values()), same)
+            message = f"{item.file} and {original.file} share a name and not the sound: keep the right one"
+            yield Finding("conflict", (original.file, item.file), message, True)
+    yield from _shared_by_two_names(list(first.values()), same_recording)
 
 
-def _two_names(items: list[Inventory], same: dict[frozenset, fingerprint.Pair]) -> Iterator[Finding]:
+def _shared_by_two_names(
+    items: list[NamedRecording], same_recording: dict[frozenset, fingerprint.Pair]
+) -> Iterator[Finding]:
+    official_groups = frozenset().union(*(corpus.same_samples for corpus in CORPORA.values()))
     by_digest = defaultdict(list)
     for item in items:
         by_digest[item.measured.digest].append(item)
     for group in by_digest.values():
         if len(group) > 1:
-            official = {item.key for item in group} == KNOWN_PAIR
-            says = f"{' and '.join(item.file for item in group)} hold the same samples" + (
+            official = frozenset(item.key for item in group) in official_groups
+            message = f"{' and '.join(item.file for item in group)} hold the same samples" + (
                 ", officially: keep both on one side of a split" if official else ": take one out"
             )
-            yield Finding("same samples", tuple(item.file for item in group), says, not official)
-    for (one, other), pair in ((sorted(key), pair) for key, pair in same.items()):
-        for here in by_digest.get(one, ()):
-            for there in by_digest.get(other, ()):
-                says = (
-                    f"{here.file} and {there.file} are the same recording ({pair.error:.1%} of the bits differ, "
+            yield Finding("same samples", tuple(item.file for item in group), message, not official)
+    for (first, second), pair in ((sorted(key), pair) for key, pair in same_recording.items()):
+        for item in by_digest.get(first, ()):
+            for copy in by_digest.get(second, ()):
+                message = (
+                    f"{item.file} and {copy.file} are the same recording ({pair.error:.1%} of the bits differ, "
                     f"{abs(pair.offset):.2f} s apart): take one out"
                 )
-                yield Finding("near duplicate", tuple(sorted((here.file, there.file))), says, True)
+                yield Finding("near duplicate", tuple(sorted((item.file, copy.file))), message, True)

@@ -1,5 +1,4 @@
-"""What can be said of one recording by reading it once: its format, level, faults, digest and
-fingerprint."""
+"""One recording, read once: its format, level, faults, digest and fingerprint."""
 
 import hashlib
 import io
@@ -10,6 +9,7 @@ import numpy as np
 
 from ser_hf import audio
 from ser_hf.audio import fingerprint
+from ser_hf.audio.fingerprint import Fingerprint
 from ser_hf.data.corpora.base import File
 from ser_hf.errors import UserError
 
@@ -45,15 +45,15 @@ class FileMeasurement:
     broken: int = 0  # samples that are NaN or infinite
     truncated: bool = False  # the header of a WAV promises more than the file holds
     digest: str = ""  # sha256 of the 16-bit samples at 16 kHz, as in the dataset
-    print: fingerprint.Fingerprint | None = None
+    fingerprint: Fingerprint | None = None
 
     def misnamed(self, suffix: str) -> bool:
         """Whether the content is of another container than the ending (in lower case) says."""
         return self.container not in _CONTAINERS.get(suffix, (self.container,))
 
 
-def measure(file: File) -> FileMeasurement:
-    """Read a recording once; what is wrong with it is in the answer, not raised."""
+def inspect_file(file: File) -> FileMeasurement:
+    """Read a recording once; a problem is returned in `error`, not raised."""
     try:
         source = file.source()
         with audio.reading(source, repr(str(file))) as reader:
@@ -75,13 +75,15 @@ def measure(file: File) -> FileMeasurement:
         broken=faults.broken,
         truncated=_truncated(source),
         digest=hashlib.sha256(pcm.tobytes()).hexdigest(),
-        print=fingerprint.fingerprint(samples),
+        fingerprint=fingerprint.fingerprint(samples),
     )
 
 
 class _Faults:
-    """Counts over the blocks as they pass; broken samples are passed on as silence, so that the
-    rest can be read."""
+    """Counts faults in blocks as they pass.
+
+    Broken samples are passed on as silence, so that the rest can be read.
+    """
 
     def __init__(self) -> None:
         self.samples = self.clipped = self.broken = 0
@@ -92,12 +94,12 @@ class _Faults:
             finite = np.isfinite(block)
             self.broken += int(block.size - finite.sum())
             block = np.where(finite, block, 0)
-            full = np.abs(block) >= FULL_SCALE
-            runs = full[2:] & full[1:-1] & full[:-2]
-            cut = np.zeros_like(full)
+            at_full_scale = np.abs(block) >= FULL_SCALE
+            runs = at_full_scale[2:] & at_full_scale[1:-1] & at_full_scale[:-2]
+            clipped = np.zeros_like(at_full_scale)
             for shift in range(3):  # all three samples of each
-                cut[shift : len(cut) - 2 + shift] |= runs
-            self.clipped += int(cut.sum())
+                clipped[shift : len(clipped) - 2 + shift] |= runs
+            self.clipped += int(clipped.sum())
             self.samples += block.size
             self.total += float(block.sum(dtype=np.float64))
             yield block
@@ -112,7 +114,7 @@ def _truncated(source: str | bytes) -> bool:
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream:
         head = stream.read(32)
         size = stream.seek(0, io.SEEK_END)
-    # where the length stands, in which order, and how much of the file it leaves out
+    # bytes of the length, their order, and how many bytes of the file the length leaves out
     lengths = {
         b"RIFF": (slice(4, 8), "little", 8),
         b"RF64": (slice(20, 28), "little", 8),
@@ -122,7 +124,7 @@ def _truncated(source: str | bytes) -> bool:
     }
     if head[:4] not in lengths:
         return False
-    where, order, besides = lengths[head[:4]]
-    said = int.from_bytes(head[where], order)
+    field, order, excluded = lengths[head[:4]]
+    promised = int.from_bytes(head[field], order)
     # a program that writes to a pipe cannot know the length; a pad byte may lack
-    return said not in (0, _UNKNOWN, (1 << 64) - 1) and said + besides > size + 1
+    return promised not in (0, _UNKNOWN, (1 << 64) - 1) and promised + excluded > size + 1

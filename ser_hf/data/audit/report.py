@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -16,10 +16,10 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ser_hf.data import describe
-from ser_hf.data.audit.checks import KINDS, Inventory, by_corpus, find_problems
-from ser_hf.data.audit.inspect import FileMeasurement, measure
-from ser_hf.data.corpora import base
-from ser_hf.data.corpora.base import File
+from ser_hf.data.audit.checks import KINDS, NamedRecording, find_problems, group_by_corpus
+from ser_hf.data.audit.inspect import FileMeasurement, inspect_file
+from ser_hf.data.corpora import CORPORA, parse_name
+from ser_hf.data.corpora.base import File, list_files
 from ser_hf.labels import EMOTIONS
 from ser_hf.utils import templates
 from ser_hf.utils.files import new_folder
@@ -29,81 +29,83 @@ def audit_recordings(folders: Iterable[str | PathLike], num_proc: int | None = N
     """Read every recording of some folders and zips once and report what is unusual.
 
     Args:
-        folders: of RAVDESS, TESS or both, in any layout.
+        folders: of any corpora, in any layout.
         num_proc: recordings read at a time; the number of cores where None.
 
     Returns:
         `files`, `recordings`, `needs_decision`; `inventory` {corpus channel: [there, official]};
         `counts` {corpus channel: {label: n}}, `balance` {corpus sex: …}, `speakers` {speaker: …};
         `durations` and `levels` {group: [n in each bin]}; `formats` {corpus: {format: n}};
-        `findings` (fields of `findings.Finding`); `confounds` and `others` (files that are no
+        `findings` (fields of `checks.Finding`); `confounds` and `others` (files that are no
         audio), lines.
 
     Raises:
         CorpusError: where a folder is missing or holds no audio.
         ArchiveError: where a zip cannot be read.
     """
-    audio_files, others = [], []
+    audio_files, other_files = [], []
     for folder in folders:
-        found, rest = base.files(folder)
-        audio_files += found
-        others += rest
+        audio_of_folder, others_of_folder = list_files(folder)
+        audio_files += audio_of_folder
+        other_files += others_of_folder
     audio_files = list({file.place: file for file in reversed(audio_files)}.values())[::-1]
-    others = list({file.place: file for file in others}.values())
-    known, unknown = _measured(audio_files, num_proc or joblib.cpu_count())
-    findings, own = find_problems(known, unknown)
+    other_files = list({file.place: file for file in other_files}.values())
+    named, unnamed = _inspect_all(audio_files, num_proc or joblib.cpu_count())
+    findings, own = find_problems(named, unnamed)
     by_name = {(item.corpus, item.key): item for item in reversed(own)}  # the first file of each name
-    once = [by_name[name] for name in sorted(by_name)]
+    recordings = [by_name[name] for name in sorted(by_name)]
     return {
         "files": len(audio_files),
-        "recordings": len(once),
+        "recordings": len(recordings),
         "needs_decision": any(finding.decide for finding in findings),
-        "inventory": _inventory(once),
-        **_counts(once),
+        "inventory": _inventory(recordings),
+        **_counts(recordings),
         "findings": [asdict(finding) for finding in findings],
-        "confounds": list(_confounds(once)),
-        "others": sorted(map(str, others)),
+        "confounds": list(_confounds(recordings)),
+        "others": sorted(map(str, other_files)),
     }
 
 
-def _measured(files: list[File], workers: int) -> tuple[list[Inventory], list[FileMeasurement]]:
-    """Those with an official name, and the others."""
+def _inspect_all(files: list[File], workers: int) -> tuple[list[NamedRecording], list[FileMeasurement]]:
+    """Read all files; return those with an official name, and the others."""
     with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(workers) as pool:
-        results = list(tqdm(pool.map(measure, files), total=len(files), desc="Reading", unit=" recordings"))
-    known, unknown = [], []
+        results = list(tqdm(pool.map(inspect_file, files), total=len(files), desc="Reading", unit=" recordings"))
+    named, unnamed = [], []
     for result in results:
-        parsed = base.parse(result.file.name)
+        parsed = parse_name(result.file.name)
         if parsed is None:
-            unknown.append(result)
+            unnamed.append(result)
         else:
-            known.append(Inventory(result, *parsed))
-    return known, unknown
+            named.append(NamedRecording(result, *parsed))
+    return named, unnamed
 
 
-def _inventory(once: list[Inventory]) -> dict[str, list[int]]:
-    """How many official recordings of each corpus and channel are there, and how many there are."""
+def _inventory(recordings: list[NamedRecording]) -> dict[str, list[int]]:
+    """How many official recordings of each corpus and channel are present, and how many exist."""
     counts = {}
-    for corpus, items in by_corpus(once).items():
-        official = base.INVENTORIES[corpus]()
-        there = Counter(official[item.key] for item in items if item.key in official)
-        counts |= {f"{corpus} {name}": [there[name], n] for name, n in Counter(official.values()).items()}
+    for corpus, items in group_by_corpus(recordings).items():
+        inventory = CORPORA[corpus].inventory()
+        present = Counter(inventory[item.key] for item in items if item.key in inventory)
+        counts |= {f"{corpus} {name}": [present[name], total] for name, total in Counter(inventory.values()).items()}
     return counts
 
 
-def _counts(once: list[Inventory]) -> dict:
-    labels = [item.fields["emotion"] for item in once]
-    channels = [f"{item.corpus} {item.fields['channel']}" for item in once]
-    quiet = np.array([max(-round(item.measured.level), 0) for item in once])  # dB below full scale
-    formats: dict[str, Counter] = {corpus: Counter() for corpus in by_corpus(once)}
-    for item in once:
-        found = item.measured
-        said = f"{found.rate:,} Hz, {found.channels} channel(s), {found.container} {found.subtype}"
-        formats[item.corpus][said] += 1
+def _counts(recordings: list[NamedRecording]) -> dict:
+    labels = [item.fields["emotion"] for item in recordings]
+    channels = [f"{item.corpus} {item.fields['channel']}" for item in recordings]
+    quiet = np.array([max(-round(item.measured.level), 0) for item in recordings])  # dB below full scale
+    formats: dict[str, Counter] = {corpus: Counter() for corpus in group_by_corpus(recordings)}
+    for item in recordings:
+        measured = item.measured
+        description = f"{measured.rate:,} Hz, {measured.channels} channel(s), {measured.container} {measured.subtype}"
+        formats[item.corpus][description] += 1
     return {
-        "counts": describe.counted(channels, labels),
-        "balance": describe.counted([f"{item.corpus} {item.fields['sex']}" for item in once], labels),
-        "speakers": dict(sorted(describe.counted([item.fields["speaker"] for item in once], labels).items())),
-        "durations": describe.histograms(channels, [item.measured.seconds for item in once]),
+        "counts": describe.count_labels(channels, labels),
+        "balance": describe.count_labels([f"{item.corpus} {item.fields['sex']}" for item in recordings], labels),
+        "speakers": dict(
+            sorted(describe.count_labels([item.fields["speaker"] for item in recordings], labels).items())
+        ),
+        "durations": describe.duration_histograms(channels, [item.measured.seconds for item in recordings]),
         "levels": {
             group: np.bincount(quiet[np.array(channels) == group]).tolist() for group in dict.fromkeys(channels)
         },
@@ -111,17 +113,16 @@ def _counts(once: list[Inventory]) -> dict:
     }
 
 
-def _confounds(once: list[Inventory]) -> Iterator[str]:
-    """What a model could learn instead of emotion: it lies in how the corpora were made, in no
-    single file."""
-    groups = by_corpus(once)
-    acted = {corpus: _acted(corpus) for corpus in groups}  # by design, so that a part of a corpus says the same
+def _confounds(recordings: list[NamedRecording]) -> Iterator[str]:
+    """What a model could learn instead of emotion, from how the corpora were made."""
+    groups = group_by_corpus(recordings)
+    acted = {corpus: CORPORA[corpus].emotions() for corpus in groups}  # by design, the same for a part of a corpus
     for emotion in EMOTIONS:
-        where = [corpus for corpus, channels in acted.items() if any(emotion in its for its in channels.values())]
-        if len(groups) > 1 and len(where) == 1:
-            yield f"{emotion} exists only in {where[0]}: to know the corpus is half of knowing it"
+        owners = [corpus for corpus, channels in acted.items() if emotion in set().union(*channels.values())]
+        if len(groups) > 1 and len(owners) == 1:
+            yield f"{emotion} exists only in {owners[0]}: to know the corpus is half of knowing it"
     for corpus, items in groups.items():
-        sexes = {base.GRAMMARS[corpus](name)["sex"] for name in base.INVENTORIES[corpus]()}
+        sexes = CORPORA[corpus].sexes()
         if len(sexes) == 1:
             yield f"every voice of {corpus} is {sexes.pop()}"
         for channel in sorted({item.fields["channel"] for item in items}):
@@ -131,63 +132,56 @@ def _confounds(once: list[Inventory]) -> Iterator[str]:
                 yield f"{absent} are not acted in the {channel} of {corpus}"
     levels = {corpus: float(np.median([item.measured.level for item in items])) for corpus, items in groups.items()}
     if levels and max(levels.values()) - min(levels.values()) > 3:
-        said = ", ".join(f"{corpus} {level:.0f} dB" for corpus, level in levels.items())
-        yield f"loudness tells the corpora apart (median of the loudest 25 ms: {said})"
+        medians = ", ".join(f"{corpus} {level:.0f} dB" for corpus, level in levels.items())
+        yield f"loudness tells the corpora apart (median of the loudest 25 ms: {medians})"
     rates = {corpus: {item.measured.rate for item in items} for corpus, items in groups.items()}
     if len(rates) > 1 and not set.intersection(*rates.values()):
         yield "the sampling rate tells the corpora apart: a trace of it survives resampling"
 
 
-def _acted(corpus: str) -> dict[str, set[str]]:
-    """The emotions of each channel of a corpus, by its official names."""
-    emotions = defaultdict(set)
-    for name, channel in base.INVENTORIES[corpus]().items():
-        emotions[channel].add(base.GRAMMARS[corpus](name)["emotion"])
-    return emotions
-
-
-def grouped(report: dict) -> list[tuple[str, list[dict]]]:
-    """The findings by kind, those first about which somebody has to decide."""
-    by_kind = [(kind, list(found)) for kind, found in groupby(report["findings"], key=lambda finding: finding["kind"])]
+def findings_by_kind(report: dict) -> list[tuple[str, list[dict]]]:
+    """Return the findings by kind, those first about which somebody has to decide."""
+    by_kind = [
+        (kind, list(findings)) for kind, findings in groupby(report["findings"], key=lambda finding: finding["kind"])
+    ]
     return sorted(by_kind, key=lambda pair: not any(finding["decide"] for finding in pair[1]))
 
 
 def audit_table(report: dict, most: int = 5) -> str:
-    """The report as text: what is there, then every kind of finding with its first files."""
+    """Return the report as text: what is there, then each kind of finding with its first files."""
     lines = [f"{report['files']:,} audio files, {report['recordings']:,} recordings that are what their names say"]
     if not report["inventory"]:
-        lines.append("None has a name of RAVDESS or TESS: only their sound was checked.")
-    for group, (there, official) in report["inventory"].items():
+        titles = " or ".join(corpus.title for corpus in CORPORA.values())
+        lines.append(f"None has a name of {titles}: only their sound was checked.")
+    for group, (present, total) in report["inventory"].items():
         lines.append(
-            f"  {group:16} {there:6,} of {official:,}" + (" (a part of the corpus)" if 2 * there < official else "")
+            f"  {group:16} {present:6,} of {total:,}" + (" (a part of the corpus)" if 2 * present < total else "")
         )
     for corpus, formats in report["formats"].items():
         lines += [f"  {corpus:16} {count:6,} × {said}" for said, count in formats.items()]
     for groups in (report["counts"], report["balance"]):
         lines += ["", *describe.label_table(groups)] if groups else []
     lines.append("")
-    for kind, found in grouped(report):
-        decide = sum(finding["decide"] for finding in found)
-        count = f"{decide:,} of {len(found):,}" if 0 < decide < len(found) else f"{len(found):,}"
+    for kind, findings in findings_by_kind(report):
+        decide = sum(finding["decide"] for finding in findings)
+        count = f"{decide:,} of {len(findings):,}" if 0 < decide < len(findings) else f"{len(findings):,}"
         lines.append(f"{'DECIDE' if decide else 'note'} {count} {kind}: {KINDS[kind]}")
-        lines += [f"    {finding['says']}" for finding in found[:most]]
-        if len(found) > most:
-            lines.append(f"    … and {len(found) - most:,} more (--output DIR lists all)")
+        lines += [f"    {finding['says']}" for finding in findings[:most]]
+        if len(findings) > most:
+            lines.append(f"    … and {len(findings) - most:,} more (--output DIR lists all)")
     lines += [f"confound: {line}" for line in report["confounds"]]
     if report["others"]:
-        lines.append(
-            f"{len(report['others']):,} other files: {', '.join(PurePath(p).name for p in report['others'][:most])}"
-        )
+        names = ", ".join(PurePath(path).name for path in report["others"][:most])
+        lines.append(f"{len(report['others']):,} other files: {names}")
     decisions = sum(finding["decide"] for finding in report["findings"])
     return "\n".join([*lines, "", f"{decisions:,} of {len(report['findings']):,} findings need a decision"])
 
 
 def write_audit(report: dict, output: str | PathLike) -> None:
-    """`audit.json`, the pictures, and the page `audit.html`, which needs no other file; the folder
-    must not exist yet.
+    """Write `audit.json`, the pictures, and the page `audit.html`, which needs no other file.
 
     Raises:
-        UserError: if it exists.
+        UserError: if `output` exists.
     """
     with new_folder(output) as partial:
         pictures = describe.draw_audit(report, partial / "pictures")
@@ -202,5 +196,11 @@ def _audit_page(report: dict, pictures: dict[str, str]) -> str:
 
     `pictures` are PNG in base64, by name.
     """
-    values = {"r": report, "grouped": grouped(report), "kinds": KINDS, "pictures": pictures, "emotions": EMOTIONS}
+    values = {
+        "r": report,
+        "grouped": findings_by_kind(report),
+        "kinds": KINDS,
+        "pictures": pictures,
+        "emotions": EMOTIONS,
+    }
     return templates.render("audit.html.jinja", **values)

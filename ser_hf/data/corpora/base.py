@@ -1,20 +1,106 @@
-"""From folders and zips of files with known names to labelled `Recording`s. No audio is decoded
-here."""
+"""What a corpus of recordings is, and what is read of one: files, recordings, a scan.
+
+No audio is decoded here.
+"""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePath
 
 from ser_hf.audio import SUFFIXES
-from ser_hf.data.corpora import ravdess, tess
 from ser_hf.errors import UserError
 from ser_hf.utils import zip_reader
 
 
 class CorpusError(UserError):
-    """A folder that does not hold the recordings it should."""
+    """A folder that does not hold the recordings it should, or a wrong description of a corpus."""
+
+
+@dataclass(frozen=True, slots=True)
+class ZenodoRecord:
+    """Where Zenodo serves the archives of a corpus."""
+
+    number: int
+    archives: Mapping[str, tuple[int, str]]
+    """Size in bytes and MD5 of each archive, by its name."""
+    server: str = "https://zenodo.org"
+
+
+@dataclass(frozen=True, slots=True)
+class DataverseRecord:
+    """Where a Dataverse serves the recordings of a corpus, one file each."""
+
+    doi: str
+    folder: Callable[[str], str]
+    """The folder for a recording, from its official name."""
+    server: str
+
+
+def _claims_nothing(folder: str) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Corpus:
+    """Everything that the package knows about a corpus whose files have official names."""
+
+    name: str
+    """The flag, the value of the column `corpus` and the start of a speaker's id: a-z and 0-9."""
+    title: str
+    """The name as people write it."""
+    parse: Callable[[PurePath], dict | None]
+    """The fields of a `Recording` but `file` and `corpus`, from a path; None for another name."""
+    inventory: Callable[[], dict[str, str]]
+    """The channel of every official name."""
+    licence: str
+    """One line: authors, DOI, licence, its conditions and its address."""
+    licence_id: str
+    """The Hub's identifier of the licence."""
+    forbids_commercial_use: bool
+    forbids_changed_forms: bool
+    citation: str
+    """BibTeX."""
+    language: str
+    """ISO 639-1."""
+    accent: str
+    """The language in words, for cards: North American English."""
+    statements: str
+    """What the column `statement` holds."""
+    expected_format: tuple[int, int]
+    """Sampling rate in Hz and channels of the official recordings."""
+    record: ZenodoRecord | DataverseRecord | None = None
+    """From where `--download` fetches it; None where nothing can be fetched."""
+    same_samples: frozenset[frozenset[str]] = frozenset()
+    """Groups of official names that hold the same samples."""
+    folder_claim: Callable[[str], tuple[str, str | None] | None] = _claims_nothing
+    """The speaker, and the emotion where it is given, that the name of a folder stands for."""
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Return the official names that are not among `keys`, sorted.
+
+        Only channels count of which at least half is there. A part of a corpus lacks nothing.
+        """
+        keys, missing = set(keys), []
+        inventory = self.inventory()
+        for channel in sorted(set(inventory.values())):
+            names = {name for name, name_channel in inventory.items() if name_channel == channel}
+            if 2 * len(names & keys) >= len(names):
+                missing += sorted(names - keys)
+        return missing
+
+    def emotions(self) -> dict[str, set[str]]:
+        """Return the emotions that are acted in each channel, by the official names."""
+        emotions = defaultdict(set)
+        for name, channel in self.inventory().items():
+            emotions[channel].add(self.parse(PurePath(name))["emotion"])
+        return emotions
+
+    def sexes(self) -> set[str]:
+        """Return the sexes of the speakers, by the official names."""
+        return {self.parse(PurePath(name))["sex"] for name in self.inventory()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,51 +158,10 @@ class Scan:
     """What an importer merged or dropped, a line each."""
 
 
-GRAMMARS: dict[str, Callable[[PurePath], dict | None]] = {"ravdess": ravdess.parse, "tess": tess.parse}
-"""For each corpus the function from a file's path to the fields of a Recording, None where the name
-is not its own."""
+def list_files(folder: str | PathLike) -> tuple[list[File], list[File]]:
+    """Return the audio files of a folder or zip, and all its other files.
 
-
-def scan(folders: list[str | PathLike], corpus: str) -> Scan:
-    """Find the recordings of one corpus in some folders and zips, in whatever layout.
-
-    Args:
-        folders: each a folder, searched recursively for audio (`audio.SUFFIXES`, any casing) and
-            zips, or a zip file.
-        corpus: `ravdess` or `tess`.
-
-    Raises:
-        CorpusError: where a folder is missing, empty, or holds none of the corpus.
-        ArchiveError: where a zip cannot be read.
-    """
-    found: dict[str, Recording] = {}
-    result = Scan()
-    seen = set()
-    for folder in folders:
-        audio_files, others = files(folder)
-        matched = 0
-        for file in audio_files:
-            fields = GRAMMARS[corpus](file.name)
-            if fields is None:
-                others.append(file)
-                continue
-            matched += 1
-            recording = Recording(file=file, corpus=corpus, **fields)
-            if file.place not in seen and found.setdefault(recording.key, recording) is not recording:
-                result.duplicates.append(file)
-            seen.add(file.place)
-        if not matched:
-            raise CorpusError(_nothing(folder, audio_files, corpus))
-        result.unmatched += others
-    result.recordings = [found[key] for key in sorted(found)]
-    result.unmatched = sorted({file.place: file for file in result.unmatched}.values(), key=str)
-    return result
-
-
-def files(folder: str | PathLike) -> tuple[list[File], list[File]]:
-    """The audio files of a folder or zip, and all its other files; both sorted, those in zips last.
-
-    Linked folders are followed, each folder once.
+    Both are sorted, those in zips last. Linked folders are followed, each folder once.
 
     Raises:
         CorpusError: if it is missing or holds no audio.
@@ -126,64 +171,27 @@ def files(folder: str | PathLike) -> tuple[list[File], list[File]]:
     if not folder.exists():
         raise CorpusError(f"'{folder}' does not exist: check the path")
     if folder.is_dir():
-        paths = sorted(_below(folder))
+        paths = sorted(_files_below(folder))
     elif folder.suffix.lower() == ".zip":
         paths = [folder]
     else:
         raise CorpusError(f"'{folder}' is not a folder and no .zip: give the folder or zip of the recordings")
     # macOS adds to each file a twin named ._, which has the ending and nothing else
     zips = [path for path in paths if path.suffix.lower() == ".zip" and not path.name.startswith("._")]
-    every = [File(str(path)) for path in paths if path not in zips]
-    every += [File(member, str(path)) for path in zips for member in zip_reader.members(path)]
-    found = ([], [])
-    for file in every:
-        heard = file.name.suffix.lower() in SUFFIXES and not file.name.name.startswith("._")
-        found[0 if heard else 1].append(file)
-    if not found[0]:
+    files = [File(str(path)) for path in paths if path not in zips]
+    files += [File(member, str(path)) for path in zips for member in zip_reader.members(path)]
+    audio_files, other_files = [], []
+    for file in files:
+        is_audio = file.name.suffix.lower() in SUFFIXES and not file.name.name.startswith("._")
+        (audio_files if is_audio else other_files).append(file)
+    if not audio_files:
         raise CorpusError(f"'{folder}' holds no recordings ({', '.join(SUFFIXES)}): check the path")
-    return found
+    return audio_files, other_files
 
 
-def _below(folder: Path) -> Iterator[Path]:
+def _files_below(folder: Path) -> Iterator[Path]:
     visited = set()
     for root, folders, names in os.walk(folder, followlinks=True):
         visited.add(os.path.realpath(root))
         folders[:] = [name for name in folders if os.path.realpath(os.path.join(root, name)) not in visited]
         yield from (path for name in names if (path := Path(root, name)).is_file())
-
-
-def parse(path: PurePath) -> tuple[str, dict] | None:
-    """The corpus and the fields of a file with an official name; None for any other.
-
-    >>> parse(PurePath("OAF_back_angry.wav"))[0]
-    'tess'
-    """
-    return next(((corpus, fields) for corpus, grammar in GRAMMARS.items() if (fields := grammar(path))), None)
-
-
-INVENTORIES: dict[str, Callable[[], dict[str, str]]] = {"ravdess": ravdess.inventory, "tess": tess.inventory}
-"""For each corpus the function that gives the channel of every official name."""
-
-
-def missing(corpus: str, keys: Iterable[str]) -> list[str]:
-    """The official names that are not among `keys`, sorted, of each channel of which at least half
-    is there.
-
-    Of a channel that is mostly absent nothing is missing: somebody works with a part of the corpus.
-    """
-    keys, absent = set(keys), []
-    official = INVENTORIES[corpus]()
-    for channel in sorted(set(official.values())):
-        names = {name for name, its in official.items() if its == channel}
-        if 2 * len(names & keys) >= len(names):
-            absent += sorted(names - keys)
-    return absent
-
-
-def _nothing(folder: str | PathLike, audio_files: Iterable[File], corpus: str) -> str:
-    for other, grammar in GRAMMARS.items():
-        count = sum(grammar(file.name) is not None for file in audio_files)
-        if count:
-            return f"'{folder}' holds {count} recordings of {other} and none of {corpus}: pass it as --{other}"
-    first = PurePath(str(next(iter(audio_files)))).name
-    return f"'{folder}' holds no file with an official {corpus} name (first: '{first}'): check the folder"

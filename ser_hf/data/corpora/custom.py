@@ -1,18 +1,17 @@
-"""Any other corpus: `folder/label/*.wav`, or a CSV of files and labels, with a label map that the
-user gives.
+"""Any other corpus: `folder/label/*.wav`, or a CSV of files and labels, with a label map.
 
-A corpus is described by a YAML file:
+A user describes it in a YAML file:
 
 ```yaml
 corpus: emodb            # its name in the dataset
 folder: wav              # folder/<label>/..., relative to this file; or
-csv: clips.csv           # columns file, label and, if known: speaker, sex, channel, intensity,
-statement, repetition labels:                  # its labels -> ours; one of ours needs no line, null
-drops
+csv: clips.csv           # columns file, label and, if known, those of _COLUMNS
+labels:                  # its labels -> ours; one of ours needs no line, null drops
   Wut: angry
   Langeweile: null
-speaker: '^(\\d\\d)'       # where there is no such column: the first group of this pattern in the
-file's stem sex: {'03': male}        # by speaker, where there is no such column ```
+speaker: '^(\\d\\d)'       # without a column: the first group of this pattern in the file's stem
+sex: {'03': male}        # by speaker, where there is no such column
+```
 """
 
 import csv
@@ -21,32 +20,37 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePath
+from typing import Annotated
 
-from ser_hf.data.corpora.base import CorpusError, File, Recording, Scan, files
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
+
+from ser_hf.data.corpora import CORPORA
+from ser_hf.data.corpora.base import CorpusError, File, Recording, Scan, list_files
 from ser_hf.labels import EMOTIONS
-from ser_hf.utils.files import read_settings
+from ser_hf.utils.files import read_settings, validated
 
-_KEYS = ("corpus", "folder", "csv", "labels", "speaker", "sex")
 _COLUMNS = ("speaker", "sex", "channel", "intensity", "statement", "repetition")
 
+_Text = Annotated[str, Field(min_length=1)]
 
-@dataclass
-class Spec:
-    """What the YAML file says, checked."""
 
-    path: Path
-    corpus: str
-    folder: Path | None = None
-    csv: Path | None = None
-    labels: dict[str, str | None] = field(default_factory=dict)
-    speaker: re.Pattern | None = None
-    sex: dict[str, str] = field(default_factory=dict)
+class Description(BaseModel):
+    """The description of a corpus, as its YAML file gives it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    corpus: _Text
+    folder: _Text | None = None
+    csv: _Text | None = None
+    labels: Annotated[dict[str, str | None], Field(min_length=1)] | None = None
+    speaker: _Text | None = None
+    sex: Annotated[dict[str, str], Field(min_length=1)] | None = None
+    _path: Path = PrivateAttr(default=Path())
 
     @classmethod
-    def read(cls, path: str | PathLike) -> "Spec":
+    def read(cls, path: str | PathLike) -> "Description":
         """Read and check a description.
 
         Raises:
@@ -55,144 +59,170 @@ class Spec:
         path = Path(path)
         if not path.is_file():
             raise CorpusError(f"'{path}' is not a file: give the YAML file that describes the corpus")
-        given = read_settings(path, CorpusError)
-        if not isinstance(given, dict) or set(given) - set(_KEYS):
-            wrong = f"'{min(set(given) - set(_KEYS))}'" if isinstance(given, dict) else "no keys"
-            raise CorpusError(f"'{path}' has {wrong}: its keys are {', '.join(_KEYS)}")
-        for key, value in given.items():
-            kind = dict if key in ("labels", "sex") else str
-            values = value.values() if isinstance(value, dict) else [value]
-            if not isinstance(value, kind) or not value or not all(isinstance(one, str) for one in values):
-                raise CorpusError(
-                    f"'{path}': {key} is {value!r}: {'a mapping' if kind is dict else 'a text'} is expected"
-                )
-        if ("folder" in given) == ("csv" in given):
-            raise CorpusError(f"'{path}': give either folder or csv")
-        if not re.fullmatch(r"[a-z0-9]+", given.get("corpus", "")) or given["corpus"] in ("ravdess", "tess"):
-            raise CorpusError(f"'{path}': corpus is '{given.get('corpus')}': a new name of a-z and 0-9 is needed")
-        labels = {name: None if ours in ("", "~", "null") else ours for name, ours in given.get("labels", {}).items()}
-        for name, ours in labels.items():
-            if ours is not None and ours not in EMOTIONS:
-                raise CorpusError(f"'{path}': '{name}' maps to '{ours}': choose of {', '.join(EMOTIONS)}, or null")
-        places = {place: path.parent / given[place] for place in ("folder", "csv") if place in given}
-        speaker = _pattern(path, given["speaker"]) if "speaker" in given else None
-        return cls(path, given["corpus"], **places, labels=labels, speaker=speaker, sex=given.get("sex", {}))
+        description = validated(cls, read_settings(path, CorpusError), f"'{path}'", CorpusError)
+        description._path = path
+        return description
 
-    def ours(self, label: str) -> str | None:
-        """Our name of one of the corpus's labels, None where it is dropped; KeyError where nothing
-        is said of it."""
-        if label in self.labels:
+    @field_validator("corpus")
+    @classmethod
+    def _is_new_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[a-z0-9]+", name) or name in CORPORA:
+            raise ValueError(f"is '{name}': a new name of a-z and 0-9 is needed")
+        return name
+
+    @field_validator("labels")
+    @classmethod
+    def _maps_to_emotions(cls, labels: dict[str, str | None]) -> dict[str, str | None]:
+        emotions = {label: None if emotion in ("", "~", "null") else emotion for label, emotion in labels.items()}
+        for label, emotion in emotions.items():
+            if emotion is not None and emotion not in EMOTIONS:
+                raise ValueError(f"'{label}' maps to '{emotion}': choose of {', '.join(EMOTIONS)}, or null")
+        return emotions
+
+    @field_validator("speaker")
+    @classmethod
+    def _is_pattern_with_group(cls, speaker: str) -> str:
+        try:
+            pattern = re.compile(speaker)
+        except re.error as error:
+            raise ValueError(f"'{speaker}' is no pattern ({error})") from None
+        if not pattern.groups:
+            raise ValueError(f"'{speaker}' has no group: put the speaker's part in parentheses")
+        return speaker
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> "Description":
+        if (self.folder is None) == (self.csv is None):
+            raise ValueError("give either folder or csv")
+        return self
+
+    @property
+    def path(self) -> Path:
+        """The YAML file, which errors name."""
+        return self._path
+
+    @property
+    def source(self) -> Path:
+        """The folder of the recordings, or their list."""
+        return self._path.parent / (self.folder or self.csv)
+
+    def emotion(self, label: str) -> str | None:
+        """Return our name of one of the corpus's labels, None where it is dropped.
+
+        Raises:
+            KeyError: for a label that the map lacks.
+        """
+        if self.labels and label in self.labels:
             return self.labels[label]
         if label.lower() in EMOTIONS:
             return label.lower()
         raise KeyError(label)
 
+    def knows(self, label: str) -> bool:
+        """Whether the map has a label, or it is one of ours."""
+        return label in (self.labels or {}) or label.lower() in EMOTIONS
 
-def scan(path: str | PathLike) -> Scan:
-    """The recordings of the corpus that a YAML file describes, and what was merged and dropped.
 
-    Without a speaker the recordings count as one, so that no split can stand on a speaker that
-    nobody knows.
+def scan(description: Description) -> Scan:
+    """Return the recordings of a described corpus, and what was merged and dropped.
+
+    Without a speaker the recordings count as one speaker's, so that no split relies on unknown
+    speakers.
 
     Raises:
-        CorpusError: for a wrong description, a missing file, or labels that the map says nothing
-            of.
+        CorpusError: for a missing file, a wrong list, or labels that the map lacks.
     """
-    spec = Spec.read(path)
-    rows, others = _from_folder(spec) if spec.folder is not None else _from_csv(spec)
+    rows, other_files = _rows_of_folder(description) if description.folder else _rows_of_csv(description)
     counts = Counter(row["label"] for row in rows)
-    unknown = [label for label in counts if label not in spec.labels and label.lower() not in EMOTIONS]
+    unknown = [label for label in counts if not description.knows(label)]
     if unknown:
         raise CorpusError(
-            f"'{spec.path}' says nothing of the label(s) {', '.join(map(repr, sorted(unknown)[:5]))}: "
+            f"'{description.path}' says nothing of the label(s) {', '.join(map(repr, sorted(unknown)[:5]))}: "
             f"map each to one of {', '.join(EMOTIONS)}, or to null"
         )
-    found: dict[str, Recording] = {}
-    _check_speakers(spec, rows)
-    named = all("speaker" in row for row in rows)
-    result = Scan(unmatched=sorted(others, key=str), notes=_notes(spec, counts, named))
+    _name_speakers(description, rows)
+    has_speakers = all("speaker" in row for row in rows)
+    result = Scan(unmatched=sorted(other_files, key=str), notes=_notes(description, counts, has_speakers))
+    recordings: dict[str, Recording] = {}
     for row in rows:
-        recording = _recording(spec, row)
+        recording = _recording(description, row)
         if recording is not None:
-            first = found.setdefault(recording.key + recording.file.name.suffix, recording)
+            first = recordings.setdefault(recording.key + recording.file.name.suffix, recording)
             if first.emotion != recording.emotion:
-                raise CorpusError(f"'{spec.path}': '{recording.file}' has two labels: keep one of them")
+                raise CorpusError(f"'{description.path}': '{recording.file}' has two labels: keep one of them")
             if first is not recording:
                 result.duplicates.append(recording.file)
-    result.recordings = [found[key] for key in sorted(found)]
-    if not found:
-        raise CorpusError(f"'{spec.path}' leaves no recording: every label is dropped")
+    result.recordings = [recordings[key] for key in sorted(recordings)]
+    if not recordings:
+        raise CorpusError(f"'{description.path}' leaves no recording: every label is dropped")
     return result
 
 
-def _pattern(path: Path, text: str) -> re.Pattern:
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise CorpusError(f"'{path}': speaker '{text}' is no pattern ({error})") from None
-    if not pattern.groups:
-        raise CorpusError(f"'{path}': speaker '{text}' has no group: put the speaker's part in parentheses")
-    return pattern
+def _name_speakers(description: Description, rows: list[dict]) -> None:
+    """Set the speaker of each row by the pattern; all rows must have one, or none.
 
-
-def _check_speakers(spec: Spec, rows: list[dict]) -> None:
-    """Known for all or for none: whoever is not named could be any of those who are."""
+    A clip without a speaker could be of any speaker that others name.
+    """
     for row in rows:
-        if spec.speaker is not None and "speaker" not in row:
-            match = spec.speaker.search(PurePath(row["key"]).name)
+        if description.speaker is not None and "speaker" not in row:
+            match = re.search(description.speaker, PurePath(row["key"]).name)
             if match is None or not match[1]:
-                raise CorpusError(f"'{spec.path}': speaker '{spec.speaker.pattern}' finds nothing in '{row['key']}'")
+                raise CorpusError(
+                    f"'{description.path}': speaker '{description.speaker}' finds nothing in '{row['key']}'"
+                )
             row["speaker"] = match[1]
-    known = {row["speaker"] for row in rows if "speaker" in row}
+    speakers = {row["speaker"] for row in rows if "speaker" in row}
     nameless = next((row["key"] for row in rows if "speaker" not in row), None)
-    if known and nameless is not None:
-        raise CorpusError(f"'{spec.path}': '{nameless}' has no speaker and others have: name it, or none")
-    strangers = sorted(set(spec.sex) - known)
+    if speakers and nameless is not None:
+        raise CorpusError(f"'{description.path}': '{nameless}' has no speaker and others have: name it, or none")
+    strangers = sorted(set(description.sex or {}) - speakers)
     if strangers:
         raise CorpusError(
-            f"'{spec.path}': sex names '{strangers[0]}', who is no speaker: {', '.join(sorted(known)[:8])} are"
+            f"'{description.path}': sex names '{strangers[0]}', who is no speaker: "
+            f"{', '.join(sorted(speakers)[:8])} are"
         )
 
 
-def _from_folder(spec: Spec) -> tuple[list[dict], list[File]]:
-    audio_files, others = files(spec.folder)
+def _rows_of_folder(description: Description) -> tuple[list[dict], list[File]]:
+    audio_files, other_files = list_files(description.source)
     rows = []
     for file in audio_files:
-        inside = file.name if file.archive else file.name.relative_to(spec.folder)
+        inside = file.name if file.archive else file.name.relative_to(description.source)
         if len(inside.parts) < 2:
-            others.append(file)  # lies beside the folders of the labels
+            other_files.append(file)  # lies beside the folders of the labels
         else:
             under = PurePath(file.archive).stem if file.archive else ""  # two zips may hold the same names
             rows.append({"file": file, "key": _key(os.path.join(under, inside)), "label": inside.parts[0]})
     if not rows:
-        raise CorpusError(f"'{spec.folder}' has no folders of labels: folder/<label>/*.wav is needed, or a csv")
-    return rows, others
+        raise CorpusError(f"'{description.source}' has no folders of labels: folder/<label>/*.wav is needed, or a csv")
+    return rows, other_files
 
 
-def _from_csv(spec: Spec) -> tuple[list[dict], list[File]]:
-    if not spec.csv.is_file():
-        raise CorpusError(f"'{spec.csv}' is not a file: check csv in '{spec.path}'")
+def _rows_of_csv(description: Description) -> tuple[list[dict], list[File]]:
+    path = description.source
+    if not path.is_file():
+        raise CorpusError(f"'{path}' is not a file: check csv in '{description.path}'")
     try:
-        with spec.csv.open(newline="", encoding="utf-8-sig") as stream:
-            return list(_csv_rows(spec, csv.DictReader(stream, strict=True))), []
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            return list(_parsed_rows(path, csv.DictReader(stream, strict=True))), []
     except (UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(f"'{spec.csv}' is no CSV in UTF-8 ({error}): save it as that") from None
+        raise CorpusError(f"'{path}' is no CSV in UTF-8 ({error}): save it as that") from None
 
 
-def _csv_rows(spec: Spec, reader: csv.DictReader) -> Iterator[dict]:
+def _parsed_rows(csv_path: Path, reader: csv.DictReader) -> Iterator[dict]:
     missing = {"file", "label"} - set(reader.fieldnames or ())
     if missing:
         present = ", ".join(reader.fieldnames or ())
-        raise CorpusError(f"'{spec.csv}' lacks the column '{min(missing)}': it has {present or 'none'}")
+        raise CorpusError(f"'{csv_path}' lacks the column '{min(missing)}': it has {present or 'none'}")
     for row in reader:
         cells = {name: (row[name] or "").strip() for name in ("file", "label", *_COLUMNS) if name in row}
-        path = spec.csv.parent / cells["file"]
+        path = csv_path.parent / cells["file"]
         if not path.is_file():
-            raise CorpusError(f"'{spec.csv}' line {reader.line_num}: '{path}' is not a file")
+            raise CorpusError(f"'{csv_path}' line {reader.line_num}: '{path}' is not a file")
         # relative to the list, so that the dataset is the same on every machine
-        key = _key(os.path.relpath(path, spec.csv.parent))
-        known = {name: cells[name] for name in _COLUMNS if cells.get(name)}
-        yield {"file": File(str(path)), "key": key, "label": cells["label"], **known}
+        key = _key(os.path.relpath(path, csv_path.parent))
+        given = {name: cells[name] for name in _COLUMNS if cells.get(name)}
+        yield {"file": File(str(path)), "key": key, "label": cells["label"], **given}
 
 
 def _key(path: str) -> str:
@@ -200,24 +230,24 @@ def _key(path: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _recording(spec: Spec, row: dict) -> Recording | None:
-    emotion = spec.ours(row["label"])
+def _recording(description: Description, row: dict) -> Recording | None:
+    emotion = description.emotion(row["label"])
     if emotion is None:
         return None
     speaker = row.get("speaker", "unknown")
-    sex = row.get("sex") or spec.sex.get(speaker)
+    sex = row.get("sex") or (description.sex or {}).get(speaker)
     if sex not in (None, "female", "male"):
-        raise CorpusError(f"'{spec.path}': sex '{sex}' of '{row['key']}': female, male or nothing is expected")
+        raise CorpusError(f"'{description.path}': sex '{sex}' of '{row['key']}': female, male or nothing is expected")
     repetition = row.get("repetition")
     if repetition is not None and not re.fullmatch(r"[0-9]{1,9}", repetition):
-        raise CorpusError(f"'{spec.path}': repetition '{repetition}' of '{row['key']}' is no number")
+        raise CorpusError(f"'{description.path}': repetition '{repetition}' of '{row['key']}' is no number")
     return Recording(
         file=row["file"],
-        corpus=spec.corpus,
-        key=f"{spec.corpus}/{row['key']}",
+        corpus=description.corpus,
+        key=f"{description.corpus}/{row['key']}",
         channel=row.get("channel", "speech"),
         emotion=emotion,
-        speaker=sys.intern(f"{spec.corpus}-{speaker}"),
+        speaker=sys.intern(f"{description.corpus}-{speaker}"),
         sex=sex,
         intensity=row.get("intensity"),
         statement=row.get("statement"),
@@ -225,18 +255,19 @@ def _recording(spec: Spec, row: dict) -> Recording | None:
     )
 
 
-def _notes(spec: Spec, counts: Counter, named: bool) -> list[str]:
-    notes = [] if named else [f"{spec.corpus}: no speakers are named, so that all clips count as those of one"]
+def _notes(description: Description, counts: Counter, has_speakers: bool) -> list[str]:
+    name = description.corpus
+    notes = [] if has_speakers else [f"{name}: no speakers are named, so that all clips count as those of one"]
     for emotion in EMOTIONS:
-        sources = sorted(label for label in counts if spec.ours(label) == emotion)
-        if len(sources) > 1:
-            said = ", ".join(f"{label} ({counts[label]:,})" for label in sources)
-            notes.append(f"{spec.corpus}: {said} merged into {emotion}")
-        elif sources and sources[0] != emotion:
-            notes.append(f"{spec.corpus}: {sources[0]} ({counts[sources[0]]:,}) is called {emotion}")
+        labels = sorted(label for label in counts if description.emotion(label) == emotion)
+        if len(labels) > 1:
+            with_counts = ", ".join(f"{label} ({counts[label]:,})" for label in labels)
+            notes.append(f"{name}: {with_counts} merged into {emotion}")
+        elif labels and labels[0] != emotion:
+            notes.append(f"{name}: {labels[0]} ({counts[labels[0]]:,}) is called {emotion}")
     notes += [
-        f"{spec.corpus}: {label} ({count:,}) dropped, as the label map says"
+        f"{name}: {label} ({count:,}) dropped, as the label map says"
         for label, count in sorted(counts.items())
-        if spec.ours(label) is None
+        if description.emotion(label) is None
     ]
     return notes

@@ -7,8 +7,8 @@ import soundfile
 
 from ser_hf.audio import SAMPLING_RATE
 from ser_hf.audio.synthesis import SyntheticVoice, say
-from ser_hf.data.corpora import ravdess
-from ser_hf.labels import EMOTIONS, TESS_NAMES
+from ser_hf.data.corpora import ravdess, tess
+from ser_hf.labels import EMOTIONS
 
 NOTICE = "Synthetic voices (ser_hf.audio.synthesis): no human speaks here, and no figure on them is about human speech."
 WORDS: tuple[str, ...] = ("back", "bar", "base", "bath", "bean", "beg", "bite", "boat", "bone", "book")
@@ -21,8 +21,8 @@ def write_corpora(folder: Path, seed: int = 0, takes: int = 2, words: int = len(
         folder: gets `ravdess/Actor_NN/`, `tess/{OAF,YAF}_<emotion>/` and the notice that no human
             speaks.
         seed: of the voices and the takes.
-        takes: repetitions of each RAVDESS statement (1 or 2): 24 actors x 8 emotions x 2 statements
-            x takes.
+        takes: repetitions of each RAVDESS statement (1 or 2): 24 actors x 8 emotions x 2
+            statements x takes.
         words: TESS words (at most 10): 2 actresses x 7 emotions x words.
 
     Returns:
@@ -35,20 +35,20 @@ def write_corpora(folder: Path, seed: int = 0, takes: int = 2, words: int = len(
             for statement, syllables in sentences.items():
                 for take in range(1, takes + 1):
                     stem = ravdess.name(emotion, "normal", statement, take, actor)
-                    _write_one(folder / "ravdess" / f"Actor_{actor:02d}" / stem, voice, emotion, syllables, seed)
+                    _write_recording(folder / "ravdess" / f"Actor_{actor:02d}" / stem, voice, emotion, syllables, seed)
     for speaker in ("OAF", "YAF"):
         voice = SyntheticVoice.of(f"tess-{speaker.lower()}", female=True, seed=seed)
-        for code, emotion in TESS_NAMES.items():
+        for code, emotion in tess.LABELS.items():
             for position, word in enumerate(WORDS[:words]):
                 syllables = [1, 1, 1, position % 5]
-                _write_one(
+                _write_recording(
                     folder / "tess" / f"{speaker}_{code}" / f"{speaker}_{word}_{code}", voice, emotion, syllables, seed
                 )
     (folder / "NOTICE.txt").write_text(NOTICE + "\n")
     return folder / "ravdess", folder / "tess"
 
 
-def _write_one(stem: Path, voice: SyntheticVoice, emotion: str, syllables: list[int], seed: int) -> None:
+def _write_recording(stem: Path, voice: SyntheticVoice, emotion: str, syllables: list[int], seed: int) -> None:
     rng = np.random.default_rng([seed, *stem.name.encode()])
     stem.parent.mkdir(parents=True, exist_ok=True)
     samples = np.clip(say(voice, emotion, syllables, rng), -1, 1)

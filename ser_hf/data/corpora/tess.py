@@ -7,9 +7,21 @@ Dupuis 2010).
 import re
 from pathlib import PurePath
 
-from ser_hf.labels import RAVDESS_CODES, TESS_NAMES
+from ser_hf.data.corpora.base import Corpus, DataverseRecord
+from ser_hf.data.corpora.ravdess import LABELS as RAVDESS_LABELS
 
-ALIASES = {
+LABELS: dict[str, str] = {
+    "neutral": "neutral",
+    "happy": "happy",
+    "sad": "sad",
+    "angry": "angry",
+    "fear": "fearful",
+    "disgust": "disgust",
+    "ps": "surprised",
+}
+"""Our emotion for the last part of a name; `ps` is "pleasant surprise". Calm is not acted."""
+
+_ALIASES = {
     "fearful": "fear",
     "surprise": "ps",
     "surprised": "ps",
@@ -17,13 +29,15 @@ ALIASES = {
     "pleasant_surprised": "ps",
 }
 # One official file, OA_bite_neutral, has lost the F of its speaker.
-_NAME = re.compile(rf"(oaf|oa|yaf)_([a-z]+)_({'|'.join([*TESS_NAMES, *ALIASES])})", re.IGNORECASE)
+_NAME = re.compile(rf"(oaf|oa|yaf)_([a-z]+)_({'|'.join([*LABELS, *_ALIASES])})", re.IGNORECASE)
 # A much-used script copies TESS beside RAVDESS as Actor_25 (YAF) and Actor_26 (OAF), under seven
 # random numbers, the third of which becomes the emotion; the word is lost.
 # (marcogdepinto/emotion-classification-from-audio-files)
 _RENAMED = re.compile(r"\d\d-\d\d-(0[13-8])-\d\d-\d\d-\d\d-\d\d")
-RENAMED_FOLDERS = {"actor_25": "yaf", "actor_26": "oaf"}
-_CODES = {code: tess for code, label in RAVDESS_CODES.items() for tess, own in TESS_NAMES.items() if own == label}
+_RENAMED_FOLDERS = {"actor_25": "yaf", "actor_26": "oaf"}
+_NAME_OF_CODE = {
+    code: name for code, label in RAVDESS_LABELS.items() for name, own_label in LABELS.items() if own_label == label
+}
 
 _WORDS = """
 back bar base bath bean beg bite boat bone book bought burn cab calm came cause chain chair chalk chat check cheek
@@ -39,17 +53,9 @@ void vote wag walk wash week wheat when which whip white wife wire witch yearn y
 WORDS: tuple[str, ...] = tuple(_WORDS.split())
 """The 200 words, those of Northwestern University Auditory Test No. 6."""
 
-DOI = "doi:10.5683/SP2/E8H2MF"
-LICENCE = (
-    f"TESS, Pichora-Fuller and Dupuis (2010), {DOI}: CC BY-NC-ND 4.0 (name the authors, no commercial use, "
-    "pass on nothing derived), https://creativecommons.org/licenses/by-nc-nd/4.0/"
-)
-EXPECTED_FORMAT = (24_414, 1)
-"""Sampling rate in Hz and channels of the official recordings."""
-
 
 def parse(path: str | PurePath) -> dict | None:
-    """The fields of a `Recording` from a file's path; None where it is no TESS name.
+    """Return the fields of a `Recording` from a file's path; None where it is no TESS name.
 
     Only the stem counts, except for copies under RAVDESS-like names in `Actor_25` and `Actor_26`:
     there the folder is the speaker, and the word is unknown.
@@ -65,18 +71,18 @@ def parse(path: str | PurePath) -> dict | None:
     if match is not None:
         actress, word, emotion = (part.lower() for part in match.groups())
         actress = "oaf" if actress == "oa" else actress
-        emotion = ALIASES.get(emotion, emotion)
+        emotion = _ALIASES.get(emotion, emotion)
         key = f"{actress.upper()}_{word}_{emotion}"
-    elif renamed is not None and path.parent.name.lower() in RENAMED_FOLDERS:
-        actress, word = RENAMED_FOLDERS[path.parent.name.lower()], None
-        emotion = _CODES[renamed[1]]
+    elif renamed is not None and path.parent.name.lower() in _RENAMED_FOLDERS:
+        actress, word = _RENAMED_FOLDERS[path.parent.name.lower()], None
+        emotion = _NAME_OF_CODE[renamed[1]]
         key = f"{actress.upper()}_{path.stem}_{emotion}"
     else:
         return None
     return {
         "key": key,
         "channel": "speech",
-        "emotion": TESS_NAMES[emotion],
+        "emotion": LABELS[emotion],
         "speaker": f"tess-{actress}",
         "sex": "female",
         "intensity": None,
@@ -86,10 +92,60 @@ def parse(path: str | PurePath) -> dict | None:
 
 
 def inventory() -> dict[str, str]:
-    """The channel of each of the 2,800 official names (with OAF_bite_neutral spelt as the other
-    2,799).
+    """Return the channel of each of the 2,800 official names.
+
+    OAF_bite_neutral is spelt as the other 2,799, which the official file is not.
 
     >>> len(inventory())
     2800
     """
-    return {f"{who}_{word}_{code}": "speech" for who in ("OAF", "YAF") for word in WORDS for code in TESS_NAMES}
+    return {
+        f"{actress}_{word}_{emotion}": "speech" for actress in ("OAF", "YAF") for word in WORDS for emotion in LABELS
+    }
+
+
+def folder_claim(folder: str) -> tuple[str, str | None] | None:
+    """Return the speaker and the emotion of a folder such as `OAF_Fear`; None for another folder.
+
+    >>> folder_claim("OAF_Pleasant_surprise"), folder_claim("Actor_25")
+    (('tess-oaf', 'surprised'), ('tess-yaf', None))
+    """
+    folder = folder.lower()
+    if folder in _RENAMED_FOLDERS:
+        return f"tess-{_RENAMED_FOLDERS[folder]}", None
+    actress, _, emotion = folder.partition("_")
+    if actress not in ("oaf", "yaf") or "_" not in folder:
+        return None
+    return f"tess-{actress}", LABELS.get(_ALIASES.get(emotion, emotion))
+
+
+def _official_folder(key: str) -> str:
+    actress, _, emotion = key.split("_")
+    return f"{actress}_{emotion}"
+
+
+_DOI = "doi:10.5683/SP2/E8H2MF"
+
+TESS = Corpus(
+    name="tess",
+    title="TESS",
+    parse=parse,
+    inventory=inventory,
+    licence=(
+        f"TESS, Pichora-Fuller and Dupuis (2010), {_DOI}: CC BY-NC-ND 4.0 (name the authors, no commercial use, "
+        "pass on nothing derived), https://creativecommons.org/licenses/by-nc-nd/4.0/"
+    ),
+    licence_id="cc-by-nc-nd-4.0",
+    forbids_commercial_use=True,
+    forbids_changed_forms=True,
+    citation="""@data{pichorafuller2010tess,
+  title = {Toronto emotional speech set (TESS)}, author = {Pichora-Fuller, M. Kathleen and Dupuis, Kate},
+  publisher = {Borealis}, year = {2010}, doi = {10.5683/SP2/E8H2MF}
+}""",
+    language="en",
+    accent="North American English",
+    statements='the word after "Say the word"',
+    expected_format=(24_414, 1),
+    record=DataverseRecord(_DOI, _official_folder, server="https://borealisdata.ca"),
+    folder_claim=folder_claim,
+)
