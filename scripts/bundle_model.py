@@ -69,7 +69,7 @@ def main() -> None:
     if not args.add:
         # the folds come first: their predictions give the temperature of the model
         train_all(args.output, [(name, args.first) for name in each_fold([EMOBOX])], args.jobs)
-        temperature = adaptation_study.temperature(predictions(args.output, EMOBOX, args.first))
+        temperature = adaptation_study.shared_temperature(predictions(args.output, EMOBOX, args.first))
         runs.insert(0, (ALL, args.first, ("--temperature", f"{temperature:.4f}")))
     train_all(args.output, runs, args.jobs)
     for seed in seeds if EMOBOX in args.only else []:
@@ -184,7 +184,7 @@ def run_ser_hf(log: Path, *words: object) -> None:
         sys.exit(run.returncode)
 
 
-def predictions(output: Path, protocol: str, seed: int) -> list[adaptation_study.Predictions]:
+def predictions(output: Path, protocol: str, seed: int) -> list[adaptation_study.RunPredictions]:
     """The predictions of each run that is pooled."""
     folder = output / protocol / f"seed-{seed}"
     folds = [folder / f"fold-{number}" for number in range(len(EMOBOX_FOLDS))] if protocol == EMOBOX else [folder]
@@ -197,7 +197,7 @@ def protocol_figures(output: Path, protocol: str, seeds: range, temperature: flo
     by_seed = {}
     for seed in seeds:
         folds = predictions(output, protocol, seed)
-        temperatures = adaptation_study.temperatures(folds) if protocol == EMOBOX else [temperature]
+        temperatures = adaptation_study.cross_fitted_temperatures(folds) if protocol == EMOBOX else [temperature]
         by_seed[str(seed)] = adaptation_study.adaptation_figures(folds, temperatures)
     results = Results.load(output / protocol / f"seed-{seeds[0]}" / "results.json")
     return {"n": results.n, "ci95": results.ci95, "seeds": by_seed}

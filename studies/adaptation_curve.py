@@ -1,8 +1,8 @@
 """UAR after adaptation to 0, 1, 3, 10, 30 and all unlabelled clips of an unseen speaker.
 
 Each clip is predicted after adaptation to other clips of its speaker
-(`ser_hf.experiments.adaptation_study.crossed`). Each fold is calibrated by the others. Draws are
-repeated. The figure is of all speakers together, with mean and spread over the draws.
+(`ser_hf.experiments.adaptation_study.adapt_across_clips`). Each fold is calibrated by the others.
+Draws are repeated. The figure is of all speakers together, with mean and spread over the draws.
 
 A second table has speakers whose clips lack emotions, drawn for each speaker. There adaptation runs
 with and without clusters.
@@ -33,12 +33,12 @@ def main() -> None:
     folds = [adaptation_study.read_predictions(file.parent) for file in sorted(args.run.glob("fold-*/predictions.csv"))]
     if len(folds) < 2:
         parser.error(f"'{args.run}' holds {len(folds)} folds: train them with --fold all")
-    degrees = adaptation_study.temperatures(folds)
+    degrees = adaptation_study.cross_fitted_temperatures(folds)
     clips = sum(len(fold.labels) for fold in folds)
     print(f"{clips:,} clips of {len(folds)} folds\n")
     print("| clips adapted to | UAR | sd over draws |\n| ---: | ---: | ---: |")
     for count in COUNTS:
-        uar = adaptation_study.adapted(folds, degrees, count)
+        uar = adaptation_study.adapted_uar(folds, degrees, count)
         name = "all" if count is None else count
         print(f"| {name} | {statistics.fmean(uar):.3f} | {statistics.stdev(uar):.3f} |")
     print("\n| emotions missing | not adapted | moved evenly | and clusters |\n| ---: | ---: | ---: | ---: |")
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def lacking(
-    folds: list[adaptation_study.Predictions], degrees: list[float], missing: int, draw: int
+    folds: list[adaptation_study.RunPredictions], degrees: list[float], missing: int, draw: int
 ) -> Iterator[float]:
     """UAR not adapted, with logits moved evenly, and with `speaker_adaptation.fit`."""
     rng = np.random.default_rng([draw, missing])
@@ -56,7 +56,7 @@ def lacking(
     truth = np.concatenate([fold.labels[rows] for fold, rows in zip(folds, subsets, strict=True)])
     for clips, clustered in ((0, 0.0), (None, 0.0), (None, speaker_adaptation.CLUSTERED)):
         moved = [
-            adaptation_study.crossed(
+            adaptation_study.adapt_across_clips(
                 fold.logits[rows] / t, fold.speakers[rows], np.random.default_rng([draw, place]), clips, clustered
             )
             for place, (fold, rows, t) in enumerate(zip(folds, subsets, degrees, strict=True))
@@ -65,7 +65,7 @@ def lacking(
 
 
 def _without_emotions(
-    fold: adaptation_study.Predictions, missing: int, rng: np.random.Generator
+    fold: adaptation_study.RunPredictions, missing: int, rng: np.random.Generator
 ) -> Iterator[np.ndarray]:
     for speaker in np.unique(fold.speakers):
         clips = np.flatnonzero(fold.speakers == speaker)

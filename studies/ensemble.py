@@ -33,7 +33,7 @@ def main() -> None:
     rows = [*zip(args.folders, runs, strict=True), ("together", dataclasses.replace(first, logits=mean))]
     print(f"{len(first.labels):,} clips\n\n| model | UAR | adapted |\n| --- | ---: | ---: |")
     for name, answers in rows:
-        alone, adapted = (statistics.fmean(adaptation_study.adapted([answers], [1.0], n)) for n in (0, None))
+        alone, adapted = (statistics.fmean(adaptation_study.adapted_uar([answers], [1.0], n)) for n in (0, None))
         print(f"| {name} | {alone:.3f} | {adapted:.3f} |")
 
 

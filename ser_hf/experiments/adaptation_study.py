@@ -1,5 +1,9 @@
-"""Figures of a recipe from the answers of its runs: calibrated on other folds, adapted on other
-clips."""
+"""What calibration and adaptation give a recipe, by cross-validation over the predictions of its
+runs.
+
+Each fold is calibrated on the other folds. Each clip is predicted after adaptation to other clips
+of its speaker.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,94 +14,107 @@ from scipy.special import softmax
 
 from ser_hf.evaluation import calibration, metrics
 from ser_hf.evaluation.predictions import PredictionTable
-from ser_hf.inference.speaker_adaptation import _PARTS, CLUSTERED, fit
+from ser_hf.inference import speaker_adaptation
 
-_DRAWS = 10  # of the clips that are adapted to
+_PARTS = 10  # that the clips of a speaker are cut into
+_DRAWS = 10  # of the parts, and of the clips that are adapted to
+_LEAST_LOGIT = -50.0  # of a probability of 0
 
 
 @dataclass(frozen=True, eq=False)
-class Predictions:
-    """What a run answered for its test clips."""
+class RunPredictions:
+    """The predictions of a run for its test clips."""
 
     files: np.ndarray
-    """Their names."""
+    """Names of the clips, shape `(clips,)`, as the last three."""
     logits: np.ndarray
     """Float64 `(clips, labels)`, up to a constant of each clip."""
     labels: np.ndarray
+    """Class indices."""
     speakers: np.ndarray
     corpora: np.ndarray
 
 
-def read_predictions(run: Path) -> Predictions:
-    """The answers that fine-tuning wrote into a run's folder, of a model to which no temperature
-    was given."""
+def read_predictions(run: Path) -> RunPredictions:
+    """Read the predictions that fine-tuning wrote into a run's folder.
+
+    The model must not be calibrated: its logits are taken from its probabilities.
+
+    Raises:
+        ResultsError: for a folder without a `predictions.csv`.
+    """
     table = PredictionTable.read(run / "predictions.csv")
     with np.errstate(divide="ignore"):
-        logits = np.maximum(np.log(table.probabilities.astype(np.float64)), -50.0)
-    return Predictions(table.files, logits, table.labels, table.speakers, table.corpora)
+        logits = np.maximum(np.log(table.probabilities.astype(np.float64)), _LEAST_LOGIT)
+    return RunPredictions(table.files, logits, table.labels, table.speakers, table.corpora)
 
 
-def temperature(runs: Sequence[Predictions]) -> float:
-    """The one that the answers of several runs ask for together (`calibration.fit_temperature`)."""
-    logits, labels = (np.concatenate([getattr(one, name) for one in runs]) for name in ("logits", "labels"))
+def shared_temperature(runs: Sequence[RunPredictions]) -> float:
+    """One temperature for several runs, fitted to their predictions together
+    (`calibration.fit_temperature`)."""
+    logits, labels = (np.concatenate([getattr(run, name) for run in runs]) for name in ("logits", "labels"))
     return calibration.fit_temperature(logits, labels)
 
 
-def temperatures(folds: Sequence[Predictions]) -> list[float]:
-    """Of each fold, from the others' test clips, which its model was trained on and never tested
-    on."""
-    return [temperature([*folds[:place], *folds[place + 1 :]]) for place in range(len(folds))]
+def cross_fitted_temperatures(folds: Sequence[RunPredictions]) -> list[float]:
+    """A temperature for each fold, fitted to the test clips of the other folds."""
+    return [shared_temperature([*folds[:number], *folds[number + 1 :]]) for number in range(len(folds))]
 
 
-def adapted(folds: Sequence[Predictions], degrees: Sequence[float], clips: int | None = None) -> list[float]:
-    """UAR of all folds together after adapting to each speaker, one for each draw of what is
-    adapted to.
+def adapted_uar(
+    folds: Sequence[RunPredictions], temperatures: Sequence[float], clips: int | None = None
+) -> list[float]:
+    """UAR of all folds together after adaptation to each speaker, for each of ten draws.
 
     Args:
         folds: of one seed.
-        degrees: a temperature for each.
-        clips: of the speaker that are adapted to (`adaptation.crossed`).
+        temperatures: one for each fold.
+        clips: of the speaker that are adapted to, see `adapt_across_clips`.
     """
-    truth, found = np.concatenate([one.labels for one in folds]), []
+    labels, figures = np.concatenate([fold.labels for fold in folds]), []
     for draw in range(_DRAWS):
-        moved = [
-            crossed(one.logits / t, one.speakers, np.random.default_rng([draw, place]), clips)
-            for place, (one, t) in enumerate(zip(folds, degrees, strict=True))
+        adapted = [
+            adapt_across_clips(fold.logits / temperature, fold.speakers, np.random.default_rng([draw, number]), clips)
+            for number, (fold, temperature) in enumerate(zip(folds, temperatures, strict=True))
         ]
-        found.append(_uar(truth, np.concatenate(moved)))
-    return found
+        figures.append(_uar(labels, np.concatenate(adapted)))
+    return figures
 
 
-def adaptation_figures(folds: Sequence[Predictions], degrees: Sequence[float]) -> dict[str, float]:
-    """Accuracy, UAR (of each corpus, too), UAR adapted on all other clips, ECE before and after the
-    temperatures."""
-    truth, raw = (np.concatenate([getattr(one, name) for one in folds]) for name in ("labels", "logits"))
-    warm = np.concatenate([one.logits / t for one, t in zip(folds, degrees, strict=True)])
-    corpora = np.concatenate([one.corpora for one in folds])
+def adaptation_figures(folds: Sequence[RunPredictions], temperatures: Sequence[float]) -> dict[str, float]:
+    """Figures of all folds together, before and after calibration and adaptation.
+
+    Args:
+        folds: of one seed.
+        temperatures: one for each fold.
+
+    Returns:
+        `accuracy`, `uar` and `uar CORPUS` as they are; `adapted uar`, the mean over draws after
+        adaptation to all other clips of the speaker; `ece before` and `ece` after calibration.
+    """
+    labels, logits = (np.concatenate([getattr(fold, name) for fold in folds]) for name in ("labels", "logits"))
+    calibrated = np.concatenate([fold.logits / t for fold, t in zip(folds, temperatures, strict=True)])
+    corpora = np.concatenate([fold.corpora for fold in folds])
     return {
-        "accuracy": float((raw.argmax(axis=1) == truth).mean()),
-        "uar": _uar(truth, raw),
-        **{f"uar {name}": _uar(truth[corpora == name], raw[corpora == name]) for name in sorted(set(corpora))},
-        "adapted uar": float(np.mean(adapted(folds, degrees))),
-        "ece before": metrics.calibration_error(truth, softmax(raw, axis=1)),
-        "ece": metrics.calibration_error(truth, softmax(warm, axis=1)),
+        "accuracy": float((logits.argmax(axis=1) == labels).mean()),
+        "uar": _uar(labels, logits),
+        **{f"uar {name}": _uar(labels[corpora == name], logits[corpora == name]) for name in sorted(set(corpora))},
+        "adapted uar": float(np.mean(adapted_uar(folds, temperatures))),
+        "ece before": metrics.calibration_error(labels, softmax(logits, axis=1)),
+        "ece": metrics.calibration_error(labels, softmax(calibrated, axis=1)),
     }
 
 
-def _uar(truth: np.ndarray, logits: np.ndarray) -> float:
-    return float(metrics.scores(metrics.confusion(truth, logits.argmax(axis=1)))["uar"])
-
-
-def crossed(
+def adapt_across_clips(
     logits: np.ndarray,
     speakers: Sequence[str],
     rng: np.random.Generator,
     clips: int | None = None,
-    clustered: float = CLUSTERED,
+    clustered: float = speaker_adaptation.CLUSTERED,
 ) -> np.ndarray:
-    """Logits of test clips, each adapted on other clips of its speaker: what adapting is worth.
+    """Adapt the logits of each test clip to other clips of its speaker.
 
-    A speaker's clips are cut into ten parts at random; those of a part are adapted on clips drawn
+    A speaker's clips are cut into ten parts at random. Those of a part are adapted to clips drawn
     from the other nine.
 
     Args:
@@ -105,16 +122,20 @@ def crossed(
         speakers: of each clip.
         rng: of the parts and of the clips drawn.
         clips: how many are adapted to; all of the other parts if None, none for 0.
-        clustered: of `fit`.
+        clustered: of `speaker_adaptation.fit`.
 
     Returns:
         Shape `(n, labels)`, float64.
     """
-    names, moved = np.asarray(speakers), np.array(logits, dtype=np.float64)
+    names, adapted = np.asarray(speakers), np.array(logits, dtype=np.float64)
     for speaker in np.unique(names):
-        own = rng.permutation(np.flatnonzero(names == speaker))
-        for part in np.array_split(own, min(_PARTS, len(own))):
-            others = rng.permutation(np.setdiff1d(own, part))[:clips]
-            if len(others):
-                moved[part] = fit(logits[others], "", clustered).moved(logits[part])
-    return moved
+        rows = rng.permutation(np.flatnonzero(names == speaker))
+        for part in np.array_split(rows, min(_PARTS, len(rows))):
+            rest = rng.permutation(np.setdiff1d(rows, part))[:clips]
+            if len(rest):
+                adapted[part] = speaker_adaptation.fit(logits[rest], "", clustered).moved(logits[part])
+    return adapted
+
+
+def _uar(labels: np.ndarray, logits: np.ndarray) -> float:
+    return float(metrics.scores(metrics.confusion(labels, logits.argmax(axis=1)))["uar"])

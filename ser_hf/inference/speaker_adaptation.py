@@ -32,8 +32,6 @@ _ROUNDS, _FLOOR = 40, 1e-3  # a share of answers below the floor counts as it: a
 _STEPS = 10  # of expectation maximisation
 _CENTRE, _SHARE, _SPREAD = 2.0, 2.0, 3.0  # clips that a cluster's centre and share, and the spread of all, begin with
 
-_PARTS = 10  # of a speaker's clips, where what adapting is worth is tested
-
 
 class AdaptationError(UserError):
     """A model that cannot be adapted, or an adaptation that is not of this model."""

@@ -154,7 +154,7 @@ def folds(tmp_path):
 
 def test_figures_are_calibrated_on_other_folds_and_adapted_on_other_clips(folds):
     runs = [adaptation_study.read_predictions(folder) for folder, *_ in folds]
-    temperatures = adaptation_study.temperatures(runs)
+    temperatures = adaptation_study.cross_fitted_temperatures(runs)
     for fold, calibrated_on in ((0, 1), (1, 0)):
         assert temperatures[fold] == pytest.approx(
             calibration.fit_temperature(folds[calibrated_on][1], folds[calibrated_on][2]), rel=1e-3
@@ -168,12 +168,12 @@ def test_figures_are_calibrated_on_other_folds_and_adapted_on_other_clips(folds)
     assert figures["ece"] == pytest.approx(metrics.calibration_error(truth, softmax(warm, axis=1)), abs=1e-4)
     assert figures["ece"] < figures["ece before"] - 0.05
     assert figures["adapted uar"] > figures["uar"] + 0.05
-    assert adaptation_study.adapted(runs, temperatures, 0) == [figures["uar"]] * 10
+    assert adaptation_study.adapted_uar(runs, temperatures, 0) == [figures["uar"]] * 10
 
 
 def test_no_clip_is_adapted_on_itself():
     logits = np.eye(8)[[0, 1, 2, 3]] * 5
-    moved = adaptation_study.crossed(logits, ["a", "a", "a", "b"], np.random.default_rng(0))
+    moved = adaptation_study.adapt_across_clips(logits, ["a", "a", "a", "b"], np.random.default_rng(0))
     for place, others in ((0, [1, 2]), (1, [0, 2]), (2, [0, 1])):
         assert np.allclose(moved[place], speaker_adaptation.fit(logits[others], "").moved(logits[place]))
     assert np.array_equal(moved[3], logits[3])  # its speaker has no other clip
