@@ -138,7 +138,7 @@ _EXPECTED = {
 
 
 def validated(
-    model: type[ModelType], content: object, where: str, error_class: type[UserError] = UserError
+    model: type[ModelType], content: object, source: str, error_class: type[UserError] = UserError
 ) -> ModelType:
     """Check what a user's file holds against a pydantic model, and return it as that model.
 
@@ -148,7 +148,7 @@ def validated(
     Args:
         model: class that names the keys and checks their values.
         content: of the file, as `read_settings` returns it.
-        where: the file, and the place in it, with which a message begins.
+        source: the file, and the place in it, with which a message begins.
         error_class: of what is raised.
 
     Raises:
@@ -158,7 +158,7 @@ def validated(
 
     keys = ", ".join(field.alias or name for name, field in model.model_fields.items())
     if not isinstance(content, dict):
-        raise error_class(f"{where} has no keys: its keys are {keys}")
+        raise error_class(f"{source} has no keys: its keys are {keys}")
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -168,15 +168,15 @@ def validated(
     parts = [part for part in problem["loc"] if part != "[key]"]  # pydantic marks a key that is wrong itself
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
     if kind == "extra_forbidden" and len(problem["loc"]) == 1:
-        message = f"{where} has '{place}': its keys are {keys}"
+        message = f"{source} has '{place}': its keys are {keys}"
     elif kind == "extra_forbidden":
-        message = f"{where}: {place} is an unknown key: remove it"
+        message = f"{source}: {place} is an unknown key: remove it"
     elif kind == "missing":
-        message = f"{where}: {place} is missing: add it"
+        message = f"{source}: {place} is missing: add it"
     elif kind == "value_error":
-        message = f"{where}: {place} {problem['ctx']['error']}" if place else f"{where}: {problem['ctx']['error']}"
+        message = f"{source}: {place} {problem['ctx']['error']}" if place else f"{source}: {problem['ctx']['error']}"
     elif kind == "literal_error":
-        message = f"{where}: {place} is {value}: one of {problem['ctx']['expected']} is expected"
+        message = f"{source}: {place} is {value}: one of {problem['ctx']['expected']} is expected"
     else:
-        message = f"{where}: {place} is {value}: {_EXPECTED.get(kind, problem['msg'])}"
+        message = f"{source}: {place} is {value}: {_EXPECTED.get(kind, problem['msg'])}"
     raise error_class(message)

@@ -15,7 +15,7 @@ _REMEDIES = {
 }
 _ONLINE = "unset HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE"
 _NETWORK = "check the network and HF_ENDPOINT"
-_KNOWN: dict[type[Exception], tuple[str, str]] = {
+_MESSAGES: dict[type[Exception], tuple[str, str]] = {
     errors.LocalTokenNotFoundError: ("no token for the Hub was found", LOG_IN),
     errors.GatedRepoError: ("it is gated", f"accept the conditions on its page on the Hub, and {LOG_IN}"),
     errors.RevisionNotFoundError: ("the Hub has no such revision", "check the branch, tag or commit"),
@@ -39,18 +39,18 @@ def explain(error: BaseException) -> tuple[str, str] | None:
         lacks, of a card.
     """
     chain = list(_chain(error))
-    for kind, line in _KNOWN.items():
-        if any(isinstance(one, kind) for one in chain):
+    for kind, line in _MESSAGES.items():
+        if any(isinstance(link, kind) for link in chain):
             return line
-    if any(isinstance(one, errors.RemoteEntryNotFoundError) or type(one) is ValueError for one in chain):
+    if any(isinstance(link, errors.RemoteEntryNotFoundError) or type(link) is ValueError for link in chain):
         return None
-    for one in chain:
-        if isinstance(one, errors.HfHubHTTPError):
-            return _answered(one)
-    for one in chain:
-        if isinstance(one, errors.HTTPError):
-            return f"the Hub cannot be reached ({short(str(one))})", _NETWORK
-    if any(isinstance(one, errors.LocalEntryNotFoundError) for one in chain):
+    for link in chain:
+        if isinstance(link, errors.HfHubHTTPError):
+            return _answered(link)
+    for link in chain:
+        if isinstance(link, errors.HTTPError):
+            return f"the Hub cannot be reached ({short(str(link))})", _NETWORK
+    if any(isinstance(link, errors.LocalEntryNotFoundError) for link in chain):
         return "the cache has none of it", _ONLINE if constants.HF_HUB_OFFLINE else _NETWORK
     return None
 
@@ -63,8 +63,8 @@ def short(message: str) -> str:
 def _answered(error: errors.HfHubHTTPError) -> tuple[str, str]:
     status = error.response.status_code
     default = "the Hub is in trouble, try again later" if status >= 500 else "try again when that is mended"
-    said = f" ({short(error.server_message)})" if error.server_message else ""
-    return f"the Hub answered {status}{said}", _REMEDIES.get(status, default)
+    detail = f" ({short(error.server_message)})" if error.server_message else ""
+    return f"the Hub answered {status}{detail}", _REMEDIES.get(status, default)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
