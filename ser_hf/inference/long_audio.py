@@ -11,22 +11,31 @@ import numpy as np
 
 from ser_hf import audio
 from ser_hf.audio import SAMPLING_RATE, joined, resampling, voice_activity
-from ser_hf.inference.backends import InferencePool
-from ser_hf.inference.prediction import prediction, segment
+from ser_hf.inference.prediction import Prediction, Segment, prediction, segment
+from ser_hf.inference.session import InferenceSession
 
 LONG = 10 * SAMPLING_RATE
-"""Samples up to which a recording is one utterance, asked whole, as stock `pipeline` does."""
+"""Samples up to which a recording is one clip, as in stock `pipeline`."""
 
 WINDOW, HOP = 4 * SAMPLING_RATE, 2 * SAMPLING_RATE
 MIN_VOICE = SAMPLING_RATE // 4
-"""Samples with voice below which a window is not asked."""
-_PIECE = 8 * SAMPLING_RATE  # listened to at a time
+"""Samples with voice below which a window is left out."""
+STREAM_STEP = SAMPLING_RATE
+"""Samples from one prediction of a stream to the next."""
+
+_VAD_BLOCK = 8 * SAMPLING_RATE  # samples that the voice detector takes at a time
 _BATCH = 8  # windows that share a batch, where that pays
+_SMOOTHING = 0.5  # share of the last probabilities of a stream in the next: a single odd window changes little
+_HYSTERESIS = 0.1  # by which another label must lead before the label of a stream changes
 
 
-def opened(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
-    """A recording of up to `LONG`, whole; or None, and the blocks of a longer one, of which the
-    first are in memory."""
+def split_long(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
+    """Read a recording up to `LONG` samples.
+
+    Returns:
+        The waveform of a recording of up to `LONG` samples; or None, and the blocks of a longer
+        one, of which the first are in memory.
+    """
     blocks, head, length = iter(blocks), [], 0
     for block in blocks:
         head.append(block)
@@ -40,21 +49,22 @@ def opened(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray | None, Iterator[np
 class Window:
     """`WINDOW` samples of a recording that hold voice."""
 
-    start: int  # samples
+    start: int
+    """In samples."""
     samples: np.ndarray
 
 
-class Voiced:
-    """The stretches with voice of a recording, as frames are told of them."""
+class VoicedStretches:
+    """The stretches of a recording with voice."""
 
     def __init__(self) -> None:
-        """Nothing is heard yet."""
+        """Begin without frames."""
         self.starts: list[int] = []  # samples
         self.ends: list[int] = []
         self._frames = 0
 
     def add(self, frames: np.ndarray) -> None:
-        """Whether there is voice in each of the next frames."""
+        """Add the next frames: whether there is voice in each."""
         for index in np.flatnonzero(frames) + self._frames:
             start = int(index) * voice_activity.FRAME
             if not (self.ends and self.ends[-1] == start):
@@ -65,43 +75,47 @@ class Voiced:
 
     def within(self, start: int, end: int) -> tuple[int, int, int]:
         """Samples with voice from `start` to `end`; the first of them, and one past the last."""
-        found, first, last = 0, end, start
-        for run in range(bisect_right(self.ends, start), bisect_left(self.starts, end)):
-            low, high = max(start, self.starts[run]), min(end, self.ends[run])
-            found, first, last = found + high - low, min(first, low), high
-        return found, first, last
+        total, first, last = 0, end, start
+        for stretch in range(bisect_right(self.ends, start), bisect_left(self.starts, end)):
+            low, high = max(start, self.starts[stretch]), min(end, self.ends[stretch])
+            total, first, last = total + high - low, min(first, low), high
+        return total, first, last
 
 
 class Windows:
-    """Iterates over the windows of a recording that hold voice; `length` and `voiced` are complete
-    when it ends."""
+    """Iterates over the windows of a recording that hold voice.
 
-    def __init__(
-        self, blocks: Iterable[np.ndarray], listener: voice_activity.VadStream, workers: InferencePool
-    ) -> None:
-        """`blocks` of shape `(samples,)` at 16 kHz, `WINDOW` or more in all; `workers` listen for
-        voice in them."""
-        self._blocks, self._listener, self._workers = blocks, listener, workers
-        self.voiced, self.length = Voiced(), 0
+    `length` and `voiced` are complete when it ends.
+    """
+
+    def __init__(self, blocks: Iterable[np.ndarray], session: InferenceSession) -> None:
+        """Take a recording.
+
+        Args:
+            blocks: of shape `(samples,)` at 16 kHz, `WINDOW` or more in all.
+            session: whose threads and voice detector are used.
+        """
+        self._blocks, self._vad, self._pool = blocks, session.vad.listen(), session.pool
+        self.voiced, self.length = VoicedStretches(), 0
 
     def __iter__(self) -> Iterator[Window]:
-        held, start = np.zeros(0, dtype=np.float32), 0  # what is kept, and where the next window starts
-        pieces = (block[at : at + _PIECE] for block in self._blocks for at in range(0, len(block), _PIECE))
+        kept, start = np.zeros(0, dtype=np.float32), 0  # samples in memory; where the next window starts
+        pieces = (block[at : at + _VAD_BLOCK] for block in self._blocks for at in range(0, len(block), _VAD_BLOCK))
         for block in pieces:
-            self.voiced.add(self._workers.run(self._listener.feed, block).result())
+            self.voiced.add(self._pool.submit(self._vad.feed, block).result())
             self.length += len(block)
-            held = np.concatenate([held, block])
-            # a frame more than the window, so that its last frame of voice is known
+            kept = np.concatenate([kept, block])
+            # a frame more than the window, so that its last frame of voice is decided
             while self.length - start >= WINDOW + voice_activity.FRAME:
-                yield from self._window(start, held[len(held) - (self.length - start) :][:WINDOW])
+                yield from self._window(start, kept[len(kept) - (self.length - start) :][:WINDOW])
                 start += HOP
-                held = held[max(0, len(held) - (self.length - start + HOP)) :]  # the last window may start earlier
-        self.voiced.add(self._listener.finish())
+                kept = kept[max(0, len(kept) - (self.length - start + HOP)) :]  # the last window may start earlier
+        self.voiced.add(self._vad.finish())
         while self.length - start >= WINDOW:
-            yield from self._window(start, held[len(held) - (self.length - start) :][:WINDOW])
+            yield from self._window(start, kept[len(kept) - (self.length - start) :][:WINDOW])
             start += HOP
         if self.length > start - HOP + WINDOW:  # what follows the last window: one more that ends with the recording
-            yield from self._window(self.length - WINDOW, held[-WINDOW:])
+            yield from self._window(self.length - WINDOW, kept[-WINDOW:])
 
     def _window(self, start: int, samples: np.ndarray) -> Iterator[Window]:
         if self.voiced.within(start, start + WINDOW)[0] >= MIN_VOICE:
@@ -109,35 +123,34 @@ class Windows:
 
 
 class Timeline:
-    """What is said of each `HOP` of a recording: the mean over the windows around it."""
+    """The probabilities of each `HOP` of a recording: the mean over the windows around it."""
 
     def __init__(self, labels: list[str]) -> None:
-        """The labels of the model, in its order."""
+        """Take the labels of the model, in its order."""
         self.labels = labels
         self._sums: dict[int, np.ndarray] = {}
         self._weights: dict[int, int] = {}
 
     def add(self, start: int, probabilities: np.ndarray) -> None:
-        """The probabilities `(labels,)` of the window that starts at the sample `start`."""
+        """Add the probabilities `(labels,)` of the window that starts at the sample `start`."""
         for cell in range(start // HOP, -(-(start + WINDOW) // HOP)):
             shared = min(start + WINDOW, (cell + 1) * HOP) - max(start, cell * HOP)
             self._sums[cell] = self._sums.get(cell, 0) + shared * probabilities.astype(np.float64)
             self._weights[cell] = self._weights.get(cell, 0) + shared
 
-    def read(self, voiced: Voiced, length: int) -> tuple[np.ndarray, list[dict]]:
-        """The whole, and its parts.
+    def read(self, voiced: VoicedStretches, length: int) -> tuple[np.ndarray, list[Segment]]:
+        """Sum up the recording, and cut it into stretches of one label.
 
         Args:
             voiced: where there is voice.
             length: of the recording, in samples.
 
         Returns:
-            Probabilities `(labels,)`: the mean over what is voice, uniform where none is; and the
-            stretches of one label, `start` and `end` in seconds (from the first voice in it to the
-            last), `label`, `score`.
+            Probabilities `(labels,)`, the mean over what is voice, uniform where none is; and the
+            segments, each from the first voice in it to the last.
         """
         total, weight = np.zeros(len(self.labels)), 0
-        segments: list[dict] = []
+        runs: list[dict] = []  # of cells with one label
         for cell in sorted(self._sums):
             voice_here, first, last = voiced.within(cell * HOP, min((cell + 1) * HOP, length))
             if not voice_here:
@@ -145,92 +158,82 @@ class Timeline:
             probabilities = self._sums[cell] / self._weights[cell]
             total, weight = total + voice_here * probabilities, weight + voice_here
             label = int(probabilities.argmax())
-            if not (segments and segments[-1]["label"] == label and segments[-1]["cell"] == cell - 1):
-                segments.append({"label": label, "start": first, "sum": 0.0, "weight": 0})
-            segments[-1]["sum"] += voice_here * probabilities[label]
-            segments[-1]["weight"] += voice_here
-            segments[-1] |= {"end": last, "cell": cell}
-        whole = total / weight if weight else np.full(len(self.labels), 1 / len(self.labels))
-        return whole, [
-            segment(one["start"], one["end"], self.labels[one["label"]], one["sum"] / one["weight"]) for one in segments
+            if not (runs and runs[-1]["label"] == label and runs[-1]["cell"] == cell - 1):
+                runs.append({"label": label, "start": first, "sum": 0.0, "weight": 0})
+            runs[-1]["sum"] += voice_here * probabilities[label]
+            runs[-1]["weight"] += voice_here
+            runs[-1] |= {"end": last, "cell": cell}
+        mean = total / weight if weight else np.full(len(self.labels), 1 / len(self.labels))
+        return mean, [
+            segment(run["start"], run["end"], self.labels[run["label"]], run["sum"] / run["weight"]) for run in runs
         ]
 
 
-def heard(
-    windows: Windows, workers: InferencePool, labels: list[str], together: bool, check: Callable[[], None]
-) -> tuple[np.ndarray, list[dict]]:
-    """What is said of a long recording, by the windows that hold voice; only a few of them are in
-    memory.
+def predict_windows(
+    windows: Windows, session: InferenceSession, check: Callable[[], None]
+) -> tuple[np.ndarray, list[Segment]]:
+    """Predict a long recording by its windows; only a few of them are in memory.
 
     Args:
         windows: of the recording.
-        workers: that are asked about them.
-        labels: of the model, in its order.
-        together: ask several at a time.
-        check: called before each is asked; what it raises ends it all.
+        session: that predicts them.
+        check: called before each batch of windows; an error that it raises ends the prediction.
 
     Returns:
-        What `Timeline.read` does.
+        The result of `Timeline.read`.
     """
-    timeline = Timeline(labels)
+    timeline = Timeline(session.labels)
     waiting: deque[tuple[list[int], Future[np.ndarray]]] = deque()
 
     def take() -> None:
-        starts, asked = waiting.popleft()
-        for start, probabilities in zip(starts, asked.result(), strict=True):
+        starts, result = waiting.popleft()
+        for start, probabilities in zip(starts, result.result(), strict=True):
             timeline.add(start, probabilities)
 
-    windowed = iter(windows)
-    while batch := list(islice(windowed, _BATCH if together else 1)):
+    remaining = iter(windows)
+    while batch := list(islice(remaining, _BATCH if session.batches_windows else 1)):
         check()
-        waiting.append(([one.start for one in batch], workers.ask([one.samples for one in batch])))
-        if len(waiting) > 2 * workers.count:
+        starts, clips = [window.start for window in batch], [window.samples for window in batch]
+        waiting.append((starts, session.submit(clips)))
+        if len(waiting) > 2 * session.pool.count:
             take()
     while waiting:
         take()
     return timeline.read(windows.voiced, windows.length)
 
 
-EVERY = audio.SAMPLING_RATE
-"""Samples from one answer to the next."""
-
-_KEPT = 0.5  # share of the last answer's probabilities in the next: a single odd window changes little
-_MARGIN = 0.1  # by which another label must lead before the answer changes (hysteresis)
-
-
 class Stream:
-    """One recording that is going on; for one thread at a time, any number of them side by side.
+    """A recording that is going on; for one thread at a time, any number of them side by side.
 
-    An answer is of the last 4 s, or of what there is, and of those before it, half as much each.
-    Its label changes only when another leads by 0.1, so that it does not flicker. Where no voice
-    was heard in them the last answer stands, `abstained`. `duration` is what has been heard so far,
-    and `segments` how the label went.
+    A prediction is of the last 4 s, or of what there is. The probabilities before it count half.
+    The label changes only when another leads by 0.1, so that it does not flicker. Where the last
+    4 s hold no voice, the last prediction stands, `abstained`. `duration` is the time since the
+    beginning, and `segments` are the labels since then.
     """
 
-    def __init__(
-        self,
-        workers: InferencePool,
-        listener: voice_activity.VadStream,
-        labels: list[str],
-        below: float,
-        sampling_rate: int,
-    ) -> None:
-        """Begin; `sampling_rate` is that of the chunks, in Hz, `below` the score under which the
-        model abstains."""
+    def __init__(self, session: InferenceSession, sampling_rate: int) -> None:
+        """Begin.
+
+        Args:
+            session: that predicts.
+            sampling_rate: of the chunks, in Hz.
+
+        Raises:
+            AudioError: for a sampling rate that no recording has.
+        """
         audio.check_rate(sampling_rate, "the stream")
-        self._workers, self._listener, self._labels, self._below = workers, listener, labels, below
+        self._session, self._vad = session, session.vad.listen()
         self._resampler = resampling.Resampler(sampling_rate)
-        self._voiced = Voiced()
-        self._last = np.zeros(0, dtype=np.float32)  # up to a window
+        self._voiced = VoicedStretches()
+        self._recent = np.zeros(0, dtype=np.float32)  # up to a window
         self._length = 0
         self._probabilities: np.ndarray | None = None
-        self._held: int | None = None
-        self._segments: list[dict] = []
-        self._sums: list[float] = []  # of the running segment's scores
+        self._label: int | None = None
+        self._segments: list[Segment] = []
+        self._scores: list[float] = []  # of the last segment
 
-    def feed(self, chunk: np.ndarray) -> list[dict]:
-        """Take what was recorded since, and give the answers that are due: none, one, or one for
-        each second of it.
+    def feed(self, chunk: np.ndarray) -> list[Prediction]:
+        """Take the next samples, and give the predictions that are due: one for each full second.
 
         Args:
             chunk: shape `(samples,)` or `(samples, channels)`, float in [-1, 1] or integer, of any
@@ -242,39 +245,38 @@ class Stream:
         samples = self._resampler.feed(audio.mono(chunk, "the stream"))
         due = []
         while len(samples):
-            room = EVERY - self._length % EVERY
-            part, samples = samples[:room], samples[room:]
-            self._voiced.add(self._listener.feed(part))
-            self._last = np.concatenate([self._last, part])[-WINDOW:]
+            missing = STREAM_STEP - self._length % STREAM_STEP
+            part, samples = samples[:missing], samples[missing:]
+            self._voiced.add(self._vad.feed(part))
+            self._recent = np.concatenate([self._recent, part])[-WINDOW:]
             self._length += len(part)
-            if self._length % EVERY == 0:
-                due.append(self._answer())
+            if self._length % STREAM_STEP == 0:
+                due.append(self._predict())
         return due
 
-    def _answer(self) -> dict:
-        start = self._length - len(self._last)
-        spoken = self._voiced.within(start, self._length)[0] >= MIN_VOICE
-        if spoken:
-            self._hear(self._workers.ask([self._last]).result()[0])
+    def _predict(self) -> Prediction:
+        labels, start = self._session.labels, self._length - len(self._recent)
+        has_voice = self._voiced.within(start, self._length)[0] >= MIN_VOICE
+        if has_voice:
+            self._update(self._session.submit([self._recent]).result()[0])
         if self._probabilities is None:
-            nothing = np.full(len(self._labels), 1 / len(self._labels))
-            return prediction(None, self._length, nothing, [], self._labels)
-        below = self._below if spoken else np.inf
-        segments = [dict(one) for one in self._segments]
-        return prediction(None, self._length, self._probabilities, segments, self._labels, below, self._held)
+            return prediction(None, self._length, np.full(len(labels), 1 / len(labels)), [], labels)
+        abstain_below = self._session.abstain_below if has_voice else np.inf
+        segments: list[Segment] = [past.copy() for past in self._segments]
+        return prediction(None, self._length, self._probabilities, segments, labels, abstain_below, self._label)
 
-    def _hear(self, probabilities: np.ndarray) -> None:
+    def _update(self, probabilities: np.ndarray) -> None:
         before = probabilities if self._probabilities is None else self._probabilities
-        self._probabilities = now = _KEPT * before + (1 - _KEPT) * probabilities
-        best = int(now.argmax())
-        if self._held is None or now[best] >= now[self._held] + _MARGIN:
-            changed, self._held = best != self._held, best
+        self._probabilities = smoothed = _SMOOTHING * before + (1 - _SMOOTHING) * probabilities
+        best = int(smoothed.argmax())
+        if self._label is None or smoothed[best] >= smoothed[self._label] + _HYSTERESIS:
+            changed, self._label = best != self._label, best
         else:
             changed = False
-        label, second = self._labels[self._held], self._length - EVERY
-        if changed or second / audio.SAMPLING_RATE > self._segments[-1]["end"]:
-            self._segments.append(segment(second, self._length, label, now[self._held]))
-            self._sums = []
-        self._sums.append(float(now[self._held]))
-        begun = round(self._segments[-1]["start"] * audio.SAMPLING_RATE)
-        self._segments[-1] = segment(begun, self._length, label, np.mean(self._sums))
+        label, second = self._session.labels[self._label], self._length - STREAM_STEP
+        if changed or second / SAMPLING_RATE > self._segments[-1]["end"]:
+            self._segments.append(segment(second, self._length, label, smoothed[self._label]))
+            self._scores = []
+        self._scores.append(float(smoothed[self._label]))
+        start = round(self._segments[-1]["start"] * SAMPLING_RATE)
+        self._segments[-1] = segment(start, self._length, label, np.mean(self._scores))

@@ -1,8 +1,8 @@
-"""A prediction as it is worded everywhere: the command line, the page, the API and running answers
-say it alike."""
+"""A prediction as JSON: the command line, the page, the API and streams give the same keys."""
 
 from os import PathLike
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -11,26 +11,61 @@ from ser_hf.audio import SAMPLING_RATE, Source
 _DIGITS = 6  # of probabilities: more would be rounding noise
 
 
+class Segment(TypedDict):
+    """A stretch of a recording with one label."""
+
+    start: float
+    """In seconds, like `end`."""
+    end: float
+    label: str
+    score: float
+    """Mean probability of the label."""
+
+
+class Prediction(TypedDict):
+    """What a model predicts for a recording."""
+
+    file: str | None
+    """Name of the file, without folders; None where there is no file."""
+    label: str
+    score: float
+    """Probability of the label."""
+    scores: dict[str, float]
+    """Probability of each label."""
+    abstained: bool
+    """Whether the score lies under the threshold of the model, or no voice was found."""
+    duration: float
+    """In seconds."""
+    segments: list[Segment]
+
+
+class FailedPrediction(TypedDict):
+    """A recording that cannot be used, among others that can."""
+
+    file: str | None
+    error: str
+    """One line that names the value and the remedy."""
+
+
 def prediction(
     file: str | None,
     length: int,
     probabilities: np.ndarray,
-    segments: list[dict],
+    segments: list[Segment],
     labels: list[str],
-    below: float = 0.0,
+    abstain_below: float = 0.0,
     label: int | None = None,
-) -> dict:
-    """What is said of a recording.
+) -> Prediction:
+    """Make a prediction of probabilities.
 
     Args:
-        file: its name, or None.
+        file: name of the recording, or None.
         length: in samples at 16 kHz.
         probabilities: shape `(labels,)`.
-        segments: as `segment` makes them; none where no voice was found, of which nothing can be
-            said.
+        segments: as `segment` makes them; none where no voice was found, and the model abstains.
         labels: of the model, in its order.
-        below: the score under which the model abstains.
-        label: the index of the answer; that of the largest probability if None.
+        abstain_below: the score under which the model abstains.
+        label: index of the predicted label; that of the largest probability if None.
     """
     best = int(probabilities.argmax()) if label is None else label
     return {
@@ -38,14 +73,14 @@ def prediction(
         "label": labels[best],
         "score": _rounded(probabilities[best]),
         "scores": {name: _rounded(value) for name, value in zip(labels, probabilities, strict=True)},
-        "abstained": not segments or bool(probabilities[best] < below),
+        "abstained": not segments or bool(probabilities[best] < abstain_below),
         "duration": round(length / SAMPLING_RATE, 3),
         "segments": segments,
     }
 
 
-def segment(start: int, end: int, label: str, score: float) -> dict:
-    """A stretch with one label; `start` and `end` are samples at 16 kHz."""
+def segment(start: int, end: int, label: str, score: float) -> Segment:
+    """Make a segment; `start` and `end` are samples at 16 kHz."""
     return {
         "start": round(start / SAMPLING_RATE, 3),
         "end": round(end / SAMPLING_RATE, 3),
@@ -55,7 +90,7 @@ def segment(start: int, end: int, label: str, score: float) -> dict:
 
 
 def source_name(source: Source) -> str | None:
-    """What a prediction calls a recording: its file's name, without folders."""
+    """Name of a recording in its prediction: that of its file, without folders."""
     if isinstance(source, dict):
         source = source.get("path")
     return Path(source).name if isinstance(source, str | PathLike) else None

@@ -17,7 +17,6 @@ from safetensors.numpy import save_file
 from scipy.special import log_softmax, softmax
 
 from ser_hf.errors import UserError
-from ser_hf.inference.backends import Backend
 
 SUFFIX = ".safetensors"
 _KIND = "ser_hf voice 2"  # the first had no weight
@@ -52,6 +51,15 @@ class Adaptation:
     def moved(self, logits: np.ndarray) -> np.ndarray:
         """Logits `(clips, labels)` of the model as those for this voice."""
         return logits @ self.weight.T + self.offset
+
+    def check_model(self, digest: str) -> None:
+        """Refuse a model whose logits the adaptation was not fitted to.
+
+        Raises:
+            AdaptationError: for another `digest` (`ser_hf.inference.backends.Backend`).
+        """
+        if self.model != digest:
+            raise AdaptationError("the voice was heard by another model, or on another backend: adapt this one again")
 
     def save(self, path: str | PathLike) -> None:
         """Write a small safetensors file, which holds no sound.
@@ -155,24 +163,3 @@ def _clusters(places: np.ndarray, answers: np.ndarray, trusted: float) -> tuple[
         scores = log_softmax(places @ weight.T + constant, axis=1)
         belongs = softmax((1 - trusted) * log_softmax(answers, axis=1) + trusted * scores, axis=1)
     return weight, constant
-
-
-class AdaptedBackend:
-    """A backend whose answers are for one voice."""
-
-    def __init__(self, backend: Backend, voice: Adaptation) -> None:
-        """It shares everything with `backend`.
-
-        Raises:
-            AdaptationError: for a voice that another model heard.
-        """
-        if voice.model != backend.digest:
-            raise AdaptationError("the voice was heard by another model, or on another backend: adapt this one again")
-        self._backend, self._voice = backend, voice
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._backend, name)
-
-    def logits(self, features: np.ndarray) -> np.ndarray:
-        """Of `ser_hf.inference.backends.Backend`."""
-        return self._voice.moved(self._backend.logits(features))

@@ -1,110 +1,153 @@
-"""Waveforms -> model inputs: one clip at a time as stock `pipeline` does, then padded into batches
-of like length.
+"""Front ends: how the input of a model is made of a waveform, and how clips are padded to a batch.
 
-A clip's features never depend on its neighbours: the extractor sees it alone, and the batch carries
+A clip's features never depend on other clips: the front end takes one clip, and the batch carries
 an attention mask.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
-from transformers import FeatureExtractionMixin, NemotronAsrStreamingFeatureExtractor, SeamlessM4TFeatureExtractor
+from transformers import (
+    FeatureExtractionMixin,
+    NemotronAsrStreamingFeatureExtractor,
+    SeamlessM4TFeatureExtractor,
+    WhisperFeatureExtractor,
+)
 
 from ser_hf import audio
 
 FRAME_STEP, WAVEFORM_STEP = 8, 1_600
-"""Batches are padded to a multiple of so many frames or samples: a CPU compiles its kernels anew
-for each new shape."""
+"""Batches are padded to a multiple of so many frames or samples, since a CPU compiles its kernels
+anew for each new shape."""
 
 
-EXTRAS = ("labels", "other", "share", "weight", "functionals")
-"""What a batch may hold beside the inputs of the model."""
+class FrontEnd:
+    """Front end of models on raw waveforms, and of every extractor without an entry in `FRONT_ENDS`.
 
-HOP = 160
-"""Samples from one of w2v-BERT's mel frames to the next."""
+    The features of a clip are made in two steps. `prepare` does what takes long and does not change
+    when the edges of a clip are cut: training keeps its result between epochs, and cuts, mixes and
+    masks it. `finish` does what depends on the whole of what is left, as normalisation does. Here
+    nothing can be prepared: the stock extractor does all its work in `finish`.
 
-
-def extract(extractor: FeatureExtractionMixin, samples: np.ndarray) -> np.ndarray:
-    """Features of one clip, float32: `(samples,)` for waveform models, `(frames, dimensions)` for
-    those on mel frames.
-
-    Args:
-        extractor: of the model; its first input name is the one that is used.
-        samples: shape `(samples,)`, 16 kHz.
+    A subclass overrides both steps and sets the three attributes.
     """
-    return finish(extractor, prepare(extractor, samples))
+
+    hop = 1
+    """Samples from one step of what `prepare` returns to the next."""
+    on_frames = False
+    """Whether `prepare` returns log mel frames `(frames, mel bins)`, not the waveform."""
+    fixed_window = False
+    """Whether the features of every clip have one shape, whatever its length."""
+
+    def __init__(self, extractor: FeatureExtractionMixin) -> None:
+        """Take the extractor of a model; its first input name is the one that is used."""
+        self.extractor = extractor
+
+    def extract(self, samples: np.ndarray) -> np.ndarray:
+        """Features of one clip.
+
+        Args:
+            samples: shape `(samples,)`, 16 kHz.
+
+        Returns:
+            Float32 of shape `(samples,)` for models on waveforms, `(frames, dimensions)` for those on
+            mel frames.
+        """
+        return self.finish(self.prepare(samples))
+
+    def prepare(self, samples: np.ndarray) -> np.ndarray:
+        """The costly step of `extract`, which does not change when the edges of a clip are cut."""
+        return samples
+
+    def finish(self, prepared: np.ndarray) -> np.ndarray:
+        """Features, as `extract` returns them, of what `prepare` returned or of a stretch of it."""
+        return self._stock(prepared)
+
+    def _stock(self, samples: np.ndarray) -> np.ndarray:
+        """Features of the stock extractor, without the frames at the end that it masks."""
+        batch = self.extractor(samples, sampling_rate=audio.SAMPLING_RATE, return_tensors="np")
+        features = np.asarray(batch[self.extractor.model_input_names[0]][0], dtype=np.float32)
+        mask = batch.get("attention_mask")
+        return features[: int(mask.sum())] if mask is not None and len(mask[0]) == len(features) else features
 
 
-def hop(extractor: FeatureExtractionMixin) -> int:
-    """Samples that one step of what `prepare` gives stands for: silence is cut from it in such
-    steps."""
-    if isinstance(extractor, NemotronAsrStreamingFeatureExtractor):
-        return extractor.hop_length
-    return HOP if isinstance(extractor, SeamlessM4TFeatureExtractor) else 1
+class StackedMelFrontEnd(FrontEnd):
+    """Front end of w2v-BERT: log mel frames, normalised over the clip, `stride` of them stacked."""
+
+    hop = 160
+    on_frames = True
+    extractor: SeamlessM4TFeatureExtractor
+
+    def prepare(self, samples: np.ndarray) -> np.ndarray:
+        """Log mel frames of the stock extractor's filter bank (Kaldi's), all frames at once.
+
+        25 ms every 10 ms, mean removed, pre-emphasis 0.97, Povey window, 512-point power spectrum,
+        log mel.
+        """
+        frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64) * 2**15, 400)[:: self.hop]
+        frames = frames - frames.mean(axis=1, keepdims=True)
+        emphasised = np.empty_like(frames)
+        emphasised[:, 1:] = frames[:, 1:] - 0.97 * frames[:, :-1]
+        emphasised[:, 0] = frames[:, 0] * (1 - 0.97)
+        spectrum = np.fft.rfft(emphasised * self.extractor.window, 512)
+        power = spectrum.real**2 + spectrum.imag**2
+        return np.log(np.maximum(power @ self.extractor.mel_filters, 1.192092955078125e-07)).astype(np.float32)
+
+    def finish(self, prepared: np.ndarray) -> np.ndarray:
+        """Zero mean and unit variance of each mel bin over the clip; an even number of frames,
+        stacked."""
+        mel = (prepared - prepared.mean(axis=0)) / np.sqrt(prepared.var(axis=0, ddof=1) + 1e-7)
+        stride = self.extractor.stride
+        even = len(mel) + len(mel) % 2
+        stacked = np.pad(mel, ((0, even - len(mel)), (0, 0)))[: even - even % stride].reshape(-1, stride * mel.shape[1])
+        unmasked = len(range(1, len(mel), stride))  # the stock mask is that of each stack's second frame
+        return stacked[:unmasked].astype(np.float32)
 
 
-def prepare(extractor: FeatureExtractionMixin, samples: np.ndarray) -> np.ndarray:
-    """What of a clip's features is dear and does not change when its edges are cut, to be kept
-    between epochs.
+class MelFrontEnd(FrontEnd):
+    """Front end of `tiny-50`: log mel frames that are not normalised, so that all is prepared."""
 
-    Returns:
-        Log mel frames `(frames, mel bins)` for models on mel frames, the waveform for all others.
-    """
-    if isinstance(extractor, NemotronAsrStreamingFeatureExtractor):
-        return _asked(extractor, samples)  # whose frames stay as they are
-    return _log_mel(extractor, samples) if isinstance(extractor, SeamlessM4TFeatureExtractor) else samples
+    on_frames = True
 
+    def __init__(self, extractor: NemotronAsrStreamingFeatureExtractor) -> None:
+        """Take the extractor, which sets the hop."""
+        super().__init__(extractor)
+        self.hop = extractor.hop_length
 
-def finish(extractor: FeatureExtractionMixin, prepared: np.ndarray) -> np.ndarray:
-    """Features, as `extract` gives them, of what `prepare` gave, or of a stretch of it."""
-    if isinstance(extractor, SeamlessM4TFeatureExtractor):
-        return _stacked(extractor, prepared)
-    if isinstance(extractor, NemotronAsrStreamingFeatureExtractor):
+    def prepare(self, samples: np.ndarray) -> np.ndarray:
+        """Log mel frames of the stock extractor."""
+        return self._stock(samples)
+
+    def finish(self, prepared: np.ndarray) -> np.ndarray:
+        """The frames as they are."""
         return prepared
-    return _asked(extractor, prepared)
 
 
-def _asked(extractor: FeatureExtractionMixin, samples: np.ndarray) -> np.ndarray:
-    """What the stock extractor makes of a waveform."""
-    made = extractor(samples, sampling_rate=audio.SAMPLING_RATE, return_tensors="np")
-    features = np.asarray(made[extractor.model_input_names[0]][0], dtype=np.float32)
-    mask = made.get("attention_mask")
-    # what the extractor masks, at the end, no batch needs to carry
-    return features[: int(mask.sum())] if mask is not None and len(mask[0]) == len(features) else features
+class WhisperFrontEnd(FrontEnd):
+    """Front end of Whisper: log mel `(mel bins, frames)` of a window of 30 s, in which the clip begins.
 
-
-def _log_mel(extractor: SeamlessM4TFeatureExtractor, samples: np.ndarray) -> np.ndarray:
-    """The stock extractor's filter bank (Kaldi's), all frames at once instead of one after the
-    other.
-
-    25 ms every 10 ms, mean removed, pre-emphasis 0.97, Povey window, 512-point power spectrum, log
-    mel.
+    The stock extractor clips the mel to 8 below the maximum of the window, so that nothing can be
+    prepared that a cut leaves as it is.
     """
-    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64) * 2**15, 400)[::HOP]
-    frames = frames - frames.mean(axis=1, keepdims=True)
-    emphasised = np.empty_like(frames)
-    emphasised[:, 1:] = frames[:, 1:] - 0.97 * frames[:, :-1]
-    emphasised[:, 0] = frames[:, 0] * (1 - 0.97)
-    spectrum = np.fft.rfft(emphasised * extractor.window, 512)
-    power = spectrum.real**2 + spectrum.imag**2
-    return np.log(np.maximum(power @ extractor.mel_filters, 1.192092955078125e-07)).astype(np.float32)
+
+    fixed_window = True
 
 
-def _stacked(extractor: SeamlessM4TFeatureExtractor, mel: np.ndarray) -> np.ndarray:
-    """Zero mean, unit variance for each mel bin over the clip; an even number of frames, `stride`
-    of them stacked."""
-    mel = (mel - mel.mean(axis=0)) / np.sqrt(mel.var(axis=0, ddof=1) + 1e-7)
-    stride = extractor.stride
-    even = len(mel) + len(mel) % 2
-    stacked = np.pad(mel, ((0, even - len(mel)), (0, 0)))[: even - even % stride].reshape(-1, stride * mel.shape[1])
-    unmasked = len(range(1, len(mel), stride))  # the stock mask is that of each stack's second frame
-    return stacked[:unmasked].astype(np.float32)
+FRONT_ENDS: dict[type, type[FrontEnd]] = {
+    FeatureExtractionMixin: FrontEnd,
+    NemotronAsrStreamingFeatureExtractor: MelFrontEnd,
+    SeamlessM4TFeatureExtractor: StackedMelFrontEnd,
+    WhisperFeatureExtractor: WhisperFrontEnd,
+}
+"""Front ends by the class of the extractor; a subclass without an entry has that of its base."""
+
+
+def front_end_of(extractor: FeatureExtractionMixin) -> FrontEnd:
+    """The front end of a model, by the class of its extractor."""
+    return next(FRONT_ENDS[kind] for kind in type(extractor).__mro__ if kind in FRONT_ENDS)(extractor)
 
 
 class Collator:
-    """Pads features to the longest of the batch, with an attention mask where the model takes
-    one."""
+    """Pads features to the longest of the batch, with an attention mask where the model takes one."""
 
     def __init__(self, extractor: FeatureExtractionMixin, rule: str) -> None:
         """Take the extractor of a model and its padding rule
@@ -114,13 +157,11 @@ class Collator:
         self.rounds_up = rule in ("attention mask", "masked group norm")
 
     def __call__(self, clips: list[dict]) -> dict[str, torch.Tensor]:
-        """Batch clips with `features` and, in training, `labels`; with mixup also `other` labels
-        and the `share`.
+        """Batch clips with `features`.
 
         Returns:
-            `input_values` `(batch, samples)` or `input_features` `(batch, frames, dimensions)`,
-            `attention_mask` `(batch, samples | frames)`; `labels`, `other`, `share` and `weight`
-            `(batch,)`; `functionals` `(batch, functionals)`.
+            `input_values` `(batch, samples)` or `input_features` `(batch, frames, dimensions)`, and
+            `attention_mask` `(batch, samples | frames)`.
         """
         features = [clip["features"] for clip in clips]
         longest = max(len(feature) for feature in features)
@@ -135,15 +176,4 @@ class Collator:
         batch = {self.input_name: torch.from_numpy(padded)}
         if self.with_mask:
             batch["attention_mask"] = torch.from_numpy(mask)
-        for name in EXTRAS:
-            if name in clips[0]:
-                batch[name] = torch.stack([torch.as_tensor(clip[name]) for clip in clips])
         return batch
-
-
-def by_length(lengths: list[int], batch: int) -> Iterator[list[int]]:
-    """Indices in batches of like length, longest first, so that a shortage of memory shows at
-    once."""
-    order = np.argsort(lengths, kind="stable")[::-1]
-    for start in range(0, len(order), batch):
-        yield [int(index) for index in order[start : start + batch]]

@@ -1,6 +1,7 @@
 """Load a backbone or a fine-tuned model, and check it."""
 
 import hashlib
+import json
 import re
 from os import PathLike
 from pathlib import Path
@@ -181,6 +182,14 @@ def check_folder(name: str | PathLike, revision: str | None = None) -> None:
         raise ModelError(f"'{name}' holds no config.json: give the folder that fine-tuning wrote")
     if not any((path / weights).is_file() for weights in WEIGHTS):
         raise ModelError(f"'{name}' holds no weights (model.safetensors): give the folder that fine-tuning wrote")
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the files that hold a model's weights; none where there are none."""
+    single, index = (folder / name for name in WEIGHTS)
+    if single.is_file() or not index.is_file():
+        return [single.name] if single.is_file() else []
+    return [index.name, *sorted(set(json.loads(index.read_text())["weight_map"].values()))]
 
 
 def _cannot_load(name: str | PathLike, error: Exception, remedy: str) -> ModelError:

@@ -5,6 +5,7 @@ one process and eight, an unbroken run and a resumed one, and any number of load
 same examples.
 """
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -12,14 +13,18 @@ from typing import Literal
 import datasets
 import joblib
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 from transformers import FeatureExtractionMixin
 
 from ser_hf import audio
 from ser_hf.audio import voice_activity
-from ser_hf.models import features
+from ser_hf.models.features import Collator, FrontEnd, front_end_of
 from ser_hf.training.augmentation import Augmentation, mix_mels, mix_waveforms, random_trim, vary
 from ser_hf.training.feature_cache import FeatureCache
+
+TRAINING_KEYS = ("labels", "other", "share", "weight", "functionals")
+"""What a batch may hold beside the inputs of the model."""
 
 KEPT_BYTES = 3 * 2**30
 """Of prepared clips in memory; what does not fit is decoded again each epoch."""
@@ -42,12 +47,91 @@ class Variation:
         return self.augmentation is not None or self.mixup > 0
 
 
+class WaveformAsPrepared(FrontEnd):
+    """A front end that prepares nothing: waveforms are kept, and features made of them each epoch."""
+
+    def __init__(self, front_end: FrontEnd) -> None:
+        super().__init__(front_end.extractor)
+        self.front_end = front_end
+
+    def finish(self, prepared: np.ndarray) -> np.ndarray:
+        """All of the front end's work."""
+        return self.front_end.extract(prepared)
+
+
+class DecodedClips:
+    """Clips as the front end prepares them, with where their voice begins and ends.
+
+    They are decoded when they are asked for, or kept in memory (`keep`).
+    """
+
+    def __init__(self, rows: datasets.Dataset, front_end: FrontEnd) -> None:
+        self.rows, self.front_end = rows, front_end
+        self._kept: dict[int, tuple[np.ndarray, tuple[int, int]]] = {}
+
+    def keep(self, indices: range) -> None:
+        """Decode clips on all cores and keep them.
+
+        Raises:
+            AudioError: naming a recording that cannot be decoded.
+        """
+        with ThreadPoolExecutor(joblib.cpu_count()) as threads:
+            self._kept = dict(zip(indices, threads.map(self._decode, indices), strict=True))
+
+    def has_extents(self) -> Iterable[int]:
+        """Indices of the clips whose extent is known without decoding them."""
+        return self._kept
+
+    def extent(self, index: int) -> tuple[int, tuple[int, int]]:
+        """Length of a clip, and where its voice begins and ends, in steps of what is prepared."""
+        prepared, bounds = self[index]
+        return len(prepared), bounds
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
+        return self._kept[index] if index in self._kept else self._decode(index)
+
+    def finish(self, prepared: np.ndarray) -> np.ndarray:
+        """Features of a clip, or of a stretch of it."""
+        return self.front_end.finish(prepared)
+
+    def _decode(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
+        samples = audio.load(self.rows[index]["audio"])
+        start, end = voice_activity.voiced(samples)
+        prepared, hop = self.front_end.prepare(samples), self.front_end.hop
+        return prepared, (start // hop, min(len(prepared), -(-end // hop)))
+
+
+class CachedClips:
+    """Clips as the frozen part of a model makes them, read from the feature cache."""
+
+    def __init__(self, rows: datasets.Dataset, cache: FeatureCache) -> None:
+        self.cache, self._hashes = cache, rows["sha256"]
+
+    def keep(self, indices: range) -> None:
+        """Nothing is decoded."""
+
+    def has_extents(self) -> Iterable[int]:
+        """Indices of all clips."""
+        return range(len(self._hashes))
+
+    def extent(self, index: int) -> tuple[int, tuple[int, int]]:
+        """Frames of a clip, and where its voice begins and ends; the frames are not read."""
+        return self.cache.extent(self._hashes[index])
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
+        return self.cache[self._hashes[index]]
+
+    def finish(self, prepared: np.ndarray) -> np.ndarray:
+        """The frames as they are."""
+        return prepared
+
+
 class SpeechDataset(Dataset):
     """Rows as `{"features", "labels"}`, and `other` (a label) and `share` with mixup, `weight`
     where there are weights, `functionals` `(functionals,)` where a second task has them.
 
     An item is asked for by its index, or by `(epoch, index)` for the variation of that epoch.
-    `features` are those of `ser_hf.models.features.extract`, or frames `(frames, dimensions)` of a
+    `features` are those of `ser_hf.models.features.FrontEnd`, or frames `(frames, dimensions)` of a
     frozen part of the model where a store is given.
     """
 
@@ -63,12 +147,12 @@ class SpeechDataset(Dataset):
     ) -> None:
         self.rows = dataset.select(indices).select_columns(["audio", "label", "sha256"])
         self.durations = np.array(dataset.select_columns(["duration"])[indices]["duration"])
-        self.extractor, self.variation, self.store, self.weights = extractor, variation, store, weights
-        self.functionals = functionals
+        self.variation, self.store, self.weights, self.functionals = variation, store, weights, functionals
         self.labels = np.array(self.rows["label"])
-        self._sounds = self.rows["sha256"] if store is not None else []
-        self._hop = 1 if self._whole_waveform() else features.hop(extractor)
-        self._kept: dict[int, tuple[np.ndarray, tuple[int, int]]] = {}
+        self.front_end = front_end_of(extractor)
+        kept_as = WaveformAsPrepared(self.front_end) if self._keeps_waveforms() else self.front_end
+        self._mixes_frames = kept_as.on_frames
+        self._clips = DecodedClips(self.rows, kept_as) if store is None else CachedClips(self.rows, store)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -80,10 +164,8 @@ class SpeechDataset(Dataset):
         Raises:
             AudioError: naming a recording that cannot be decoded.
         """
-        if self.store is None:
-            fits = np.cumsum(self.durations) * audio.SAMPLING_RATE * 4 <= KEPT_BYTES
-            with ThreadPoolExecutor(joblib.cpu_count()) as threads:
-                self._kept = dict(enumerate(threads.map(self._decoded, range(int(fits.sum())))))
+        fits = np.cumsum(self.durations) * audio.SAMPLING_RATE * 4 <= KEPT_BYTES
+        self._clips.keep(range(int(fits.sum())))
         return self
 
     def lengths(self, epoch: int) -> np.ndarray:
@@ -92,8 +174,8 @@ class SpeechDataset(Dataset):
         if self.variation is None or self.variation.silence == "keep":
             return self.durations
         seconds = self.durations.copy()
-        for index in self._kept if self.store is None else range(len(self)):
-            length, bounds = self._extent(index)
+        for index in self._clips.has_extents():
+            length, bounds = self._clips.extent(index)
             start, end = self._span(index, length, bounds, self._rng(epoch, index))
             seconds[index] *= (end - start) / length
         return seconds
@@ -102,7 +184,7 @@ class SpeechDataset(Dataset):
         """Seconds to which the shortest clip may shrink."""
         if self.variation is None or self.variation.silence == "keep":
             return float(self.durations.min())
-        shares = [(end - start) / length for length, (start, end) in map(self._extent, range(len(self)))]
+        shares = [(end - start) / length for length, (start, end) in map(self._clips.extent, range(len(self)))]
         return float((self.durations * shares).min())
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
@@ -111,7 +193,7 @@ class SpeechDataset(Dataset):
         if self.weights is not None:
             example["weight"] = float(self.weights[index])
         if epoch is None or self.variation is None:
-            return {"features": self._finished(self._prepared(index)[0]), **example}
+            return {"features": self._clips.finish(self._clips[index][0]), **example}
         rng = self._rng(epoch, index)
         prepared = self._cut(index, rng)
         if self.functionals is not None:
@@ -119,23 +201,23 @@ class SpeechDataset(Dataset):
         if self.variation.mixup:
             other, share = int(rng.integers(len(self))), float(rng.beta(self.variation.mixup, self.variation.mixup))
             share = max(share, 1 - share)  # the clip itself stays the louder one
-            mixup = mix_waveforms if self._hop == 1 else mix_mels
+            mixup = mix_mels if self._mixes_frames else mix_waveforms
             prepared = mixup(prepared, self._cut(other, rng), share)
             example |= {"other": int(self.labels[other]), "share": share}
             if self.functionals is not None:
                 example["functionals"] = share * self.functionals[index] + (1 - share) * self.functionals[other]
         if self.variation.augmentation is not None:
             augmentation = self.variation.augmentation
-            if self._whole_waveform():
+            if self._keeps_waveforms():
                 prepared = augmentation(prepared, rng)
             if augmentation.names(of_frames=True):
-                mel = features.prepare(self.extractor, prepared) if self._hop == 1 else prepared
-                mel = augmentation.of_frames(mel, rng, audio.SAMPLING_RATE / features.hop(self.extractor))
-                return {"features": features.finish(self.extractor, mel), **example}
-        return {"features": self._finished(prepared), **example}
+                mel = prepared if self._mixes_frames else self.front_end.prepare(prepared)
+                mel = augmentation.of_frames(mel, rng, audio.SAMPLING_RATE / self.front_end.hop)
+                return {"features": self.front_end.finish(mel), **example}
+        return {"features": self._clips.finish(prepared), **example}
 
     def _cut(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        prepared, bounds = self._prepared(index)
+        prepared, bounds = self._clips[index]
         start, end = self._span(index, len(prepared), bounds, rng)
         return prepared[start:end]
 
@@ -147,40 +229,30 @@ class SpeechDataset(Dataset):
             return random_trim(length, bounds, rng, round(voice_activity.MARGIN / self.durations[index] * length))
         return 0, length
 
-    def _finished(self, prepared: np.ndarray) -> np.ndarray:
-        if self.store is not None:
-            return prepared
-        if self._whole_waveform():
-            return features.extract(self.extractor, prepared)
-        return features.finish(self.extractor, prepared)
-
-    def _extent(self, index: int) -> tuple[int, tuple[int, int]]:
-        """Length of a clip as it is kept, and where its voice begins and ends; a stored one is not
-        read for it."""
-        if self.store is not None:
-            return self.store.extent(self._sounds[index])
-        prepared, bounds = self._prepared(index)
-        return len(prepared), bounds
-
-    def _prepared(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        """A clip as it is kept, and where its voice begins and ends, in the same steps."""
-        if self.store is not None:
-            return self.store[self._sounds[index]]
-        return self._kept[index] if index in self._kept else self._decoded(index)
-
-    def _decoded(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        samples = audio.load(self.rows[index]["audio"])
-        start, end = voice_activity.voiced(samples)
-        kept = samples if self._whole_waveform() else features.prepare(self.extractor, samples)
-        return kept, (start // self._hop, min(len(kept), -(-end // self._hop)))
-
-    def _whole_waveform(self) -> bool:
-        """Whether the waveform is kept, to be changed, and not what becomes of it."""
+    def _keeps_waveforms(self) -> bool:
+        """Whether waveforms are kept, because the variation changes them before the front end."""
         if self.variation is None:
             return False
         augmentation = self.variation.augmentation
         changed = augmentation is not None and augmentation.names(of_frames=False)
-        return bool(changed or (self.variation.mixup and features.hop(self.extractor) == 1))
+        return bool(changed or (self.variation.mixup and not self.front_end.on_frames))
 
     def _rng(self, epoch: int, index: int) -> np.random.Generator:
         return np.random.default_rng([self.variation.seed, epoch, index])
+
+
+class TrainingCollator(Collator):
+    """Pads features as `Collator` does, and stacks what training needs beside them."""
+
+    def __call__(self, clips: list[dict]) -> dict[str, torch.Tensor]:
+        """Batch the items of a `SpeechDataset`.
+
+        Returns:
+            The inputs of `Collator`, and those of `TRAINING_KEYS` that the items have: `labels`,
+            `other`, `share` and `weight` `(batch,)`, `functionals` `(batch, functionals)`.
+        """
+        batch = super().__call__(clips)
+        for name in TRAINING_KEYS:
+            if name in clips[0]:
+                batch[name] = torch.stack([torch.as_tensor(clip[name]) for clip in clips])
+        return batch

@@ -15,7 +15,8 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from ser_hf import audio
 from ser_hf.audio import voice_activity
-from ser_hf.models import features, padding
+from ser_hf.models import padding
+from ser_hf.models.features import Collator, front_end_of
 from ser_hf.models.frozen_frontend import CacheError, _evaluating
 from ser_hf.models.seen_speakers import CONFIG_KEY
 from ser_hf.utils import files
@@ -124,14 +125,14 @@ def _computed(
     """Sound, the voice's begin and end as shares of the clip, and output of each row, which lie in
     order of length."""
     rule = padding.ignore_padding(model)
-    collate = features.Collator(extractor, rule)
+    collate, front_end = Collator(extractor, rule), front_end_of(extractor)
     size = 1 if rule == padding.ALONE else 16
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
         clips = [audio.load(one) for one in chunk["audio"]]
         for place in range(0, len(clips), size):
             some = clips[place : place + size]
-            batch = collate([{"features": features.extract(extractor, clip)} for clip in some])
+            batch = collate([{"features": front_end.extract(clip)} for clip in some])
             made = compute({name: tensor.to(model.device) for name, tensor in batch.items()})
             for clip, sound, tensor in zip(some, chunk["sha256"][place : place + size], made, strict=True):
                 first, last = voice_activity.voiced(clip)

@@ -1,0 +1,218 @@
+"""Models as ONNX graphs, in fp32 or with int8 matrix products, and their comparison with torch.
+
+Convolutions stay in fp32. One int8 scale for all frames of a clip leaves nothing of the quiet
+frames, and the layer norm behind the convolutions brings the rounding errors up to full size.
+"""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.special import softmax
+from torch import nn
+from transformers import FeatureExtractionMixin, PreTrainedModel
+
+from ser_hf import audio
+from ser_hf.audio import synthesis
+from ser_hf.errors import UserError, first_line
+from ser_hf.inference.onnx_runtime import open_session, runtime_errors
+from ser_hf.labels import EMOTIONS
+from ser_hf.models.features import front_end_of
+from ser_hf.utils import files
+
+OPSET = 17
+"""The first with layer norm as one operator."""
+
+MAX_BYTES = 2**31 - 2**24
+"""Bytes of weights at most; an ONNX file is a protocol buffer, which ends at 2 GiB."""
+
+MAX_DIFFERENCE = {"onnx": 1e-4, "onnx-int8": 0.1}
+"""How far a probability may be from torch's, by backend."""
+
+CLEAR_LEAD = 0.05
+"""Lead of a label in torch above which int8 may not change it."""
+
+CHECK_CLIPS = 16
+"""Synthetic clips of the check where it is given none."""
+
+
+def write_checked(
+    model: PreTrainedModel,
+    extractor: FeatureExtractionMixin,
+    rule: str,
+    path: Path,
+    int8: bool = False,
+    clips: Iterable[np.ndarray] | None = None,
+) -> dict:
+    """Write a graph, compare it with torch, and keep it only if it passes.
+
+    Args:
+        model: of `write_graph`, like `extractor`, `rule`, `path` and `int8`.
+        extractor: of the model.
+        rule: the padding rule.
+        path: written when the graph has passed.
+        int8: matrix products in int8.
+        clips: waveforms of shape `(samples,)` at 16 kHz; synthetic voices where None.
+
+    Returns:
+        The figures of `compare`.
+
+    Raises:
+        UserError: as `write_graph`, or with the figures, where the logits differ; nothing is
+            written then.
+    """
+    with files.replacing(path) as partial:
+        write_graph(model, extractor, rule, partial, int8)
+        figures = compare(model, extractor, partial, check_clips() if clips is None else clips)
+        _refuse_difference(figures, "onnx-int8" if int8 else "onnx")
+    return figures
+
+
+def write_graph(
+    model: PreTrainedModel, extractor: FeatureExtractionMixin, rule: str, path: Path, int8: bool = False
+) -> None:
+    """Write a model as an ONNX graph from its unpadded first input to `logits`.
+
+    The graph takes any number of clips of any length.
+
+    Args:
+        model: as `ser_hf.models.loading.load_for_prediction` gives it, like the next two; it is
+            left as it was.
+        extractor: names the input.
+        rule: the padding rule; with `fixed length` the graph has that length.
+        path: written when it is complete.
+        int8: products of activations and weights in int8; the scale of the activations is taken
+            from each batch.
+
+    Raises:
+        UserError: for an architecture that cannot be exported, or a model of more than 2 GB.
+    """
+    size = sum(weight.numel() * 4 for weight in model.parameters())
+    if size > MAX_BYTES:
+        raise UserError(f"{size / 2**30:.1f} GiB of weights do not fit an ONNX file (2 GiB): use --backend torch-bf16")
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+        traced, quantised = Path(temporary) / "traced.onnx", Path(temporary) / "quantised.onnx"
+        _trace(model, extractor, rule, traced)
+        if int8:
+            _quantise(traced, quantised)
+        (quantised if int8 else traced).replace(path)
+
+
+def compare(model: PreTrainedModel, extractor: FeatureExtractionMixin, path: Path, clips: Iterable[np.ndarray]) -> dict:
+    """Compare the predictions of a graph with those of torch.
+
+    Args:
+        model: as `ser_hf.models.loading.load_for_prediction` gives it, like its extractor.
+        extractor: of the model.
+        path: of the graph.
+        clips: waveforms of shape `(samples,)` at 16 kHz; one is run at a time.
+
+    Returns:
+        `clips`, their number; `max_difference` of a probability; `same_labels`, the share of clips
+        with the same label; `changed`, how many of the other clips had a label that led by
+        `CLEAR_LEAD` or more.
+
+    Raises:
+        UserError: where the graph fails on a clip.
+    """
+    session, front_end = open_session(path), front_end_of(extractor)
+    input_name = session.get_inputs()[0].name
+    torch_logits, graph_logits = [], []
+    for clip in clips:
+        features = front_end.extract(clip)[None]
+        with torch.inference_mode():
+            torch_logits.append(model(torch.from_numpy(features)).logits[0].numpy())
+        try:
+            graph_logits.append(session.run(["logits"], {input_name: features})[0][0])
+        except runtime_errors() as error:
+            reason, length = first_line(error)[:160], audio.duration(clip)
+            raise UserError(f"the graph fails on {length} s ({reason}): use --backend torch") from error
+    expected, actual = softmax(torch_logits, axis=-1), softmax(graph_logits, axis=-1)
+    same, ranked = expected.argmax(-1) == actual.argmax(-1), np.sort(expected, axis=-1)
+    return {
+        "clips": len(same),
+        "max_difference": float(np.abs(expected - actual).max()),
+        "same_labels": float(same.mean()),
+        "changed": int((~same & (ranked[:, -1] - ranked[:, -2] >= CLEAR_LEAD)).sum()),
+    }
+
+
+def check_clips(count: int = CHECK_CLIPS) -> Iterable[np.ndarray]:
+    """Synthetic clips of 0.1 s to some 5 s, every emotion in turn; the same ones at each call."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        # the name is the seed of the voice: another one gives other clips and other figures
+        voice = synthesis.SyntheticVoice.of(f"gate-{number // len(EMOTIONS)}", female=number % 2 == 0)
+        syllables = rng.integers(0, 5, size=2 + number % 16).tolist()
+        clip = synthesis.say(voice, EMOTIONS[number % len(EMOTIONS)], syllables, rng).astype(np.float32)
+        yield clip[: int(audio.MIN_SECONDS * audio.SAMPLING_RATE)] if number == 0 else clip
+
+
+def _refuse_difference(figures: dict, backend: str) -> None:
+    largest = MAX_DIFFERENCE[backend]
+    near = figures["max_difference"] <= largest  # False for NaN
+    if not near or figures["changed"]:
+        raise UserError(
+            f"{backend} moves a probability by {figures['max_difference']:.2g} (at most {largest:g} is allowed) "
+            f"and changes {figures['changed']} of {figures['clips']} labels that led by {CLEAR_LEAD} or more "
+            f"(none may change): use {'onnx or torch-bf16' if backend == 'onnx-int8' else 'torch'} instead"
+        )
+
+
+class _Logits(nn.Module):
+    """A model's logits for features without padding."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return self.model(clips).logits
+
+
+def _trace(model: PreTrainedModel, extractor: FeatureExtractionMixin, rule: str, path: Path) -> None:
+    name = extractor.model_input_names[0]
+    noise = np.random.default_rng(0).normal(size=2 * audio.SAMPLING_RATE).astype(np.float32)
+    features = torch.from_numpy(front_end_of(extractor).extract(noise))
+    axes = {name: {0: "clips"} | ({} if rule == "fixed length" else {1: "time"}), "logits": {0: "clips"}}
+    options = {"dynamo": False, "input_names": [name], "output_names": ["logits"], "dynamic_axes": axes}
+    wrapped = _Logits(model).eval()  # the exporter would leave the model in the mode of its wrapper
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # that it is not the newest exporter, and that Python's conditions are traced
+        try:
+            torch.onnx.export(wrapped, (torch.stack([features, features]),), path, opset_version=OPSET, **options)
+        except (RuntimeError, TypeError, ValueError) as error:  # what operators and tracing raise
+            kind = model.config.model_type
+            reason = first_line(error)[:160]
+            raise UserError(f"a {kind} cannot be exported ({reason}): use --backend torch") from error
+
+
+def _quantise(traced: Path, quantised: Path) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    # unsigned weights take a third longer; a scale for each output costs nothing
+    kinds = {"op_types_to_quantize": ["MatMul", "Gemm"], "weight_type": QuantType.QInt8, "per_channel": True}
+    with _root_logger_quiet():
+        quantize_dynamic(traced, quantised, **kinds)
+
+
+@contextmanager
+def _root_logger_quiet() -> Iterator[None]:
+    """Keep the root logger quiet but for errors, and without the handler that logging would add."""
+    handler, root = logging.NullHandler(), logging.getLogger()
+
+    def is_error(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.ERROR
+
+    root.addHandler(handler)
+    root.addFilter(is_error)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_error)
+        root.removeHandler(handler)
