@@ -35,7 +35,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_hf import BACKENDS
+from ser_hf.inference.backends import BACKENDS
 
 GOALS = {"onnx": 2.4, "onnx-int8": 3.5}  # times the better stock setting, at base size
 STOCK = ("stock, alone", "stock, 8 together")
@@ -153,9 +153,10 @@ def make_model(size: str, folder: Path) -> str:
     import torch
     from transformers import AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2FeatureExtractor
 
-    from ser_hf.inference import export
+    from ser_hf.inference import onnx_graph
     from ser_hf.labels import ID2LABEL, LABEL2ID
-    from ser_hf.models import features, loading, presets
+    from ser_hf.models import loading, presets
+    from ser_hf.models.features import front_end_of
 
     torch.manual_seed(0)
     if size == "tiny":
@@ -164,7 +165,7 @@ def make_model(size: str, folder: Path) -> str:
         config = Wav2Vec2Config(id2label=ID2LABEL, label2id=LABEL2ID)
         model, extractor = AutoModelForAudioClassification.from_config(config), Wav2Vec2FeatureExtractor()
     with torch.inference_mode():
-        clips = [torch.from_numpy(features.extract(extractor, clip))[None] for clip in export.voices()]
+        clips = [torch.from_numpy(front_end_of(extractor).extract(clip))[None] for clip in onnx_graph.check_clips()]
         model.classifier.bias -= torch.cat([model.eval()(clip).logits for clip in clips]).mean(0)
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)
@@ -284,7 +285,7 @@ def main() -> None:
     parser.add_argument("--dataset", metavar="DIR", required="--serve" not in sys.argv)
     parser.add_argument("--models", nargs="*", choices=("base", "tiny"), default=["base", "tiny"])
     parser.add_argument("--model", metavar="DIR", help="a trained one, instead of --models")
-    parser.add_argument("--backends", nargs="*", choices=BACKENDS, default=BACKENDS)
+    parser.add_argument("--backends", nargs="*", choices=BACKENDS, default=list(BACKENDS))
     parser.add_argument("--clips", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=4, help="each takes a part of the clips")
     parser.add_argument("--long_rounds", type=int, default=1)

@@ -155,10 +155,11 @@ def training_gflop(model: str, seconds: float) -> float:
     """GFLOP of a clip through the trained layers: three times those of the forward pass."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from ser_hf.models import features, loading
+    from ser_hf.models import loading
+    from ser_hf.models.features import front_end_of
 
     loaded, extractor = loading.load_for_training(model, 0)
-    clip = features.extract(extractor, np.zeros(int(seconds * 16_000), dtype=np.float32))
+    clip = front_end_of(extractor).extract(np.zeros(int(seconds * 16_000), dtype=np.float32))
     batch = torch.from_numpy(clip)[None]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         loaded.eval()(batch)

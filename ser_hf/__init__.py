@@ -11,9 +11,6 @@ __version__ = "0.1.0"
 BUNDLED_MODEL = Path(__file__).parent / "pretrained"
 """Folder of the model that comes with the package."""
 
-BACKENDS = ("torch", "torch-bf16", "onnx", "onnx-int8")
-"""On what a model runs; the default first."""
-
 _PUBLIC = {
     "EMOTIONS": "labels.EMOTIONS",
     "EvaluateSettings": "evaluation.settings.EvaluateSettings",

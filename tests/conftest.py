@@ -21,7 +21,6 @@ from ser_hf import audio, protocols
 from ser_hf.cli.main import main
 from ser_hf.data import dataset
 from ser_hf.data.corpora import synthetic
-from ser_hf.inference import backends
 
 
 @pytest.fixture(scope="session")
@@ -115,8 +114,8 @@ def app_url(tuned):
 @pytest.fixture
 def home(monkeypatch, tmp_path):
     """An empty cache of graphs."""
-    monkeypatch.setattr(backends, "HF_HOME", str(tmp_path / "home"))
-    return tmp_path / "home" / "ser_hf"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "ser_hf" / "onnx"
 
 
 @pytest.fixture

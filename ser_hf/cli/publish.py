@@ -2,11 +2,15 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ser_hf.cli.output import quiet_transformers
 from ser_hf.cli.settings import CommandLine
 from ser_hf.errors import UserError
 from ser_hf.utils import files
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass
@@ -83,10 +87,34 @@ def export(line: CommandLine) -> None:
     from ser_hf.inference import export
 
     quiet_transformers()
-    clips = export.clips_of(settings.dataset) if settings.dataset else None
+    clips = drawn_clips(settings.dataset) if settings.dataset else None
     report = export.export(settings.model, settings.output, settings.int8, clips)
-    check = report["gate"]
+    check = report["check"]
     print(
         f"{settings.output}: {report['backend']}, largest difference of a probability {check['max_difference']:.2g}, "
         f"the same label for {check['same_labels']:.1%} of {check['clips']:,} clips"
     )
+
+
+def drawn_clips(dataset: str, count: int = 200, seed: int = 0) -> "list[np.ndarray]":
+    """Draw clips of a dataset at random.
+
+    Args:
+        dataset: a folder that `ser-hf data` wrote, or a Hub id.
+        count: of clips, at most.
+        seed: of the draw.
+
+    Returns:
+        Waveforms of shape `(samples,)` at 16 kHz.
+
+    Raises:
+        UserError: where there is no such dataset.
+    """
+    import numpy as np
+
+    from ser_hf import audio
+    from ser_hf.data.dataset import load
+
+    rows = load(dataset)
+    drawn = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return [audio.load(rows[int(number)]["audio"]) for number in drawn]

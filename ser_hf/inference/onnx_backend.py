@@ -93,7 +93,7 @@ def load(model: str | PathLike, device: str | None, revision: str | None, int8: 
 
 
 def _model_folder(model: str | PathLike, graph: str, revision: str | None) -> Path:
-    """The folder of a model, or the snapshot of a Hub id with its safetensors, or else its graph."""
+    """The folder of a model, or the snapshot of a Hub id: its safetensors, or else its graph."""
     if Path(model).is_dir() and not revision:
         return Path(model)
     loading.check_folder(model, revision)

@@ -209,7 +209,7 @@ class Predictor:
         return adapted
 
     def warm(self) -> "Predictor":
-        """Run every thread once, so that the first prediction does not wait for kernels and memory."""
+        """Run every thread once, so that the first prediction waits for no kernels and memory."""
         clip = np.zeros(long_audio.WINDOW, dtype=np.float32)
         for future in [self.session.submit([clip]) for _ in range(self.session.pool.count)]:
             future.result()
@@ -282,9 +282,7 @@ class Predictor:
         while waiting:
             yield _finished(waiting.popleft(), on_error)
 
-    def stream(
-        self, chunks: Iterable[np.ndarray], sampling_rate: int = audio.SAMPLING_RATE
-    ) -> Iterator[Prediction]:
+    def stream(self, chunks: Iterable[np.ndarray], sampling_rate: int = audio.SAMPLING_RATE) -> Iterator[Prediction]:
         """Predict a recording that is going on, once for each second.
 
         Args:
@@ -303,11 +301,11 @@ class Predictor:
             yield from stream.feed(chunk)
 
     def start_stream(self, sampling_rate: int = audio.SAMPLING_RATE) -> "long_audio.Stream":
-        """Begin a stream for a caller that gets chunks one by one: its `feed` returns predictions."""
+        """Begin a stream for a caller that gets chunks one by one; `feed` returns predictions."""
         return long_audio.Stream(self.session, sampling_rate)
 
     def probabilities(self, waveforms: Iterable[np.ndarray]) -> np.ndarray:
-        """Probabilities `(clips, labels)` of 16 kHz waveforms, each as one clip whatever its length.
+        """Probabilities `(clips, labels)` of 16 kHz waveforms; each is one clip, of any length.
 
         They are those of `predict` before rounding. Any thread may call this, on any backend.
         """
@@ -325,8 +323,8 @@ class Predictor:
         """Logits, and the embeddings behind them; `waveforms` are those of `logits`, at least one.
 
         Returns:
-            Float32 logits `(clips, labels)`, and embeddings `(clips, width)`: the inputs of the last
-            linear layer, which come before any adaptation.
+            Float32 logits `(clips, labels)`, and embeddings `(clips, width)`: the inputs of the
+            last linear layer, which come before any adaptation.
 
         Raises:
             UserError: on a backend without embeddings.
@@ -362,7 +360,7 @@ class Predictor:
         longest: float | None,
         on_samples: OnSamples | None,
     ) -> list[_Pending]:
-        """Read recordings and submit them: clips of one length together, long recordings at once."""
+        """Read recordings and submit their clips; a long recording is predicted before the next."""
         deadline = Deadline(timeout)
         pending: dict[int, Callable[[], Prediction]] = {}
         clips: dict[int, np.ndarray] = {}

@@ -45,7 +45,7 @@ class TorchBackend:
     @torch.inference_mode()
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Logits `(clips, labels)` of unpadded features."""
-        # No mask: clips of one length have nothing to mask, and the logits are those of an all-ones mask.
+        # no mask: clips of one length have nothing to mask; the logits are those of a mask of ones
         return self.model(torch.from_numpy(features).to(self.device)).logits.float().cpu().numpy()
 
     def outputs(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

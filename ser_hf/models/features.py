@@ -21,7 +21,7 @@ anew for each new shape."""
 
 
 class FrontEnd:
-    """Front end of models on raw waveforms, and of every extractor without an entry in `FRONT_ENDS`.
+    """Front end of models on raw waveforms, and of extractors without an entry in `FRONT_ENDS`.
 
     The features of a clip are made in two steps. `prepare` does what takes long and does not change
     when the edges of a clip are cut: training keeps its result between epochs, and cuts, mixes and
@@ -49,8 +49,8 @@ class FrontEnd:
             samples: shape `(samples,)`, 16 kHz.
 
         Returns:
-            Float32 of shape `(samples,)` for models on waveforms, `(frames, dimensions)` for those on
-            mel frames.
+            Float32 of shape `(samples,)` for models on waveforms, `(frames, dimensions)` for those
+            on mel frames.
         """
         return self.finish(self.prepare(samples))
 
@@ -123,7 +123,7 @@ class MelFrontEnd(FrontEnd):
 
 
 class WhisperFrontEnd(FrontEnd):
-    """Front end of Whisper: log mel `(mel bins, frames)` of a window of 30 s, in which the clip begins.
+    """Front end of Whisper: log mel `(mel bins, frames)` of 30 s, the clip and silence behind it.
 
     The stock extractor clips the mel to 8 below the maximum of the window, so that nothing can be
     prepared that a cut leaves as it is.
@@ -147,7 +147,7 @@ def front_end_of(extractor: FeatureExtractionMixin) -> FrontEnd:
 
 
 class Collator:
-    """Pads features to the longest of the batch, with an attention mask where the model takes one."""
+    """Pads features to the longest of a batch, with an attention mask where the model takes one."""
 
     def __init__(self, extractor: FeatureExtractionMixin, rule: str) -> None:
         """Take the extractor of a model and its padding rule

@@ -48,7 +48,7 @@ class Variation:
 
 
 class WaveformAsPrepared(FrontEnd):
-    """A front end that prepares nothing: waveforms are kept, and features made of them each epoch."""
+    """A front end that prepares nothing, for waveforms that change before it each epoch."""
 
     def __init__(self, front_end: FrontEnd) -> None:
         super().__init__(front_end.extractor)

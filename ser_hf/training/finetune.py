@@ -20,7 +20,8 @@ from ser_hf.evaluation import calibration, evaluate
 from ser_hf.evaluation.results import Results
 from ser_hf.evaluation.run import write_evidence
 from ser_hf.inference.predictor import Predictor
-from ser_hf.models import features, loading
+from ser_hf.models import loading
+from ser_hf.models.features import Collator, front_end_of
 from ser_hf.models.padding import ignore_padding, padding_rule
 from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.training import modes, probe, setup
@@ -203,8 +204,8 @@ def _written(
 
 def model_summary(model: PreTrainedModel, extractor: transformers.FeatureExtractionMixin) -> str:
     """Layers, output shapes for one clip of two seconds, and parameters, as text."""
-    clip = features.extract(extractor, np.zeros(32_000, dtype=np.float32))
-    batch = features.Collator(extractor, padding_rule(model))([{"features": clip}])
+    clip = front_end_of(extractor).extract(np.zeros(32_000, dtype=np.float32))
+    batch = Collator(extractor, padding_rule(model))([{"features": clip}])
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
     columns = ("output_size", "num_params", "trainable")
     return str(torchinfo.summary(model.eval(), input_data=batch, depth=4, col_names=columns, verbose=0)) + "\n"

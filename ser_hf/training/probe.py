@@ -22,7 +22,8 @@ from transformers import PreTrainedModel, TrainingArguments
 from ser_hf import audio, protocols
 from ser_hf.evaluation import calibration, metrics
 from ser_hf.labels import EMOTIONS
-from ser_hf.models import features, padding
+from ser_hf.models import padding
+from ser_hf.models.features import front_end_of
 from ser_hf.training import feature_cache, modes
 from ser_hf.training.config import FinetuneConfig
 from ser_hf.training.losses import Objective, clip_weights
@@ -107,7 +108,7 @@ def embeddings(
         Arrays `(1 | stretches, layers + 1, width)`, and whether they had to be computed.
     """
     stretched = config.pooling == "attentive"
-    ten_seconds = features.extract(extractor, np.zeros(10 * audio.SAMPLING_RATE, dtype=np.float32))
+    ten_seconds = front_end_of(extractor).extract(np.zeros(10 * audio.SAMPLING_RATE, dtype=np.float32))
     stretch = max(1, round(STRETCH * padding.frames_of(model, len(ten_seconds)) / 10))
 
     def compute(batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import Sampler
 
-from ser_hf.models.features import EXTRAS
+from ser_hf.training.dataset import TRAINING_KEYS
 
 POOL = 8
 """Optimiser steps whose clips are sorted together: more saves padding, less mixes better."""
@@ -157,8 +157,9 @@ def by_length(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     """The shorter and the longer half of a padded batch, with as much padding as each needs.
 
     Args:
-        batch: tensors whose first dimension is the clips; all but `ser_hf.models.features.EXTRAS`
-            are cut along the second. Without a mask, or of one clip, the batch stays whole.
+        batch: tensors whose first dimension is the clips; all but those of
+            `ser_hf.training.dataset.TRAINING_KEYS` are cut along the second. A batch of
+            one clip or without a mask stays as it is.
     """
     mask = batch.get("attention_mask")
     if mask is None or len(mask) < 2:
@@ -166,6 +167,9 @@ def by_length(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     lengths = mask.sum(dim=1)
     halves = torch.argsort(lengths, stable=True).tensor_split(2)
     return [
-        {name: one[half] if name in EXTRAS else one[half][:, : int(lengths[half].max())] for name, one in batch.items()}
+        {
+            name: one[half] if name in TRAINING_KEYS else one[half][:, : int(lengths[half].max())]
+            for name, one in batch.items()
+        }
         for half in halves
     ]

@@ -12,13 +12,14 @@ import transformers
 from transformers import PreTrainedModel, TrainingArguments
 
 from ser_hf import audio, protocols
-from ser_hf.models import features, loading, presets
+from ser_hf.models import loading, presets
+from ser_hf.models.features import front_end_of
 from ser_hf.models.padding import frames_of, ignore_padding
 from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.training import cpu_kernels, feature_cache, losses, modes
 from ser_hf.training.augmentation import from_folder, needs_noise, parse, silences
 from ser_hf.training.config import FinetuneConfig
-from ser_hf.training.dataset import SpeechDataset, Variation
+from ser_hf.training.dataset import SpeechDataset, TrainingCollator, Variation
 from ser_hf.training.recovery import TrainingError
 from ser_hf.training.sampler import PaddedLengthBatchSampler, steps_for
 from ser_hf.training.trainer import Recipe, SerTrainer, ValidationWatch, make_trainer
@@ -83,7 +84,7 @@ def prepare(
     run |= {"seed": args.seed, **recipe_of(config, args), "steps_an_epoch": sampler.steps}
     minimised = losses.Objective(args.label_smoothing_factor, config.focal_gamma if config.loss == "focal" else 0.0)
     recipe = Recipe(sampler, minimised, config.layer_decay, config.ema_decay, config.sam_rho, run)
-    collator = features.Collator(extractor, padding)
+    collator = TrainingCollator(extractor, padding)
     clips = (train, validation)
     trainer, watch = make_trainer(args, trained.trainable, clips, collator, recipe, config.patience, padding)
     return Prepared(rows, split, trained, extractor, trainer, watch, padding)
@@ -135,7 +136,7 @@ def _fit_masking(
     """SpecAugment that the shortest clip bears, however fast augmentation may play it."""
     fastest = (1.5 if config.augment else 1.0) * (np.exp(0.5) if "tempo" in config.augment else 1.0)
     samples = int(train.shortest() / fastest * audio.SAMPLING_RATE)
-    shortest = features.extract(extractor, np.zeros(samples, dtype=np.float32))
+    shortest = front_end_of(extractor).extract(np.zeros(samples, dtype=np.float32))
     loading.fit_masking(model, frames_of(model, len(shortest)))
 
 
@@ -199,7 +200,7 @@ def _variation(
             noises = from_folder(config.noise_dir) if config.noise_dir else silences(own)
         augmentation = parse(config.augment, noises, config.augment_probability)
         of_frames = augmentation.names(of_frames=True)
-        if of_frames and features.hop(extractor) == 1:
+        if of_frames and not front_end_of(extractor).on_frames:
             raise TrainingError(
                 f"--augment {of_frames[0]} is of mel frames, and the model hears waveforms: leave it out"
             )

@@ -15,10 +15,9 @@ from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from ser_hf.evaluation import metrics
-from ser_hf.models.features import EXTRAS, Collator
 from ser_hf.models.padding import ALONE
 from ser_hf.training import optimization
-from ser_hf.training.dataset import SpeechDataset
+from ser_hf.training.dataset import TRAINING_KEYS, SpeechDataset, TrainingCollator
 from ser_hf.training.losses import Objective
 from ser_hf.training.optimization import WeightAverage, sam_ascent
 from ser_hf.training.recovery import RUN, TrainingError
@@ -170,7 +169,7 @@ class SerTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # noqa: ANN001, ANN201
         """Training: the objective, summed, over the clips of the whole step. Validation: plain
         cross-entropy."""
-        extras = {name: inputs.pop(name) for name in EXTRAS if name in inputs}
+        extras = {name: inputs.pop(name) for name in TRAINING_KEYS if name in inputs}
         outputs = model(**inputs)
         labels = extras["labels"]
         if not model.training:
@@ -282,7 +281,7 @@ def make_trainer(
     args: TrainingArguments,
     model: torch.nn.Module,
     clips: tuple[SpeechDataset, SpeechDataset | None],
-    collator: Collator,
+    collator: TrainingCollator,
     recipe: Recipe,
     patience: int,
     padding: str,

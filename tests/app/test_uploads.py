@@ -94,14 +94,14 @@ def test_a_batch_is_asked_side_by_side_and_answered_in_its_order(recordings, tmp
     made = {"c": lambda: next(clips), "n": lambda: tmp_path / "notes.wav", "u": lambda: locked}
     paths = [made[kind]() for kind in "uuccccccuncccunu"]
     predictor, asked, ahead = Predictor(), 0, []
-    ask = predictor._workers.ask
+    submit = predictor.session.submit
 
     def counted(clips):
         nonlocal asked
         asked += 1
-        return ask(clips)
+        return submit(clips)
 
-    predictor._workers.ask = counted
+    predictor.session.submit = counted
     answers = []
     for answer in api.predict_batch(predictor, Limits(), uploaded(paths)):
         answers.append(answer)

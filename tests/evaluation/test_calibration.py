@@ -184,6 +184,6 @@ def test_a_wish_that_fails_leaves_the_model_as_it_was(sure, rows):
             calibration.calibrate_model(predictor, rows, chosen, **wish)
     np.testing.assert_array_equal(logits_of(predictor, rows, indices)[0], before)
     assert "temperature" not in predictor.model.config.ser_hf
-    predictor.labels = predictor.labels[::-1]
+    predictor.session.labels = predictor.labels[::-1]
     with pytest.raises(ConfidenceError, match="they must be"):
         calibration.calibrate_model(predictor, rows, indices)

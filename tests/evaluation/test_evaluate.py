@@ -82,7 +82,7 @@ def test_pooled_folds_test_every_clip_once(models, rows):
 
 def test_a_model_with_other_labels_is_refused(tuned, rows):
     predictor = Predictor(tuned)
-    predictor.labels = predictor.labels[::-1]
+    predictor.session.labels = predictor.labels[::-1]
     with pytest.raises(LeakError, match="they must be"):
         evaluate.evaluate(predictor, rows, [protocols.split(rows)], "d")
 

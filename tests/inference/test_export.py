@@ -11,11 +11,13 @@ from scipy.special import softmax
 from transformers import AutoModelForAudioClassification, HubertConfig, Wav2Vec2FeatureExtractor, WavLMConfig
 
 from ser_hf import audio
+from ser_hf.cli import publish
 from ser_hf.errors import UserError
-from ser_hf.inference import backends, export
+from ser_hf.inference import backends, export, onnx_graph, onnx_runtime
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import ID2LABEL, LABEL2ID
-from ser_hf.models import features, loading, padding
+from ser_hf.models import loading, padding
+from ser_hf.models.features import front_end_of
 
 SECONDS = (0.1, 0.13, 0.5, 1.0, 1.37, 2.0, 3.3, 6.0)
 
@@ -56,12 +58,12 @@ def asked(session, made):
 @pytest.mark.parametrize("kind", ["bert", "group", "layer", "tiny", "hubert", "wavlm"])
 def test_a_graph_answers_as_torch_for_any_number_of_clips_of_any_length(kind, models, tmp_path):
     model, extractor, rule = loaded(kind, models)
-    export.write_onnx(model, extractor, rule, tmp_path / "model.onnx")
+    onnx_graph.write_graph(model, extractor, rule, tmp_path / "model.onnx")
     assert not model.training
-    session, rng = backends.onnx_session(tmp_path / "model.onnx"), np.random.default_rng(0)
+    session, rng = onnx_runtime.open_session(tmp_path / "model.onnx"), np.random.default_rng(0)
     for seconds in SECONDS:
         noise = rng.normal(scale=0.1, size=(3, int(seconds * audio.SAMPLING_RATE))).astype(np.float32)
-        made = np.stack([features.extract(extractor, clip) for clip in noise])
+        made = np.stack([front_end_of(extractor).extract(clip) for clip in noise])
         with torch.inference_mode():
             wanted = softmax(model(torch.from_numpy(made)).logits.numpy(), axis=-1)
         np.testing.assert_allclose(softmax(asked(session, made), axis=-1), wanted, atol=1e-5)
@@ -74,15 +76,15 @@ def test_the_mask_of_another_batch_is_not_baked_in(models, tmp_path):
     with torch.inference_mode():
         wanted = model(samples).logits
         model(samples, attention_mask=torch.tensor([[1] * 8000, [1] * 4000 + [0] * 4000]))
-    export.write_onnx(model, extractor, rule, tmp_path / "model.onnx")
+    onnx_graph.write_graph(model, extractor, rule, tmp_path / "model.onnx")
     np.testing.assert_allclose(
-        asked(backends.onnx_session(tmp_path / "model.onnx"), samples.numpy()), wanted, atol=1e-5
+        asked(onnx_runtime.open_session(tmp_path / "model.onnx"), samples.numpy()), wanted, atol=1e-5
     )
 
 
 @pytest.mark.parametrize("kind", ["bert", "group"])
 def test_int8_quantises_no_convolution_and_logs_nothing(kind, models, tmp_path, caplog):
-    export.write_onnx(*loaded(kind, models), tmp_path / "model.onnx", int8=True)
+    onnx_graph.write_graph(*loaded(kind, models), tmp_path / "model.onnx", int8=True)
     graph = onnx.load(tmp_path / "model.onnx").graph
     kinds = {node.op_type for node in graph.node}
     assert {"MatMulInteger", "Conv"} <= kinds
@@ -97,7 +99,7 @@ def test_int8_leaves_logging_as_it_was(models, tmp_path, monkeypatch):
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
     filters = list(root.filters)
-    export.write_onnx(*loaded("layer", models), tmp_path / "model.onnx", int8=True)
+    onnx_graph.write_graph(*loaded("layer", models), tmp_path / "model.onnx", int8=True)
     assert root.handlers == []
     assert root.filters == filters
 
@@ -117,8 +119,8 @@ def test_an_exported_folder_needs_no_safetensors(quantised, tuned, clips, tmp_pa
     assert json.loads((folder / "export.json").read_text()) == found
     assert (found["model"], found["backend"]) == (tuned.name, backend)
     assert found["digest"] == loading.digest(loading.load_for_prediction(tuned)[0])
-    assert found["gate"]["clips"] == 4
-    assert found["gate"]["max_difference"] < (0.1 if quantised else 1e-4)
+    assert found["check"]["clips"] == 4
+    assert found["check"]["max_difference"] < (0.1 if quantised else 1e-4)
     monkeypatch.delattr(loading, "load_for_prediction")
     predictor = Predictor(folder, backend=backend)
     assert predictor.seen_speakers.protocol == "speaker"
@@ -128,7 +130,7 @@ def test_an_exported_folder_needs_no_safetensors(quantised, tuned, clips, tmp_pa
 
 @pytest.mark.parametrize("quantised", [False, True])
 def test_the_gate_refuses_other_answers_and_leaves_nothing(quantised, home, models, tmp_path, monkeypatch):
-    original = export.write_onnx
+    original = onnx_graph.write_graph
 
     def tampered(model, extractor, rule, path, int8=False):
         original(model, extractor, rule, path, int8)
@@ -139,14 +141,14 @@ def test_the_gate_refuses_other_answers_and_leaves_nothing(quantised, home, mode
         bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
         onnx.save(graph, path)
 
-    monkeypatch.setattr(export, "write_onnx", tampered)
+    monkeypatch.setattr(onnx_graph, "write_graph", tampered)
     backend = "onnx-int8" if quantised else "onnx"
     with pytest.raises(UserError, match=rf"^{backend} moves a probability by 0\.\d+ .* and changes .* use .* instead$"):
         export.export(models["layer"], tmp_path / "exported", quantised)
     with pytest.raises(UserError, match=f"^{backend} moves"):
         backends.load(models["layer"], backend)
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
-    assert not list(home.iterdir())
+    assert not list(home.glob("*.onnx*"))
 
 
 @pytest.mark.parametrize(("lead", "changed"), [(0.04, 0), (0.06, 1)])
@@ -154,9 +156,9 @@ def test_labels_that_hang_by_a_hair_may_change(lead, changed, models, monkeypatc
     _, extractor, _ = loading.load_for_prediction(models["layer"])
     torchs, graphs = np.log([[0.5 + lead / 2, 0.5 - lead / 2]]), np.log([[0.49, 0.51]])
     fake = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="x")], run=lambda names, made: [graphs])
-    monkeypatch.setattr(export, "onnx_session", lambda path: fake)
+    monkeypatch.setattr(onnx_graph, "open_session", lambda path: fake)
     model = lambda made: SimpleNamespace(logits=torch.from_numpy(torchs))  # noqa: E731
-    figures = export.compare(model, extractor, None, [np.zeros(4000, dtype=np.float32)])
+    figures = onnx_graph.compare(model, extractor, None, [np.zeros(4000, dtype=np.float32)])
     assert figures == {
         "clips": 1,
         "max_difference": pytest.approx(0.01 + lead / 2),
@@ -167,10 +169,10 @@ def test_labels_that_hang_by_a_hair_may_change(lead, changed, models, monkeypatc
 
 def test_the_gate_lets_near_answers_pass():
     figures = {"clips": 10, "max_difference": 0.03, "same_labels": 0.9, "changed": 0}
-    export._judge(figures, "onnx-int8")
+    onnx_graph._refuse_difference(figures, "onnx-int8")
     for bad in ({"max_difference": 0.2}, {"max_difference": float("nan")}, {"changed": 1}):
-        with pytest.raises(backends.OnnxError):
-            export._judge(figures | bad, "onnx-int8")
+        with pytest.raises(UserError):
+            onnx_graph._refuse_difference(figures | bad, "onnx-int8")
 
 
 def test_what_cannot_be_exported_ends_in_one_line(models, tmp_path, monkeypatch):
@@ -181,7 +183,7 @@ def test_what_cannot_be_exported_ends_in_one_line(models, tmp_path, monkeypatch)
     monkeypatch.setattr(torch.onnx, "export", refuses)
     with pytest.raises(UserError, match=r"^a wav2vec2 cannot be exported \(.*fft_rfft.*\): use --backend torch$"):
         export.export(models["layer"], output)
-    monkeypatch.setattr(export, "LARGEST", 100)
+    monkeypatch.setattr(onnx_graph, "MAX_BYTES", 100)
     with pytest.raises(UserError, match=r"^0.0 GiB of weights do not fit an ONNX file"):
         export.export(models["layer"], output)
     assert not list(tmp_path.iterdir())
@@ -202,15 +204,15 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(package, home
 
 
 def test_the_gate_hears_clips_of_many_lengths_and_the_same_each_time():
-    voices = list(export.voices())
+    voices = list(onnx_graph.check_clips())
     lengths = [len(voice) / audio.SAMPLING_RATE for voice in voices]
     assert min(lengths) == 0.1
     assert max(lengths) > 3
-    assert all(np.array_equal(one, other) for one, other in zip(voices, export.voices(), strict=True))
+    assert all(np.array_equal(one, other) for one, other in zip(voices, onnx_graph.check_clips(), strict=True))
 
 
 def test_clips_of_a_dataset_are_drawn(built, rows):
-    drawn = export.clips_of(built, count=5)
+    drawn = publish.drawn_clips(built, count=5)
     assert len(drawn) == 5
     assert any(np.array_equal(drawn[0], audio.load(row["audio"])) for row in rows)
-    assert all(np.array_equal(one, other) for one, other in zip(drawn, export.clips_of(built, 5), strict=True))
+    assert all(np.array_equal(one, other) for one, other in zip(drawn, publish.drawn_clips(built, 5), strict=True))

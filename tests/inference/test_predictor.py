@@ -84,7 +84,7 @@ def test_up_to_ten_seconds_are_one_utterance(predictor, talk):
 def test_a_long_recording_is_the_mean_of_its_windows(predictor, talk):
     answer = predictor.predict(talk)
     starts = [*range(0, len(talk) - long_audio.WINDOW + 1, long_audio.HOP), len(talk) - long_audio.WINDOW]
-    listener, voiced = VoiceActivityDetector().listen(), long_audio.Voiced()
+    listener, voiced = VoiceActivityDetector().listen(), long_audio.VoicedStretches()
     voiced.add(np.concatenate([listener.feed(talk), listener.finish()]))
     kept = [s for s in dict.fromkeys(starts) if voiced.within(s, s + long_audio.WINDOW)[0] >= long_audio.MIN_VOICE]
     rows = predictor.probabilities([talk[s : s + long_audio.WINDOW] for s in kept])
@@ -118,7 +118,7 @@ def test_labels_of_a_timeline_follow_the_windows():
     sure = {0: 0.9, 2: 0.9, 4: 0.1, 6: 0.1, 8: 0.1}
     for second, first in sure.items():
         timeline.add(second * RATE, np.array([first, 1 - first]))
-    voiced = long_audio.Voiced()
+    voiced = long_audio.VoicedStretches()
     voiced.add(np.ones(12 * RATE // FRAME, dtype=bool))
     whole, segments = timeline.read(voiced, 12 * RATE)
     # the cell of 4 to 6 s lies in a window of either kind: 0.5 each, of which the first label is
@@ -219,13 +219,22 @@ def test_running_answers_take_what_recorders_give(predictor, talk):
         predictor.start_stream(5)
 
 
-class Said:
-    """Workers that answer in turn with given probabilities."""
+class FakeSession:
+    """A session that gives probabilities, row after row, and finds voice everywhere or nowhere."""
 
-    def __init__(self, rows):
-        self.rows = iter(rows)
+    labels = ("a", "b")
+    abstain_below = 0.0
 
-    def ask(self, clips):
+    def __init__(self, rows, voiced):
+        self.rows, self.voiced, self.vad = iter(rows), voiced, self
+
+    def listen(self):
+        return self
+
+    def feed(self, part):
+        return np.full(len(part) // FRAME, self.voiced)
+
+    def submit(self, clips):
         from concurrent.futures import Future
 
         done = Future()
@@ -236,11 +245,7 @@ class Said:
 def running(rows, voiced=True):
     from ser_hf.inference.long_audio import Stream
 
-    class Heard:
-        def feed(self, part):
-            return np.full(len(part) // FRAME, voiced)
-
-    stream = Stream(Said(rows), Heard(), ["a", "b"], 0.0, RATE)
+    stream = Stream(FakeSession(rows, voiced), RATE)
     return [one for _ in rows for one in stream.feed(np.ones(RATE, dtype=np.float32))]
 
 

@@ -3,7 +3,7 @@ import pytest
 from transformers import AutoFeatureExtractor, SeamlessM4TFeatureExtractor
 
 from ser_hf.models import features, presets
-from ser_hf.models.features import Collator
+from ser_hf.models.features import Collator, front_end_of
 
 
 def noise(samples, seed=0):
@@ -13,7 +13,7 @@ def noise(samples, seed=0):
 def test_waveforms_are_those_of_the_stock_extractor(models):
     extractor = AutoFeatureExtractor.from_pretrained(models["group"])
     stock = extractor(noise(20_000), sampling_rate=16_000, return_tensors="np")
-    np.testing.assert_array_equal(features.extract(extractor, noise(20_000)), stock["input_values"][0])
+    np.testing.assert_array_equal(front_end_of(extractor).extract(noise(20_000)), stock["input_values"][0])
 
 
 @pytest.mark.parametrize("samples", [1_600, 1_999, 2_500, 16_000, 48_123])
@@ -25,31 +25,32 @@ def test_mel_frames_are_those_of_the_stock_extractor(samples, stride):
         stock = extractor(clip, sampling_rate=16_000, return_tensors="np")
         unmasked = stock["attention_mask"][0].sum()
         assert stock["attention_mask"][0][:unmasked].all()
-        np.testing.assert_allclose(features.extract(extractor, clip), stock["input_features"][0][:unmasked], atol=1e-4)
+        np.testing.assert_allclose(
+            front_end_of(extractor).extract(clip), stock["input_features"][0][:unmasked], atol=1e-4
+        )
 
 
 @pytest.mark.parametrize("samples", [1_600, 1_999, 48_123])
 def test_frames_that_are_not_normalised_are_those_of_the_stock_extractor(samples):
     extractor = presets.preset_extractor("tiny-50")
-    prepared = features.prepare(extractor, noise(samples))
+    prepared = front_end_of(extractor).prepare(noise(samples))
     stock = extractor(noise(samples), sampling_rate=16_000, return_tensors="np")
     mask, stock = stock["attention_mask"][0], stock["input_features"][0]
     assert mask[: len(prepared)].all()
-    np.testing.assert_array_equal(features.finish(extractor, prepared), stock[: mask.sum()])
-    assert features.hop(extractor) == 320
+    np.testing.assert_array_equal(front_end_of(extractor).finish(prepared), stock[: mask.sum()])
+    assert front_end_of(extractor).hop == 320
     assert len(prepared) == samples // 320
-    louder = features.extract(extractor, 2 * noise(samples))
+    louder = front_end_of(extractor).extract(2 * noise(samples))
     np.testing.assert_allclose(louder, prepared + np.log(4), atol=1e-4)  # the layer norm that follows removes it
 
 
 def test_batches_are_padded_and_masked(models):
     extractor = AutoFeatureExtractor.from_pretrained(models["layer"])
-    clips = [{"features": noise(n), "labels": label} for n, label in ((300, 4), (500, 0))]
+    clips = [{"features": noise(n)} for n in (300, 500)]
     batch = Collator(extractor, "attention mask")(clips)
     assert batch["input_values"].shape == (2, features.WAVEFORM_STEP)  # the next multiple of it
     assert batch["attention_mask"].sum(1).tolist() == [300, 500]
     assert batch["input_values"][0, 300:].abs().sum() == 0
-    assert batch["labels"].tolist() == [4, 0]
     unmasked = Collator(extractor, "fixed length")(clips)
     assert "attention_mask" not in unmasked
     assert unmasked["input_values"].shape == (2, 500)
@@ -58,29 +59,13 @@ def test_batches_are_padded_and_masked(models):
 @pytest.mark.parametrize("kind", ["bert", "group"])
 def test_features_are_made_in_two_steps(models, kind):
     extractor = AutoFeatureExtractor.from_pretrained(models[kind])
-    prepared = features.prepare(extractor, noise(20_000))
+    prepared = front_end_of(extractor).prepare(noise(20_000))
     # a frame of 400 samples every 160; waveforms stay as they are
     assert prepared.shape == ((1 + (20_000 - 400) // 160, 80) if kind == "bert" else (20_000,))
-    assert features.hop(extractor) == (160 if kind == "bert" else 1)
-    made = features.finish(extractor, prepared)
-    np.testing.assert_array_equal(made, features.extract(extractor, noise(20_000)))
+    assert front_end_of(extractor).hop == (160 if kind == "bert" else 1)
+    made = front_end_of(extractor).finish(prepared)
+    np.testing.assert_array_equal(made, front_end_of(extractor).extract(noise(20_000)))
     assert made.dtype == np.float32
-
-
-def test_what_belongs_to_clips_is_batched_with_them(models):
-    extractor = AutoFeatureExtractor.from_pretrained(models["layer"])
-    clips = [
-        {"features": noise(300), "labels": 4, "other": 2, "share": 0.75, "weight": 1.5},
-        {"features": noise(500), "labels": 0, "other": 7, "share": 1.0, "weight": 0.5},
-    ]
-    batch = Collator(extractor, "attention mask")(clips)
-    assert batch["other"].tolist() == [2, 7]
-    assert batch["share"].tolist() == [0.75, 1.0]
-    assert batch["weight"].tolist() == [1.5, 0.5]
-    assert batch["share"].is_floating_point()
-    assert batch["weight"].is_floating_point()
-    plain = Collator(extractor, "attention mask")([{"features": noise(300)}])
-    assert plain.keys() == {"input_values", "attention_mask"}
 
 
 @pytest.mark.parametrize(("rule", "longest"), [("attention mask", 24), ("one clip at a time", 17)])
@@ -92,8 +77,3 @@ def test_frames_are_padded_with_what_they_hold(models, rule, longest):
     assert batch["attention_mask"].sum(1).tolist() == [17, 9]
     np.testing.assert_array_equal(batch["input_values"][1, :9], clips[1]["features"])
     assert batch["input_values"][1, 9:].abs().sum() == 0
-
-
-def test_batches_by_length_cover_all():
-    batches = list(features.by_length([3, 9, 1, 7], 2))
-    assert batches == [[1, 3], [0, 2]]

@@ -14,10 +14,11 @@ from transformers import (
 
 from ser_hf import audio
 from ser_hf.audio import voice_activity
-from ser_hf.models import features, padding
+from ser_hf.models import padding
+from ser_hf.models.features import Collator, front_end_of
 from ser_hf.models.frozen_frontend import CacheError, FrozenFrontend
 from ser_hf.training import feature_cache
-from ser_hf.training.dataset import SpeechDataset
+from ser_hf.training.dataset import SpeechDataset, TrainingCollator
 
 INDICES = [5, 40, 390, 405, 200]
 DEPTHS = [("group", 0), ("layer", 0), *[(kind, depth) for kind in ("bert", "group", "layer") for depth in (1, 2)]]
@@ -41,7 +42,7 @@ def logits(model, clips, collate):
 
 
 def raw(rows, extractor):
-    return [{"features": features.extract(extractor, audio.load(row["audio"]))} for row in rows]
+    return [{"features": front_end_of(extractor).extract(audio.load(row["audio"]))} for row in rows]
 
 
 def differ(answers):
@@ -52,7 +53,7 @@ def differ(answers):
 def test_stored_outputs_give_the_models_own_answer(rows, models, tmp_path, kind, depth):
     model, extractor = deep(models, kind)
     used = rows.select(INDICES)
-    alone = [model(**features.Collator(extractor, "fixed length")([one])).logits for one in raw(used, extractor)]
+    alone = [model(**Collator(extractor, "fixed length")([one])).logits for one in raw(used, extractor)]
     expected = torch.cat(alone).detach()
     rule = padding.ignore_padding(model)
     front = FrozenFrontend(model, depth)
@@ -64,7 +65,7 @@ def test_stored_outputs_give_the_models_own_answer(rows, models, tmp_path, kind,
     assert [len(one["features"]) for one in stored] == lengths
     assert len(set(lengths)) > 2
     front.bypass()
-    collate = features.Collator(extractor, rule)
+    collate = Collator(extractor, rule)
     together = logits(model, stored, collate)
     one_by_one = torch.cat([logits(model, [one], collate) for one in stored])
     torch.testing.assert_close(together, one_by_one, atol=1e-4 * differ(expected), rtol=0)
@@ -76,7 +77,7 @@ def test_stored_outputs_give_the_models_own_answer(rows, models, tmp_path, kind,
 @pytest.mark.parametrize(("kind", "depth"), DEPTHS)
 def test_what_is_bypassed_comes_back(rows, models, kind, depth):
     model, extractor = deep(models, kind)
-    collate = features.Collator(extractor, padding.ignore_padding(model))
+    collate = Collator(extractor, padding.ignore_padding(model))
     clips = raw(rows.select(INDICES[:3]), extractor)
     modules, before = dict(model.named_modules()), logits(model, clips, collate)
     methods = {(owner, name) for owner in (model, model.base_model) for name in vars(owner)}
@@ -98,7 +99,7 @@ def test_a_bypassed_model_trains_only_what_lies_above(rows, models, tmp_path):
     front.bypass()
     model.train()
     model.config.apply_spec_augment, model.config.mask_time_prob = True, 0.9
-    model(**features.Collator(extractor, rule)([clips[0], clips[2]])).loss.backward()
+    model(**TrainingCollator(extractor, rule)([clips[0], clips[2]])).loss.backward()
     front.restore()
     touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert touched

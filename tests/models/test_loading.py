@@ -9,6 +9,7 @@ from helpers.small import make_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import (
+    AutoFeatureExtractor,
     AutoModelForAudioClassification,
     Wav2Vec2Config,
     Wav2Vec2ConformerConfig,
@@ -19,6 +20,7 @@ from transformers import (
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading, padding
+from ser_hf.models.features import Collator, front_end_of
 from ser_hf.models.loading import ModelError
 from ser_hf.models.padding import MaskedGroupNorm
 
@@ -30,20 +32,29 @@ def noise(samples, seed):
 CLIPS = [noise(n, seed) for seed, n in enumerate((16_000, 48_000, 30_123, 20_960, 9_990))]
 
 
+def padded_probabilities(model, extractor, rule, clips):
+    """Probabilities of one padded batch."""
+    front_end = front_end_of(extractor)
+    batch = Collator(extractor, rule)([{"features": front_end.extract(clip)} for clip in clips])
+    with torch.inference_mode():
+        return model(**batch).logits.softmax(-1).numpy()
+
+
 @pytest.mark.parametrize("kind", ["bert", "group", "layer"])
-def test_an_answer_does_not_depend_on_its_neighbours(models, kind):
-    predictor = Predictor(models[kind])
+def test_a_prediction_does_not_depend_on_other_clips(models, kind):
+    predictor, loaded = Predictor(models[kind]), loading.load_for_prediction(models[kind])
     together = predictor.probabilities(CLIPS)
     alone = np.concatenate([predictor.probabilities([clip]) for clip in CLIPS])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    np.testing.assert_allclose(padded_probabilities(*loaded, CLIPS), alone, atol=1e-5)
     assert np.abs(np.diff(alone, axis=0)).max() > 1e-4  # the clips themselves do differ
 
 
-def test_without_the_rule_padding_would_leak(models, monkeypatch):
-    monkeypatch.setattr(loading, "ignore_padding", lambda model: "none")
-    predictor = Predictor(models["group"])
-    together = predictor.probabilities(CLIPS)
-    alone = np.concatenate([predictor.probabilities([clip]) for clip in CLIPS])
+def test_without_the_rule_padding_would_leak(models):
+    model = AutoModelForAudioClassification.from_pretrained(models["group"]).eval()
+    extractor = AutoFeatureExtractor.from_pretrained(models["group"])
+    together = padded_probabilities(model, extractor, "attention mask", CLIPS)
+    alone = np.concatenate([padded_probabilities(model, extractor, "none", [clip]) for clip in CLIPS])
     assert np.abs(together - alone).max() > 1e-3
 
 

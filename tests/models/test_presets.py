@@ -3,7 +3,8 @@ import torch
 from transformers import AutoModelForAudioClassification
 
 from ser_hf.cli.train import parse_finetune
-from ser_hf.models import features, loading
+from ser_hf.models import loading
+from ser_hf.models.features import front_end_of
 from ser_hf.training import setup
 
 
@@ -15,7 +16,7 @@ def test_the_model_of_50_frames_a_second_is_narrower_than_tiny_and_hears_the_spe
     clip = rng.normal(size=16_000).astype(np.float32) / 10
     darker = np.convolve(clip, np.ones(4) / 4, "same").astype(np.float32)
     sounds = (clip, clip * 3, clip / 1000, darker)
-    heard = [torch.from_numpy(features.extract(extractor, one))[None] for one in sounds]
+    heard = [torch.from_numpy(front_end_of(extractor).extract(one))[None] for one in sounds]
     with torch.inference_mode():
         whole, louder, quieter, dark = (fine.eval()(one).logits for one in heard)
     torch.testing.assert_close(louder, whole, atol=1e-4, rtol=0)

@@ -6,9 +6,10 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
 
 from ser_hf import audio
 from ser_hf.audio import effects, voice_activity
-from ser_hf.models import features, frozen_frontend
+from ser_hf.models import frozen_frontend
+from ser_hf.models.features import front_end_of
 from ser_hf.training import augmentation, dataset, feature_cache
-from ser_hf.training.dataset import SpeechDataset, Variation
+from ser_hf.training.dataset import SpeechDataset, TrainingCollator, Variation
 
 INDICES = [5, 9, 40, 200, 390, 405]
 
@@ -31,7 +32,7 @@ def test_without_variation_a_clip_is_what_the_extractor_makes_of_it(rows, extrac
     made = SpeechDataset(rows, INDICES, extractors[kind]).decode()
     assert len(made) == len(INDICES)
     for place, index in enumerate(INDICES):
-        expected = features.extract(extractors[kind], audio.load(rows[index]["audio"]))
+        expected = front_end_of(extractors[kind]).extract(audio.load(rows[index]["audio"]))
         for key in (place, (3, place)):
             assert made[key].keys() == {"features", "labels"}
             assert made[key]["labels"] == rows[index]["label"]
@@ -72,7 +73,7 @@ def test_silence_is_cut_at_the_edges_alone(rows, extractors):
         rng = np.random.default_rng([0, 1, place])
         begin, stop = augmentation.vary(len(samples), (start, end), rng)
         assert begin <= start < end <= stop
-        np.testing.assert_array_equal(got, features.extract(extractors["group"], samples[begin:stop]))
+        np.testing.assert_array_equal(got, front_end_of(extractors["group"]).extract(samples[begin:stop]))
         shortened += len(samples) - len(got)
     assert shortened > 0
 
@@ -96,10 +97,10 @@ def test_all_or_a_margin_of_the_silence_is_left(rows, extractors):
 def test_cut_log_mel_frames_are_those_of_the_cut_waveform(extractors, start, frames):
     extractor = extractors["bert"]
     samples = noise(40_000) * np.linspace(0.1, 1, 40_000, dtype=np.float32)
-    kept = features.prepare(extractor, samples)[start : start + frames]
+    kept = front_end_of(extractor).prepare(samples)[start : start + frames]
     assert len(kept) == frames
     cut = samples[start * 160 : (start + frames - 1) * 160 + 400]
-    np.testing.assert_allclose(features.finish(extractor, kept), features.extract(extractor, cut), atol=1e-4)
+    np.testing.assert_allclose(front_end_of(extractor).finish(kept), front_end_of(extractor).extract(cut), atol=1e-4)
 
 
 @pytest.mark.parametrize(("kind", "unit"), [("bert", 0.01), ("group", 1 / 16_000)])
@@ -136,7 +137,7 @@ def test_what_memory_does_not_hold_is_decoded_again(rows, extractors, kind, monk
     seconds = [rows[index]["duration"] for index in INDICES]
     monkeypatch.setattr(dataset, "KEPT_BYTES", int(sum(seconds[:2]) * 64_000) + 64)
     some = SpeechDataset(rows, INDICES, extractors[kind], variation).decode()
-    assert (len(whole._kept), len(some._kept)) == (len(INDICES), 2)
+    assert (len(whole._clips._kept), len(some._clips._kept)) == (len(INDICES), 2)
     assert all(same(whole[1, place], some[1, place]) for place in range(len(INDICES)))
     decoded = []
     load = audio.load
@@ -156,8 +157,7 @@ def test_mixup_mixes_waveforms_and_says_with_what(rows, extractors):
         candidates = [i for i in INDICES if rows[i]["label"] == example["other"]]
         own = audio.load(rows[index]["audio"])
         expected = [
-            features.extract(
-                extractors["group"],
+            front_end_of(extractors["group"]).extract(
                 augmentation.mix_waveforms(own, audio.load(rows[i]["audio"]), np.float32(example["share"])),
             )
             for i in candidates
@@ -166,7 +166,7 @@ def test_mixup_mixes_waveforms_and_says_with_what(rows, extractors):
         assert example["labels"] == rows[index]["label"]
     assert 0.5 <= min(shares) < max(shares) <= 1
     assert "other" not in mixed[0]
-    batch = features.Collator(extractors["group"], "attention mask")([mixed[0, place] for place in range(3)])
+    batch = TrainingCollator(extractors["group"], "attention mask")([mixed[0, place] for place in range(3)])
     torch.testing.assert_close(batch["share"].double(), torch.tensor(shares[:3]).double())
     assert batch["other"].dtype == torch.int64
 
@@ -177,11 +177,11 @@ def test_mixup_of_mel_frames_adds_powers_at_one_level(rows, extractors):
     rng = np.random.default_rng([3, 1, 0])
     other, share = int(rng.integers(len(INDICES))), float(rng.beta(0.4, 0.4))
     share = max(share, 1 - share)
-    one, two = (features.prepare(extractors["bert"], audio.load(rows[INDICES[i]]["audio"])) for i in (0, other))
+    one, two = (front_end_of(extractors["bert"]).prepare(audio.load(rows[INDICES[i]]["audio"])) for i in (0, other))
     two = two[: len(one)] + np.quantile(one.mean(axis=1), 0.95) - np.quantile(two.mean(axis=1), 0.95)
     power = share * np.exp(one.astype(np.float64))
     power[: len(two)] += (1 - share) * np.exp(two.astype(np.float64))
-    expected = features.finish(extractors["bert"], np.log(power).astype(np.float32))
+    expected = front_end_of(extractors["bert"]).finish(np.log(power).astype(np.float32))
     np.testing.assert_allclose(example["features"], expected, atol=2e-3)
     assert example["other"] == rows[INDICES[other]]["label"]
     assert example["share"] == share
@@ -192,9 +192,9 @@ def test_mel_frames_are_augmented_after_the_waveform(rows, extractors):
     example = SpeechDataset(rows, INDICES, extractors["bert"], Variation(augmentation=both, seed=3)).decode()[0, 2]
     rng = np.random.default_rng([3, 0, 2])
     louder = effects.gain(audio.load(rows[INDICES[2]]["audio"]), rng_after(rng), 6)
-    mel = features.prepare(extractors["bert"], louder)
+    mel = front_end_of(extractors["bert"]).prepare(louder)
     rng.random()  # whether
-    expected = features.finish(extractors["bert"], augmentation.bands(mel, rng, 10))
+    expected = front_end_of(extractors["bert"]).finish(augmentation.bands(mel, rng, 10))
     np.testing.assert_array_equal(example["features"], expected)
 
 
@@ -229,3 +229,20 @@ def test_examples_from_frozen_outputs(rows, models, extractors, tmp_path):
         cut += len(whole) - len(part)
     assert cut > 0
     assert stored[0]["features"].dtype == np.float32
+
+
+def test_what_belongs_to_clips_is_batched_with_them(extractors):
+    extractor = extractors["layer"]
+    clips = [
+        {"features": np.zeros(300, dtype=np.float32), "labels": 4, "other": 2, "share": 0.75, "weight": 1.5},
+        {"features": np.zeros(500, dtype=np.float32), "labels": 0, "other": 7, "share": 1.0, "weight": 0.5},
+    ]
+    batch = TrainingCollator(extractor, "attention mask")(clips)
+    assert batch["labels"].tolist() == [4, 0]
+    assert batch["other"].tolist() == [2, 7]
+    assert batch["share"].tolist() == [0.75, 1.0]
+    assert batch["weight"].tolist() == [1.5, 0.5]
+    assert batch["share"].is_floating_point()
+    assert batch["weight"].is_floating_point()
+    plain = TrainingCollator(extractor, "attention mask")([{"features": np.zeros(300, dtype=np.float32)}])
+    assert plain.keys() == {"input_values", "attention_mask"}

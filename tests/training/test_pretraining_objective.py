@@ -9,7 +9,7 @@ import torch
 from transformers import Wav2Vec2ForPreTraining
 from transformers.models.wav2vec2.modeling_wav2vec2 import Wav2Vec2GumbelVectorQuantizer
 
-from ser_hf.models import features
+from ser_hf.models.features import front_end_of
 from ser_hf.training.pretraining import objective, pretrain
 from ser_hf.training.pretraining.masking import Masking, Order
 from ser_hf.training.pretraining.objective import Codebook, contrastive
@@ -24,7 +24,7 @@ def clips(model, extractor, seconds=(1.2, 0.9, 1.0), seed=0):
     rng = np.random.default_rng(seed)
     made = [rng.normal(size=int(length * 16_000)).astype(np.float32) * 0.1 for length in seconds]
     masking = Masking(model, extractor, seed, negatives=7)
-    heard = [features.extract(extractor, samples) for samples in made]
+    heard = [front_end_of(extractor).extract(samples) for samples in made]
     return masking([{"features": each, "draw": (0, number)} for number, each in enumerate(heard)])
 
 

@@ -121,7 +121,7 @@ def test_the_same_seed_gives_the_same_weights(built, models, tmp_path, monkeypat
 def test_models_from_nothing_are_saved_whole(name, least, tmp_path):
     model, extractor, kept = objective.load(name, 0)
     assert least < sum(p.numel() for p in model.parameters()) < 3.5e6
-    clip = masking.features.extract(extractor, np.zeros(16_000, dtype=np.float32))
+    clip = masking.front_end_of(extractor).extract(np.zeros(16_000, dtype=np.float32))
     assert int(model._get_feat_extract_output_lengths(torch.tensor(len(clip)))) == {"tiny": 24, "small": 49}[name]
     objective.save(model, kept, tmp_path / "m")
     extractor.save_pretrained(tmp_path / "m")

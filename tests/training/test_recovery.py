@@ -135,7 +135,7 @@ def test_a_disk_that_fills_while_the_model_is_saved_ends_in_one_line(built, nois
 
 def test_a_corrupt_recording_met_late_is_named(built, noisy, tmp_path, fails, monkeypatch):
     monkeypatch.setattr(dataset, "KEPT_BYTES", 0)  # nothing is decoded before its turn
-    decoded, calls = dataset.SpeechDataset._decoded, []
+    decoded, calls = dataset.DecodedClips._decode, []
 
     def corrupt(self, index):
         calls.append(index)
@@ -143,7 +143,7 @@ def test_a_corrupt_recording_met_late_is_named(built, noisy, tmp_path, fails, mo
             raise AudioError("'03-01-05-01-01-01-21.wav' cannot be decoded: remove it")
         return decoded(self, index)
 
-    monkeypatch.setattr(dataset.SpeechDataset, "_decoded", corrupt)
+    monkeypatch.setattr(dataset.DecodedClips, "_decode", corrupt)
     line = fails(*words(built, noisy, tmp_path / "m", "--silence", "keep"))
     assert "'03-01-05-01-01-01-21.wav' cannot be decoded" in line
     assert "go on from" in line

@@ -12,7 +12,7 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 
 from ser_hf import audio
-from ser_hf.models import features
+from ser_hf.models.features import front_end_of
 
 CACHE_BYTES = 2 * 2**30
 SPAN = 0.2  # seconds that a masked stretch lasts in wav2vec 2.0
@@ -40,7 +40,7 @@ class Recordings(Dataset):
         number = draw[1]
         made = self._kept.get(number)
         if made is None:
-            made = features.extract(self.extractor, audio.load(self.rows[number]["audio"]))
+            made = front_end_of(self.extractor).extract(audio.load(self.rows[number]["audio"]))
             if self._bytes + made.nbytes <= CACHE_BYTES:
                 self._bytes += made.nbytes
                 self._kept[number] = made
@@ -104,7 +104,7 @@ class Masking:
         """
         self.model, self.input_name = model, extractor.model_input_names[0]
         self.seed, self.probability, self.negatives = seed, probability, negatives
-        second = features.extract(extractor, np.zeros(audio.SAMPLING_RATE, dtype=np.float32))
+        second = front_end_of(extractor).extract(np.zeros(audio.SAMPLING_RATE, dtype=np.float32))
         self.length = length or round(SPAN * self.frames_of(len(second)))
 
     def __call__(self, clips: list[dict]) -> dict[str, torch.Tensor]:
