@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, g
 import yaml
 
 from ser_hf.errors import UserError, first_line
+from ser_hf.utils import files
 
 if TYPE_CHECKING:
     from transformers import HfArgumentParser
@@ -84,9 +85,9 @@ class CommandLine:
 
     def _values(self, parser: "HfArgumentParser", cls: type) -> dict[str, Any]:
         """What the file and the flags set, and take that out of `words` and `file_values`."""
-        values = {}
+        values, hints = {}, get_type_hints(cls)
         for name in [field.name for field in _init_fields(cls) if field.name in self.file_values]:
-            values[name] = _converted(parser, name, self.file_values.pop(name))
+            values[name] = _converted(parser, name, self.file_values.pop(name), hints[name])
         namespace, self.words = parser.parse_known_args(self.words)
         return {**values, **vars(namespace)}
 
@@ -147,25 +148,34 @@ def _parser(cls: type, command: str) -> "HfArgumentParser":
     return Parser(cls, allow_abbrev=False, add_help=False)
 
 
-def _converted(parser: "HfArgumentParser", name: str, value: Any) -> Any:
-    """A value of a config file, converted and checked as if it stood on the command line."""
+def _converted(parser: "HfArgumentParser", name: str, value: Any, hint: Any) -> Any:
+    """A value of a config file, converted and checked as if it stood on the command line.
+
+    Raises:
+        UserError: where the value does not fit.
+    """
     action = next(action for action in parser._actions if action.dest == name)
-    several = isinstance(value, list)
-    if value is None or (several and action.nargs != "+"):
+    if value is None and type(None) not in get_args(hint):
+        raise UserError(f"'{name}' in the config file has no value: write one, or leave the line out")
+    if value is None or value == [] or (isinstance(value, list) and action.nargs != "+"):
         return value
-    texts = [json.dumps(item) if isinstance(item, dict) else str(item) for item in (value if several else [value])]
-    flag = [f"--{name}"] if action.option_strings else []
-    words = [f"--{name}={texts[0]}"] if flag and not several else [*flag, *texts]
+    items = value if isinstance(value, list) else [value]
+    texts = [json.dumps(item) if isinstance(item, dict) else str(item) for item in items]
+    if not action.option_strings:
+        words = texts
+    elif isinstance(value, list):
+        words = [f"--{name}", *texts]
+    else:
+        words = [f"--{name}={texts[0]}"]  # one word: the value may begin with a dash
     return getattr(parser.parse_known_args(words)[0], name)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"'{path}' does not exist: check the path of the config file")
-    try:
-        values = json.loads(path.read_text()) if path.suffix == ".json" else yaml.safe_load(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"'{path}' cannot be read: {error}") from error
+    values = files.read_settings(path)  # refuses repeated keys
+    if path.suffix != ".json":
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))  # with numbers in nested mappings as numbers
     if not isinstance(values, dict):
         raise UserError(f"'{path}' holds no settings: write one `name: value` a line")
     return {str(name): value for name, value in values.items()}
@@ -196,7 +206,8 @@ def _left(field: Field, hint: Any) -> str:
 
 
 def _right(field: Field, hint: Any) -> str:
-    return f"{field.metadata.get('help', '')} ({'; '.join(_remarks(field, hint))})".replace(" ()", "").lstrip()
+    remarks = "; ".join(_remarks(field, hint))
+    return field.metadata.get("help", "") + (f" ({remarks})" if remarks else "")
 
 
 def _remarks(field: Field, hint: Any) -> Iterator[str]:

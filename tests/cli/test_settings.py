@@ -58,7 +58,9 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(write):
     assert parse(path) == Settings(["a.wav"], "o", ["x"], count=3, rate=0.001, strict=False)
     changed = parse(path, "b.wav", "--sources", "y", "--count", "4", "--strict", "true")
     assert changed == Settings(["b.wav"], "o", ["y"], count=4, rate=0.001)
-    assert parse(write({**settings, "count": None})).count is None
+    assert parse(write({**settings, "count": None, "sources": []})) == Settings(
+        ["a.wav"], "o", rate=0.001, strict=False
+    )
 
 
 @pytest.mark.parametrize(
@@ -67,12 +69,19 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(write):
         ({"colour": 1}, "'colour' in the config file is no setting"),
         ({"count": "many"}, "argument --count: invalid int value: 'many'"),
         ({"kind": "even"}, "argument --kind: invalid choice: 'even'"),
+        ({"rate": None}, "'rate' in the config file has no value"),
         ({"fast": "perhaps"}, "argument --fast: Truthy value expected: got perhaps"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(write, settings, message):
     with pytest.raises(UserError, match=message):
         parse(write({"files": ["a"], "output": "o", **settings}))
+
+
+def test_a_key_that_stands_twice_is_refused(tmp_path):
+    (tmp_path / "c.yaml").write_text("count: 1\noutput: o\ncount: 2\n")
+    with pytest.raises(UserError, match=r"c\.yaml' cannot be read: the key 'count' stands twice"):
+        parse(tmp_path / "c.yaml", "a.wav")
 
 
 @pytest.mark.parametrize(
