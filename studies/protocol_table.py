@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ser_hf.evaluation.baselines import NAMES
+from ser_hf.evaluation.baselines import BASELINES
 from ser_hf.evaluation.results import Results
 
 PROTOCOLS = ("random", "sentence", "speaker", "emobox-ravdess", "tess-oaf-yaf", "tess-yaf-oaf")
@@ -81,7 +81,7 @@ def main() -> None:
     )
     print("| --- | --- | ---: | ---: | ---: | ---: | --- | --- | --- |")
     for protocol in PROTOCOLS:
-        for name in NAMES:
+        for name in BASELINES:
             print(row(name, protocol, baseline(name, protocol, args)), flush=True)
         print(row(Path(args.model).name, protocol, finetuned(protocol, args)), flush=True)
 

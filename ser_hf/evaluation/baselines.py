@@ -8,6 +8,7 @@ validation together; the test side is only answered.
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -15,8 +16,8 @@ import datasets
 import joblib
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
+from sklearn.base import ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
@@ -29,29 +30,15 @@ from torch import nn
 from ser_hf import protocols
 from ser_hf.data import acoustic_features
 from ser_hf.errors import UserError
-from ser_hf.evaluation import metrics
+from ser_hf.evaluation import calibration, metrics
 from ser_hf.labels import EMOTIONS
-
-NAMES = ("egemaps-svm", "egemaps-logistic", "mfcc-cnn", "mfcc-mlp", "mfcc-svm")
-"""Features and classifier."""
 
 EPOCHS, BATCH, FILTERS = 200, 16, (64, 64, 64)
 """Of `mfcc-cnn`; a convolution for each number of filters (chosen on `random`, see
 docs/evidence.md)."""
 
-_GRIDS = {
-    # gamma in parts of 1 / width, which is scikit-learn's "scale" for standardised features
-    "svm": {"C": (1, 3, 10, 30, 100), "gamma": (0.25, 0.5, 1, 2, 4)},
-    "logistic": {"C": (0.01, 0.1, 1, 10, 100)},
-    "mlp": {"alpha": (0.01, 0.1, 1, 10)},
-}
-
 Side = tuple[np.ndarray, np.ndarray]
 """Features of shape `(clips, width)` and class indices of shape `(clips,)`."""
-
-
-class BaselineError(UserError):
-    """A baseline that does not exist or cannot be trained."""
 
 
 def predict_baseline(
@@ -60,40 +47,36 @@ def predict_baseline(
     split: protocols.Split,
     seed: int = 42,
     cache_dir: str | Path | None = None,
-    epochs: int = EPOCHS,
 ) -> tuple[np.ndarray, dict]:
-    """Train a baseline on a split and answer its test side.
+    """Train a baseline on a split and predict its test side.
 
     Args:
-        name: one of `NAMES`.
+        name: a key of `BASELINES`.
         rows: the dataset that the split indexes.
         split: what to train, choose and test on.
         seed: of weights and batches.
-        cache_dir: of the features, as for `acoustics.features`.
-        epochs: of `mfcc-cnn`.
+        cache_dir: of the features, as for `acoustic_features.features`.
 
     Returns:
         Float32 probabilities of shape `(len(split.test), 8)` in the order of the split and of
-        `EMOTIONS`, whose argmax is the classifier's own answer, and the settings that were chosen.
-        Emotions never seen in training are at 0.
+        `EMOTIONS`, and the settings that were chosen. The argmax is the classifier's own
+        prediction. Emotions that are not in the training data are at 0.
 
     Raises:
-        BaselineError: for an unknown name, or fewer than two emotions to train on.
-        AcousticsError: where features cannot be had.
+        UserError: for an unknown name, fewer than two emotions to train on, and features that
+            cannot be computed.
     """
-    if name not in NAMES:
-        raise BaselineError(f"'{name}' is no baseline: choose one of {', '.join(NAMES)}")
-    kind, classifier = name.split("-")
+    if name not in BASELINES:
+        raise UserError(f"'{name}' is no baseline: choose one of {', '.join(BASELINES)}")
+    baseline = BASELINES[name]
     order = [*split.train, *split.validation, *split.test]
     labels = np.array(rows.select_columns("label").select(order)["label"])
-    values = acoustic_features.features(rows.select(order), kind, cache_dir)
+    values = acoustic_features.features(rows.select(order), baseline.features, cache_dir)
     ends = np.cumsum([len(split.train), len(split.validation)])
     train, validation, test = zip(np.split(values, ends), np.split(labels, ends), strict=True)
     if len(np.unique(train[1])) < 2:
-        raise BaselineError(f"{name} needs two emotions to train on, protocol '{split.name}' gives it one: use another")
-    if classifier == "cnn":
-        return _network_answers(_joined(train, validation), test[0], seed, epochs)
-    return _classical_answers(classifier, train, validation, test[0], seed)
+        raise UserError(f"{name} needs two emotions to train on, protocol '{split.name}' gives it one: use another")
+    return baseline.predict(train, validation, test[0], seed)
 
 
 def network(width: int = 40, filters: tuple[int, ...] = FILTERS) -> nn.Sequential:
@@ -145,9 +128,9 @@ def train_network(
         optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-3, alpha=0.9, eps=1e-7)
         for _ in range(epochs):
             model.train()
-            for some in torch.randperm(len(labels)).split(BATCH):
+            for batch in torch.randperm(len(labels)).split(BATCH):
                 optimizer.zero_grad()
-                nn.functional.cross_entropy(model(values[some]), labels[some]).backward()
+                nn.functional.cross_entropy(model(values[batch]), labels[batch]).backward()
                 optimizer.step()
             model.eval()
             if after_epoch:
@@ -165,47 +148,90 @@ def network_probabilities(model: nn.Module, values: np.ndarray, seen: np.ndarray
     return logits.softmax(-1).numpy()
 
 
-def _network_answers(train: Side, test: np.ndarray, seed: int, epochs: int) -> tuple[np.ndarray, dict]:
-    # the notebooks take the coefficients as they are, which costs accuracy (see
-    # studies/notebook_network.py)
+def predict_network(train: Side, validation: Side, test: np.ndarray, seed: int) -> tuple[np.ndarray, dict]:
+    """Train `network` on both sides and predict the test side; see `Baseline.predict`."""
+    train = _joined(train, validation)
+    # The notebooks do not standardise the coefficients, which costs accuracy (docs/evidence.md).
     scaler = StandardScaler().fit(train[0])
-    model = train_network((scaler.transform(train[0]), train[1]), seed, epochs)
-    settings = {"filters": list(FILTERS), "epochs": epochs, "batch_size": BATCH, "learning_rate": 1e-3}
+    model = train_network((scaler.transform(train[0]), train[1]), seed, EPOCHS)
+    settings = {"filters": list(FILTERS), "epochs": EPOCHS, "batch_size": BATCH, "learning_rate": 1e-3}
     return network_probabilities(model, scaler.transform(test), np.unique(train[1])), settings
 
 
-def _classical_answers(
-    classifier: str, train: Side, validation: Side, test: np.ndarray, seed: int
-) -> tuple[np.ndarray, dict]:
-    grid = _GRIDS[classifier]
-    candidates = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    with threadpool_limits(limits=1), ThreadPoolExecutor(joblib.cpu_count()) as pool, warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a candidate is judged as it is
-        models = list(pool.map(lambda settings: _fitted(classifier, settings, train, seed), candidates))
-        figures = list(pool.map(lambda model: _uar(model, validation), models))
-        best = int(np.argmax(figures))
-        model = _fitted(classifier, candidates[best], _joined(train, validation), seed)
-    settings = candidates[best] | {"validation_uar": round(figures[best], 4)}
-    if classifier == "svm":
-        settings["temperature"] = _temperature(models[best], validation)
-        found = softmax(_decisions(model, test) / settings["temperature"], axis=1)
-    else:
-        found = model.predict_proba(test)
-    probabilities = np.zeros((len(test), len(EMOTIONS)), dtype=np.float32)
-    probabilities[:, model.classes_] = found
-    return probabilities, settings
+def svm(settings: dict[str, float], width: int, seed: int) -> SVC:
+    """A support vector machine; gamma counts in parts of 1 / width, scikit-learn's "scale" for
+    standardised features."""
+    # ties broken by the decision values, so that their argmax is the machine's own prediction
+    return SVC(C=settings["C"], gamma=settings["gamma"] / width, class_weight="balanced", break_ties=True)
 
 
-def _fitted(classifier: str, settings: dict[str, float], train: Side, seed: int) -> Pipeline:
-    if classifier == "svm":
-        gamma = settings["gamma"] / train[0].shape[1]
-        # ties broken by the decision values, so that their argmax is what the machine answers
-        model = SVC(C=settings["C"], gamma=gamma, class_weight="balanced", break_ties=True)
-    elif classifier == "logistic":
-        model = LogisticRegression(**settings, class_weight="balanced", max_iter=2000)
-    else:
-        model = MLPClassifier((300,), random_state=seed, **settings)
-    return make_pipeline(StandardScaler(), model).fit(*train)
+def logistic(settings: dict[str, float], width: int, seed: int) -> LogisticRegression:
+    """Logistic regression with balanced classes."""
+    return LogisticRegression(**settings, class_weight="balanced", max_iter=2000)
+
+
+def mlp(settings: dict[str, float], width: int, seed: int) -> MLPClassifier:
+    """A network with one hidden layer."""
+    return MLPClassifier((300,), random_state=seed, **settings)
+
+
+@dataclass(frozen=True)
+class GridSearch:
+    """A scikit-learn classifier whose settings are chosen by validation UAR."""
+
+    build: Callable[[dict[str, float], int, int], ClassifierMixin]
+    """Takes settings, the width of the features and a seed."""
+    grid: dict[str, tuple[float, ...]]
+
+    def __call__(self, train: Side, validation: Side, test: np.ndarray, seed: int) -> tuple[np.ndarray, dict]:
+        """Choose on the validation side, fit on both and predict; see `Baseline.predict`."""
+        candidates = [dict(zip(self.grid, values, strict=True)) for values in product(*self.grid.values())]
+        with threadpool_limits(limits=1), ThreadPoolExecutor(joblib.cpu_count()) as pool, warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a candidate counts as it is
+            models = list(pool.map(lambda settings: self.fit(settings, train, seed), candidates))
+            figures = list(pool.map(lambda model: _uar(model, validation), models))
+            best = int(np.argmax(figures))
+            model = self.fit(candidates[best], _joined(train, validation), seed)
+        settings = candidates[best] | {"validation_uar": round(figures[best], 4)}
+        if hasattr(model, "predict_proba"):
+            predicted = model.predict_proba(test)
+        else:
+            settings["temperature"] = decision_temperature(models[best], validation)
+            predicted = softmax(_decisions(model, test) / settings["temperature"], axis=1)
+        probabilities = np.zeros((len(test), len(EMOTIONS)), dtype=np.float32)
+        probabilities[:, model.classes_] = predicted
+        return probabilities, settings
+
+    def fit(self, settings: dict[str, float], train: Side, seed: int) -> Pipeline:
+        """The classifier of some settings on standardised features."""
+        return make_pipeline(StandardScaler(), self.build(settings, train[0].shape[1], seed)).fit(*train)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A simple model: features and what classifies them."""
+
+    features: str
+    """Of `acoustic_features.features`."""
+    predict: Callable[[Side, Side, np.ndarray, int], tuple[np.ndarray, dict]]
+    """Takes the train side, the validation side, the test features `(clips, width)` and a seed.
+
+    Returns float32 probabilities `(clips, labels)`, and the settings that it chose.
+    """
+
+
+_SVM = GridSearch(svm, {"C": (1, 3, 10, 30, 100), "gamma": (0.25, 0.5, 1, 2, 4)})
+_LOGISTIC = GridSearch(logistic, {"C": (0.01, 0.1, 1, 10, 100)})
+_MLP = GridSearch(mlp, {"alpha": (0.01, 0.1, 1, 10)})
+
+BASELINES: dict[str, Baseline] = {
+    "egemaps-svm": Baseline("egemaps", _SVM),
+    "egemaps-logistic": Baseline("egemaps", _LOGISTIC),
+    "mfcc-cnn": Baseline("mfcc", predict_network),
+    "mfcc-mlp": Baseline("mfcc", _MLP),
+    "mfcc-svm": Baseline("mfcc", _SVM),
+}
+"""One entry adds a baseline to `ser-hf baseline` and to `--also baselines`."""
 
 
 def _uar(model: Pipeline, side: Side) -> float:
@@ -218,23 +244,19 @@ def _decisions(model: Pipeline, values: np.ndarray) -> np.ndarray:
     return np.stack([-decisions, decisions], axis=1) if decisions.ndim == 1 else decisions
 
 
-def _temperature(model: Pipeline, side: Side) -> float:
-    """What decision values are divided by to become logits: the likeliest on a side (Guo et al.
-    2017).
+def decision_temperature(model: Pipeline, side: Side) -> float:
+    """What decision values are divided by to become logits: the likeliest on a side.
 
-    A temperature leaves the answers as they are, which Platt's scaling does not.
+    A temperature leaves the predictions as they are, which Platt's scaling does not.
     """
-    known = np.isin(side[1], model.classes_)
-    if not known.any():
+    trained = np.isin(side[1], model.classes_)
+    if not trained.any():
         return 1.0
-    decisions = _decisions(model, side[0][known])
-    places = np.searchsorted(model.classes_, side[1][known])
-
-    def loss(logarithm: float) -> float:
-        return -log_softmax(decisions / np.exp(logarithm), axis=1)[np.arange(len(places)), places].mean()
-
-    return float(np.exp(minimize_scalar(loss, bounds=(-5, 5), method="bounded").x))
+    decisions = _decisions(model, side[0][trained])
+    return calibration.likeliest_temperature(
+        decisions, np.searchsorted(model.classes_, side[1][trained]), (-5, 5), 1e-5
+    )
 
 
-def _joined(one: Side, other: Side) -> Side:
-    return np.concatenate([one[0], other[0]]), np.concatenate([one[1], other[1]])
+def _joined(first: Side, second: Side) -> Side:
+    return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])

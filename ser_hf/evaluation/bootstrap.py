@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import expit, logit
 from scipy.stats import t
 
-from ser_hf.evaluation.metrics import NAMES, confusion, scores
+from ser_hf.evaluation.metrics import METRICS, confusion, scores
 
 MIN_SPEAKERS = 3
 MIN_WORTH = 0.6
@@ -37,7 +37,7 @@ def speaker_intervals(
         seed: of the draws.
 
     Returns:
-        For each of `metrics.NAMES` its `[low, high]`, and a sentence that says how; None and the
+        For each of `metrics.METRICS` its `[low, high]`, and a sentence that says how; None and the
         reason where there are fewer than three speakers, or where a few of them have so many of the
         clips that no interval would hold.
 
@@ -100,7 +100,7 @@ def interval_bounds(matrices: np.ndarray, resamples: int = 2000, seed: int = 0) 
     figures, drawn = scores(matrices.sum(0)), resampled_figures(matrices, resamples, seed)
     halves, one = half_widths(matrices, drawn), 1 / matrices.sum()
     found = {}
-    for name in NAMES:
+    for name in METRICS:
         figure = float(figures[name])
         middle = min(max(figure, one), 1 - one)  # the logit of 1 is infinite: one clip is taken as half a chance
         half = halves[name] / (middle * (1 - middle))  # delta method
@@ -152,4 +152,4 @@ def effective_speakers(matrices: np.ndarray) -> dict[str, float]:
     of_clips = support.sum(1) / support.sum()
     of_classes = (support / support.sum(0)).mean(1)
     clips, classes = (float(1 / np.square(share).sum()) for share in (of_clips, of_classes))
-    return {"accuracy": clips, "uar": classes, "macro_f1": classes, "weighted_f1": clips}
+    return {name: clips if metric.averages == "clips" else classes for name, metric in METRICS.items()}

@@ -55,14 +55,28 @@ def fit_temperature(logits: np.ndarray, references: np.ndarray) -> float:
             f"no temperature fits: all {len(logits):,} clips are answered rightly, so that no doubt seems due; "
             "calibrate on more clips, of speakers that the model was not trained on"
         )
-    # convex in 1 / T, hence with one minimum in log T, where 0.5 and 2 are as far from 1
-    found = minimize_scalar(
+    return likeliest_temperature(logits, references, (math.log(BOUNDS[0]), math.log(BOUNDS[1])), 1e-8)
+
+
+def likeliest_temperature(
+    logits: np.ndarray, references: np.ndarray, log_bounds: tuple[float, float], tolerance: float
+) -> float:
+    """The T between bounds that minimises the negative log likelihood of `softmax(logits / T)`.
+
+    Args:
+        logits: float64, shape `(n, classes)`.
+        references: indices of the columns, shape `(n,)`.
+        log_bounds: of log T. The likelihood is convex in 1 / T, hence has one minimum in log T,
+            where 0.5 and 2 are as far from 1.
+        tolerance: of log T.
+    """
+    minimum = minimize_scalar(
         lambda log_t: _nll(logits / math.exp(log_t), references),
-        bounds=[math.log(bound) for bound in BOUNDS],
+        bounds=log_bounds,
         method="bounded",
-        options={"xatol": 1e-8},
+        options={"xatol": tolerance},
     )
-    return math.exp(found.x)
+    return math.exp(minimum.x)
 
 
 def fold_temperature(model: PreTrainedModel, temperature: float) -> None:

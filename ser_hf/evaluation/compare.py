@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import permutation_test
 
 from ser_hf.errors import UserError
 from ser_hf.evaluation import bootstrap
-from ser_hf.evaluation.metrics import scores
+from ser_hf.evaluation.metrics import METRICS, scores
 from ser_hf.evaluation.predictions import PredictionTable
 from ser_hf.evaluation.results import Results
 
@@ -18,6 +19,8 @@ EXACT = 14
 RANDOM = 10_000
 """Exchanges that are drawn above that, with the one that was seen."""
 ALPHA = 0.05
+
+_BATCH = 1024  # exchanges computed at a time
 
 
 def compare_models(first: Path, second: Path) -> dict[str, Any]:
@@ -113,19 +116,30 @@ def exchanged(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[dict[str, fl
     Returns:
         p of each figure, and the number of exchanges.
     """
-    number = len(a)
-    if number <= EXACT:
-        swapped = np.arange(2**number)[:, None] >> np.arange(number) & 1  # row 0 exchanges none
-    else:
-        swapped = np.random.default_rng(seed).integers(0, 2, (RANDOM, number))
-        swapped[0] = 0
-    moved = np.tensordot(swapped.astype(np.float64), (b - a).astype(np.float64), axes=1)
-    first, second = scores(a.sum(0) + moved), scores(b.sum(0) - moved)
-    found = {}
-    for name in NAMES:
-        sizes = np.abs(second[name] - first[name])
-        found[name] = float(np.mean(sizes >= sizes[0] - 1e-12))  # equal ones may differ by rounding
-    return found, len(swapped)
+    pooled, number = np.concatenate([a, b]).astype(np.float64), len(a)
+    exchanges = 2**number if number <= EXACT else RANDOM
+
+    def p_value(name: str) -> float:
+        def difference(first: np.ndarray, second: np.ndarray, axis: int) -> np.ndarray:
+            """Absolute difference of the figure, rounded so that equal ones are equal."""
+            matrices = (pooled[np.moveaxis(indices, axis, -1)].sum(-3) for indices in (first, second))
+            return np.round(np.abs(np.subtract(*(METRICS[name].function(matrix) for matrix in matrices))), 12)
+
+        # The samples are indices of matrices: SciPy exchanges those, and the statistic pools the
+        # matrices of whole speakers. The exchange of none counts as one of those drawn.
+        result = permutation_test(
+            (np.arange(number), np.arange(number, 2 * number)),
+            difference,
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=exchanges if number <= EXACT else exchanges - 1,
+            batch=_BATCH,
+            alternative="greater",
+            rng=np.random.default_rng(seed),
+        )
+        return float(result.pvalue)
+
+    return {name: p_value(name) for name in NAMES}, exchanges
 
 
 def comparison_table(report: dict[str, Any]) -> str:

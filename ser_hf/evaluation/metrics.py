@@ -1,12 +1,18 @@
 """Metrics of predictions, their calibration, and what abstaining gives."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from ser_hf.errors import UserError
 from ser_hf.labels import EMOTIONS
 
-NAMES = ("accuracy", "uar", "macro_f1", "weighted_f1")
+
+class ConfidenceError(UserError):
+    """A coverage or an error that is out of range, or that these clips do not reach."""
 
 
 def confusion(references: np.ndarray, predictions: np.ndarray, classes: int = len(EMOTIONS)) -> np.ndarray:
@@ -16,41 +22,94 @@ def confusion(references: np.ndarray, predictions: np.ndarray, classes: int = le
 
 
 def scores(matrix: np.ndarray) -> dict[str, np.ndarray]:
-    """Figures of confusion matrices of shape `(..., classes, classes)`, each of shape `(...)`.
-
-    `accuracy` is the field's weighted accuracy (WA); `uar` the mean recall of the classes that
-    occur (unweighted average recall, Schuller et al. 2009); `macro_f1` the mean over the classes
-    that occur or are predicted and `weighted_f1` the mean weighted by support, as scikit-learn
-    defines both.
-    """
+    """Every metric of `METRICS` for confusion matrices `(..., classes, classes)`, each `(...)`."""
     matrix = np.asarray(matrix, dtype=np.float64)
-    hits = np.diagonal(matrix, axis1=-2, axis2=-1)
-    support, predicted = matrix.sum(-1), matrix.sum(-2)
-    recall = _ratio(hits, support)
-    f1 = _ratio(2 * hits, support + predicted)
-    occurs, named = support > 0, support + predicted > 0
-    total = support.sum(-1)
+    return {name: metric.function(matrix) for name, metric in METRICS.items()}
+
+
+def accuracy(matrix: np.ndarray) -> np.ndarray:
+    """Share of right predictions, which the field calls weighted accuracy (WA)."""
+    return _ratio(_hits(matrix).sum(-1), matrix.sum((-2, -1)))
+
+
+def uar(matrix: np.ndarray) -> np.ndarray:
+    """Mean recall of the classes that occur: unweighted average recall (Schuller et al. 2009)."""
+    support = matrix.sum(-1)
+    occurs = support > 0
+    return _ratio((_ratio(_hits(matrix), support) * occurs).sum(-1), occurs.sum(-1))
+
+
+def macro_f1(matrix: np.ndarray) -> np.ndarray:
+    """Mean F1 of the classes that occur or are predicted, as scikit-learn defines it."""
+    named = matrix.sum(-1) + matrix.sum(-2) > 0
+    return _ratio((_f1(matrix) * named).sum(-1), named.sum(-1))
+
+
+def weighted_f1(matrix: np.ndarray) -> np.ndarray:
+    """Mean F1 weighted by the support of each class, as scikit-learn defines it."""
+    support = matrix.sum(-1)
+    return _ratio((_f1(matrix) * support).sum(-1), support.sum(-1))
+
+
+def _hits(matrix: np.ndarray) -> np.ndarray:
+    return np.diagonal(matrix, axis1=-2, axis2=-1)
+
+
+def _f1(matrix: np.ndarray) -> np.ndarray:
+    return _ratio(2 * _hits(matrix), matrix.sum(-1) + matrix.sum(-2))
+
+
+def _ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """`part / total`, and 0 where the total is 0."""
+    return np.divide(part, total, out=np.zeros(np.broadcast(part, total).shape), where=np.asarray(total) > 0)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure between 0 and 1, the higher the better, that a confusion matrix determines."""
+
+    function: Callable[[np.ndarray], np.ndarray]
+    """Takes float64 matrices `(..., classes, classes)` and returns figures `(...)`.
+
+    It is vectorised because the bootstrap calls it for thousands of resamples at once.
+    """
+    averages: Literal["clips", "classes"]
+    """What it averages over, on which the effective number of speakers depends."""
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": Metric(accuracy, "clips"),
+    "uar": Metric(uar, "classes"),
+    "macro_f1": Metric(macro_f1, "classes"),
+    "weighted_f1": Metric(weighted_f1, "clips"),
+}
+"""One entry adds a metric: to `results.json` (`further_metrics`), its intervals, the card and the
+logs of training."""
+
+
+def per_class(references: np.ndarray, predictions: np.ndarray) -> dict[str, dict[str, float]]:
+    """Precision, recall, F1 and support of each emotion, 0 where undefined.
+
+    Args:
+        references: class indices, shape `(n,)`.
+        predictions: class indices, shape `(n,)`.
+    """
+    figures = precision_recall_fscore_support(
+        references, predictions, labels=range(len(EMOTIONS)), average=None, zero_division=0.0
+    )
     return {
-        "accuracy": _ratio(hits.sum(-1), total),
-        "uar": _ratio((recall * occurs).sum(-1), occurs.sum(-1)),
-        "macro_f1": _ratio((f1 * named).sum(-1), named.sum(-1)),
-        "weighted_f1": _ratio((f1 * support).sum(-1), total),
+        emotion: {"precision": float(precision), "recall": float(recall), "f1": float(f1), "support": int(support)}
+        for emotion, precision, recall, f1, support in zip(EMOTIONS, *figures, strict=True)
     }
 
 
-def per_class(matrix: np.ndarray) -> dict[str, dict[str, float]]:
-    """Precision, recall, F1 and support of each emotion from one confusion matrix."""
-    hits, support, predicted = np.diagonal(matrix), matrix.sum(1), matrix.sum(0)
-    precision, recall, f1 = _ratio(hits, predicted), _ratio(hits, support), _ratio(2 * hits, support + predicted)
-    return {
-        emotion: {
-            "precision": float(precision[i]),
-            "recall": float(recall[i]),
-            "f1": float(f1[i]),
-            "support": int(support[i]),
-        }
-        for i, emotion in enumerate(EMOTIONS)
-    }
+def _confidence_bins(
+    references: np.ndarray, probabilities: np.ndarray, bins: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Confidence, whether the prediction is right, and the bin of equal width, of each clip."""
+    confidence = probabilities.max(axis=1)
+    right = probabilities.argmax(axis=1) == references
+    return confidence, right, np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
 
 
 def calibration_error(references: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
@@ -62,35 +121,29 @@ def calibration_error(references: np.ndarray, probabilities: np.ndarray, bins: i
         probabilities: shape `(n, classes)`.
         bins: of the confidence of the answer.
     """
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == references
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    confidence, right, index = _confidence_bins(references, probabilities, bins)
     gap = np.bincount(index, weights=right - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(references))
 
 
 def brier(references: np.ndarray, probabilities: np.ndarray) -> float:
-    """Mean over clips of the squared distance to the right answer, 0 to 2 (Brier 1950)."""
-    right = np.eye(probabilities.shape[1])[np.asarray(references, dtype=int)]
-    return float(np.square(probabilities.astype(np.float64) - right).sum(axis=1).mean())
+    """Mean squared distance of the probabilities to the label, 0 to 2 (Brier 1950).
+
+    scikit-learn's `brier_score_loss` sums float32 probabilities in float32, which costs digits.
+    """
+    onehot = np.eye(probabilities.shape[1])[np.asarray(references, dtype=int)]
+    return float(np.square(probabilities.astype(np.float64) - onehot).sum(axis=1).mean())
 
 
 def auroc(references: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
     """Area under the ROC curve of each emotion against the rest (Fawcett 2006); None where all or
     none are of it."""
-    found: dict[str, float | None] = {}
+    areas: dict[str, float | None] = {}
     for index, emotion in enumerate(EMOTIONS):
-        is_it = np.asarray(references) == index
-        found[emotion] = float(roc_auc_score(is_it, probabilities[:, index])) if 0 < is_it.sum() < len(is_it) else None
-    return found
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=np.asarray(whole) > 0)
-
-
-class ConfidenceError(UserError):
-    """A wish for a threshold that is out of range, or that these clips cannot fulfil."""
+        occurs = np.asarray(references) == index
+        mixed = 0 < occurs.sum() < len(occurs)
+        areas[emotion] = float(roc_auc_score(occurs, probabilities[:, index])) if mixed else None
+    return areas
 
 
 def abstention_threshold(
@@ -172,18 +225,16 @@ def reliability(references: np.ndarray, probabilities: np.ndarray, bins: int = 1
         For each bin that holds a clip its mean `confidence`, `accuracy`, `n`, and its edges `low`
         and `high`.
     """
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == references
-    index = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    confidence, right, index = _confidence_bins(references, probabilities, bins)
     return [
         {
-            "confidence": float(confidence[index == one].mean(dtype=np.float64)),
-            "accuracy": float(right[index == one].mean()),
-            "n": int((index == one).sum()),
-            "low": float(one / bins),
-            "high": float((one + 1) / bins),
+            "confidence": float(confidence[index == place].mean(dtype=np.float64)),
+            "accuracy": float(right[index == place].mean()),
+            "n": int((index == place).sum()),
+            "low": float(place / bins),
+            "high": float((place + 1) / bins),
         }
-        for one in np.unique(index)
+        for place in np.unique(index)
     ]
 
 

@@ -56,6 +56,8 @@ class EvaluationFigures:
     uar: float
     macro_f1: float
     weighted_f1: float
+    further_metrics: dict[str, float]
+    """Those of `metrics.METRICS` that have no field of their own."""
     ece: float
     brier: float | None
     auroc: float | None
@@ -153,9 +155,10 @@ class Results(FurtherEvidence, EvaluationOrigin, EvaluationFigures, EvaluationSe
 
     def headline(self) -> str:
         """One line: the figures, the interval of UAR, the protocol."""
+        further = "".join(f", {name} {value:.3f}" for name, value in self.further_metrics.items())
         text = (
             f"{self.under()}: UAR {self.uar:.3f}{_between(self.ci95)}, accuracy {self.accuracy:.3f}, "
-            f"macro-F1 {self.macro_f1:.3f} on {self.n:,} clips (chance UAR {self.chance:.3f})"
+            f"macro-F1 {self.macro_f1:.3f}{further} on {self.n:,} clips (chance UAR {self.chance:.3f})"
         )
         if self.ci95 is None:  # a corpus of many like speakers may have one where all together have not
             parts = [(corpus, row) for corpus, row in self.per_corpus.items() if row.get("ci95")]
@@ -183,6 +186,9 @@ def _between(ci95: dict[str, list[float]] | None) -> str:
     return " [{:.3f}, {:.3f}]".format(*ci95["uar"]) if ci95 else ""
 
 
+CONTRACT_METRICS = ("accuracy", "uar", "macro_f1", "weighted_f1")
+"""Those of `metrics.METRICS` that have a key of their own in `results.json`."""
+
 GROUPS = ("corpus", "channel", "speaker", "sex", "intensity")
 """Columns by which figures are broken down; each becomes `per_<column>`."""
 
@@ -197,19 +203,20 @@ def score(references: np.ndarray, probabilities: np.ndarray, columns: dict[str, 
             missing.
 
     Returns:
-        `accuracy`, `uar`, `macro_f1`, `weighted_f1`, `ece`, `brier`, `auroc`, `ci95` (None below
-        three speakers), `ci95_says`, `per_class`, `confusion_matrix`, `reliability`,
-        `risk_coverage`, and `per_<column>`.
+        The fields of `EvaluationFigures`, less `chance` and each `per_<column>` whose column is
+        missing; `ci95` is None below three speakers.
     """
     predictions = probabilities.argmax(axis=1)
     matrix = metrics.confusion(references, predictions)
+    scores = {name: float(value) for name, value in metrics.scores(matrix).items()}
     ci95, ci95_says = bootstrap.speaker_intervals(references, predictions, columns["speaker"])
     auroc = metrics.auroc(references, probabilities)
-    per_class = metrics.per_class(matrix)
+    per_class = metrics.per_class(references, predictions)
     areas = [area for area in auroc.values() if area is not None]
     return {
         "n": len(references),
-        **{name: float(value) for name, value in metrics.scores(matrix).items()},
+        **{name: scores.pop(name) for name in CONTRACT_METRICS},
+        "further_metrics": scores,
         "ece": metrics.calibration_error(references, probabilities),
         "brier": metrics.brier(references, probabilities),
         "auroc": float(np.mean(areas)) if areas else None,
@@ -259,7 +266,7 @@ class SpeechEmotion(evaluate.Metric):
             return score(references, np.asarray(probabilities), {**columns, "speaker": np.array(speakers)})
         matrix = metrics.confusion(references, predictions)
         figures: dict[str, Any] = {name: float(value) for name, value in metrics.scores(matrix).items()}
-        figures |= {"per_class": metrics.per_class(matrix), "confusion_matrix": matrix.tolist()}
+        figures |= {"per_class": metrics.per_class(references, predictions), "confusion_matrix": matrix.tolist()}
         if speakers is not None:
             figures["ci95"], figures["ci95_says"] = bootstrap.speaker_intervals(
                 references, predictions, np.array(speakers)

@@ -93,7 +93,7 @@ def _further_evidence(
         evidence["robustness"] = robustness.evaluate_robustness(predictor, rows, tested, probabilities)
     if settings.measures("baselines"):
         evidence["baselines"] = [
-            _baseline_figures(name, rows, splits, settings.dataset, settings.cache_dir) for name in baselines.NAMES
+            _baseline_figures(name, rows, splits, settings.dataset, settings.cache_dir) for name in baselines.BASELINES
         ]
     return evidence
 

@@ -38,7 +38,7 @@ def run_leakage_curve(model: str, dataset: str, output: Path, recipe: Recipe, fl
     training that was cut off goes on.
 
     Args:
-        model: as `ser-hf finetune --model` takes it, or a name of `baselines.NAMES`.
+        model: as `ser-hf finetune --model` takes it, or a name of `baselines.BASELINES`.
         dataset: folder or Hub id.
         output: folder; results in it are loaded.
         recipe: settings of fine-tuning, the same but for protocol and folder; not called for a
@@ -101,7 +101,7 @@ def _results(model: str, dataset: str, folder: Path, protocol: str, recipe: Reci
         print(f"== {protocol}: reusing {folder}", flush=True)
         return Results.load(folder / "results.json")
     print(f"\n== {protocol}", flush=True)
-    if model in baselines.NAMES:
+    if model in baselines.BASELINES:
         settings = BaselineSettings(name=model, dataset=dataset, protocol=protocol, output=str(folder))
         return run_baseline(settings)
     return repeats.run_repeats(*recipe(protocol, folder, bool(list(folder.glob("checkpoint-*")))))

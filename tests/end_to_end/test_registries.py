@@ -16,7 +16,7 @@ from ser_hf.data import dataset
 from ser_hf.data.corpora import CORPORA, parse_name
 from ser_hf.data.corpora.base import Corpus
 from ser_hf.data.corpora.scan import scan_corpus
-from ser_hf.evaluation import evaluate
+from ser_hf.evaluation import baselines, evaluate, metrics, reports
 from ser_hf.evaluation.predictions import rows_tested
 from ser_hf.protocols.base import Protocol
 
@@ -136,3 +136,37 @@ def test_protocol(built, rows, monkeypatch, capsys, fails):
     monkeypatch.setitem(protocols.PROTOCOLS, "women-men", dataclasses.replace(entry, split=careless))
     with pytest.raises(protocols.LeakError, match="'women-men' leaks: ravdess-04 in train and in test"):
         protocols.split(rows, "women-men")
+
+
+def test_metric(rows, monkeypatch, tmp_path):
+    def worst_recall(matrix):
+        recall = np.diagonal(matrix, axis1=-2, axis2=-1) / np.maximum(matrix.sum(-1), 1)
+        return recall.min(-1)
+
+    monkeypatch.setitem(metrics.METRICS, "worst_recall", metrics.Metric(worst_recall, "classes"))
+    split = protocols.split(rows, "sentence")
+    predictions = np.array(rows.select(split.test)["label"])
+    predictions[::4] = 0
+    results = evaluate.build_results(np.eye(8, dtype=np.float32)[predictions], rows, [split], "d", "m")
+    results.save(tmp_path / "results.json")
+    saved = json.loads((tmp_path / "results.json").read_text())
+    recall = min(row["recall"] for row in saved["per_class"].values())
+    assert saved["further_metrics"] == {"worst_recall": recall}
+    low, high = saved["ci95"]["worst_recall"]
+    assert low < recall < high
+    assert f", worst_recall {recall:.3f} on" in results.headline()
+    assert f"| worst_recall | {recall:.3f} | {low:.3f} to {high:.3f} |" in reports.model_card(results, [])
+
+
+def test_baseline(built, monkeypatch, tmp_path):
+    def most_frequent(train, validation, test, seed):
+        label = np.bincount(train[1]).argmax()
+        return np.tile(np.eye(8, dtype=np.float32)[label], (len(test), 1)), {"label": int(label)}
+
+    monkeypatch.setitem(baselines.BASELINES, "mfcc-most-frequent", baselines.Baseline("mfcc", most_frequent))
+    output = tmp_path / "baseline"
+    words = ["baseline", "mfcc-most-frequent", "--dataset", str(built), "--output", str(output)]
+    assert main([*words, "--cache_dir", str(tmp_path / "cache")]) == 0
+    saved = json.loads((output / "results.json").read_text())
+    assert saved["model"] == "mfcc-most-frequent"
+    assert saved["uar"] == saved["chance"]

@@ -31,11 +31,13 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def answer(rows, small, cache):
+def answer(rows, small, cache, monkeypatch):
     """Probabilities and settings of a baseline on `small`, with one cache for all."""
 
+    monkeypatch.setattr(baselines, "EPOCHS", 5)  # of the network
+
     def run(name, data=rows, split=small, seed=42):
-        return baselines.predict_baseline(name, data, split, seed, cache, epochs=5)
+        return baselines.predict_baseline(name, data, split, seed, cache)
 
     return run
 
@@ -170,7 +172,7 @@ def test_one_emotion_is_not_enough(rows, small, answer):
         answer("mfcc-svm", split=split)
 
 
-@pytest.mark.parametrize("name", baselines.NAMES)
+@pytest.mark.parametrize("name", baselines.BASELINES)
 def test_emotions_never_seen_are_never_answered(name, rows, small, answer):
     labels = np.array(rows["label"])
     unseen = [EMOTIONS.index("calm"), EMOTIONS.index("fearful")]
@@ -207,7 +209,7 @@ def test_a_seed_repeats_and_another_one_does_not(name, answer):
 @pytest.mark.parametrize("classes", [(0, 1, 2, 4, 7), (3, 5)], ids=["many", "two"])
 def test_the_likeliest_emotion_is_what_the_support_vector_machine_answers(clusters, classes):
     train, validation, test = (clusters(seed, classes) for seed in range(3))
-    probabilities, settings = baselines._classical_answers("svm", train, validation, test[0], 0)
+    probabilities, settings = baselines.BASELINES["mfcc-svm"].predict(train, validation, test[0], 0)
     machine = SVC(C=settings["C"], gamma=settings["gamma"] / 40, class_weight="balanced", break_ties=True)
     both = np.concatenate([train[0], validation[0]]), np.concatenate([train[1], validation[1]])
     expected = make_pipeline(StandardScaler(), machine).fit(*both).predict(test[0])
@@ -217,10 +219,10 @@ def test_the_likeliest_emotion_is_what_the_support_vector_machine_answers(cluste
 
 def test_settings_are_those_of_the_best_validation_uar(clusters):
     train, validation, test = (clusters(seed) for seed in range(3))
-    settings = baselines._classical_answers("logistic", train, validation, test[0], 0)[1]
+    settings = baselines.BASELINES["egemaps-logistic"].predict(train, validation, test[0], 0)[1]
     found = {}
-    for strength in baselines._GRIDS["logistic"]["C"]:
-        model = baselines._fitted("logistic", {"C": strength}, train, 0)
+    for strength in baselines.BASELINES["egemaps-logistic"].predict.grid["C"]:
+        model = baselines.BASELINES["egemaps-logistic"].predict.fit({"C": strength}, train, 0)
         np.testing.assert_allclose(model[0].mean_, train[0].mean(0), atol=1e-4)  # scaled by training alone
         found[strength] = float(metrics.scores(metrics.confusion(validation[1], model.predict(validation[0])))["uar"])
     assert settings["C"] == max(found, key=found.get)
@@ -230,14 +232,14 @@ def test_settings_are_those_of_the_best_validation_uar(clusters):
 
 def test_the_temperature_makes_a_side_likeliest(clusters):
     train, validation, _ = (clusters(seed) for seed in range(3))
-    model = baselines._fitted("svm", {"C": 10, "gamma": 1}, train, 0)
+    model = baselines.BASELINES["mfcc-svm"].predict.fit({"C": 10, "gamma": 1}, train, 0)
     decisions = model.decision_function(validation[0])
 
     def likelihood(temperature):
         shares = np.exp(decisions / temperature)
         return np.log((shares / shares.sum(1, keepdims=True))[np.arange(len(decisions)), validation[1]]).mean()
 
-    best = baselines._temperature(model, validation)
+    best = baselines.decision_temperature(model, validation)
     assert likelihood(best) > max(likelihood(best * 1.1), likelihood(best / 1.1))
 
 

@@ -33,7 +33,7 @@ def simulate(rng, number, speakers, clips_each=8, ease=0.4, spread=0.7):
 def test_95_percent_intervals_hold_the_truth_about_95_times_in_100(speakers, percentiles_below):
     rng = np.random.default_rng(7)
     truth = {name: values.mean() for name, values in metrics.scores(simulate(rng, 8000, speakers).sum(1)).items()}
-    held, plain = dict.fromkeys(metrics.NAMES, 0), 0
+    held, plain = dict.fromkeys(metrics.METRICS, 0), 0
     for seed, matrices in enumerate(simulate(rng, 300, speakers)):
         bounds, _ = bootstrap.speaker_intervals(*clips(matrices), resamples=200, seed=seed)
         for name, (low, high) in bounds.items():

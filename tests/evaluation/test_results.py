@@ -51,7 +51,7 @@ def test_the_metric_says_the_same_with_all_and_less_with_less(answers):
     metric = results.SpeechEmotion()
     few = metric.compute(predictions=said, references=references)
     assert few["uar"] == metrics.scores(metrics.confusion(references, said))["uar"]
-    assert set(few) == {*metrics.NAMES, "per_class", "confusion_matrix"}
+    assert set(few) == {*metrics.METRICS, "per_class", "confusion_matrix"}
     more = metric.compute(predictions=said, references=references, speakers=columns["speaker"])
     assert more["ci95"] == bootstrap.speaker_intervals(references, said, columns["speaker"])[0]
     everything = metric.compute(
