@@ -1,20 +1,16 @@
-"""Every fold, several seeds, and the search: what is pooled, averaged and kept."""
+"""Every fold and several seeds: what is pooled, averaged and kept."""
 
 import json
 import shutil
-from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
 
 from ser_hf import protocols
 from ser_hf.cli.main import main
-from ser_hf.cli.train import parse_finetune
 from ser_hf.data import dataset
 from ser_hf.evaluation.predictions import PredictionTable, rows_tested
 from ser_hf.evaluation.results import Results
-from ser_hf.training.optimization import WeightAverage
 
 STEPS = ["--max_steps", "2", "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps"]
 STEPS += ["--save_steps", "2", "--bf16", "false", "--logging_strategy", "steps", "--logging_steps", "1"]
@@ -31,9 +27,9 @@ def test_folds_are_pooled_clip_by_clip(built, rows, models, tmp_path, capsys):
     report = json.loads((tmp_path / "m" / "repeats.json").read_text())
     singles = [Results.load(tmp_path / "m" / f"fold-{fold}" / "results.json") for fold in range(5)]
     pooled = Results.load(tmp_path / "m" / "results.json")
-    assert (pooled.fold, pooled.n) == ("all", sum(one.n for one in singles))
-    assert pooled.confusion_matrix == np.sum([one.confusion_matrix for one in singles], axis=0).tolist()
-    uar = [one.uar for one in singles]
+    assert (pooled.fold, pooled.n) == ("all", sum(run.n for run in singles))
+    assert pooled.confusion_matrix == np.sum([run.confusion_matrix for run in singles], axis=0).tolist()
+    uar = [run.uar for run in singles]
     assert [run["uar"] for run in report["runs"]] == uar
     assert [run["folder"] for run in report["runs"]] == [f"fold-{fold}" for fold in range(5)]  # not where they lie
     assert report["over_runs"]["uar"] == {"mean": pytest.approx(np.mean(uar)), "sd": pytest.approx(np.std(uar, ddof=1))}
@@ -54,7 +50,7 @@ def test_seeds_are_averaged_and_finished_ones_kept(built, models, tmp_path, fail
     report = json.loads((tmp_path / "m" / "repeats.json").read_text())
     singles = [Results.load(tmp_path / "m" / f"seed-{seed}" / "results.json") for seed in (5, 6)]
     assert report["seeds"] == [5, 6]
-    accuracy = [one.accuracy for one in singles]
+    accuracy = [run.accuracy for run in singles]
     assert report["over_seeds"]["accuracy"]["mean"] == pytest.approx(np.mean(accuracy))
     first, second = ((tmp_path / "m" / f"seed-{seed}" / "model.safetensors").read_bytes() for seed in (5, 6))
     assert first != second
@@ -69,55 +65,6 @@ def test_seeds_are_averaged_and_finished_ones_kept(built, models, tmp_path, fail
     assert (tmp_path / "m" / "seed-5" / "results.json").stat().st_mtime_ns == before
     assert (tmp_path / "m" / "seed-6" / "model.safetensors").read_bytes() == second
     assert json.loads((tmp_path / "m" / "repeats.json").read_text())["pooled"] == report["pooled"]
-
-
-def test_each_trial_of_a_search_averages_the_weights_of_its_own_model(built, models, tmp_path, monkeypatch):
-    pytest.importorskip("optuna")
-    seen = []
-
-    def watched(self, args, state, control, **kwargs):
-        update(self, args, state, control, **kwargs)
-        seen.append(self._trained["classifier.weight"].detach().clone())
-
-    update = WeightAverage.on_step_end
-    monkeypatch.setattr(WeightAverage, "on_step_end", watched)
-    pace = ["--ema_decay", "0.9", "--search", "2"]
-    assert main(words(built, models["bert"], tmp_path / "m", *STEPS, *pace)) == 0
-    assert len(seen) == 4
-    assert all(not torch.equal(one, other) for one, other in pairwise(seen))  # one that nobody trains stays as it is
-
-
-def test_a_search_finds_settings_and_leaves_the_test_alone(built, models, tmp_path):
-    pytest.importorskip("optuna")
-    recipe = [
-        "--lr_scheduler_kwargs",
-        '{"num_cycles": 2}',
-        "--fold",
-        "3",
-        "--protocol",
-        "emobox-ravdess",
-        "--split_seed",
-        "7",
-        "--mixup",
-        "0.3",
-        "--seed",
-        "5",
-    ]
-    assert main(words(built, models["bert"], tmp_path / "m", *STEPS, "--search", "3", *recipe)) == 0
-    report = json.loads((tmp_path / "m" / "search.json").read_text())
-    assert len(report["trials"]) == 3
-    assert len({trial["learning_rate"] for trial in report["trials"]}) == 3
-    assert report["best"]["uar"] == max(trial["uar"] for trial in report["trials"])
-    assert not (tmp_path / "m" / "results.json").exists()
-    config, args = parse_finetune([str(tmp_path / "m" / "best.yaml")])
-    assert args.learning_rate == pytest.approx(report["best"]["learning_rate"])
-    assert config.dataset == str(built)
-    # on another fold it would be tested on those whom the search chose by
-    assert (config.protocol, config.fold, config.split_seed, args.seed) == ("emobox-ravdess", "3", 7, 5)
-    assert (config.mixup, config.search) == (0.3, 0)
-    assert args.lr_scheduler_kwargs == {"num_cycles": 2}
-    assert args.save_strategy == "steps"  # as given, and not as the search itself ran
-    assert args.per_device_eval_batch_size == 32
 
 
 def test_all_folds_of_a_protocol_with_one_is_that_one(built, models, tmp_path):
