@@ -1,7 +1,5 @@
-"""Acoustic features of whole recordings, as the classical baselines take them; computed once and
-kept on disk."""
+"""Acoustic features of whole recordings for the classical baselines, computed once and cached."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,28 +9,29 @@ import joblib
 import numpy as np
 import torch
 import torchaudio
-from huggingface_hub.constants import HF_HOME
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ser_hf import audio
 from ser_hf.errors import UserError
+from ser_hf.utils import files
 
 VERSION = 1
-"""Of the code that makes what is kept: a change of decoding or of a feature asks for another."""
+"""Part of the cache's name: another decoding or another feature needs another version."""
 
 WIDTHS = {"mfcc": 40, "egemaps": 88}
-"""Numbers a recording, by the kind of features."""
+"""Numbers of a recording, by the kind of features."""
 
 
 class AcousticsError(UserError):
-    """Features that cannot be had."""
+    """Features that cannot be computed."""
 
 
 def features(rows: datasets.Dataset, kind: str, cache_dir: str | Path | None = None) -> np.ndarray:
-    """Features of every recording, from the cache where it holds the sound.
+    """Return features of every recording, from the cache where it holds the samples.
 
-    The cache is one file a kind, which grows; it is keyed by the sound, so that datasets share it.
+    The cache is one file a kind, which grows. Its keys are digests of the samples, so that datasets
+    share it. Processes may use it at once.
 
     Args:
         rows: with the columns `audio`, `file` and `sha256`; a sound that occurs twice is computed
@@ -45,33 +44,36 @@ def features(rows: datasets.Dataset, kind: str, cache_dir: str | Path | None = N
 
     Raises:
         AcousticsError: for an unknown kind, a missing package, or features that are NaN or
-        infinite. AudioError: for a recording that cannot be decoded.
+            infinite.
+        AudioError: for a recording that cannot be decoded.
     """
     if kind not in WIDTHS:
         raise AcousticsError(f"'{kind}' are no features: choose one of {', '.join(WIDTHS)}")
-    path = Path(cache_dir or Path(HF_HOME) / "ser_hf") / f"acoustics-{kind}-v{VERSION}.npz"
-    known, sounds = _read(path), rows["sha256"]
-    new = {sound: place for place, sound in enumerate(sounds) if sound not in known}
-    if new:
-        known |= _computed(rows.select(new.values()), kind)
-        _write(path, _read(path) | known)  # read again: another process may have been here meanwhile
-    return np.array([known[sound] for sound in sounds], dtype=np.float32).reshape(len(sounds), WIDTHS[kind])
+    path = (Path(cache_dir) if cache_dir else files.cache_dir()) / f"acoustics-{kind}-v{VERSION}.npz"
+    values_of, digests = _read(path), rows["sha256"]
+    new_rows = {digest: row for row, digest in enumerate(digests) if digest not in values_of}
+    if new_rows:
+        computed = _compute(rows.select(new_rows.values()), kind)
+        values_of |= computed
+        _add(path, computed)
+    values = [values_of[digest] for digest in digests]
+    return np.array(values, dtype=np.float32).reshape(len(digests), WIDTHS[kind])
 
 
 def mfcc(samples: np.ndarray) -> np.ndarray:
-    """Mean over time of 40 mel-frequency cepstral coefficients, shape `(40,)`, of float32 samples
-    at 16 kHz.
+    """Return the means over time of 40 mel-frequency cepstral coefficients, shape `(40,)`.
 
-    As `librosa.feature.mfcc(n_mfcc=40)` defines them (McFee et al. 2015): Hann windows of 2,048
-    samples every 512, 128 mels on Slaney's scale with Slaney's norm, power to dB 80 dB deep,
-    DCT-II, orthonormal.
+    Samples are float32 at 16 kHz. `librosa.feature.mfcc(n_mfcc=40)` defines them so (McFee et al.
+    2015): Hann windows of 2,048 samples every 512; 128 mels on Slaney's scale with Slaney's norm;
+    power to dB, 80 dB deep; an orthonormal DCT-II.
     """
     return _mfcc_of()(samples)
 
 
 def egemaps(samples: np.ndarray) -> np.ndarray:
-    """The 88 functionals of eGeMAPSv02 (Eyben et al. 2016), shape `(88,)`, of float32 samples at 16
-    kHz.
+    """Return the 88 functionals of eGeMAPSv02 (Eyben et al. 2016), shape `(88,)`.
+
+    Samples are float32 at 16 kHz.
 
     Raises:
         AcousticsError: where the package opensmile is missing.
@@ -101,35 +103,38 @@ def _egemaps_of() -> Callable[[np.ndarray], np.ndarray]:
     return compute
 
 
-_COMPUTE = {"mfcc": _mfcc_of, "egemaps": _egemaps_of}
+_FEATURES = {"mfcc": _mfcc_of, "egemaps": _egemaps_of}
 
 
-def _computed(rows: datasets.Dataset, kind: str) -> dict[str, np.ndarray]:
-    compute, sounds, files = _COMPUTE[kind](), rows["sha256"], rows["file"]
+def _compute(rows: datasets.Dataset, kind: str) -> dict[str, np.ndarray]:
+    features_of_samples, names = _FEATURES[kind](), rows["file"]
 
-    def of_row(number: int) -> np.ndarray:
-        return compute(audio.load(rows[number]["audio"]))
+    def features_of_row(row: int) -> np.ndarray:
+        return features_of_samples(audio.load(rows[row]["audio"]))
 
     # threads: decoding, the FFT and openSMILE are C that lets go of the interpreter
     with threadpool_limits(limits=1), ThreadPoolExecutor(joblib.cpu_count()) as pool:
-        bar = tqdm(pool.map(of_row, range(len(rows))), total=len(rows), desc=f"Computing {kind}", unit=" recordings")
+        results = pool.map(features_of_row, range(len(rows)))
+        bar = tqdm(results, total=len(rows), desc=f"Computing {kind}", unit=" recordings")
         values = np.array(list(bar), dtype=np.float32)
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
-        first = files[int(bad.argmax())]
+        first = names[int(bad.argmax())]
         raise AcousticsError(f"{kind} of '{first}' is NaN or infinite: remove the recording, or take other features")
-    return dict(zip(sounds, values, strict=True))
+    return dict(zip(rows["sha256"], values, strict=True))
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         return {}
-    with np.load(path) as kept:
-        return dict(zip(kept["sounds"].tolist(), kept["values"], strict=True))
+    with np.load(path) as cached:
+        return dict(zip(cached["sounds"].tolist(), cached["values"], strict=True))
 
 
-def _write(path: Path, known: dict[str, np.ndarray]) -> None:
+def _add(path: Path, computed: dict[str, np.ndarray]) -> None:
+    """Add features to the cache; it is read again under the lock, as other processes add to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    np.savez(partial, sounds=np.array(list(known)), values=np.array(list(known.values())))
-    partial.replace(path)
+    with files.cache_lock(path):
+        cached = _read(path) | computed
+        with files.replacing(path) as partial:
+            np.savez(partial, sounds=np.array(list(cached)), values=np.array(list(cached.values())))

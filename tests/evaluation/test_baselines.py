@@ -120,7 +120,8 @@ def test_features_come_in_the_order_of_rows_and_each_sound_is_computed_once(rows
 
 def test_what_is_known_is_not_decoded_again(rows, tmp_path, monkeypatch):
     first = acoustic_features.features(rows.select(range(4)), "mfcc", tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [f"acoustics-mfcc-v{acoustic_features.VERSION}.npz"]
+    cache = f"acoustics-mfcc-v{acoustic_features.VERSION}.npz"
+    assert {path.name for path in tmp_path.iterdir()} == {cache, f"{cache}.lock"}
     loaded, load = [], audio.load
     monkeypatch.setattr(audio, "load", lambda source: loaded.append(1) or load(source))
     more = acoustic_features.features(
@@ -144,7 +145,7 @@ def test_a_changed_sound_is_computed_anew(rows, tmp_path):
 
 
 def test_features_that_are_no_numbers_are_refused_and_not_kept(rows, tmp_path, monkeypatch):
-    monkeypatch.setitem(acoustic_features._COMPUTE, "mfcc", lambda: lambda samples: np.full(40, np.nan))
+    monkeypatch.setitem(acoustic_features._FEATURES, "mfcc", lambda: lambda samples: np.full(40, np.nan))
     with pytest.raises(acoustic_features.AcousticsError, match="NaN or infinite: remove the recording") as error:
         acoustic_features.features(rows.select([2]), "mfcc", tmp_path)
     assert rows[2]["file"] in str(error.value)
