@@ -11,6 +11,7 @@ from ser_hf.app.uploads import Limits
 from ser_hf.cli.output import check_output_file, quiet_transformers
 from ser_hf.cli.settings import CommandLine
 from ser_hf.errors import UserError
+from ser_hf.inference.backends import BACKENDS
 from ser_hf.utils import files
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class ModelSettings:
     )
     backend: str = field(
         default="torch",
-        metadata={"metavar": "NAME", "help": "torch, torch-bf16, onnx or onnx-int8, see docs/serving.md"},
+        metadata={"metavar": "NAME", "help": f"{', '.join(BACKENDS)}, see docs/serving.md"},
     )
 
 

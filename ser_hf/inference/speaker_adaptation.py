@@ -1,10 +1,10 @@
-"""What a model makes of one voice, from a few of its clips without labels.
+"""Adaptation of a model to one voice, by a few of its clips without labels.
 
-A model takes one voice for sad and another for angry, whatever they feel. An adaptation moves the
-logits so that, over the clips given, its answers are spread evenly over the labels, and mixes them
-with where the clips themselves cluster, since a voice that moves all alike says little of how often
-each is meant. The clips should hold several emotions, best all of them about as often, or one of
-them is taken for the voice.
+A model predicts sad for one voice and angry for another, whatever they express. An adaptation moves
+the logits in two ways, and mixes both. The first spreads the predictions for the clips evenly over
+the labels. The second takes for each clip the label of its cluster, since the shares of the labels
+among the clips need not be even. The clips should hold several emotions, best all of them about as
+often. A single emotion would be taken for a trait of the voice.
 """
 
 from dataclasses import dataclass
@@ -17,19 +17,22 @@ from safetensors.numpy import save_file
 from scipy.special import log_softmax, softmax
 
 from ser_hf.errors import UserError
+from ser_hf.utils import files
 
 SUFFIX = ".safetensors"
-_KIND = "ser_hf voice 2"  # the first had no weight
+_KIND = "ser_hf voice 2"  # format of the file; the first had no weight
 PRIOR = 4.0
-"""Clips that are counted beside those of the voice, and of which nothing is known: few clips move
-an answer little."""
+"""Clips with even predictions that are counted beside those of the voice, so that few clips move
+the logits little."""
 
 CLUSTERED = 0.3
-"""Of an answer is what the clusters say."""
+"""Weight of the clusters in an adapted prediction."""
 
-_ROUNDS, _FLOOR = 40, 1e-3  # a share of answers below the floor counts as it: a label may be missing among the clips
+_ROUNDS = 40  # of the search for the offset
+_FLOOR = 1e-3  # smaller shares of a label count as this: it may be missing among the clips
 _STEPS = 10  # of expectation maximisation
-_CENTRE, _SHARE, _SPREAD = 2.0, 2.0, 3.0  # clips that a cluster's centre and share, and the spread of all, begin with
+# prior counts of clips: for the centre and the share of each cluster, and for their covariance
+_CENTRE, _SHARE, _SPREAD = 2.0, 2.0, 3.0
 
 
 class AdaptationError(UserError):
@@ -38,18 +41,19 @@ class AdaptationError(UserError):
 
 @dataclass(frozen=True, eq=False)
 class Adaptation:
-    """A voice, as one model hears it."""
+    """How the logits of one model are moved for one voice."""
 
     weight: np.ndarray
-    """By which logits are multiplied, float32 `(labels, labels)`."""
+    """Matrix that multiplies the logits, float32 `(labels, labels)`."""
     offset: np.ndarray
-    """Which is added then, float32 `(labels,)`; its mean is 0."""
+    """Added after that, float32 `(labels,)`; its mean is 0."""
     clips: int
+    """Number of clips that it was fitted to."""
     model: str
-    """Digest of the model that heard them (`ser_hf.inference.backends.Backend.digest`)."""
+    """Digest of the model whose logits it was fitted to (`Backend.digest`)."""
 
     def moved(self, logits: np.ndarray) -> np.ndarray:
-        """Logits `(clips, labels)` of the model as those for this voice."""
+        """Move logits `(clips, labels)` of the model to those for this voice."""
         return logits @ self.weight.T + self.offset
 
     def check_model(self, digest: str) -> None:
@@ -59,7 +63,7 @@ class Adaptation:
             AdaptationError: for another `digest` (`ser_hf.inference.backends.Backend`).
         """
         if self.model != digest:
-            raise AdaptationError("the voice was heard by another model, or on another backend: adapt this one again")
+            raise AdaptationError("the voice was fitted to another model, or on another backend: adapt this one again")
 
     def save(self, path: str | PathLike) -> None:
         """Write a small safetensors file, which holds no sound.
@@ -68,14 +72,9 @@ class Adaptation:
             AdaptationError: for a name without `.safetensors`, or a folder that does not exist.
         """
         check_name(path)
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")
-        says = {"kind": _KIND, "clips": str(self.clips), "model": self.model}
-        try:
-            save_file({"weight": self.weight, "offset": self.offset}, partial, metadata=says)
-            partial.rename(path)
-        finally:
-            partial.unlink(missing_ok=True)
+        metadata = {"kind": _KIND, "clips": str(self.clips), "model": self.model}
+        with files.replacing(path) as partial:
+            save_file({"weight": self.weight, "offset": self.offset}, partial, metadata=metadata)
 
     @classmethod
     def load(cls, path: str | PathLike) -> "Adaptation":
@@ -86,16 +85,17 @@ class Adaptation:
         """
         try:
             with safe_open(path, "numpy") as file:
-                says = file.metadata() or {}
-                if says.get("kind") == _KIND:
-                    return cls(file.get_tensor("weight"), file.get_tensor("offset"), int(says["clips"]), says["model"])
+                written = file.metadata() or {}
+                if written.get("kind") == _KIND:
+                    weight, offset = file.get_tensor("weight"), file.get_tensor("offset")
+                    return cls(weight, offset, int(written["clips"]), written["model"])
         except (OSError, SafetensorError) as error:
             raise AdaptationError(f"'{path}' cannot be read ({error}): give what --save_voice wrote") from error
         raise AdaptationError(f"'{path}' holds no voice that can be used: adapt to its clips again")
 
 
 def check_name(path: str | PathLike) -> None:
-    """Complain of where a voice is to be kept, before any is heard.
+    """Refuse a path for an adaptation, before any clip is predicted.
 
     Raises:
         AdaptationError: for a name without `.safetensors`, or a folder that does not exist.
@@ -106,16 +106,20 @@ def check_name(path: str | PathLike) -> None:
 
 
 def fit(logits: np.ndarray, digest: str, clustered: float = CLUSTERED) -> Adaptation:
-    """A voice from a calibrated model's logits `(clips, labels)` of at least one of its clips;
-    `digest` is the model's.
+    """Fit an adaptation to the logits of at least one clip of a voice.
 
-    Two answers are mixed, as logarithms. One moves the logits evenly: found is the offset b for
-    which the mean of `softmax(logits + b)` over the n clips and `PRIOR` even answers is even, the
-    correction of a classifier to other class shares (Saerens, Latinne and Decaestecker 2002), the
-    shares given. The other, whose part is `clustered`, asks to which label's cluster a clip
-    belongs: Gaussians of one covariance in the space of the logits, of any sizes, found from the
-    answers by expectation maximisation (McLachlan and Peel 2000). Both are linear, and applied by n
-    / (n + `PRIOR`).
+    Two predictions are mixed, as logarithms. The first moves the logits by an offset b. It is the
+    one for which the mean of `softmax(logits + b)`, over the n clips and `PRIOR` even predictions,
+    is even: the correction of a classifier to other class shares (Saerens, Latinne and Decaestecker
+    2002), where the shares are given. The second is the label of a clip's cluster. The clusters are
+    Gaussians of one covariance in the space of the logits, with shares of their own, fitted to
+    the predictions by expectation maximisation (McLachlan and Peel 2000). Both are linear, and
+    applied by n / (n + `PRIOR`).
+
+    Args:
+        logits: of a calibrated model, shape `(clips, labels)`.
+        digest: of the model.
+        clustered: weight of the second prediction.
     """
     logits = np.asarray(logits, dtype=np.float64)
     clips, labels = logits.shape
@@ -129,7 +133,7 @@ def fit(logits: np.ndarray, digest: str, clustered: float = CLUSTERED) -> Adapta
 
 
 def _even(logits: np.ndarray) -> np.ndarray:
-    """The offset `(labels,)` that spreads answers evenly."""
+    """The offset `(labels,)` that spreads the predictions evenly over the labels."""
     clips, labels = logits.shape
     offset = np.zeros(labels)
     for _ in range(_ROUNDS):
@@ -138,28 +142,29 @@ def _even(logits: np.ndarray) -> np.ndarray:
     return offset - offset.mean()
 
 
-def _clusters(places: np.ndarray, answers: np.ndarray, trusted: float) -> tuple[np.ndarray, np.ndarray]:
-    """The discriminant of a cluster for each label: scores are `places @ weight.T + constant`.
+def _clusters(points: np.ndarray, logits: np.ndarray, weight_of_clusters: float) -> tuple[np.ndarray, np.ndarray]:
+    """Fit a cluster to each label: its scores are `points @ weight.T + constant`.
 
     Args:
-        places: of clips, shape `(clips, dimensions)`.
-        answers: logits that the clusters begin with, and that share in them throughout, shape
+        points: of clips, shape `(clips, dimensions)`.
+        logits: from which the clusters start, and which share in them at each step, shape
             `(clips, labels)`.
-        trusted: the share of the clusters.
+        weight_of_clusters: against that of `logits`.
 
     Returns:
         The weight `(labels, dimensions)` and the constant `(labels,)`.
     """
-    clips, dimensions = places.shape
-    belongs, middle = softmax(answers, axis=1), places.mean(axis=0)
+    clips, dimensions = points.shape
+    memberships, mean = softmax(logits, axis=1), points.mean(axis=0)
     for _ in range(_STEPS):
-        sizes = belongs.sum(axis=0)
-        centres = (belongs.T @ places + _CENTRE * middle) / (sizes + _CENTRE)[:, None]
-        away = places[:, None] - centres
-        spread = np.einsum("nk,nki,nkj->ij", belongs, away, away) / clips
-        even = max(np.trace(spread) / dimensions, _FLOOR) * np.eye(dimensions)
-        weight = np.linalg.solve((clips * spread + _SPREAD * even) / (clips + _SPREAD), centres.T).T
+        sizes = memberships.sum(axis=0)
+        centres = (memberships.T @ points + _CENTRE * mean) / (sizes + _CENTRE)[:, None]
+        residuals = points[:, None] - centres
+        covariance = np.einsum("nk,nki,nkj->ij", memberships, residuals, residuals) / clips
+        prior = max(np.trace(covariance) / dimensions, _FLOOR) * np.eye(dimensions)
+        weight = np.linalg.solve((clips * covariance + _SPREAD * prior) / (clips + _SPREAD), centres.T).T
         constant = np.log(sizes + _SHARE) - (weight * centres).sum(axis=1) / 2
-        scores = log_softmax(places @ weight.T + constant, axis=1)
-        belongs = softmax((1 - trusted) * log_softmax(answers, axis=1) + trusted * scores, axis=1)
+        scores = log_softmax(points @ weight.T + constant, axis=1)
+        mixed = (1 - weight_of_clusters) * log_softmax(logits, axis=1) + weight_of_clusters * scores
+        memberships = softmax(mixed, axis=1)
     return weight, constant

@@ -1,4 +1,4 @@
-"""The frozen front end of a model: bypassed while its outputs are cached, then restored."""
+"""The frozen layers of a model: bypassed while their outputs are cached, then restored."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,112 +10,123 @@ from transformers import PreTrainedModel
 from ser_hf.errors import UserError
 from ser_hf.models import padding
 
-_DEEP = frozenset({"wav2vec2", "hubert", "unispeech", "unispeech-sat", "wav2vec2-bert"})
-"""Encoders whose layers need nothing of the layers below but their output (WavLM's share a position
-bias)."""
+_INDEPENDENT_LAYERS = frozenset({"wav2vec2", "hubert", "unispeech", "unispeech-sat", "wav2vec2-bert"})
+"""Architectures whose layers need nothing but the output of the layer below. WavLM's share a
+position bias."""
 
 
 class CacheError(UserError):
-    """Outputs that cannot be kept."""
+    """A model whose frozen outputs cannot be cached."""
 
 
 class FrozenFrontend:
-    """The frozen part of a model, from its input to the input of encoder layer `depth`; its
-    convolutions at 0."""
+    """The frozen part of a model, from its input to the input of encoder layer `depth`.
+
+    At depth 0 it is the convolutions.
+    """
 
     def __init__(self, model: PreTrainedModel, depth: int = 0) -> None:
-        """Take the front of a model.
+        """Take a model, which stays as it is until `bypass`.
 
         Raises:
-            CacheError: for an architecture whose front cannot be told from the rest.
+            CacheError: for an architecture whose frozen part cannot be separated from the rest.
         """
         self.model, self.base, self.depth = model, model.base_model, depth
         has_convolutions = hasattr(self.base, "feature_extractor")
         if model.config.model_type not in padding.MASKABLE or not (has_convolutions or depth):
             raise CacheError(f"the front of a {model.config.model_type} cannot be cached: pass --cache_frozen false")
         if depth and getattr(model.config, "use_weighted_layer_sum", False):
-            raise CacheError("the head hears every layer, so none can be left out: pass --cache_frozen false")
-        if depth and model.config.model_type not in _DEEP:
+            raise CacheError("the head takes every layer, so none can be left out: pass --cache_frozen false")
+        if depth and model.config.model_type not in _INDEPENDENT_LAYERS:
             raise CacheError(f"the layers of a {model.config.model_type} cannot be cached: pass --cache_frozen false")
         self._originals: list[tuple[nn.Module, str, object]] = []
 
     def outputs(self, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """What the front makes of a batch: `(frames, dimensions)` for each clip, padding left
-        out."""
+        """Outputs of the frozen part: `(frames, dimensions)` for each clip, without padding."""
         if self.depth:
-            hidden = _stopped(self.model, batch, self.base.encoder.layers[self.depth], before=True)
+            hidden = _run_to(self.model, batch, self.base.encoder.layers[self.depth], take_input=True)
         else:
-            hidden = _stopped(self.model, batch, self.base.feature_extractor, before=False).transpose(1, 2)
+            hidden = _run_to(self.model, batch, self.base.feature_extractor, take_input=False).transpose(1, 2)
         lengths = batch["attention_mask"].sum(-1)
         if hasattr(self.base, "feature_extractor"):
             lengths = self.model._get_feat_extract_output_lengths(lengths)
         return [row[:length] for row, length in zip(hidden, lengths.tolist(), strict=True)]
 
     def bypass(self) -> None:
-        """From now on the model takes stored frames `(batch, frames, dimensions)` and their mask as
-        its input."""
+        """Make the model take cached frames `(batch, frames, dimensions)` and their mask as input.
+
+        Each module of the frozen part is replaced by one that hands its input on, from the input
+        upwards, so that the forward pass of transformers stays as it is.
+        """
         if hasattr(self.base, "feature_extractor"):
-            self._swap(self.base, "feature_extractor", _Transposed())
+            # The forward pass transposes what the convolutions return, and counts their frames.
+            self._replace(self.base, "feature_extractor", _Transpose())
             for owner in (self.model, self.base):
-                self._swap(owner, "_get_feat_extract_output_lengths", lambda lengths, *_, **__: lengths)
+                self._replace(owner, "_get_feat_extract_output_lengths", lambda lengths, *_, **__: lengths)
         if not self.depth:
             return
         encoder = self.base.encoder
-        self._swap(self.base, "feature_projection", _Twice())
-        self._swap(self.base, "_mask_hidden_states", lambda hidden, *_, **__: hidden)  # its place is in the front
-        self._swap(encoder, "dropout", _Passed())
+        self._replace(self.base, "feature_projection", _Duplicate())
+        # SpecAugment lies between the projection and the encoder, inside the frozen part
+        self._replace(self.base, "_mask_hidden_states", lambda hidden, *_, **__: hidden)
+        self._replace(encoder, "dropout", _Identity())
         if hasattr(encoder, "pos_conv_embed"):
-            self._swap(encoder, "pos_conv_embed", _Nothing())
-            if not getattr(self.model.config, "do_stable_layer_norm", False):  # it comes before the layers
-                self._swap(encoder, "layer_norm", _Passed())
-        for place in range(self.depth):
-            self._swap(encoder.layers, str(place), _Passed())
+            self._replace(encoder, "pos_conv_embed", _Zero())
+            # the stable variant normalises after its layers, above the frozen part
+            if not getattr(self.model.config, "do_stable_layer_norm", False):
+                self._replace(encoder, "layer_norm", _Identity())
+        for number in range(self.depth):
+            self._replace(encoder.layers, str(number), _Identity())
 
     def restore(self) -> None:
-        """Put back what `bypass` took out."""
+        """Undo `bypass`, in the reverse order."""
         for owner, name, original in reversed(self._originals):
             if isinstance(original, nn.Module):
                 setattr(owner, name, original)
             else:
-                delattr(owner, name)  # the class's own method shows again
+                delattr(owner, name)  # the method of the class is found again
         self._originals = []
 
-    def _swap(self, owner: nn.Module, name: str, new: object) -> None:
+    def _replace(self, owner: nn.Module, name: str, replacement: object) -> None:
         self._originals.append((owner, name, getattr(owner, name)))
-        setattr(owner, name, new)
+        setattr(owner, name, replacement)
 
 
-class _Transposed(nn.Module):
+class _Transpose(nn.Module):
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         return frames.transpose(1, 2)
 
 
-class _Twice(nn.Module):
+class _Duplicate(nn.Module):
+    """In place of the projection, which returns its output and its normalised input."""
+
     def forward(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return frames, frames
 
 
-class _Passed(nn.Module):
+class _Identity(nn.Module):
     def forward(self, frames: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
         return frames
 
 
-class _Nothing(nn.Module):
+class _Zero(nn.Module):
+    """In place of what is added to the frames."""
+
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         return frames.new_zeros(())
 
 
 class _Reached(Exception):
-    """Carries what was wanted out of a forward pass that need not go on."""
+    """Ends a forward pass, and carries the hidden states."""
 
 
-def _stopped(model: nn.Module, batch: dict[str, torch.Tensor], layer: nn.Module, before: bool) -> torch.Tensor:
-    """What goes into a layer, or comes out of it, in a forward pass that stops there."""
+def _run_to(model: nn.Module, batch: dict[str, torch.Tensor], layer: nn.Module, take_input: bool) -> torch.Tensor:
+    """Run a forward pass to a layer, and return the input or the output of the layer."""
 
     def stop(module: nn.Module, args: tuple, *output: torch.Tensor) -> None:
-        raise _Reached(args[0] if before else output[0])
+        raise _Reached(args[0] if take_input else output[0])
 
-    hook = layer.register_forward_pre_hook(stop) if before else layer.register_forward_hook(stop)
+    hook = layer.register_forward_pre_hook(stop) if take_input else layer.register_forward_hook(stop)
     try:
         model(**batch)
     except _Reached as reached:
@@ -126,9 +137,12 @@ def _stopped(model: nn.Module, batch: dict[str, torch.Tensor], layer: nn.Module,
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    before = model.training
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, without gradients, for a block."""
+    was_training = model.training
     model.eval()
-    with torch.inference_mode():
-        yield
-    model.train(before)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)

@@ -1,4 +1,4 @@
-"""Load a backbone or a fine-tuned model, and check it."""
+"""Loading and checking of backbones and fine-tuned models."""
 
 import hashlib
 import json
@@ -18,18 +18,18 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ser_hf.errors import UserError
+from ser_hf.errors import UserError, first_line
 from ser_hf.labels import EMOTIONS, ID2LABEL, LABEL2ID
 from ser_hf.models import presets
 from ser_hf.models.padding import ignore_padding
 from ser_hf.utils import hub_errors
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
-
+"""Files of a model's weights: in one file, or the index of several."""
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
-"""What transformers raises for a name it cannot find, a config it does not know, and weights cut
-off or misshapen."""
+"""Errors of transformers for an unknown name or config, and for weights that are cut off or
+misshapen."""
 
 
 class ModelError(UserError):
@@ -39,11 +39,11 @@ class ModelError(UserError):
 def load_for_training(
     name: str | PathLike, seed: int = 0, attention: str | None = None
 ) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
-    """A model with a head for the eight emotions, and its feature extractor.
+    """Load a backbone with a head for the eight emotions, and its feature extractor.
 
     Args:
         name: a Hub id or folder of any `AutoModelForAudioClassification` backbone, or one of
-            `ser_hf.tiny.NAMES`.
+            `ser_hf.models.presets.BUILT_IN`.
         seed: of the weights that are new.
         attention: `eager` or `sdpa`; the model's own choice where None.
 
@@ -77,8 +77,7 @@ def load_for_training(
 def load_for_prediction(
     name: str | PathLike, revision: str | None = None
 ) -> tuple[PreTrainedModel, FeatureExtractionMixin, str]:
-    """A fine-tuned model in evaluation mode, its feature extractor, and the padding rule that it
-    was given.
+    """Load a fine-tuned model in evaluation mode, its feature extractor, and its padding rule.
 
     Args:
         name: a folder, or a Hub id.
@@ -91,15 +90,15 @@ def load_for_prediction(
     check_folder(name, revision)
     at = {"revision": revision or "main"}
     try:
-        config = AutoConfig.from_pretrained(name, **at)  # first: the others do not say why the Hub refuses
+        # the config first: the errors of the others do not say why the Hub refuses
+        config = AutoConfig.from_pretrained(name, **at)
         extractor = AutoFeatureExtractor.from_pretrained(name, **at)
         model, info = AutoModelForAudioClassification.from_pretrained(
-            # no pickles, which run what they please
             name,
             config=config,
             output_loading_info=True,
             dtype=torch.float32,
-            use_safetensors=True,
+            use_safetensors=True,  # a pickle could run any code
             **at,
         )
     except LOADING_ERRORS as error:
@@ -114,7 +113,7 @@ def load_for_prediction(
 
 
 def check_labels(name: str | PathLike, config: PreTrainedConfig) -> None:
-    """Refuse a classifier whose answers would mean nothing.
+    """Refuse a classifier whose labels mean nothing.
 
     Raises:
         ModelError: for labels `LABEL_n`, or another kind than one label of several.
@@ -127,31 +126,29 @@ def check_labels(name: str | PathLike, config: PreTrainedConfig) -> None:
 
 
 def digest(model: PreTrainedModel) -> str:
-    """16 hexadecimal digits that tell a model's weights from all others, by their names and
-    values."""
-    found = hashlib.sha256()
+    """Digest of the names and values of a model's weights: 16 hexadecimal digits."""
+    sha = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(tensor.detach().float().cpu().contiguous().numpy().data)
-    return found.hexdigest()[:16]
+        sha.update(name.encode())
+        sha.update(tensor.detach().float().cpu().contiguous().numpy().data)
+    return sha.hexdigest()[:16]
 
 
 def last_linear(model: PreTrainedModel) -> nn.Linear:
-    """The layer whose outputs are the logits; its inputs are what the model makes of a clip, shape
-    `(clips, width)`.
+    """The layer whose outputs are the logits; its inputs are the embeddings `(clips, width)`.
 
     Raises:
         ModelError: for an architecture that ends in none.
     """
     labels = model.config.num_labels
-    found = [one for one in model.modules() if isinstance(one, nn.Linear) and one.out_features == labels]
-    if not found:
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == labels]
+    if not layers:
         raise ModelError(f"a {model.config.model_type} has no linear layer of {labels} labels: use another backbone")
-    return found[-1]
+    return layers[-1]
 
 
 def freeze_feature_encoder(model: PreTrainedModel) -> bool:
-    """Freeze the convolutional front end where there is one; whether there was."""
+    """Freeze the convolutional front end; return whether the model has one."""
     if hasattr(model, "freeze_feature_encoder"):
         model.freeze_feature_encoder()
         return True
@@ -159,17 +156,19 @@ def freeze_feature_encoder(model: PreTrainedModel) -> bool:
 
 
 def fit_masking(model: PreTrainedModel, shortest_frames: int) -> None:
-    """Keep SpecAugment's time masks no longer than the shortest training clip, on which
-    transformers would fail."""
+    """Shorten SpecAugment's time masks to the shortest training clip.
+
+    transformers fails on a clip that is shorter than a mask.
+    """
     if getattr(model.config, "mask_time_length", 0) > shortest_frames:
         model.config.mask_time_length = max(1, shortest_frames)
 
 
 def check_folder(name: str | PathLike, revision: str | None = None) -> None:
-    """Say of a name that looks like a folder what it lacks to be one with a model in it.
+    """Refuse a name that can be neither the folder of a model nor a Hub id.
 
     Raises:
-        ModelError: for what can be neither a model's folder nor a Hub id.
+        ModelError: naming what is missing.
     """
     path = Path(name)
     if revision and path.exists():
@@ -195,5 +194,4 @@ def weight_files(folder: Path) -> list[str]:
 def _cannot_load(name: str | PathLike, error: Exception, remedy: str) -> ModelError:
     if refused := hub_errors.explain(error):
         return ModelError(f"model '{name}' cannot be loaded ({refused[0]}): {refused[1]}, or {remedy}")
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:160]
-    return ModelError(f"model '{name}' cannot be loaded ({reason}): {remedy}")
+    return ModelError(f"model '{name}' cannot be loaded ({first_line(error)[:160]}): {remedy}")

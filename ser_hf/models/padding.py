@@ -1,25 +1,25 @@
-"""The padding rule: what keeps an answer independent of the other clips of a batch."""
+"""Padding rules: how a prediction is kept independent of the other clips of a batch."""
 
 import inspect
 
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 
 ALONE = "one clip at a time"
+"""Rule of architectures that no padding may reach."""
+
 MASKABLE = frozenset({"wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "wav2vec2-bert"})
-"""Architectures in which masked frames change nothing."""
+"""Architectures whose valid frames do not depend on masked ones."""
 
 
 class MaskedGroupNorm(nn.GroupNorm):
     """Group norm over time that takes its statistics over the valid frames of each clip.
 
-    wav2vec2-base and its kin normalise the first convolution's output over all of time, padding
-    included, so that a clip's answer depends on the longest clip of its batch. Same parameters,
-    same state dict, and the same answer for an unpadded clip as `nn.GroupNorm`.
+    wav2vec2-base and its kin normalise the output of the first convolution over time, padding
+    included. With stock `nn.GroupNorm` a prediction depends on the longest clip of the batch. This
+    one has the same parameters and state dict, and the same output for an unpadded clip.
     """
 
     frames: list[int] | None = None  # valid frames of each clip of the running batch
@@ -36,12 +36,12 @@ class MaskedGroupNorm(nn.GroupNorm):
 
 
 def padding_rule(model: PreTrainedModel) -> str:
-    """How padding is kept out of a model's answer.
+    """Name the rule that keeps padding out of a model's predictions.
 
     Returns:
-        `fixed length` where every clip becomes the same number of frames, `masked group norm` or
-        `attention mask` for architectures that are known to hear nothing of what is masked, `one
-        clip at a time` for all others: some mix padding in again behind the mask.
+        `fixed length` where every clip becomes the same number of frames; `masked group norm` or
+        `attention mask` for the architectures of `MASKABLE`; `one clip at a time` for all others,
+        since some mix masked frames in again behind the mask.
     """
     if "attention_mask" not in inspect.signature(model.forward).parameters:
         return "fixed length"
@@ -51,13 +51,13 @@ def padding_rule(model: PreTrainedModel) -> str:
 
 
 def ignore_padding(model: PreTrainedModel) -> str:
-    """Give a model its padding rule, in place, and name it as `padding_rule` does."""
+    """Apply the padding rule to a model, in place, and return its name (`padding_rule`)."""
     rule = padding_rule(model)
-    if rule == "masked group norm" and not any(isinstance(one, MaskedGroupNorm) for one in model.modules()):
+    if rule == "masked group norm" and not any(isinstance(module, MaskedGroupNorm) for module in model.modules()):
         model.register_forward_pre_hook(_count_frames, with_kwargs=True)
     for layer in _group_norms(model) if rule == "masked group norm" else []:
         norm = layer.layer_norm
-        if isinstance(norm, MaskedGroupNorm):  # it has its rule already
+        if isinstance(norm, MaskedGroupNorm):  # the rule was applied before
             continue
         layer.layer_norm = MaskedGroupNorm(norm.num_groups, norm.num_channels, norm.eps)
         layer.layer_norm.load_state_dict(norm.state_dict())
@@ -77,7 +77,7 @@ def _group_norms(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def frames_of(model: PreTrainedModel, feature_length: int) -> int:
-    """Encoder frames that a clip of so many features becomes."""
+    """Number of encoder frames of a clip with so many samples or mel frames."""
     for owner in (model, model.base_model):
         if hasattr(owner, "_get_feat_extract_output_lengths"):
             return int(owner._get_feat_extract_output_lengths(torch.tensor(feature_length)))
@@ -85,8 +85,10 @@ def frames_of(model: PreTrainedModel, feature_length: int) -> int:
 
 
 def _count_frames(model: nn.Module, args: tuple, kwargs: dict) -> None:
-    """Before a forward pass; the norms are looked for in the model that is called, which may be a
-    copy."""
+    """Tell the group norms the valid frames of each clip, before a forward pass.
+
+    The norms are found in the model that is called, not kept: it may be a copy.
+    """
     mask = kwargs.get("attention_mask")
     lengths = None if mask is None or bool(mask.all()) else mask.sum(-1)
     for norm in (module for module in model.modules() if isinstance(module, MaskedGroupNorm)):

@@ -17,7 +17,7 @@ from ser_hf import audio
 from ser_hf.audio import voice_activity
 from ser_hf.models import padding
 from ser_hf.models.features import Collator, front_end_of
-from ser_hf.models.frozen_frontend import CacheError, _evaluating
+from ser_hf.models.frozen_frontend import CacheError, evaluation_mode
 from ser_hf.models.seen_speakers import CONFIG_KEY
 from ser_hf.utils import files
 
@@ -87,7 +87,7 @@ def feature_cache(
     if made:
         shutil.rmtree(folder, ignore_errors=True)  # of an earlier layout
         try:
-            with files.new_folder(folder) as partial, _evaluating(model):
+            with files.new_folder(folder) as partial, evaluation_mode(model):
                 _write(partial, rows, model, extractor, compute)
         except OSError:
             if not (folder / "index.json").is_file():  # else another machine that shares the folder was faster

@@ -9,6 +9,7 @@ from pathlib import PurePath
 import numpy as np
 import pytest
 from huggingface_hub import DatasetCard
+from transformers import AutoConfig, AutoFeatureExtractor, Wav2Vec2FeatureExtractor
 
 from ser_hf import protocols
 from ser_hf.cli.main import main
@@ -16,9 +17,17 @@ from ser_hf.data import dataset
 from ser_hf.data.corpora import CORPORA, parse_name
 from ser_hf.data.corpora.base import Corpus
 from ser_hf.data.corpora.scan import scan_corpus
+from ser_hf.errors import UserError
 from ser_hf.evaluation import baselines, evaluate, metrics, reports
 from ser_hf.evaluation.predictions import rows_tested
+from ser_hf.inference.backends import BACKENDS
+from ser_hf.inference.predictor import Predictor
+from ser_hf.labels import EMOTIONS
+from ser_hf.models.features import FRONT_ENDS, FrontEnd
+from ser_hf.models.loading import load_for_training
+from ser_hf.models.padding import ignore_padding
 from ser_hf.protocols.base import Protocol
+from ser_hf.training.dataset import SpeechDataset, TrainingCollator, Variation
 
 LABELS = {"W": "angry", "F": "happy", "N": "neutral"}
 
@@ -170,3 +179,53 @@ def test_baseline(built, monkeypatch, tmp_path):
     saved = json.loads((output / "results.json").read_text())
     assert saved["model"] == "mfcc-most-frequent"
     assert saved["uar"] == saved["chance"]
+
+
+class BackwardFrontEnd(FrontEnd):
+    """Takes waveforms from their end."""
+
+    def finish(self, prepared):
+        return super().finish(prepared[::-1].copy())
+
+
+def test_front_end(rows, models, clips, monkeypatch):
+    backward = Predictor(models["layer"]).probabilities([clip[::-1].copy() for clip in clips[:3]])
+    monkeypatch.setitem(FRONT_ENDS, Wav2Vec2FeatureExtractor, BackwardFrontEnd)
+    predictor = Predictor(models["layer"])
+    np.testing.assert_allclose(predictor.probabilities(clips[:3]), backward, atol=1e-6)
+    scores = predictor.predict({"array": clips[0], "sampling_rate": 16_000})["scores"]
+    assert list(scores.values()) == pytest.approx(backward[0], abs=1e-6)
+
+    model, extractor = load_for_training(models["layer"])
+    examples = SpeechDataset(rows, [0, 1], extractor, Variation(silence="random_trim", mixup=0.4))
+    batch = TrainingCollator(extractor, ignore_padding(model))([examples[0, 0], examples[0, 1]])
+    model(input_values=batch["input_values"], labels=batch["labels"]).loss.backward()
+    assert model.classifier.weight.grad.abs().sum() > 0
+
+
+class CertainBackend:
+    """Predicts one label, whatever it is given."""
+
+    device, batches, digest = "cpu", True, "0" * 16
+
+    def __init__(self, model):
+        self.config, self.extractor = AutoConfig.from_pretrained(model), AutoFeatureExtractor.from_pretrained(model)
+
+    def logits(self, features):
+        return np.tile(np.eye(8, dtype=np.float32)[3] * 99, (len(features), 1))
+
+
+def test_backend(tuned, recordings, clips, monkeypatch, capsys, fails):
+    monkeypatch.setitem(BACKENDS, "certain", lambda model, device, revision: CertainBackend(model))
+    predictor = Predictor(tuned, backend="certain")
+    assert predictor.probabilities(clips[:2]).argmax(axis=1).tolist() == [3, 3]
+    talk = {"array": np.resize(np.concatenate(clips), 12 * 16_000), "sampling_rate": 16_000}
+    assert predictor.predict(talk)["label"] == EMOTIONS[3]
+    with pytest.raises(UserError, match="only torch gives embeddings"):
+        predictor.outputs(clips[:1])
+    with pytest.raises(UserError, match="runs on certain, without torch's weights"):
+        _ = predictor.model
+    file = str(next(recordings[0].rglob("*.wav")))
+    assert main(["predict", file, "--model", str(tuned), "--backend", "certain"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["label"] == EMOTIONS[3]
+    assert "onnx-int8, certain" in fails("predict", file, "--model", str(tuned), "--backend", "sure")

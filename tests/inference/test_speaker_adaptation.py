@@ -142,7 +142,7 @@ def test_what_cannot_be_adapted_is_said(predictor, clips, tuned, models, tmp_pat
     with pytest.raises(AdaptationError, match="an adapted predictor cannot be adapted"):
         predictor.adapt(clips).adapt(clips)
     voice = predictor.adapt(clips).adaptation
-    with pytest.raises(AdaptationError, match="heard by another model"):
+    with pytest.raises(AdaptationError, match="fitted to another model"):
         predictor.adapt(Adaptation(voice.weight, voice.offset, 6, "0" * 16))
     other = tmp_path / "other.safetensors"
     save_file({"mean": torch.zeros(2)}, other)
