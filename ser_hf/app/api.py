@@ -22,6 +22,7 @@ from starlette.datastructures import UploadFile
 from ser_hf.app import uploads
 from ser_hf.app.uploads import Limits, UploadedFile
 from ser_hf.errors import UserError
+from ser_hf.inference.prediction import FailedPrediction, Prediction
 from ser_hf.inference.predictor import Predictor
 
 CONCURRENT = 8
@@ -36,12 +37,14 @@ def predict_file(
     limits: Limits,
     file: UploadedFile,
     on_samples: Callable[[np.ndarray], None] | None = None,
-) -> dict:
+) -> Prediction:
     """Predict one uploaded recording within the limits; errors are those of `Predictor.predict`."""
     return predictor.predict(file.source(), limits.timeout, limits.seconds, on_samples)
 
 
-def predict_batch(predictor: Predictor, limits: Limits, files: list[UploadedFile]) -> Iterator[dict]:
+def predict_batch(
+    predictor: Predictor, limits: Limits, files: list[UploadedFile]
+) -> Iterator[Prediction | FailedPrediction]:
     """Predict several recordings in their order, zips opened.
 
     Yields:
@@ -50,7 +53,7 @@ def predict_batch(predictor: Predictor, limits: Limits, files: list[UploadedFile
     Raises:
         UploadError: as `uploads.recordings`.
     """
-    unreadable: deque[tuple[int, dict]] = deque()
+    unreadable: deque[tuple[int, FailedPrediction]] = deque()
 
     def sources() -> Iterator[dict]:
         for position, recording in enumerate(uploads.recordings(files, limits)):
@@ -69,7 +72,7 @@ def predict_batch(predictor: Predictor, limits: Limits, files: list[UploadedFile
     yield from (error for _, error in unreadable)
 
 
-def timeline_of(prediction: dict) -> dict:
+def timeline_of(prediction: Prediction) -> dict:
     """The duration and the segments of a prediction."""
     return {"duration": prediction["duration"], "segments": prediction["segments"]}
 

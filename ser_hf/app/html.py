@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from ser_hf.inference.prediction import FailedPrediction, Prediction, Segment
 from ser_hf.labels import COLOURS
 
 _OTHER_LABEL = "#666666"  # of a label that is none of the eight
@@ -39,7 +40,7 @@ class Peaks:
         return np.concatenate([*self._peaks, last])
 
 
-def prediction_html(prediction: dict, peaks: np.ndarray | None = None, threshold: float = 0.0) -> str:
+def prediction_html(prediction: Prediction, peaks: np.ndarray | None = None, threshold: float = 0.0) -> str:
     """A prediction as the page shows it.
 
     Args:
@@ -53,7 +54,7 @@ def prediction_html(prediction: dict, peaks: np.ndarray | None = None, threshold
     )
 
 
-def live_html(prediction: dict) -> str:
+def live_html(prediction: Prediction) -> str:
     """A running prediction as the page shows it while somebody speaks."""
     if not prediction["segments"]:
         headline = '<p class="ser-label">Listening</p>'
@@ -74,7 +75,7 @@ def message_html(text: str, kind: str = "error") -> str:
     return f'<div class="ser-{kind}" role="{role}">{escape(text)}</div>'
 
 
-def batch_html(predictions: list[dict]) -> str:
+def batch_html(predictions: list[Prediction | FailedPrediction]) -> str:
     """A table with a row for each recording; one that cannot be read has its error there."""
     head = "".join(f'<th scope="col">{name}</th>' for name in ("recording", "label", "score", "length"))
     body = "".join(f'<tr><th scope="row">{escape(row["file"] or "")}</th>{_cells(row)}</tr>' for row in predictions)
@@ -107,7 +108,7 @@ def text_colour(background: str) -> str:
     return "#ffffff" if 1.05 / (luminance + 0.05) >= (luminance + 0.05) / 0.05 else "#000000"
 
 
-def _headline(prediction: dict, threshold: float) -> str:
+def _headline(prediction: Prediction, threshold: float) -> str:
     length = _length(prediction["duration"])
     if not prediction["segments"]:
         return f'<p class="ser-label">No voice was found</p><p class="ser-sub">in {length} of audio</p>'
@@ -122,7 +123,7 @@ def _headline(prediction: dict, threshold: float) -> str:
     )
 
 
-def _cells(prediction: dict) -> str:
+def _cells(prediction: Prediction | FailedPrediction) -> str:
     if "error" in prediction:
         return f'<td colspan="3">{escape(prediction["error"])}</td>'
     label = escape(prediction["label"])
@@ -155,7 +156,7 @@ def _score_bars(scores: dict[str, float]) -> str:
     return f'<div class="ser-bars">{"".join(rows)}</div>'
 
 
-def _picture(prediction: dict, peaks: np.ndarray) -> str:
+def _picture(prediction: Prediction, peaks: np.ndarray) -> str:
     """The waveform, and the timeline of a recording that is long or has several segments."""
     segments, duration = prediction["segments"], prediction["duration"]
     has_timeline = bool(segments) and (len(segments) > 1 or duration > 10)
@@ -179,7 +180,7 @@ def _waveform(peaks: np.ndarray, seconds: float) -> str:
     )
 
 
-def _timeline(segments: list[dict], duration: float) -> str:
+def _timeline(segments: list[Segment], duration: float) -> str:
     """Coloured stretches; a keyboard skips them, since the list below says the same."""
     stretches = []
     for segment in segments:
@@ -194,7 +195,7 @@ def _timeline(segments: list[dict], duration: float) -> str:
     return f'<div class="ser-timeline">{"".join(stretches)}</div>'
 
 
-def _segment_list(segments: list[dict]) -> str:
+def _segment_list(segments: list[Segment]) -> str:
     rows = (
         f'<li><button class="ser-jump" data-start="{segment["start"]:.3f}" aria-label="play {_segment_text(segment)}">'
         f"{_dot(segment['label'])}<span>{clock(segment['start'])} – {clock(segment['end'])}</span>"

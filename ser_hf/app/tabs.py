@@ -18,6 +18,7 @@ from ser_hf.app import api, html, uploads
 from ser_hf.app.uploads import Limits, UploadedFile
 from ser_hf.errors import UserError
 from ser_hf.evaluation.results import Results
+from ser_hf.inference.prediction import FailedPrediction, Prediction
 from ser_hf.inference.predictor import Predictor
 from ser_hf.inference.speaker_adaptation import Adaptation
 
@@ -171,7 +172,7 @@ def add_batch(predictor: Predictor, limits: Limits) -> None:
 _COLUMNS = ["file", "label", "score", "abstained", "duration", "error"]
 
 
-def csv_text(predictions: list[dict]) -> str:
+def csv_text(predictions: list[Prediction | FailedPrediction]) -> str:
     """Predictions as CSV, one a line, with the score of each label; no cell is a formula."""
     labels = next((list(row["scores"]) for row in predictions if "scores" in row), [])
     text = io.StringIO()

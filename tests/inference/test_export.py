@@ -56,7 +56,7 @@ def asked(session, made):
 
 
 @pytest.mark.parametrize("kind", ["bert", "group", "layer", "tiny", "hubert", "wavlm"])
-def test_a_graph_answers_as_torch_for_any_number_of_clips_of_any_length(kind, models, tmp_path):
+def test_a_graph_predicts_as_torch_for_any_number_of_clips_of_any_length(kind, models, tmp_path):
     model, extractor, rule = loaded(kind, models)
     onnx_graph.write_graph(model, extractor, rule, tmp_path / "model.onnx")
     assert not model.training
@@ -129,7 +129,7 @@ def test_an_exported_folder_needs_no_safetensors(quantised, tuned, clips, tmp_pa
 
 
 @pytest.mark.parametrize("quantised", [False, True])
-def test_the_gate_refuses_other_answers_and_leaves_nothing(quantised, home, models, tmp_path, monkeypatch):
+def test_the_check_refuses_other_predictions_and_leaves_nothing(quantised, home, models, tmp_path, monkeypatch):
     original = onnx_graph.write_graph
 
     def tampered(model, extractor, rule, path, int8=False):
@@ -152,7 +152,7 @@ def test_the_gate_refuses_other_answers_and_leaves_nothing(quantised, home, mode
 
 
 @pytest.mark.parametrize(("lead", "changed"), [(0.04, 0), (0.06, 1)])
-def test_labels_that_hang_by_a_hair_may_change(lead, changed, models, monkeypatch):
+def test_labels_that_lead_by_little_may_change(lead, changed, models, monkeypatch):
     _, extractor, _ = loading.load_for_prediction(models["layer"])
     torchs, graphs = np.log([[0.5 + lead / 2, 0.5 - lead / 2]]), np.log([[0.49, 0.51]])
     fake = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="x")], run=lambda names, made: [graphs])
@@ -167,7 +167,7 @@ def test_labels_that_hang_by_a_hair_may_change(lead, changed, models, monkeypatc
     }
 
 
-def test_the_gate_lets_near_answers_pass():
+def test_the_check_accepts_close_predictions():
     figures = {"clips": 10, "max_difference": 0.03, "same_labels": 0.9, "changed": 0}
     onnx_graph._refuse_difference(figures, "onnx-int8")
     for bad in ({"max_difference": 0.2}, {"max_difference": float("nan")}, {"changed": 1}):
@@ -203,7 +203,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(package, home
             attempt()
 
 
-def test_the_gate_hears_clips_of_many_lengths_and_the_same_each_time():
+def test_the_check_takes_clips_of_many_lengths_and_the_same_each_time():
     voices = list(onnx_graph.check_clips())
     lengths = [len(voice) / audio.SAMPLING_RATE for voice in voices]
     assert min(lengths) == 0.1

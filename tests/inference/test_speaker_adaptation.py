@@ -91,7 +91,7 @@ def test_all_logits_are_moved(predictor, clips):
     assert np.abs(expected - softmax(heard, axis=1)).max() > 0.01
 
 
-def test_onnx_hears_a_voice_as_torch_does(predictor, clips, tuned):
+def test_onnx_adapts_as_torch_does(predictor, clips, tuned):
     onnx = Predictor(tuned, backend="onnx")
     voice = onnx.adapt(clips)
     assert np.allclose(voice.adaptation.offset, predictor.adapt(clips).adaptation.offset, atol=1e-3)
@@ -132,7 +132,7 @@ def test_a_long_recording_is_adapted_to_in_windows(predictor, clips):
         predictor.adapt([silent])
 
 
-def test_what_cannot_be_adapted_is_said(predictor, clips, tuned, models, tmp_path):
+def test_what_cannot_be_adapted_is_refused(predictor, clips, tuned, models, tmp_path):
     with pytest.raises(AdaptationError, match="at least one clip"):
         predictor.adapt([])
     with pytest.raises(TimeoutExceeded, match=r"-21\.wav' took longer"):

@@ -92,7 +92,7 @@ def test_the_rule_is_named_and_leaves_the_state_dict(models):
         assert list(model.state_dict()) == before
 
 
-def test_models_that_hear_padding_behind_the_mask_take_one_clip_at_a_time(tmp_path):
+def test_models_that_mix_padding_in_behind_the_mask_take_one_clip_at_a_time(tmp_path):
     config = Wav2Vec2ConformerConfig(
         hidden_size=16,
         num_hidden_layers=1,

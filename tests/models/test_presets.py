@@ -8,7 +8,7 @@ from ser_hf.models.features import front_end_of
 from ser_hf.training import setup
 
 
-def test_the_model_of_50_frames_a_second_is_narrower_than_tiny_and_hears_the_spectrum_at_any_loudness():
+def test_the_model_of_50_frames_a_second_is_narrower_than_tiny_and_takes_the_spectrum_at_any_loudness():
     fine, extractor = loading.load_for_training("tiny-50")
     coarse, _ = loading.load_for_training("tiny")
     assert (extractor.hop_length, fine.config.feature_projection_input_dim) == (320, extractor.feature_size)
