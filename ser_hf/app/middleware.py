@@ -196,7 +196,9 @@ class RateLimit:
             return int(times[0] + 60 - now) + 1
         times.append(now)
         if len(self._times) > 10_000:  # clients who have long gone
-            self._times = {name: asked for name, asked in self._times.items() if asked and asked[-1] > now - 60}
+            self._times = {
+                name: requests for name, requests in self._times.items() if requests and requests[-1] > now - 60
+            }
         return 0
 
 

@@ -1,5 +1,4 @@
-"""Whether a model's folder may be shown to others: its evidence is of its weights, its card of its
-evidence."""
+"""Whether a model may be published: its results are of its weights, its card is of its results."""
 
 import re
 from pathlib import Path
@@ -12,15 +11,14 @@ from ser_hf.models import loading
 
 
 class ProvenanceError(UserError):
-    """A model whose figures would mislead; the message says why and what mends it."""
+    """A model whose figures would mislead; the message names the reason and the remedy."""
 
 
-def public(folder: Path, repo: str, revision: str | None = None) -> dict[str, bytes]:
-    """The card and `results.json` as strangers should read them: the model by its name on the Hub,
-    no local paths.
+def public_files(folder: Path, repo: str, revision: str | None = None) -> dict[str, bytes]:
+    """The card and `results.json` for the Hub: the model by its name there, and no local paths.
 
     Args:
-        folder: that `check` accepts.
+        folder: that `check_evidence` accepts.
         repo: the name of the model on the Hub.
         revision: the branch on which it will lie, which the card's example has to name; main if
             None.
@@ -43,25 +41,27 @@ def public(folder: Path, repo: str, revision: str | None = None) -> dict[str, by
 
 
 def _renamed(value: object, names: dict[str, str]) -> Any:
-    """What JSON holds, with other names for paths; a path of one word, such as `model`, may mean
-    anything and stays."""
+    """JSON with other names for paths.
+
+    A path of a single word, such as `model`, may mean anything and stays.
+    """
     if isinstance(value, dict):
-        return {key: _renamed(one, names) for key, one in value.items()}
+        return {key: _renamed(item, names) for key, item in value.items()}
     if isinstance(value, list):
-        return [_renamed(one, names) for one in value]
+        return [_renamed(item, names) for item in value]
     if isinstance(value, str):
-        for path in sorted(names, key=len, reverse=True):  # one may begin as another does
+        for path in sorted(names, key=len, reverse=True):  # a path may begin as another does
             if "/" in path:
                 value = re.sub(rf"(?<![\w./-]){re.escape(path)}(?![\w/-])", lambda _, name=names[path]: name, value)
     return value
 
 
-def check(folder: Path, allow_leaky: bool = False) -> Results:
-    """Hold a model's folder to its evidence.
+def check_evidence(folder: Path, allow_leaky: bool = False) -> Results:
+    """Compare a model's card with its results, and its results with its weights.
 
     Args:
         folder: with weights, `results.json` and the card `README.md`.
-        allow_leaky: accept figures of speakers who were, or may have been, heard in training.
+        allow_leaky: accept figures of speakers who were, or may have been, in the training.
 
     Returns:
         The results.
@@ -74,20 +74,22 @@ def check(folder: Path, allow_leaky: bool = False) -> Results:
     model, _, _ = loading.load_for_prediction(folder)
     results = Results.load(folder / "results.json")
     card = folder / "README.md"
-    again = f"run `ser-hf evaluate --model {folder} --into_model` with its dataset and protocol"
+    remedy = f"run `ser-hf evaluate --model {folder} --into_model` with its dataset and protocol"
     if results.weights != loading.digest(model):
         tested = results.weights or "unknown"
-        raise ProvenanceError(f"results.json in '{folder}' is of other weights ({tested}): {again}")
+        raise ProvenanceError(f"results.json in '{folder}' is of other weights ({tested}): {remedy}")
     if not card.is_file():
-        raise ProvenanceError(f"'{folder}' has no card README.md: {again}")
+        raise ProvenanceError(f"'{folder}' has no card README.md: {remedy}")
     if results.leaks and not allow_leaky:
         why = results.notes[0] if results.notes else "its protocol holds no speakers out"
-        raise ProvenanceError(f"'{folder}' was not tested on held-out speakers ({why}): {again}, or pass --allow_leaky")
+        raise ProvenanceError(
+            f"'{folder}' was not tested on held-out speakers ({why}): {remedy}, or pass --allow_leaky"
+        )
     text = _without_branch(card.read_text(), results.model)
     if results.leaks and reports.STAMP not in text:
-        raise ProvenanceError(f"the card of '{folder}' does not say that its figures leak: {again}")
-    if wrong := reports.unfounded(text, results):
-        raise ProvenanceError(f"the card of '{folder}' says {wrong[0]}, which is not in results.json: {again}")
+        raise ProvenanceError(f"the card of '{folder}' does not say that its figures leak: {remedy}")
+    if unfounded := reports.unfounded(text, results):
+        raise ProvenanceError(f"the card of '{folder}' says {unfounded[0]}, which is not in results.json: {remedy}")
     return results
 
 

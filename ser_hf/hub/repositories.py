@@ -145,9 +145,9 @@ def push_model(
     _check_branch(revision, repo)
     from ser_hf.hub import checks  # needs torch, which nothing else here does
 
-    checks.check(Path(folder), allow_leaky)
+    checks.check_evidence(Path(folder), allow_leaky)
     name = full_name(repo)
-    files = _files(Path(folder), "model") | checks.public(Path(folder), name, revision)
+    files = _files(Path(folder), "model") | checks.public_files(Path(folder), name, revision)
     return commit_files(files, name, private, "model", revision)
 
 

@@ -116,8 +116,8 @@ def shown_scores(answer):
 def test_upload_and_read_the_answer(page, predictor, recordings):
     file = sorted(recordings[0].rglob("*-24.wav"))[5]
     answer, expected = analyse(page, file), predictor.predict(file)
-    said = expected["label"] if not expected["abstained"] else "Not sure"
-    assert answer.locator(".ser-label").inner_text() == said
+    label = expected["label"] if not expected["abstained"] else "Not sure"
+    assert answer.locator(".ser-label").inner_text() == label
     bars = answer.locator("[role=meter]")
     assert [bars.nth(i).get_attribute("aria-label") for i in range(bars.count())] == list(EMOTIONS)
     np.testing.assert_allclose(shown_scores(answer), list(expected["scores"].values()), atol=6e-4)
@@ -162,12 +162,12 @@ def test_a_long_recording_has_a_timeline_that_plays(page, predictor, talk):
     jumps = answer.locator(".ser-jump")
     assert jumps.count() == len(expected["segments"])
     assert [float(jumps.nth(i).get_attribute("data-start")) for i in range(jumps.count())] == [
-        one["start"] for one in expected["segments"]
+        item["start"] for item in expected["segments"]
     ]
-    for one, part in zip(expected["segments"], answer.locator(".ser-part").all(), strict=True):
-        assert f"{one['label']}, " in part.get_attribute("title")
+    for item, part in zip(expected["segments"], answer.locator(".ser-part").all(), strict=True):
+        assert f"{item['label']}, " in part.get_attribute("title")
         left = float(re.search(r"left: ([\d.]+)%", part.get_attribute("style"))[1])
-        assert left == pytest.approx(100 * one["start"] / expected["duration"], abs=0.01)
+        assert left == pytest.approx(100 * item["start"] / expected["duration"], abs=0.01)
     last = jumps.nth(jumps.count() - 1)
     last.focus()
     page.keyboard.press("Enter")
@@ -252,17 +252,17 @@ def test_batch_gives_a_table_and_both_downloads(page, predictor, recordings, tmp
     page.get_by_role("button", name="Analyse all").click()
     page.locator("#table").get_by_text(files[2].name).first.wait_for(timeout=60_000)
     page.locator("#batch-message").get_by_text("3 recordings analysed, 1 could not be read").wait_for()
-    found = {}
+    saved_texts = {}
     for kind in ("csv", "jsonl"):
         with page.expect_download() as saved:
             page.locator(f"#{kind}").click()
-        found[kind] = Path(saved.value.path()).read_text()
+        saved_texts[kind] = Path(saved.value.path()).read_text()
     expected = [predictor.predict(file) for file in files]
-    lines = found["jsonl"].splitlines()
+    lines = saved_texts["jsonl"].splitlines()
     assert [lines[0], *lines[2:]] == [json.dumps(answer) for answer in expected]
     assert json.loads(lines[1])["file"] == "notes.wav"
-    rows = list(csv.DictReader(found["csv"].splitlines()))
-    assert [row["label"] for row in rows] == [expected[0]["label"], "", *(one["label"] for one in expected[1:])]
+    rows = list(csv.DictReader(saved_texts["csv"].splitlines()))
+    assert [row["label"] for row in rows] == [expected[0]["label"], "", *(item["label"] for item in expected[1:])]
     assert [float(rows[0][name]) for name in EMOTIONS] == list(expected[0]["scores"].values())
     assert "is not audio that can be read" in rows[1]["error"]
 
@@ -312,26 +312,26 @@ def test_a_keyboard_reaches_everything_and_all_has_a_name(page):
     named, reached = [], set()
     for _ in range(40):
         page.keyboard.press("Tab")
-        told = page.evaluate(
+        focused = page.evaluate(
             """() => { const one = document.activeElement; return [one.tagName,
             (one.getAttribute('aria-label') || one.innerText || one.title || '').trim(), one.id]
             }"""
         )
-        named.append(told)
-        reached |= {told[1], told[2]}
+        named.append(focused)
+        reached |= {focused[1], focused[2]}
     assert {"Analyse", "go"} <= reached
     assert any("synthetic conversation" in name for name in reached)
-    assert [one for one in named if one[0] == "BUTTON" and not one[1]] == []
+    assert [item for item in named if item[0] == "BUTTON" and not item[1]] == []
 
 
 def test_the_endpoints_have_schemas(url):
     from gradio_client import Client
 
-    told = Client(url, verbose=False).view_api(return_format="dict")
-    assert sorted(told["named_endpoints"]) == ["/batch", "/predict", "/predict_json", "/timeline"]
-    (parameter,) = told["named_endpoints"]["/predict"]["parameters"]
+    schema = Client(url, verbose=False).view_api(return_format="dict")
+    assert sorted(schema["named_endpoints"]) == ["/batch", "/predict", "/predict_json", "/timeline"]
+    (parameter,) = schema["named_endpoints"]["/predict"]["parameters"]
     assert parameter["parameter_name"] == "recording"
-    assert told["unnamed_endpoints"] == {}
+    assert schema["unnamed_endpoints"] == {}
 
 
 def test_a_program_is_told_what_is_wrong_in_words(url, tmp_path):

@@ -46,11 +46,11 @@ def url(tuned):
 def outside():
     """A server on this machine that must never be asked; gives its address and what it was
     asked."""
-    asked = []
+    requested = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            asked.append(self.path)
+            requested.append(self.path)
             self.send_response(200)
             self.end_headers()
 
@@ -61,7 +61,7 @@ def outside():
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/clip.wav", asked
+    yield f"http://127.0.0.1:{server.server_port}/clip.wav", requested
     server.shutdown()
 
 
@@ -128,20 +128,20 @@ def wav(seconds):
 
 def test_health_says_which_model_and_how_it_was_tested(url, tuned):
     status, text = ask(f"{url}/health")
-    told, results = json.loads(text), json.loads((tuned / "results.json").read_text())
+    answer, results = json.loads(text), json.loads((tuned / "results.json").read_text())
     assert status == 200
-    assert told["status"] == "ok"
-    assert told["model"] == tuned.name
-    assert (told["protocol"], told["protocol_hash"]) == (results["protocol"], results["protocol_hash"])
-    assert told["leaks_speakers"] is False
-    assert told["limits"]["file_mb"] == 1
+    assert answer["status"] == "ok"
+    assert answer["model"] == tuned.name
+    assert (answer["protocol"], answer["protocol_hash"]) == (results["protocol"], results["protocol_hash"])
+    assert answer["leaks_speakers"] is False
+    assert answer["limits"]["file_mb"] == 1
     assert str(tuned.parent) not in text
 
 
 def test_results_from_elsewhere_are_none(tuned, tmp_path):
     (tmp_path / "results.json").write_text('{"accuracy": 0.9}')
-    told = health(Predictor(tuned), Limits(), tmp_path, None)
-    assert (told["protocol"], told["leaks_speakers"]) == (None, None)
+    answer = health(Predictor(tuned), Limits(), tmp_path, None)
+    assert (answer["protocol"], answer["leaks_speakers"]) == (None, None)
     with gradio.Blocks() as page:
         tabs.add_model(Predictor(tuned), tmp_path)
     (shown,) = page.blocks.values()
@@ -175,7 +175,7 @@ def test_what_is_too_large_is_refused_while_it_comes(url):
 
 @pytest.mark.parametrize("endpoint", ["predict", "predict_json", "timeline", "batch"])
 def test_addresses_are_not_fetched(url, outside, endpoint):
-    address, asked = outside
+    address, requested = outside
     for path in (address, address.upper(), f" {address}", f"file://{__file__}", "ftp://127.0.0.1/x"):
         data = file_data(path)
         status, text = call(url, endpoint, [data] if endpoint == "batch" else data)
@@ -188,7 +188,7 @@ def test_addresses_are_not_fetched(url, outside, endpoint):
         assert ask(url + route, body)[0] == 404
     assert ask(f"{url}{API}/proxy={address}")[0] == 404
     assert ask(f"{url}{API}/file={address}")[0] in (403, 404)
-    assert asked == []
+    assert requested == []
 
 
 def test_only_what_was_uploaded_is_read(url, tmp_path, clip):
@@ -237,13 +237,16 @@ def test_names_cannot_leave_the_folder_or_become_markup(url, clip):
             continue
         path = Path(json.loads(text)[0])
         assert path.resolve().parent.parent.name.startswith("ser_hf_app-")
-        _, told = call(url, "predict", file_data(str(path), name))
-        assert "<img" not in told
+        _, answer = call(url, "predict", file_data(str(path), name))
+        assert "<img" not in answer
 
 
 def test_nothing_but_what_the_app_needs_is_there(url):
     for path in (
-        *(f"{API}/{one}" for one in ("proxy=x", "vibe-code", "runs", "run-history/buckets", "dev/reload", "deep_link")),
+        *(
+            f"{API}/{route}"
+            for route in ("proxy=x", "vibe-code", "runs", "run-history/buckets", "dev/reload", "deep_link")
+        ),
         *(f"{API}/call/predict/0", f"{API}/openapi.json", "/predict", "/batch", "/timeline"),
         *("/monitoring", "/monitoring/summary", "/docs", "/openapi.json", f"{API}/mcp/", "/login", "/../app.py"),
     ):
@@ -388,7 +391,7 @@ def test_limits_are_flags(fails, tuned, capsys):
 
     with pytest.raises(SystemExit):
         main(["app", "--help"])
-    told = capsys.readouterr().out
-    assert "--per_minute" in told
-    assert "seconds that one recording may take (default: 60)" in " ".join(told.split())
+    help_text = capsys.readouterr().out
+    assert "--per_minute" in help_text
+    assert "seconds that one recording may take (default: 60)" in " ".join(help_text.split())
     assert "--seconds is -1: 0 or more is needed" in fails("app", "--model", tuned, "--seconds", "-1")

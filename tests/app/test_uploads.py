@@ -91,22 +91,22 @@ def test_a_batch_is_asked_side_by_side_and_answered_in_its_order(recordings, tmp
     clips = iter(sorted(recordings[0].rglob("*.wav")))
     (tmp_path / "notes.wav").write_text("no sound in here")
     locked = secret(tmp_path / "locked.zip")
-    made = {"c": lambda: next(clips), "n": lambda: tmp_path / "notes.wav", "u": lambda: locked}
-    paths = [made[kind]() for kind in "uuccccccuncccunu"]
-    predictor, asked, ahead = Predictor(), 0, []
+    makers = {"c": lambda: next(clips), "n": lambda: tmp_path / "notes.wav", "u": lambda: locked}
+    paths = [makers[kind]() for kind in "uuccccccuncccunu"]
+    predictor, started, in_flight = Predictor(), 0, []
     submit = predictor.session.submit
 
     def counted(clips):
-        nonlocal asked
-        asked += 1
+        nonlocal started
+        started += 1
         return submit(clips)
 
     predictor.session.submit = counted
     answers = []
     for answer in api.predict_batch(predictor, Limits(), uploaded(paths)):
         answers.append(answer)
-        ahead.append(asked - sum("scores" in answer for answer in answers))
-    assert max(ahead) > 0
+        in_flight.append(started - sum("scores" in answer for answer in answers))
+    assert max(in_flight) > 0
     alone = Predictor()
     for path, answer in zip(paths, answers, strict=True):
         if path == locked:

@@ -71,7 +71,7 @@ def test_all_evidence_is_written_and_stands_in_the_card(full):
         assert heading in card
     for name in ("results.json", "README.md", "plots/robustness.png", "predictions.csv"):
         assert (model / name).read_bytes() == (out / name).read_bytes()
-    checks.check(model)
+    checks.check_evidence(model)
 
 
 def test_history_and_settings_of_the_training_are_kept(full, tuned):
@@ -199,25 +199,25 @@ class TestProvenance:
         return shutil.copytree(tuned, tmp_path / "model", ignore=ignored)
 
     def test_what_fine_tuning_wrote_holds(self, model):
-        assert checks.check(model).uar == Results.load(model / "results.json").uar
+        assert checks.check_evidence(model).uar == Results.load(model / "results.json").uar
 
     def test_evidence_of_other_weights_is_refused(self, model):
         predictor = Predictor(model)
         loading.last_linear(predictor.model).weight.data += 0.01
         predictor.model.save_pretrained(model)
         with pytest.raises(ProvenanceError, match="is of other weights"):
-            checks.check(model)
+            checks.check_evidence(model)
 
     def test_a_card_with_a_figure_of_its_own_is_refused(self, model):
         card = model / "README.md"
         card.write_text(card.read_text() + "\nOur users say it is right in 97.31 % of cases.\n")
         with pytest.raises(ProvenanceError, match=r"says 97\.31, which is not in results"):
-            checks.check(model)
+            checks.check_evidence(model)
 
     def test_words_may_be_added(self, model):
         card = model / "README.md"
         card.write_text(card.read_text() + "\nWith thanks to the actors.\n")
-        checks.check(model)
+        checks.check_evidence(model)
 
     def test_leaky_figures_need_the_flag_and_the_stamp(self, model):
         results = Results.load(model / "results.json")
@@ -226,12 +226,12 @@ class TestProvenance:
         results = dataclasses.replace(results, held_apart=held_apart, notes=notes)
         results.save(model / "results.json")
         with pytest.raises(ProvenanceError, match=r"not tested on held-out speakers.*--allow_leaky"):
-            checks.check(model)
+            checks.check_evidence(model)
         with pytest.raises(ProvenanceError, match="does not say that its figures leak"):
-            checks.check(model, allow_leaky=True)
+            checks.check_evidence(model, allow_leaky=True)
         pictures = [path.name for path in (model / "plots").iterdir()]
         (model / "README.md").write_text(reports.model_card(results, pictures))
-        checks.check(model, allow_leaky=True)
+        checks.check_evidence(model, allow_leaky=True)
 
     def test_a_model_without_evidence_is_refused(self, models, fails):
         assert "results.json" in fails("push", "--model", models["bert"], "--repo", "you/model")

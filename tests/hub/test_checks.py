@@ -26,12 +26,12 @@ def pushed(tuned, tmp_path, monkeypatch):
         results.save(folder / "results.json")
         pictures = [path.name for path in (folder / "plots").glob("*.png")]
         (folder / "README.md").write_text(reports.model_card(results, pictures) + added)
-        found = checks.public(folder, REPO, revision)
-        (folder / "README.md").write_bytes(found["README.md"])
-        (folder / "results.json").write_bytes(found["results.json"])
-        checks.check(folder)  # whoever pulls it may push it again
-        assert checks.public(folder, REPO, revision) == found
-        return found["README.md"].decode(), json.loads(found["results.json"])
+        files = checks.public_files(folder, REPO, revision)
+        (folder / "README.md").write_bytes(files["README.md"])
+        (folder / "results.json").write_bytes(files["results.json"])
+        checks.check_evidence(folder)  # whoever pulls it may push it again
+        assert checks.public_files(folder, REPO, revision) == files
+        return files["README.md"].decode(), json.loads(files["results.json"])
 
     return push
 

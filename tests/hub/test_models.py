@@ -32,39 +32,39 @@ for name, revision in json.loads(sys.argv[1]):
 
 
 @pytest.fixture(scope="module")
-def others(tuned, tmp_path_factory):
+def variants(tuned, tmp_path_factory):
     """What fine-tuning wrote, changed: other weights in several files, with evidence, and three
     that must not pass."""
     place = tmp_path_factory.mktemp("others")
-    made = {
+    folders = {
         name: shutil.copytree(tuned, place / name, ignore=shutil.ignore_patterns("checkpoint-*", "tensorboard"))
         for name in ("sharded", "leaky", "headless", "nameless")
     }
     results = json.loads((tuned / "results.json").read_text())
     model, _, _ = loading.load_for_prediction(tuned)
     model.classifier.bias.data += 0.5
-    (made["sharded"] / "model.safetensors").unlink()
-    model.save_pretrained(made["sharded"], max_shard_size="20KB")
-    (made["sharded"] / "results.json").write_text(json.dumps(results | {"weights": loading.digest(model)}))
-    (made["leaky"] / "results.json").write_text(json.dumps(results | {"held_apart": []}))
+    (folders["sharded"] / "model.safetensors").unlink()
+    model.save_pretrained(folders["sharded"], max_shard_size="20KB")
+    (folders["sharded"] / "results.json").write_text(json.dumps(results | {"weights": loading.digest(model)}))
+    (folders["leaky"] / "results.json").write_text(json.dumps(results | {"held_apart": []}))
     weights = load_file(tuned / "model.safetensors")
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("classifier")}
-    save_file(weights, made["headless"] / "model.safetensors", {"format": "pt"})
+    save_file(weights, folders["headless"] / "model.safetensors", {"format": "pt"})
     config = json.loads((tuned / "config.json").read_text())
     config["id2label"] = {str(number): f"LABEL_{number}" for number in range(8)}
-    (made["nameless"] / "config.json").write_text(json.dumps(config))
-    return made
+    (folders["nameless"] / "config.json").write_text(json.dumps(config))
+    return folders
 
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix in (".json", ".safetensors")}
 
 
-def test_a_push_takes_the_evidence_along_and_nothing_without_it(remote, call, tuned, others):
+def test_a_push_takes_the_evidence_along_and_nothing_without_it(remote, call, tuned, variants):
     url, again, *refused = call(
         ["push_model", str(tuned), "voices"],
         ["push_model", str(tuned), NAME],
-        *(["push_model", str(others[name]), f"you/{name}"] for name in ("leaky", "headless", "nameless")),
+        *(["push_model", str(variants[name]), f"you/{name}"] for name in ("leaky", "headless", "nameless")),
         ["push_model", str(tuned / "nothing"), NAME],
     )
     repo = remote.repos["model"][NAME]
@@ -79,8 +79,8 @@ def test_a_push_takes_the_evidence_along_and_nothing_without_it(remote, call, tu
     kinds, lines = zip(*refused, strict=True)
     assert kinds == ("ProvenanceError", "ModelError", "ModelError", "HubError")
     assert "not tested on held-out speakers" in lines[0]
-    assert f"'{others['headless']}' has no trained weights for classifier.bias" in lines[1]
-    assert f"'{others['nameless']}' has labels without a meaning (LABEL_0, …)" in lines[2]
+    assert f"'{variants['headless']}' has no trained weights for classifier.bias" in lines[1]
+    assert f"'{variants['nameless']}' has labels without a meaning (LABEL_0, …)" in lines[2]
     assert f"'{tuned / 'nothing'}' is no folder" in lines[3]
     assert list(remote.repos["model"]) == [NAME]
 
@@ -96,10 +96,10 @@ NO_BRANCH = {  # a revision that cannot be pushed to, and what the line must say
 }
 
 
-def test_a_branch_gets_the_model_in_one_commit_even_after_a_break(remote, call, tuned, others, tmp_path):
+def test_a_branch_gets_the_model_in_one_commit_even_after_a_break(remote, call, tuned, variants, tmp_path):
     start = {"README.md": b"# Mine", ".gitattributes": b"", "model.safetensors": b"old", "model.txt": b"mine"}
     remote.repos["model"][NAME] = repo = Repo(True, dict(start), tags={"v1": "0" * 40})
-    push = ["push_model", str(others["sharded"]), NAME, True, False]
+    push = ["push_model", str(variants["sharded"]), NAME, True, False]
     remote.fail["upload"] = chain([None, 403], repeat(None))
     broken, url, *refused = call([*push, BRANCH], [*push, BRANCH], *([*push, name] for name in NO_BRANCH))
 
@@ -114,18 +114,18 @@ def test_a_branch_gets_the_model_in_one_commit_even_after_a_break(remote, call, 
     assert url == f"{remote.url}/{NAME}/commit/{commit.oid}"
     assert "model.safetensors" not in commit.files  # that of main was another model's
     assert {name for name in commit.files if name.endswith(".safetensors")} == {
-        path.name for path in others["sharded"].glob("*.safetensors")
+        path.name for path in variants["sharded"].glob("*.safetensors")
     }
     assert commit.files["model.txt"] == b"mine"
     assert b'model="you/voices", revision="trial/2", top_k=None' in commit.files["README.md"]
 
-    for (kind, line), (name, says) in zip(refused, NO_BRANCH.items(), strict=True):
+    for (kind, line), (name, reason) in zip(refused, NO_BRANCH.items(), strict=True):
         assert kind == "HubError"
-        assert line.startswith(f"'{name}' {says}"), line
+        assert line.startswith(f"'{name}' {reason}"), line
         assert NAME in line
     assert list(repo.branches) == [BRANCH]
 
-    # what lies on the branch passes the gate again, and its example forgets the branch when it is
+    # what lies on the branch passes the checks again, and its example forgets the branch when it is
     # pushed to main
     for name, data in commit.files.items():
         (tmp_path / "pulled" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -134,22 +134,25 @@ def test_a_branch_gets_the_model_in_one_commit_even_after_a_break(remote, call, 
     assert b'model="you/pulled", top_k=None' in remote.repos["model"]["you/pulled"].files["README.md"]
 
 
-def test_a_revision_is_loaded_and_what_cannot_be_is_said_in_one_line(remote, tuned, others, tmp_path):
+def test_a_revision_is_loaded_and_what_cannot_be_is_said_in_one_line(remote, tuned, variants, tmp_path):
     remote.repos["model"] |= {
         NAME: (repo := Repo(True, contents(tuned))),
         "other/gated": Repo(files=contents(tuned), gated=True),
-        "you/headless": Repo(True, contents(others["headless"])),
-        "you/nameless": Repo(True, contents(others["nameless"])),
+        "you/headless": Repo(True, contents(variants["headless"])),
+        "you/nameless": Repo(True, contents(variants["nameless"])),
         "you/bare": Repo(True, {"README.md": b""}),
     }
     head = next(iter(repo.heads().values()))
-    repo.tags["v1"], repo.branches[BRANCH] = head.oid, [head._replace(oid="1" * 40, files=contents(others["sharded"]))]
-    asked = {
+    repo.tags["v1"], repo.branches[BRANCH] = (
+        head.oid,
+        [head._replace(oid="1" * 40, files=contents(variants["sharded"]))],
+    )
+    loads = {
         (NAME, None): (mine := loading.digest(loading.load_for_prediction(tuned)[0])),
         (NAME, "v1"): mine,
         (NAME, head.oid): mine,
-        (NAME, BRANCH): (other := loading.digest(loading.load_for_prediction(others["sharded"])[0])),
-        (NAME, "1" * 40): other,
+        (NAME, BRANCH): (sharded := loading.digest(loading.load_for_prediction(variants["sharded"])[0])),
+        (NAME, "1" * 40): sharded,
         (NAME, "v9"): f"model '{NAME}' at 'v9' cannot be loaded (the Hub has no such revision): check the branch, tag",
         ("you/nothing", None): "model 'you/nothing' cannot be loaded (the Hub has none of that name, or hides it",
         ("other/gated", None): "model 'other/gated' cannot be loaded (it is gated): accept the conditions on its page",
@@ -159,8 +162,8 @@ def test_a_revision_is_loaded_and_what_cannot_be_is_said_in_one_line(remote, tun
         (str(tuned), "v1"): f"'{tuned}' is a folder and has no revision 'v1': leave out --revision",
     }
     environment = remote.environment(tmp_path / "home")
-    told = run(environment, LOADS, tmp_path, json.dumps(list(asked)))
-    for (case, expected), line in zip(asked.items(), told, strict=True):
+    lines = run(environment, LOADS, tmp_path, json.dumps(list(loads)))
+    for (case, expected), line in zip(loads.items(), lines, strict=True):
         assert line.startswith(expected), (case, line)
         assert "\n" not in line
 
@@ -171,7 +174,7 @@ def test_offline_a_model_that_is_not_in_the_cache_is_said_in_one_line():
 
 
 @pytest.fixture
-def known(remote):
+def small_files(remote):
     """A model with a card, and one without; weights of neither are worth a download."""
     small = {"README.md": b"# Card", "results.json": b"{}", "config.json": b"{}", "plots/risk.png": b"PNG"}
     remote.repos["model"] |= {
@@ -182,21 +185,21 @@ def known(remote):
     return small
 
 
-def found(folder):
+def files_in(folder):
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()
     }
 
 
-def test_a_snapshot_is_the_small_files_as_far_as_they_exist(remote, call, known, tmp_path):
+def test_a_snapshot_is_the_small_files_as_far_as_they_exist(remote, call, small_files, tmp_path):
     assert repositories.snapshot(tmp_path) == (tmp_path, None)
     (folder, commit), (bare, _), (again, _) = call(
         ["snapshot", NAME], ["snapshot", "you/bare", "main"], ["snapshot", NAME, "0" * 40]
     )
-    assert found(folder) == known
+    assert files_in(folder) == small_files
     assert commit == "0" * 40
     assert folder == again
-    assert found(bare) == {"config.json": b"{}"}
+    assert files_in(bare) == {"config.json": b"{}"}
     assert not [page for _, page in remote.requests if page.endswith("safetensors")]
 
     with Hub() as gone:
@@ -218,11 +221,11 @@ REFUSALS = {  # environment of the client, state of the Hub, model, revision, wh
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-def test_what_the_hub_does_not_show_is_said_in_one_line(case, remote, call, known):
-    environment, state, name, revision, says = REFUSALS[case]
+def test_what_the_hub_does_not_show_is_said_in_one_line(case, remote, call, small_files):
+    environment, state, name, revision, reason = REFUSALS[case]
     vars(remote).update(state)
     ((kind, line),) = call(["snapshot", name, revision], **environment)
     assert kind == "HubError"
     assert line.startswith(f"'{name}'")
-    assert says in line
+    assert reason in line
     assert "\n" not in line

@@ -53,11 +53,11 @@ def tones():
         wave = 0.3 * np.sin(2 * np.pi * (200 + 40 * number) * np.arange(3200) / audio.SAMPLING_RATE)
         pcm = audio.to_pcm(wave.astype(np.float32))
         key = f"03-01-0{number + 1}-01-01-01-0{number + 1}"
-        told = {"corpus": "ravdess", "channel": "speech", "speaker": f"0{number + 1}", "sex": "female"}
-        told |= {"intensity": "normal", "statement": "kids", "repetition": number, "file": f"{key}.wav"}
+        columns = {"corpus": "ravdess", "channel": "speech", "speaker": f"0{number + 1}", "sex": "female"}
+        columns |= {"intensity": "normal", "statement": "kids", "repetition": number, "file": f"{key}.wav"}
         stored = {"bytes": audio.to_flac(pcm), "path": f"{key}.flac"}
         digest = hashlib.sha256(pcm.tobytes()).hexdigest()
-        rows.append({"audio": stored, "label": number, **told, "duration": 0.2, "sha256": digest})
+        rows.append({"audio": stored, "label": number, **columns, "duration": 0.2, "sha256": digest})
     return rows
 
 
@@ -94,8 +94,8 @@ def test_strangers_load_what_was_pushed(remote, call, folder, tones, tmp_path):
     for row in tones:
         row["audio"]["bytes"] = hashlib.sha256(row["audio"]["bytes"]).hexdigest()
     expected = {"columns": list(FEATURES), "labels": list(EMOTIONS), "rows": tones}
-    whole, streamed = run(remote.environment(tmp_path / "other home"), LOADS, tmp_path)
-    assert whole == expected
+    loaded, streamed = run(remote.environment(tmp_path / "other home"), LOADS, tmp_path)
+    assert loaded == expected
     assert streamed == expected
 
 

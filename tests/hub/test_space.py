@@ -41,8 +41,8 @@ def text(files, name):
 def test_every_dependency_is_pinned_to_what_is_installed_and_the_package_is_not_asked_for(files):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    asked = [*project["dependencies"], *extras["onnx"], *extras["vad"]]
-    names = {re.match(r"[\w.-]+", line)[0].replace("_", "-") for line in asked}
+    words = [*project["dependencies"], *extras["onnx"], *extras["vad"]]
+    names = {re.match(r"[\w.-]+", line)[0].replace("_", "-") for line in words}
     pins = [line for line in text(files, "requirements.txt").splitlines() if not line.startswith("#")]
     assert {pin.partition("==")[0].replace("_", "-") for pin in pins} == names
     assert pins[:2] == [
@@ -77,13 +77,13 @@ def test_the_card_says_how_the_space_runs_and_what_it_serves(files):
 
 
 def test_the_app_is_started_with_the_model_and_what_the_command_line_adds(files, monkeypatch):
-    asked = []
-    monkeypatch.setattr(main, "main", lambda argv: asked.extend(argv) or 3)
+    words = []
+    monkeypatch.setattr(main, "main", lambda argv: words.extend(argv) or 3)
     monkeypatch.setattr(sys, "argv", ["app.py", "--port", "8000"])
     with pytest.raises(SystemExit, match="3"):
         exec(compile(text(files, "app.py"), "app.py", "exec"), {"__name__": "__main__"})
     expected = ["app", "--model", MODEL, "--revision", COMMIT, "--host", "0.0.0.0", "--port", "7860", "--port", "8000"]
-    assert asked == expected
+    assert words == expected
 
 
 def test_the_package_is_in_it_whole_with_its_templates_and_nothing_besides(files):
