@@ -10,6 +10,7 @@ from pathlib import Path
 
 import datasets
 import joblib
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
@@ -178,6 +179,19 @@ def load(source: str | PathLike) -> datasets.Dataset:
     if rows.features["label"].names != list(EMOTIONS):
         raise DatasetError(f"'{source}' has the labels {rows.features['label'].names}: they must be {list(EMOTIONS)}")
     return rows.cast_column("audio", FEATURES["audio"])
+
+
+def decoded_clips(rows: datasets.Dataset) -> Iterator[np.ndarray]:
+    """Decode the clips of a dataset one after the other.
+
+    Yields:
+        Float32 samples at 16 kHz, shape `(samples,)`.
+
+    Raises:
+        AudioError: for a clip that cannot be decoded.
+    """
+    for start in range(0, len(rows), _BATCH):
+        yield from map(audio.load, rows[start : start + _BATCH]["audio"])
 
 
 def _write_parquet(recordings: Sequence[Recording], partial: Path, workers: int) -> list[Path]:

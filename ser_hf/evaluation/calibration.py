@@ -16,8 +16,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from transformers import PreTrainedModel
 
+from ser_hf.data.dataset import decoded_clips
 from ser_hf.evaluation import metrics
-from ser_hf.evaluation.predictions import model_outputs
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading
@@ -143,7 +143,9 @@ def calibrate_model(
     if predictor.labels != list(EMOTIONS):
         raise CalibrationError(f"'{predictor.name}' has the labels {predictor.labels}: they must be {list(EMOTIONS)}")
     rows = dataset.select(indices)
-    found = fit_calibration(model_outputs(predictor, rows)[0], np.array(rows["label"], dtype=np.int64), coverage, error)
+    found = fit_calibration(
+        predictor.logits(decoded_clips(rows)), np.array(rows["label"], dtype=np.int64), coverage, error
+    )
     speakers = set(rows["speaker"])
     fold_temperature(predictor.model, found["temperature"])
     record_calibration(predictor.model, found, speakers)

@@ -10,8 +10,7 @@ from scipy.stats import permutation_test
 from ser_hf.errors import UserError
 from ser_hf.evaluation import bootstrap
 from ser_hf.evaluation.metrics import METRICS, scores
-from ser_hf.evaluation.predictions import PredictionTable
-from ser_hf.evaluation.results import Results
+from ser_hf.evaluation.results import PredictionTable, Results
 
 NAMES = ("uar", "accuracy", "macro_f1")
 EXACT = 14

@@ -12,8 +12,8 @@ from scipy.special import softmax
 
 from ser_hf import __version__
 from ser_hf.data.corpora import CORPORA
+from ser_hf.data.dataset import decoded_clips
 from ser_hf.evaluation import calibration, metrics
-from ser_hf.evaluation.predictions import model_outputs, rows_tested
 from ser_hf.evaluation.results import GROUPS, Results, score
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
@@ -72,7 +72,7 @@ def evaluate(
     for split in splits:
         refuse_seen(seen, predictor.name, dataset, split)
     started = time.perf_counter()
-    logits, embeddings = model_outputs(predictor, dataset.select(rows_tested(splits)))
+    logits, embeddings = predictor.outputs(decoded_clips(dataset.select(rows_tested(splits))))
     probabilities = softmax(logits, axis=1)
     results = build_results(
         probabilities,
@@ -87,6 +87,11 @@ def evaluate(
         seconds={"evaluate": round(time.perf_counter() - started, 1)},
     )
     return results, probabilities, embeddings
+
+
+def rows_tested(splits: list[Split]) -> list[int]:
+    """Indices of the test clips of one split, or of pooled folds one after the other."""
+    return np.concatenate([split.test for split in splits]).tolist()
 
 
 def build_results(
@@ -105,7 +110,7 @@ def build_results(
     """Score predictions, whatever made them, and put the figures beside all that explains them.
 
     Args:
-        probabilities: of the clips of `predictions.rows_tested`, shape `(clips, labels)`.
+        probabilities: of the clips of `rows_tested`, shape `(clips, labels)`.
         dataset: what the splits index.
         splits: one, or folds to be pooled.
         dataset_name: as it stands in the results.

@@ -1,5 +1,6 @@
-"""`Results`, which is `results.json`: all figures of one test; and a metric for `evaluate`."""
+"""`results.json` and `predictions.csv` of one test, and a metric for the library `evaluate`."""
 
+import csv
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from sklearn.metrics import classification_report
 
 from ser_hf.errors import UserError
 from ser_hf.evaluation import bootstrap, metrics
-from ser_hf.labels import EMOTIONS
+from ser_hf.labels import EMOTIONS, LABEL2ID
 
 
 class ResultsError(UserError):
@@ -184,6 +185,69 @@ class Results(FurtherEvidence, EvaluationOrigin, EvaluationFigures, EvaluationSe
 
 def _between(ci95: dict[str, list[float]] | None) -> str:
     return " [{:.3f}, {:.3f}]".format(*ci95["uar"]) if ci95 else ""
+
+
+_COLUMNS = ("file", "corpus", "speaker", "label", "predicted")
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionTable:
+    """The predictions for test clips: `predictions.csv`."""
+
+    files: np.ndarray
+    """Names, shape `(clips,)`, as the next two."""
+    corpora: np.ndarray
+    speakers: np.ndarray
+    labels: np.ndarray
+    """Class indices, shape `(clips,)`."""
+    predicted: np.ndarray
+    """Class indices, shape `(clips,)`."""
+    probabilities: np.ndarray
+    """Shape `(clips, labels)`."""
+
+    @classmethod
+    def of(cls, probabilities: np.ndarray, rows: datasets.Dataset) -> "PredictionTable":
+        """Put probabilities `(clips, labels)` beside the clips, in their order."""
+        rows = rows.select_columns(["file", "corpus", "speaker", "label"])
+        names = (np.array(rows[name]) for name in ("file", "corpus", "speaker", "label"))
+        return cls(*names, probabilities.argmax(axis=1), probabilities)
+
+    def take(self, order: np.ndarray) -> "PredictionTable":
+        """The rows of these indices, in this order."""
+        return PredictionTable(*(values[order] for values in vars(self).values()))
+
+    def write(self, path: Path) -> None:
+        """Write a row for each clip: its names, label, prediction and all probabilities."""
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow([*_COLUMNS, *EMOTIONS])
+            for *names, label, predicted, scores in zip(*vars(self).values(), strict=True):
+                writer.writerow([*names, EMOTIONS[label], EMOTIONS[predicted], *map(float, scores)])
+
+    @classmethod
+    def read(cls, path: Path) -> "PredictionTable":
+        """Read what `write` wrote; probabilities are float32.
+
+        Raises:
+            ResultsError: for a file that is missing, empty, or no `predictions.csv`.
+        """
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))
+            columns = {name: [row[name] for row in rows] for name in _COLUMNS}
+            names = (np.array(columns[name]) for name in ("file", "corpus", "speaker"))
+            indices = (np.array([LABEL2ID[name] for name in columns[side]]) for side in ("label", "predicted"))
+            probabilities = np.array([[row[name] for name in EMOTIONS] for row in rows], dtype=np.float32)
+            table = cls(*names, *indices, probabilities)
+        except FileNotFoundError:
+            raise ResultsError(
+                f"'{path.parent}' has no {path.name}: name a folder that `ser-hf evaluate` wrote"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            raise ResultsError(f"'{path}' is no predictions.csv of ser_hf ({error}): run `ser-hf evaluate`") from error
+        if not rows:
+            raise ResultsError(f"'{path}' holds no predictions: run `ser-hf evaluate`")
+        return table
 
 
 CONTRACT_METRICS = ("accuracy", "uar", "macro_f1", "weighted_f1")

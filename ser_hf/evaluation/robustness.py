@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import datasets
 import joblib
@@ -21,8 +22,8 @@ from tqdm import tqdm
 
 from ser_hf import audio
 from ser_hf.audio import effects, resampling, voice_activity
+from ser_hf.data.dataset import decoded_clips
 from ser_hf.evaluation import metrics
-from ser_hf.evaluation.predictions import clip_chunks
 from ser_hf.inference.predictor import Predictor
 
 _RATE = audio.SAMPLING_RATE
@@ -202,8 +203,8 @@ def _predictions(predictor: Predictor, rows: datasets.Dataset, seed: int) -> np.
         tqdm(total=answers.size, desc="Damaging", unit=" clips", disable=None) as bar,
         ThreadPoolExecutor(joblib.cpu_count()) as pool,
     ):
-        start = 0
-        for clips in clip_chunks(rows, _CHUNK):
+        start, source = 0, decoded_clips(rows)
+        while clips := list(islice(source, _CHUNK)):
             for condition, row in zip(CONDITIONS, answers, strict=True):
                 damaged = list(pool.map(partial(condition, seed=seed), clips))
                 row[start : start + len(clips)] = predictor.probabilities(damaged).argmax(axis=1)

@@ -12,8 +12,7 @@ import numpy as np
 from ser_hf import protocols
 from ser_hf.errors import UserError
 from ser_hf.evaluation import baselines, bias_probes, calibration, evaluate, metrics, plots, reports, robustness
-from ser_hf.evaluation.predictions import PredictionTable, rows_tested
-from ser_hf.evaluation.results import Results
+from ser_hf.evaluation.results import PredictionTable, Results
 from ser_hf.evaluation.settings import BaselineSettings, CalibrateSettings, EvaluateSettings
 from ser_hf.inference.predictor import Predictor
 from ser_hf.models.seen_speakers import SeenSpeakers
@@ -39,7 +38,7 @@ def write_evidence(
         card: whether to write the model card `README.md`.
     """
     results.save(folder / "results.json")
-    PredictionTable.of(probabilities, rows, splits).write(folder / "predictions.csv")
+    PredictionTable.of(probabilities, rows.select(evaluate.rows_tested(splits))).write(folder / "predictions.csv")
     (folder / "classification_report.txt").write_text(results.report())
     pictures = plots.draw_results(results, folder / "plots")
     if card:
@@ -84,7 +83,7 @@ def _further_evidence(
 ) -> dict[str, Any]:
     """The fields of `results.FurtherEvidence` that `--also` asks for."""
     evidence: dict[str, Any] = {}
-    tested = rows_tested(splits)
+    tested = evaluate.rows_tested(splits)
     if settings.measures("bias-probes"):
         columns = rows.select(tested).select_columns(["label", "corpus", "channel", "speaker", "sex", "duration"])
         arrays = {name: np.array(columns[name]) for name in columns.features}

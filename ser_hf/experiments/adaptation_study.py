@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import softmax
 
 from ser_hf.evaluation import calibration, metrics
-from ser_hf.evaluation.predictions import PredictionTable
+from ser_hf.evaluation.results import PredictionTable
 from ser_hf.inference import speaker_adaptation
 
 _PARTS = 10  # that the clips of a speaker are cut into

@@ -11,8 +11,7 @@ from transformers import TrainingArguments
 
 from ser_hf import protocols
 from ser_hf.evaluation import evaluate
-from ser_hf.evaluation.predictions import PredictionTable
-from ser_hf.evaluation.results import Results
+from ser_hf.evaluation.results import PredictionTable, Results
 from ser_hf.evaluation.run import write_evidence
 from ser_hf.experiments.search import run_search
 from ser_hf.training import finetune, recovery, setup

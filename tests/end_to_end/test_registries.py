@@ -19,7 +19,6 @@ from ser_hf.data.corpora.base import Corpus
 from ser_hf.data.corpora.scan import scan_corpus
 from ser_hf.errors import UserError
 from ser_hf.evaluation import baselines, evaluate, metrics, reports
-from ser_hf.evaluation.predictions import rows_tested
 from ser_hf.inference.backends import BACKENDS
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
@@ -134,7 +133,7 @@ def test_protocol(built, rows, monkeypatch, capsys, fails):
     assert f"protocol women-men fold 1 ({split.hash})" in shown
     assert "protocol women-men fold 0" in shown
     assert ", women-men, or a .yaml" in fails("data", "splits", "--dataset", built, "--protocol", "men-women")
-    probabilities = np.eye(8)[np.array(rows.select(rows_tested([split]))["label"])]
+    probabilities = np.eye(8)[np.array(rows.select(evaluate.rows_tested([split]))["label"])]
     results = evaluate.build_results(probabilities, rows, [split], "dataset", "model")
     assert results.headline().startswith("women-men fold 1: UAR 1.000")
 

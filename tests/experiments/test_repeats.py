@@ -9,8 +9,8 @@ import pytest
 from ser_hf import protocols
 from ser_hf.cli.main import main
 from ser_hf.data import dataset
-from ser_hf.evaluation.predictions import PredictionTable, rows_tested
-from ser_hf.evaluation.results import Results
+from ser_hf.evaluation.evaluate import rows_tested
+from ser_hf.evaluation.results import PredictionTable, Results
 
 STEPS = ["--max_steps", "2", "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps"]
 STEPS += ["--save_steps", "2", "--bf16", "false", "--logging_strategy", "steps", "--logging_steps", "1"]
