@@ -90,7 +90,7 @@ def leakage_curve(line: CommandLine) -> None:
     for flag in (flag.split("=")[0] for flag in flags if flag.startswith("--")):
         if flag.removeprefix("--") in ("output_dir", "protocol", "fold"):
             raise UserError(f"{flag} is set by the leakage curve, for each protocol: leave it out")
-    if settings.model in baselines.NAMES and flags:
+    if settings.model in baselines.BASELINES and flags:
         raise UserError(f"{flags[0]}: a baseline takes no flags of fine-tuning, leave it out")
 
     def recipe(protocol: str, folder: Path, resume: bool) -> "tuple[FinetuneConfig, TrainingArguments]":

@@ -14,25 +14,26 @@ from ser_hf.evaluation.run import run_baseline
 from ser_hf.evaluation.settings import BaselineSettings
 from ser_hf.experiments import repeats
 from ser_hf.training.config import FinetuneConfig
+from ser_hf.utils import files
 from ser_hf.utils.plotting import STYLE, save
 
-NEW = {
+NOVELTY = {
     "random": "nothing is new",
     "sentence": "the sentence is new",
     "speaker": "the voice is new",
     "ravdess-tess": "voice, words and acoustics are new",
     "tess-ravdess": "voice, words and acoustics are new",
 }
-"""Protocols, and what the test has that training had not."""
+"""Protocols from leaky to strict, and what is new in the test."""
 
 _COLOURS = {"ravdess": "#0072b2", "tess": "#e69f00"}
 
 Recipe = Callable[[str, Path, bool], tuple[FinetuneConfig, TrainingArguments]]
-"""Gives the settings of a training: of a protocol, its output folder, and whether it resumes."""
+"""Maps a protocol, an output folder and whether it resumes to the settings of a training."""
 
 
 def run_leakage_curve(model: str, dataset: str, output: Path, recipe: Recipe, flags: Sequence[str] = ()) -> dict:
-    """Train the same recipe under every protocol of `NEW`, or load what the folder holds already.
+    """Train a recipe under every protocol of `NOVELTY`, or load what the folder holds already.
 
     Writes `leakage_curve.json` and `leakage_curve.png` beside a folder for each protocol. A
     training that was cut off goes on.
@@ -52,31 +53,34 @@ def run_leakage_curve(model: str, dataset: str, output: Path, recipe: Recipe, fl
     Raises:
         UserError: as fine-tuning does.
     """
-    rows = [_row(_results(model, dataset, output / protocol, protocol, recipe), new) for protocol, new in NEW.items()]
+    rows = [
+        _row(_results(model, dataset, output / protocol, protocol, recipe), new) for protocol, new in NOVELTY.items()
+    ]
     report = {"model": model, "flags": list(flags), "rows": rows}
-    (output / "leakage_curve.json").write_text(json.dumps(report, indent=2) + "\n")
+    with files.replacing(output / "leakage_curve.json") as partial:
+        partial.write_text(json.dumps(report, indent=2) + "\n")
     with mpl.rc_context(STYLE):
         save({"leakage_curve.png": draw_leakage(report)}, output)
     return report
 
 
 def draw_leakage(report: dict) -> Figure:
-    """UAR under each protocol, all clips with their interval and each corpus; chance below each."""
+    """Draw the UAR of all clips and of each corpus under each protocol, and chance."""
     rows = report["rows"]
     figure = Figure(figsize=(9.6, 1.9 + 0.75 * len(rows)))
     axes = figure.subplots()
-    for place, row in enumerate(rows):
-        axes.plot([row["chance"]] * 2, [place - 0.3, place + 0.3], ":", color="#7f7f7f", label=_once("chance", place))
+    for line, row in enumerate(rows):
+        axes.plot([row["chance"]] * 2, [line - 0.3, line + 0.3], ":", color="#7f7f7f", label=_once("chance", line))
         if row["ci95"]:
-            axes.plot(row["ci95"]["uar"], [place] * 2, "-", color="black", linewidth=2, alpha=0.5)
-        axes.plot(row["uar"], place, "D", color="black", markersize=8, label=_once("all test clips", place))
+            axes.plot(row["ci95"]["uar"], [line] * 2, "-", color="black", linewidth=2, alpha=0.5)
+        axes.plot(row["uar"], line, "D", color="black", markersize=8, label=_once("all test clips", line))
         for offset, (corpus, colour) in zip((-0.2, 0.2), _COLOURS.items(), strict=True):
             figures = row["per_corpus"].get(corpus)
             if figures and len(row["per_corpus"]) > 1:
                 if figures.get("ci95"):
-                    axes.plot(figures["ci95"]["uar"], [place + offset] * 2, "-", color=colour, linewidth=2, alpha=0.6)
-                axes.plot(figures["uar"], place + offset, "o", color=colour, label=_once(corpus.upper(), place))
-        axes.annotate(f"{row['uar']:.2f}", (row["uar"], place - 0.22), ha="center", va="bottom", fontsize=11)
+                    axes.plot(figures["ci95"]["uar"], [line + offset] * 2, "-", color=colour, linewidth=2, alpha=0.6)
+                axes.plot(figures["uar"], line + offset, "o", color=colour, label=_once(corpus.upper(), line))
+        axes.annotate(f"{row['uar']:.2f}", (row["uar"], line - 0.22), ha="center", va="bottom", fontsize=11)
     axes.set_yticks(range(len(rows)), [f"{row['protocol']}\n{row['new']}" for row in rows])
     axes.set(xlim=(0, 1.02), ylim=(len(rows) - 0.4, -0.7), xlabel="UAR, with 95 % interval over test speakers")
     axes.set_title(f"What each split makes of {Path(report['model']).name}")
@@ -112,5 +116,6 @@ def _row(results: Results, new: str) -> dict:
     return {"new": new, **{name: getattr(results, name) for name in kept}}
 
 
-def _once(label: str, place: int) -> str | None:
-    return label if place == 0 else None
+def _once(label: str, line: int) -> str | None:
+    """The label on the first line; on other lines it would stand in the legend again."""
+    return label if line == 0 else None

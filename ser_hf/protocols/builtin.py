@@ -1,4 +1,4 @@
-"""Who stands on which side, by protocol."""
+"""The built-in protocols: which rows each of them puts on which side."""
 
 from functools import partial
 
@@ -19,14 +19,14 @@ def _actors(columns: Columns, *actors: int) -> np.ndarray:
     return np.isin(columns["speaker"], [f"ravdess-{actor:02d}" for actor in actors])
 
 
-def _rows(*masks: np.ndarray) -> IndexArrays:
+def _indices(*masks: np.ndarray) -> IndexArrays:
     return tuple(np.flatnonzero(mask) for mask in masks)
 
 
 def _speaker(columns: Columns, fold: int, seed: int) -> IndexArrays:
     test = _actors(columns, 21, 22, 23, 24) | (columns["speaker"] == "tess-yaf")
     validation = _actors(columns, *_VALIDATION)
-    return _rows(~test & ~validation, validation, test)
+    return _indices(~test & ~validation, validation, test)
 
 
 def _random(columns: Columns, fold: int, seed: int) -> IndexArrays:
@@ -41,36 +41,36 @@ def _ravdess_folds(
     columns: Columns, fold: int, seed: int, folds: tuple[tuple[int, ...], ...], validation_folds: int = 1
 ) -> IndexArrays:
     speech = (columns["corpus"] == "ravdess") & (columns["channel"] == "speech")
-    after = [folds[(fold + step) % len(folds)] for step in range(1, validation_folds + 1)]
-    test, validation = (speech & _actors(columns, *actors) for actors in (folds[fold], np.concatenate(after)))
-    return _rows(speech & ~test & ~validation, validation, test)
+    following = [folds[(fold + step) % len(folds)] for step in range(1, validation_folds + 1)]
+    test, validation = (speech & _actors(columns, *actors) for actors in (folds[fold], np.concatenate(following)))
+    return _indices(speech & ~test & ~validation, validation, test)
 
 
 def _between_tess_actresses(columns: Columns, fold: int, seed: int, train: str, test: str) -> IndexArrays:
-    own = columns["speaker"] == train
-    words = np.unique(columns["statement"][own])
-    if "" in words:  # copies under other names have lost theirs
+    trained = columns["speaker"] == train
+    words = np.unique(columns["statement"][trained])
+    if "" in words:  # the name of a file gives the word, and copies may have other names
         raise ProtocolError(f"some words of {train} are unknown, so that none can be kept apart: use 'speaker'")
-    held = np.random.default_rng(seed).permutation(words)[: max(1, len(words) // 5)]
-    validation = own & np.isin(columns["statement"], held)
-    return _rows(own & ~validation, validation, columns["speaker"] == test)
+    held_out = np.random.default_rng(seed).permutation(words)[: max(1, len(words) // 5)]
+    validation = trained & np.isin(columns["statement"], held_out)
+    return _indices(trained & ~validation, validation, columns["speaker"] == test)
 
 
 def _sentence(columns: Columns, fold: int, seed: int) -> IndexArrays:
-    first, second = ((columns["corpus"] == "ravdess") & (columns["statement"] == one) for one in "12")
+    first, second = ((columns["corpus"] == "ravdess") & (columns["statement"] == number) for number in "12")
     validation = first & _actors(columns, *_VALIDATION)
-    return _rows(first & ~validation, validation, second)
+    return _indices(first & ~validation, validation, second)
 
 
-def _other_corpus(columns: Columns, fold: int, seed: int, train: str) -> IndexArrays:
+def _between_corpora(columns: Columns, fold: int, seed: int, train: str) -> IndexArrays:
     ravdess, tess = (columns["corpus"] == corpus for corpus in _BOTH)
     shared = np.isin(columns["label"], np.intersect1d(columns["label"][ravdess], columns["label"][tess]))
-    own, test = (ravdess, tess) if train == "ravdess" else (tess, ravdess)
-    validation = own & (_actors(columns, *_VALIDATION) | (columns["speaker"] == "tess-yaf"))
-    return _rows(shared & own & ~validation, shared & validation, shared & test)
+    trained, test = (ravdess, tess) if train == "ravdess" else (tess, ravdess)
+    validation = trained & (_actors(columns, *_VALIDATION) | (columns["speaker"] == "tess-yaf"))
+    return _indices(shared & trained & ~validation, shared & validation, shared & test)
 
 
-def _everybody(columns: Columns, fold: int, seed: int) -> IndexArrays:
+def _all_speakers(columns: Columns, fold: int, seed: int) -> IndexArrays:
     return np.arange(len(columns["speaker"])), np.array([], dtype=int), np.array([], dtype=int)
 
 
@@ -87,11 +87,14 @@ PROTOCOLS: dict[str, Protocol] = {
     "tess-oaf-yaf": Protocol(partial(_between_tess_actresses, train="tess-oaf", test="tess-yaf"), ("tess",), 1, True),
     "tess-yaf-oaf": Protocol(partial(_between_tess_actresses, train="tess-yaf", test="tess-oaf"), ("tess",), 1, True),
     "sentence": Protocol(_sentence, ("ravdess",), 1, leaks=("speakers",), warning=_SAME_SPEAKERS),
-    "ravdess-tess": Protocol(partial(_other_corpus, train="ravdess"), _BOTH, 1),
-    "tess-ravdess": Protocol(partial(_other_corpus, train="tess"), _BOTH, 1),
+    "ravdess-tess": Protocol(partial(_between_corpora, train="ravdess"), _BOTH, 1),
+    "tess-ravdess": Protocol(partial(_between_corpora, train="tess"), _BOTH, 1),
 }
-"""Every protocol by name. Folds validate on the next fold's actors (or next two), tess-… on a fifth
-of the words."""
+"""The registry of protocols by name.
 
-ALL, EVERYBODY = "all", Protocol(_everybody, (), 1)
-"""The protocol that trains on everybody and tests nobody, for a recipe that others have tested."""
+Protocols with folds validate on the actors of the next fold, `loso-ravdess` on those of the next
+two. `tess-oaf-yaf` and `tess-yaf-oaf` validate on a fifth of the words.
+"""
+
+ALL, ALL_SPEAKERS = "all", Protocol(_all_speakers, (), 1)
+"""The protocol that trains on all speakers and tests none, for a recipe that other runs tested."""

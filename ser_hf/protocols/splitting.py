@@ -8,7 +8,7 @@ import numpy as np
 
 from ser_hf.protocols import custom, leak_check
 from ser_hf.protocols.base import SIDES, Columns, Protocol, ProtocolError, Sides, Split, columns_of, shared_values
-from ser_hf.protocols.builtin import ALL, EVERYBODY, PROTOCOLS
+from ser_hf.protocols.builtin import ALL, ALL_SPEAKERS, PROTOCOLS
 
 _REFIT = "Trained on the validation side, too, for epochs that were fixed before; nothing was chosen."
 _NO_ROWS = np.array([], dtype=int)
@@ -80,7 +80,7 @@ def find_protocol(name: str) -> tuple[str, Protocol]:
         ProtocolError: where there is none.
     """
     if name == ALL:
-        return name, EVERYBODY
+        return name, ALL_SPEAKERS
     if name in PROTOCOLS:
         return name, PROTOCOLS[name]
     if custom.is_file(name):

@@ -17,7 +17,7 @@ def curve(built, tmp_path_factory):
 
 def test_a_curve_has_a_row_for_each_protocol(curve):
     report = json.loads((curve / "leakage_curve.json").read_text())
-    assert [row["protocol"] for row in report["rows"]] == list(leakage_curve.NEW)
+    assert [row["protocol"] for row in report["rows"]] == list(leakage_curve.NOVELTY)
     for row in report["rows"]:
         results = Results.load(curve / row["protocol"] / "results.json")
         assert (row["uar"], row["n"], row["leaks"]) == (results.uar, results.n, results.leaks)
@@ -34,7 +34,7 @@ def test_what_is_there_is_loaded(curve, built, capsys):
 
 
 def test_a_curve_fine_tunes_with_the_flags_given(built, models, tmp_path, monkeypatch):
-    monkeypatch.setattr(leakage_curve, "NEW", {"tess-oaf-yaf": "the voice is new"})
+    monkeypatch.setattr(leakage_curve, "NOVELTY", {"tess-oaf-yaf": "the voice is new"})
     base = ["leakage-curve", "--model", str(models["bert"]), "--dataset", str(built)]
     assert main([*base, "--output", str(tmp_path / "d"), *FAST, "--seed", "7"]) == 0
     results = Results.load(tmp_path / "d" / "tess-oaf-yaf" / "results.json")

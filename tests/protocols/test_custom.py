@@ -60,7 +60,7 @@ def test_folds_in_a_file(rows, tmp_path):
     assert [speakers(rows, split.validation) for split in listed] == [actors(1), actors(2)]
 
 
-def test_leaks_in_a_file_are_refused_unless_it_says_so(rows, custom):
+def test_leaks_in_a_file_are_refused_unless_it_allows_them(rows, custom):
     leaky = "{test: {speaker: ravdess-01, statement: 1}, validation: {speaker: ravdess-02}, leaks: %s}"
     with pytest.raises(
         LeakError, match=r"'custom:mine' leaks: ravdess-01 in train and in test; put each .*leaks: true"
@@ -134,9 +134,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("ending", "text", "says"), WRONG)
-def test_what_is_wrong_in_a_file_is_named(custom, ending, text, says):
-    with pytest.raises(ProtocolError, match=says) as error:
+@pytest.mark.parametrize(("ending", "text", "message"), WRONG)
+def test_what_is_wrong_in_a_file_is_named(custom, ending, text, message):
+    with pytest.raises(ProtocolError, match=message) as error:
         custom(text, ending)
     assert "\n" not in str(error.value)
     assert "mine" in str(error.value)
@@ -150,8 +150,8 @@ def test_a_file_that_is_not_there(rows, tmp_path):
 
 
 def test_a_file_is_a_protocol_for_training_and_testing(built, models, tmp_path):
-    """Trained on the first of two folds, tested on it, and refused on the second, whose voice it
-    has heard."""
+    """A model of the first of two folds is tested on it. The second is refused: the model was
+    trained on its speaker."""
     text = """
         name: own
         folds:

@@ -39,7 +39,7 @@ def test_tess_protocols_hold_words_apart_for_validation(rows):
     assert not set(words[split.train]) & set(words[split.validation])
 
 
-def test_random_is_a_third_seeded_and_says_that_it_leaks(rows):
+def test_random_is_a_third_seeded_and_warns_that_it_leaks(rows):
     split = protocols.split(rows, "random")
     assert len(split.test) == int(np.ceil(len(rows) * 0.33))
     assert split == protocols.split(rows, "random")
@@ -47,7 +47,7 @@ def test_random_is_a_third_seeded_and_says_that_it_leaks(rows):
     assert "leaks: 26 of 26 test speakers" in split.warning
 
 
-def test_more_voices_are_those_that_neither_test_nor_validation_hears(rows):
+def test_extra_train_speakers_are_in_neither_test_nor_validation(rows):
     for name, fold in (("emobox-ravdess", 2), ("tess-oaf-yaf", 0)):
         narrow, wide = protocols.split(rows, name, fold), protocols.split(rows, name, fold, extra_train_speakers=True)
         assert (wide.validation, wide.test) == (narrow.validation, narrow.test)
@@ -62,7 +62,7 @@ def test_more_voices_are_those_that_neither_test_nor_validation_hears(rows):
     assert (whole.hash, whole.note) == (protocols.split(rows, "speaker").hash, None)  # it leaves out nothing
 
 
-def test_more_voices_bring_no_copy_of_what_is_tested(rows):
+def test_extra_train_speakers_bring_no_copy_of_a_test_recording(rows):
     narrow = protocols.split(rows, "tess-oaf-yaf")
     extra = next(
         i for i in protocols.split(rows, "tess-oaf-yaf", extra_train_speakers=True).train if i not in narrow.train
@@ -158,7 +158,7 @@ def test_one_speaker_is_left_out_at_a_time(rows):
 def test_the_sentence_is_new_and_the_voices_are_not(rows):
     song = changed(rows, "channel", "03-01-02-01-02-01-05.wav", "song")
     split = protocols.split(song, "sentence")
-    statement_1, statement_2 = (picked(rows, corpus=["ravdess"], statement=[one]) for one in "12")
+    statement_1, statement_2 = (picked(rows, corpus=["ravdess"], statement=[number]) for number in "12")
     assert split.test == statement_2
     assert sorted(split.train + split.validation) == statement_1
     assert speakers(rows, split.validation) == actors(17, 18, 19, 20)
@@ -186,7 +186,7 @@ def test_across_corpora_only_the_labels_of_both_count(rows):
 
 
 @pytest.mark.parametrize("name", [name for name, protocol in PROTOCOLS.items() if not protocol.leaks])
-def test_no_test_speaker_was_heard(rows, name):
+def test_no_test_speaker_is_in_training(rows, name):
     for split in protocols.folds(rows, name, near_duplicates=[]):
         assert not speakers(rows, split.test) & speakers(rows, split.train + split.validation)
         assert not set(split.train) & set(split.validation)
@@ -210,13 +210,13 @@ def test_near_duplicates_stand_on_one_side(rows):
     split = protocols.split(rows, near_duplicates=one_side)
     assert split.hash == protocols.split(rows).hash
     assert split.held_apart == ("speakers", "samples", "near duplicates")
-    for other, side in (("21", "test"), ("17", "validation")):
-        says = (
-            rf"'speaker' leaks: .*-01\.wav and .*-{other}\.wav are the same recording \(near duplicates\), "
+    for actor, side in (("21", "test"), ("17", "validation")):
+        message = (
+            rf"'speaker' leaks: .*-01\.wav and .*-{actor}\.wav are the same recording \(near duplicates\), "
             f"in train and in {side}; remove one of the two recordings"
         )
-        with pytest.raises(LeakError, match=says):
-            protocols.folds(rows, near_duplicates=[*one_side, [row[other], row["02"], row["01"]][::-1]])
+        with pytest.raises(LeakError, match=message):
+            protocols.folds(rows, near_duplicates=[*one_side, [row[actor], row["02"], row["01"]][::-1]])
     words = protocols.split(rows, "tess-oaf-yaf")
     with pytest.raises(LeakError, match=r"near duplicates.*in train and in validation"):
         protocols.split(rows, "tess-oaf-yaf", near_duplicates=[[words.train[0], words.validation[0]]])
@@ -224,7 +224,7 @@ def test_near_duplicates_stand_on_one_side(rows):
     assert "near duplicates" in outside.held_apart
 
 
-def test_what_leaks_by_design_says_what_crosses(rows):
+def test_a_leak_by_design_is_described(rows):
     random = protocols.split(rows, "random")
     near = [[random.train[0], random.test[0]]]
     split = protocols.split(rows, "random", near_duplicates=near)
@@ -236,11 +236,11 @@ def test_what_leaks_by_design_says_what_crosses(rows):
 
 
 def test_new_sentences_are_held_to_on_request(rows, custom):
-    says = (
+    message = (
         r"'speaker' leaks: 2 statements of ravdess, 2 statements of tess in training or validation and in test; "
         "use ravdess-tess, tess-ravdess or sentence"
     )
-    with pytest.raises(LeakError, match=says):
+    with pytest.raises(LeakError, match=message):
         protocols.split(rows, text_disjoint=True)
     chosen_on = {"test": {"file": "YAF_bar_sad"}, "validation": {"file": "OAF_bar_sad"}, "train": {"sex": "male"}}
     with pytest.raises(LeakError, match="1 statement of tess in training or validation and in test"):
@@ -290,7 +290,7 @@ def test_describe_counts_each_side(rows):
     assert len({len(line) for line in lines[2:12]}) == 1
 
 
-def test_describe_says_what_is_shared_unknown_or_leaks(rows):
+def test_describe_names_what_is_shared_unknown_or_leaks(rows):
     nobody = rows.remove_columns("duration").map(lambda row: {"sex": None if row["corpus"] == "tess" else row["sex"]})
     text = protocols.describe(nobody, protocols.split(nobody, "tess-oaf-yaf"))
     assert "tess unknown" in text
