@@ -1,4 +1,4 @@
-"""Effects on a waveform: speed, gain, noise, rooms and codecs."""
+"""Effects on a waveform: speed, gain, noise, reverberation and codecs."""
 
 from collections.abc import Sequence
 
@@ -74,9 +74,11 @@ def reverberate(samples: np.ndarray, rng: np.random.Generator, rt60: float) -> n
     before = _power(samples)
     if before == 0:
         return samples
-    heard = signal.fftconvolve(samples, _response(rng, rt60))[: len(samples)]
-    after = _power(heard)
-    return (heard * np.sqrt(before / after)).astype(np.float32) if after else samples  # 0 where float32 underflows
+    echoed = signal.fftconvolve(samples, _response(rng, rt60))[: len(samples)]
+    after = _power(echoed)
+    if after == 0:  # float32 underflows
+        return samples
+    return (echoed * np.sqrt(before / after)).astype(np.float32)
 
 
 def codec(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:

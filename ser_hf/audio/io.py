@@ -1,4 +1,4 @@
-"""The one audio door: anything that holds a recording becomes float32 mono at 16 kHz, or an
+"""The one way in for audio: anything that holds a recording becomes float32 mono at 16 kHz, or an
 AudioError.
 
 libsndfile decodes, so no FFmpeg is needed.

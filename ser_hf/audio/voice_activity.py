@@ -16,7 +16,7 @@ from ser_hf.errors import UserError
 
 _ENERGY_FRAME, _ENERGY_HOP = audio.SAMPLING_RATE // 40, audio.SAMPLING_RATE // 100  # 25 ms every 10 ms
 _MARGIN = audio.SAMPLING_RATE // 20  # 50 ms: soft onsets and fading ends lie below the threshold
-_STRETCH = audio.SAMPLING_RATE // 5  # 0.2 s: shorter edges say little about a room
+_STRETCH = audio.SAMPLING_RATE // 5  # 0.2 s: shorter edges say little about the background
 MARGIN = 0.2
 """Seconds beside the voice that a clip without its silence may keep in training."""
 _ZEROS = audio.SAMPLING_RATE // 100  # 10 ms of exact zeros in a row were never recorded
@@ -44,7 +44,7 @@ def voiced(samples: np.ndarray, below: float = 35.0) -> tuple[int, int]:
     if length < _ENERGY_FRAME:
         return 0, length
     sums = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
-    # the last frame ends with the clip, or what follows the last full hop would not be heard
+    # the last frame ends with the clip, or what follows the last full hop would be lost
     starts = np.append(np.arange(0, length - _ENERGY_FRAME, _ENERGY_HOP), length - _ENERGY_FRAME)
     energy = sums[starts + _ENERGY_FRAME] - sums[starts]
     loudest = energy.max()
@@ -72,7 +72,7 @@ def edges(samples: np.ndarray) -> Iterator[np.ndarray]:
 FRAME = 512
 """Samples of a frame at 16 kHz."""
 
-_CONTEXT = 64  # samples before a frame that silero hears with it
+_CONTEXT = 64  # samples before a frame that silero takes with it
 _THRESHOLD = 0.5  # of silero's probability, its own default
 _BELOW, _QUIETEST = 35.0, -60.0  # dB under the loudest frame so far, as in `silence`; and of full scale
 _FORGETS = 1.0  # dB a second by which the loudest frame so far fades
@@ -104,7 +104,7 @@ class VoiceActivityDetector:
         weights = _silero_weights()
         self.kind: Kind = kind or ("silero" if weights else "energy")
         if self.kind not in ("silero", "energy"):
-            raise VoiceError(f"'{kind}' hears no voice: choose silero or energy")
+            raise VoiceError(f"'{kind}' is no voice detector: choose silero or energy")
         if self.kind == "silero" and weights is None:
             raise VoiceError("silero needs its package: pip install 'ser-hf[vad]', or choose energy")
         self._network = _Silero(weights) if self.kind == "silero" else None

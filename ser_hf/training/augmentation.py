@@ -35,7 +35,7 @@ def random_trim(length: int, bounds: tuple[int, int], rng: np.random.Generator, 
     """New start and end for a clip: half of the clips stay whole, on each side of the others at
     most `margin` is left.
 
-    A model that normalises over the clip hears a voice otherwise where silence surrounds it: it
+    The input of a model that normalises over the clip changes with the silence around a voice: it
     should learn both. Arguments and draws as for `vary`; but three numbers are drawn, and `margin`
     is in the same unit.
     """
@@ -145,7 +145,7 @@ def _between(rows: np.ndarray, places: np.ndarray) -> np.ndarray:
     return rows[below] * (1 - share) + rows[above] * share
 
 
-# strengths that can be asked for, and how the message that refuses others says it
+# the range of each strength, and how the message that refuses others words it
 _RANGES: dict[str, tuple[float, float, str]] = {
     "speed": (0.02, 0.5, "a share from 0.02 to 0.5, such as speed:0.1"),
     "room": (_SHORTEST_RT60, 5.0, "0.1 to 5 seconds, such as room:0.4"),
@@ -168,7 +168,7 @@ def mix_waveforms(samples: np.ndarray, other: np.ndarray, share: float) -> np.nd
     return mixed
 
 
-# the speaker and where they stand, what else is heard there, then the line and its level
+# in the order of a recording: the speaker, reverberation, other sounds, the line, its level
 _STEPS: dict[str, Callable[..., np.ndarray]] = {f.__name__: f for f in (speed, room, noise, codec, gain)}
 _ALL = _STEPS | MEL_STEPS
 
@@ -241,8 +241,7 @@ def needs_noise(text: str) -> bool:
 
 
 def silences(clips: Iterable[np.ndarray], seconds: float = 60.0) -> list[np.ndarray]:
-    """What the clips' rooms sound like: their edges (`silence.edges`) in order, until `seconds` are
-    collected."""
+    """Background sound: edges of the clips (`voice_activity.edges`) in order, `seconds` of them."""
     found = []
     missing = round(seconds * _RATE)
     for clip in clips:

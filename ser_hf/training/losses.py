@@ -64,7 +64,7 @@ def clip_weights(rows: datasets.Dataset, balance: Balance) -> np.ndarray:
     weighs the same.
 
     A speaker weighs as the square root of their clips: those of whom there are many do not drown
-    out the others, and few clips are not heard over and over (sampling by a temperature of 2, as
+    out the others, and few clips are not repeated over and over (sampling by a temperature of 2, as
     for the languages of a translator: Arivazhagan et al. 2019, arXiv:1907.05019).
 
     Returns:
@@ -95,17 +95,17 @@ class FunctionalRegressor(nn.Module):
     def __init__(self, width: int, functionals: int, weight: float) -> None:
         super().__init__()
         self.linear, self.weight = nn.Linear(width, functionals), weight
-        self.told: torch.Tensor | None = None
+        self.predicted: torch.Tensor | None = None
         """Of the last training batch, shape `(batch, functionals)`."""
 
-    def hear(self, head: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+    def predict(self, head: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         """Called before the head is."""
-        self.told = self.linear(inputs[0]) if head.training else None
+        self.predicted = self.linear(inputs[0]) if head.training else None
 
     def losses(self, functionals: torch.Tensor) -> torch.Tensor:
         """Weighed errors of the last batch, shape `(batch,)`: Huber's, a mean over the
         functionals."""
-        errors = functional.smooth_l1_loss(self.told.float(), functionals, reduction="none")
+        errors = functional.smooth_l1_loss(self.predicted.float(), functionals, reduction="none")
         return self.weight * errors.mean(dim=1)
 
 
@@ -136,7 +136,7 @@ def attach(model: PreTrainedModel, functionals: int, weight: float) -> None:
             f"the head of a {model.config.model_type} is not linear: leave out --aux_egemaps_weight"
         )
     model.functionals = FunctionalRegressor(head.in_features, functionals, weight)
-    model.functionals.hook = head.register_forward_pre_hook(model.functionals.hear)
+    model.functionals.hook = head.register_forward_pre_hook(model.functionals.predict)
 
 
 def detach(model: PreTrainedModel) -> None:

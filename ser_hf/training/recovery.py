@@ -69,7 +69,7 @@ def surviving(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def room_for(what: str) -> Iterator[None]:
+def resource_guard(what: str) -> Iterator[None]:
     """What is done outside of the steps of a training ends in one line, too, where memory or disk
     is too small.
 
@@ -82,7 +82,7 @@ def room_for(what: str) -> Iterator[None]:
         if _no_memory(error):
             raise TrainingError(f"out of memory while {what}: free some, or use a smaller model") from error
         if _no_disk(error):
-            raise TrainingError(f"the disk is full while {what}: make room and start again") from error
+            raise TrainingError(f"the disk is full while {what}: free some space and start again") from error
         raise
 
 
@@ -107,7 +107,7 @@ def _said(error: Exception, trainer: Trainer) -> str | None:
             "and raise --gradient_accumulation_steps"
         )
     if _no_disk(error):
-        return f"the disk of '{trainer.args.output_dir}' is full at step {trainer.state.global_step}: make room"
+        return f"the disk of '{trainer.args.output_dir}' is full at step {trainer.state.global_step}: free some space"
     return None
 
 

@@ -69,10 +69,10 @@ def prepare(
     store = _store(config, args, rows, split, trained, extractor, variation)
     weights = None if config.balance == "none" else losses.clip_weights(rows.select(split.train), config.balance)
     weighed = weights if config.balance_by == "loss" else None
-    told = losses.targets(rows, split.train, config.cache_dir) if config.aux_egemaps_weight else None
-    train = SpeechDataset(rows, split.train, extractor, variation, store, weighed, told).decode()
-    if told is not None:
-        losses.attach(trained.model, told.shape[1], config.aux_egemaps_weight)
+    functionals = losses.targets(rows, split.train, config.cache_dir) if config.aux_egemaps_weight else None
+    train = SpeechDataset(rows, split.train, extractor, variation, store, weighed, functionals).decode()
+    if functionals is not None:
+        losses.attach(trained.model, functionals.shape[1], config.aux_egemaps_weight)
     _fit_masking(config, trained.model, extractor, train)
     remember_speakers(trained.model, rows, split)
     _make_trainable(config, args, trained, store)
@@ -202,7 +202,7 @@ def _variation(
         of_frames = augmentation.names(of_frames=True)
         if of_frames and not front_end_of(extractor).on_frames:
             raise TrainingError(
-                f"--augment {of_frames[0]} is of mel frames, and the model hears waveforms: leave it out"
+                f"--augment {of_frames[0]} is of mel frames, and the model takes waveforms: leave it out"
             )
     return Variation(config.silence, augmentation, config.mixup, args.seed)
 

@@ -95,8 +95,7 @@ class Recipe:
 
 
 class SerTrainer(Trainer):
-    """Trainer whose optimiser steps are planned by `FrameBudget` and whose loss is a mean over the
-    clips of a step.
+    """Trainer with steps planned by `PaddedLengthBatchSampler`, with a loss averaged over clips.
 
     However a step is divided into micro-batches of unequal numbers of clips, over accumulation or
     processes, its gradient is the same.
@@ -239,10 +238,10 @@ class SerTrainer(Trainer):
 
     def train(self, *args: object, **kwargs: object) -> TrainOutput:
         """The Trainer's own; ends with the averaged weights where there are any."""
-        told = super().train(*args, **kwargs)
+        output = super().train(*args, **kwargs)
         if self.average:
             self.average.put()  # of the last step, or of the best checkpoint, which has been loaded
-        return told
+        return output
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

@@ -78,5 +78,5 @@ def test_without_its_package_energy_is_taken_and_silero_refused(monkeypatch):
     assert voice_activity.VoiceActivityDetector().kind == "energy"
     with pytest.raises(voice_activity.VoiceError, match="'ser-hf\\[vad\\]'"):
         voice_activity.VoiceActivityDetector("silero")
-    with pytest.raises(voice_activity.VoiceError, match="'ears' hears no voice"):
+    with pytest.raises(voice_activity.VoiceError, match="'ears' is no voice detector"):
         voice_activity.VoiceActivityDetector("ears")

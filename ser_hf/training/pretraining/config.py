@@ -35,7 +35,7 @@ class PretrainConfig(SplitSettings):
     bf16: bool | None = field(default=None, metadata={"help": "default: where the processor has it"})
     mask_time_prob: float = field(default=0.65, metadata={"help": "share of frames under masks if none overlapped"})
     mask_time_length: int | None = field(default=None, metadata={"help": "frames a mask (default: 200 ms of them)"})
-    num_negatives: int = field(default=100, metadata={"help": "frames that the right one is told apart from"})
+    num_negatives: int = field(default=100, metadata={"help": "other frames that the true one is distinguished from"})
 
     def __post_init__(self) -> None:
         """Refuse values out of range.

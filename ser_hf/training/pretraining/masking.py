@@ -121,15 +121,20 @@ class Masking:
         longest = -(-max(map(len, made)) // step) * step
         frames = self.frames_of(longest)
         padded = np.zeros((len(made), longest, *made[0].shape[1:]), dtype=np.float32)
-        heard = np.zeros((len(made), longest), dtype=np.int64)
+        attention_mask = np.zeros((len(made), longest), dtype=np.int64)
         mask = np.zeros((len(made), frames), dtype=bool)
         negatives = np.zeros((len(made), frames, self.negatives), dtype=np.int64)
         for row, (clip, each) in enumerate(zip(clips, made, strict=True)):
-            padded[row, : len(each)], heard[row, : len(each)] = each, 1
+            padded[row, : len(each)], attention_mask[row, : len(each)] = each, 1
             own = self.frames_of(len(each))
             if own > 1:  # else there is nothing to tell it from
                 mask[row, :own], negatives[row, :own] = self.draw(own, *clip["draw"])
-        batch = {self.input_name: padded, "attention_mask": heard, "mask_time_indices": mask, "negatives": negatives}
+        batch = {
+            self.input_name: padded,
+            "attention_mask": attention_mask,
+            "mask_time_indices": mask,
+            "negatives": negatives,
+        }
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def frames_of(self, length: int) -> int:

@@ -1,5 +1,5 @@
-"""Models that learn from sound alone: a masked stretch is told from others of its clip, by its
-codeword."""
+"""Models that learn from sound alone: a masked stretch is distinguished from others of its clip by
+its codeword."""
 
 from os import PathLike
 
@@ -82,8 +82,8 @@ class Wav2Vec2BertForPreTraining(Wav2Vec2BertPreTrainedModel):
         self.wav2vec2_bert = Wav2Vec2BertModel(config)
         large = config.hidden_size >= 512
         words, size = (320, 256) if large else (64, 128)
-        heard = {"conv_dim": (config.feature_projection_input_dim,), "conv_kernel": (1,), "conv_stride": (1,)}
-        self.quantizer = Codebook(Wav2Vec2Config(num_codevectors_per_group=words, codevector_dim=size, **heard))
+        settings = {"conv_dim": (config.feature_projection_input_dim,), "conv_kernel": (1,), "conv_stride": (1,)}
+        self.quantizer = Codebook(Wav2Vec2Config(num_codevectors_per_group=words, codevector_dim=size, **settings))
         self.project_hid = nn.Linear(config.hidden_size, size)
         self.project_q = nn.Linear(size, size)
         self.post_init()
@@ -104,10 +104,10 @@ class Wav2Vec2BertForPreTraining(Wav2Vec2BertPreTrainedModel):
     ) -> wav2vec2.Wav2Vec2ForPreTrainingOutput:
         """Predict and quantise `(batch, frames, dimensions)`, as `Wav2Vec2ForPreTraining` answers
         without negatives."""
-        heard = self.wav2vec2_bert(input_features, attention_mask=attention_mask, mask_time_indices=mask_time_indices)
-        targets, perplexity = self.quantizer(heard.extract_features, mask_time_indices)
+        output = self.wav2vec2_bert(input_features, attention_mask=attention_mask, mask_time_indices=mask_time_indices)
+        targets, perplexity = self.quantizer(output.extract_features, mask_time_indices)
         return wav2vec2.Wav2Vec2ForPreTrainingOutput(
-            projected_states=self.project_hid(heard.last_hidden_state),
+            projected_states=self.project_hid(output.last_hidden_state),
             projected_quantized_states=self.project_q(targets),
             codevector_perplexity=perplexity,
         )
@@ -130,7 +130,7 @@ def contrastive(
     codeword do not count.
 
     Args:
-        predicted: what the encoder says of each frame, `(batch, frames, size)`.
+        predicted: the encoder's output for each frame, `(batch, frames, size)`.
         targets: the quantised frames, of the same shape.
         codewords: which combination each frame became, `(batch, frames)`.
         negatives: frames of the same clip, `(batch, frames, negatives)`.
@@ -191,7 +191,7 @@ def small_config() -> Wav2Vec2Config:
     """A small wav2vec 2.0 on the waveform, 50 frames a second, in the layout that pretrains stably
     (layer norm).
 
-    Four convolutions with long strides instead of seven, which hear 23 ms a frame: at this size
+    Four convolutions with long strides instead of seven, which cover 23 ms a frame: at this size
     most of the time would go into the first ones. No dropout, as in `tiny`.
     """
     return Wav2Vec2Config(
