@@ -26,7 +26,7 @@ from ser_hf.models.padding import ignore_padding, padding_rule
 from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.training import modes, probe, setup
 from ser_hf.training.config import FinetuneConfig
-from ser_hf.training.recovery import TrainingError, refuse_other_run, resource_guard, starting_point, surviving
+from ser_hf.training.recovery import TrainingError, disk_guard, refuse_other_run, starting_point, surviving
 from ser_hf.training.trainer import by_epoch
 from ser_hf.utils import files
 
@@ -50,7 +50,7 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
         return _probe(config, args)
     checkpoint = starting_point(Path(args.output_dir), args)
     rows, split = protocols.load_split(config)
-    with resource_guard("what is frozen is computed"):
+    with disk_guard("what is frozen is computed"):
         made = setup.prepare(config, args, rows, split)
     if checkpoint is not None:
         refuse_other_run(checkpoint, made.trainer.recipe.run)
@@ -90,9 +90,7 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
 
     if not split.test:
         return _untested(config, args, model, made)
-    with resource_guard(
-        "the model is saved and tested (--resume_from_checkpoint true goes on from its last checkpoint)"
-    ):
+    with disk_guard("the model is saved and tested (--resume_from_checkpoint true goes on from its last checkpoint)"):
         return _written(config, args, rows, split, test)
 
 
@@ -102,7 +100,7 @@ def _untested(config: FinetuneConfig, args: TrainingArguments, model: PreTrained
     output = Path(args.output_dir)
     if config.temperature is not None:
         calibration.apply_temperature(model, config.temperature)
-    with resource_guard("the model is saved"), tempfile.TemporaryDirectory(prefix=".partial-", dir=output) as temporary:
+    with disk_guard("the model is saved"), tempfile.TemporaryDirectory(prefix=".partial-", dir=output) as temporary:
         model.save_pretrained(temporary)
         made.extractor.save_pretrained(temporary)
         files.move_into(Path(temporary), output)
@@ -123,7 +121,7 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     setup.set_threads(config.threads, args)
     padding = ignore_padding(model)
     setup.remember_speakers(model, rows, split)
-    with resource_guard("the backbone's embeddings are computed"):
+    with disk_guard("the backbone's embeddings are computed"):
         probed = probe.probe(config, args, rows, split, model, extractor)
     if probed.calibration is not None:
         calibration.record_calibration(model, probed.calibration)
@@ -149,7 +147,7 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
         )
         return results, probed.probabilities
 
-    with resource_guard("the probe is saved"):
+    with disk_guard("the probe is saved"):
         return _written(config, args, rows, split, test)
 
 

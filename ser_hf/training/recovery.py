@@ -69,7 +69,7 @@ def surviving(trainer: Trainer) -> Iterator[None]:
 
 
 @contextmanager
-def resource_guard(what: str) -> Iterator[None]:
+def disk_guard(what: str) -> Iterator[None]:
     """What is done outside of the steps of a training ends in one line, too, where memory or disk
     is too small.
 

@@ -22,7 +22,7 @@ from ser_hf.training.config import machine_defaults
 from ser_hf.training.pretraining import objective
 from ser_hf.training.pretraining.config import PretrainConfig
 from ser_hf.training.pretraining.masking import Masking, Order, Recordings
-from ser_hf.training.recovery import RUN, checkpoints, resource_guard, surviving
+from ser_hf.training.recovery import RUN, checkpoints, disk_guard, surviving
 from ser_hf.training.trainer import by_epoch
 from ser_hf.utils import files
 
@@ -165,7 +165,7 @@ def pretrain(config: PretrainConfig) -> list[dict] | None:
         return None
     history = by_epoch(trainer.state.log_history)
     with (
-        resource_guard("the model is saved (--resume_from_checkpoint true does that again)"),
+        disk_guard("the model is saved (--resume_from_checkpoint true does that again)"),
         files.new_folder(output) as partial,
     ):
         objective.save(model, kept, partial)
