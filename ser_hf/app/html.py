@@ -205,7 +205,7 @@ def _segment_list(segments: list[Segment]) -> str:
     return f'<ol class="ser-parts" aria-label="timeline">{"".join(rows)}</ol>'
 
 
-def _segment_text(segment: dict) -> str:
+def _segment_text(segment: Segment) -> str:
     start, end = clock(segment["start"]), clock(segment["end"])
     return f"{start} to {end}, {escape(segment['label'])}, {percent(segment['score'])}"
 

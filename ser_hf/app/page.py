@@ -10,6 +10,7 @@ from gradio.utils import get_upload_folder
 from ser_hf.app import api, examples, html, tabs
 from ser_hf.app.uploads import Limits, UploadedFile
 from ser_hf.errors import UserError
+from ser_hf.inference.prediction import Prediction
 from ser_hf.inference.predictor import Predictor
 from ser_hf.inference.speaker_adaptation import Adaptation
 
@@ -79,7 +80,7 @@ def build_page(predictor: Predictor, limits: Limits | None = None, folder: Path 
 def _add_analysis(predictor: Predictor, limits: Limits) -> None:
     """Add the tab that analyses one recording."""
 
-    def analyse(path: str | None, voice: Adaptation | None) -> tuple[str, dict | None, dict]:
+    def analyse(path: str | None, voice: Adaptation | None) -> tuple[str, Prediction | None, dict]:
         hidden = gr.update(visible=False)
         if path is None:
             return html.message_html("Upload a recording or speak first."), None, hidden
