@@ -35,7 +35,7 @@ def write_examples(folder: Path) -> list[Path]:
 
 def _utterance(voice: synthesis.SyntheticVoice, emotion: str, seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    return synthesis.say(voice, emotion, rng.integers(0, 5, 9).tolist(), rng)
+    return synthesis.synthesize(voice, emotion, rng.integers(0, 5, 9).tolist(), rng)
 
 
 def _write_wav(path: Path, samples: np.ndarray) -> None:

@@ -122,7 +122,7 @@ def add_live(predictor: Predictor, limits: Limits, tab: gr.Tab) -> None:
 def _after_chunk(predictor: Predictor, limits: Limits, chunk: str, session: dict | None) -> tuple[dict, str]:
     """The session after a chunk, and what the page shows then."""
     # read from its file: for an array Gradio would decode by pydub, which needs FFmpeg
-    with audio.reading(chunk, "the stream") as reader:
+    with audio.open_recording(chunk, "the stream") as reader:
         rate, blocks = reader.rate, list(reader.blocks())
     session = session or {"stream": predictor.start_stream(rate)}
     predictions = session["stream"].feed(np.concatenate(blocks)) if blocks else []

@@ -50,17 +50,17 @@ def noise(
 
     Args:
         noises: at least one, each of shape `(samples,)`.
-        low, high: the ratio of the mean power of the voiced part (`silence.voiced`) to that of the
-            stretch, in dB.
+        low, high: bounds in dB of the ratio of two mean powers: that of the voiced part
+            (`voice_activity.voiced_span`), and that of the stretch.
     """
     ratio = rng.uniform(low, high)
     stretch = _stretch(noises[int(rng.integers(len(noises)))], len(samples), rng)
-    start, end = voice_activity.voiced(samples)
-    wanted = _power(samples[start:end]) / 10 ** (ratio / 10)
-    present = _power(stretch)
-    if wanted == 0 or present == 0:
+    start, end = voice_activity.voiced_span(samples)
+    wanted_power = _power(samples[start:end]) / 10 ** (ratio / 10)
+    noise_power = _power(stretch)
+    if wanted_power == 0 or noise_power == 0:
         return samples
-    return (samples + stretch.astype(np.float64) * np.sqrt(wanted / present)).astype(np.float32)
+    return (samples + stretch.astype(np.float64) * np.sqrt(wanted_power / noise_power)).astype(np.float32)
 
 
 def room(samples: np.ndarray, rng: np.random.Generator, seconds: float = 0.4) -> np.ndarray:
@@ -106,9 +106,9 @@ def _stretch(noise: np.ndarray, length: int, rng: np.random.Generator) -> np.nda
     if len(noise) >= length:
         start = int(rng.integers(len(noise) - length + 1))
         return noise[start : start + length]
-    there_and_back = np.concatenate([noise, noise[::-1]])
-    start = int(rng.integers(max(1, len(there_and_back))))
-    return np.resize(np.roll(there_and_back, -start), length)
+    forth_and_back = np.concatenate([noise, noise[::-1]])
+    start = int(rng.integers(max(1, len(forth_and_back))))
+    return np.resize(np.roll(forth_and_back, -start), length)
 
 
 def _response(rng: np.random.Generator, rt60: float) -> np.ndarray:

@@ -1,5 +1,4 @@
-"""The one way in for audio: anything that holds a recording becomes float32 mono at 16 kHz, or an
-AudioError.
+"""Anything that holds a recording becomes float32 mono at 16 kHz, or an AudioError.
 
 libsndfile decodes, so no FFmpeg is needed.
 """
@@ -48,7 +47,7 @@ class AudioError(UserError):
 
 @dataclass(frozen=True)
 class Reader:
-    """An open recording: what its header says, and its samples block by block."""
+    """An open recording: the fields of its header, and its samples block by block."""
 
     name: str
     rate: int  # Hz
@@ -58,8 +57,9 @@ class Reader:
     file: soundfile.SoundFile
 
     def blocks(self) -> Iterator[np.ndarray]:
-        """Decode to float32 arrays of shape `(frames, channels)`; memory does not grow with what
-        the header claims.
+        """Decode to float32 arrays of shape `(frames, channels)`.
+
+        Memory does not grow with the length that the header claims.
 
         Raises:
             AudioError: where decoding fails on the way, or the recording is longer than
@@ -67,7 +67,7 @@ class Reader:
         """
         frames = 0
         while True:
-            with _said(self.name):
+            with _named_errors(self.name):
                 block = self.file.read(_BLOCK, dtype="float32", always_2d=True)
             if len(block) == 0:
                 return
@@ -78,20 +78,20 @@ class Reader:
 
 
 @contextmanager
-def reading(source: Source, name: str | None = None) -> Iterator[Reader]:
-    """Open a recording (a path, bytes, an open file, or a dict with `bytes` or `path`) to read it
-    block by block.
+def open_recording(source: Source, name: str | None = None) -> Iterator[Reader]:
+    """Open a recording to read it block by block.
 
-    Errors call it by `name`, where it is given.
+    `source` is a path, bytes, an open file, or a dict with `bytes` or `path`. Errors call it by
+    `name`, where it is given.
 
     Raises:
         AudioError: if it does not exist, is no audio, or claims a rate or channels that no
             recording has.
     """
     name = name or _name(source)
-    opened = _opened(source, name)
-    with _said(name):
-        file = soundfile.SoundFile(opened)
+    openable = _openable(source, name)
+    with _named_errors(name):
+        file = soundfile.SoundFile(openable)
     with file:
         check_rate(file.samplerate, name)
         if file.channels > MAX_CHANNELS:
@@ -119,12 +119,11 @@ def load(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None = 
     >>> load(np.zeros((48_000, 2), dtype=np.float32), sampling_rate=48_000).shape
     (16000,)
     """
-    return joined(stream(source, sampling_rate, name))
+    return concatenate(stream(source, sampling_rate, name))
 
 
 def stream(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None = None) -> Iterator[np.ndarray]:
-    """Decode a recording, as `load` does, block by block, so that memory does not grow with its
-    length.
+    """Decode a recording as `load` does, but block by block, in memory that does not grow.
 
     Yields:
         What joined is the array that `load` gives.
@@ -138,7 +137,7 @@ def stream(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None 
     elif isinstance(source, np.ndarray):
         samples, rate = source, sampling_rate
     else:
-        with reading(source, name) as reader:
+        with open_recording(source, name) as reader:
             yield from mono_16k(reader.blocks(), reader.rate, name)
         return
     check_rate(rate, name)
@@ -146,8 +145,7 @@ def stream(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None 
 
 
 def mono(samples: np.ndarray, name: str = "the recording") -> np.ndarray:
-    """Float32 samples of shape `(samples,)` of an array that may be of integers and of several
-    channels.
+    """Return float32 samples of shape `(samples,)` of an array of any type and channels.
 
     Raises:
         AudioError: for another shape, NaN or infinity.
@@ -185,29 +183,34 @@ def mono_16k(blocks: Iterable[np.ndarray], rate: int, name: str = "the recording
 
 
 def duration(samples: np.ndarray) -> float:
-    """Seconds of 16 kHz samples, rounded to the millisecond."""
+    """Return the seconds of 16 kHz samples, rounded to the millisecond."""
     return round(len(samples) / SAMPLING_RATE, 3)
 
 
 def to_pcm(samples: np.ndarray) -> np.ndarray:
-    """The nearest 16-bit samples, shape `(samples,)`; what lies beyond full scale is clipped."""
+    """Return the nearest 16-bit samples, shape `(samples,)`; beyond full scale they are clipped."""
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2")
 
 
 def to_flac(pcm: np.ndarray) -> bytes:
-    """FLAC at 16 kHz of 16-bit samples of shape `(samples,)`; decoding gives exactly `pcm /
-    32768`."""
+    """Encode 16-bit samples of shape `(samples,)` as FLAC at 16 kHz.
+
+    Decoding gives exactly `pcm / 32768`.
+    """
     buffer = io.BytesIO()
     soundfile.write(buffer, pcm, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
     return buffer.getvalue()
 
 
-def at_most(seconds: float | None, blocks: Iterable[np.ndarray], name: str | None = None) -> Iterator[np.ndarray]:
-    """Pass blocks of 16 kHz samples through, and refuse a recording that is longer, where `seconds`
-    is not None.
+def limit_duration(
+    seconds: float | None, blocks: Iterable[np.ndarray], name: str | None = None
+) -> Iterator[np.ndarray]:
+    """Pass blocks of 16 kHz samples through, and refuse a recording longer than `seconds`.
+
+    None is no limit.
 
     Raises:
-        AudioError: as soon as it is.
+        AudioError: as soon as the blocks are longer than that.
     """
     length = 0
     for block in blocks:
@@ -217,8 +220,8 @@ def at_most(seconds: float | None, blocks: Iterable[np.ndarray], name: str | Non
         yield block
 
 
-def joined(parts: Iterable[np.ndarray]) -> np.ndarray:
-    """One array of those of shape `(samples,)`."""
+def concatenate(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """Concatenate arrays of shape `(samples,)`, of which there may be none."""
     parts = list(parts)
     return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, dtype=np.float32), *parts])
 
@@ -229,7 +232,7 @@ def _name(source: Source) -> str:
     return repr(str(source)) if isinstance(source, str | PathLike) else "the recording"
 
 
-def _opened(source: Source, name: str) -> bytes | IO[bytes]:
+def _openable(source: Source, name: str) -> bytes | IO[bytes]:
     """What soundfile can open; a path must be a file with something in it."""
     if isinstance(source, dict):
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")
@@ -247,8 +250,8 @@ def _opened(source: Source, name: str) -> bytes | IO[bytes]:
 
 
 @contextmanager
-def _said(name: str) -> Iterator[None]:
-    """What libsndfile says of a file, in one line that names it."""
+def _named_errors(name: str) -> Iterator[None]:
+    """Raise the errors of libsndfile as an AudioError that names the recording."""
     try:
         yield
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw

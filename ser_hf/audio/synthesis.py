@@ -75,8 +75,11 @@ class SyntheticVoice:
         return cls(pitch, formants, rng.uniform(4.2, 5.8), manner)
 
 
-def say(voice: SyntheticVoice, emotion: str, syllables: list[int], rng: np.random.Generator) -> np.ndarray:
-    """One utterance, float64 of shape `(samples,)` at 16 kHz; `syllables` are indices of vowels."""
+def synthesize(voice: SyntheticVoice, emotion: str, syllables: list[int], rng: np.random.Generator) -> np.ndarray:
+    """Synthesize one utterance, float64 of shape `(samples,)` at 16 kHz.
+
+    `syllables` are indices of vowels.
+    """
     index = EMOTIONS.index(emotion)
     plain = np.array([getattr(PROSODY[emotion], f.name) for f in fields(Prosody)], dtype=float)
     drawn = plain + voice.manner[index] + rng.normal(size=len(plain)) * _TAKE

@@ -1,4 +1,4 @@
-"""Where somebody speaks: by energy in a short recording, by a detector in a long one."""
+"""Voice activity: by energy at the edges of a clip, by a detector in a long recording."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -10,21 +10,19 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ser_hf import audio
 from ser_hf.audio import SAMPLING_RATE
 from ser_hf.errors import UserError
 
-_ENERGY_FRAME, _ENERGY_HOP = audio.SAMPLING_RATE // 40, audio.SAMPLING_RATE // 100  # 25 ms every 10 ms
-_MARGIN = audio.SAMPLING_RATE // 20  # 50 ms: soft onsets and fading ends lie below the threshold
-_STRETCH = audio.SAMPLING_RATE // 5  # 0.2 s: shorter edges say little about the background
+_ENERGY_FRAME, _ENERGY_HOP = SAMPLING_RATE // 40, SAMPLING_RATE // 100  # 25 ms every 10 ms
+_MARGIN = SAMPLING_RATE // 20  # 50 ms: soft onsets and fading ends lie below the threshold
+_SHORTEST_EDGE = SAMPLING_RATE // 5  # 0.2 s: shorter edges tell little about the background noise
 MARGIN = 0.2
 """Seconds beside the voice that a clip without its silence may keep in training."""
-_ZEROS = audio.SAMPLING_RATE // 100  # 10 ms of exact zeros in a row were never recorded
+_LONGEST_ZEROS = SAMPLING_RATE // 100  # 10 ms of exact zeros in a row were never recorded
 
 
-def voiced(samples: np.ndarray, below: float = 35.0) -> tuple[int, int]:
-    """First and one-past-last sample of what is not silence at the edges; pauses within do not
-    count.
+def voiced_span(samples: np.ndarray, below: float = 35.0) -> tuple[int, int]:
+    """Return the first sample of the voice and the one past its last; pauses within count as voice.
 
     A frame of 25 ms, one every 10 ms, is not silent where its energy lies at most `below` dB under
     that of the loudest one; 50 ms are left on each side. Where the noise floor is higher than that,
@@ -37,14 +35,14 @@ def voiced(samples: np.ndarray, below: float = 35.0) -> tuple[int, int]:
     Returns:
         `(0, len(samples))` for a clip of zeros or of less than a frame.
 
-    >>> voiced(np.repeat(np.float32([0, 1, 0]), 4_000))
+    >>> voiced_span(np.repeat(np.float32([0, 1, 0]), 4_000))
     (2880, 9040)
     """
     length = len(samples)
     if length < _ENERGY_FRAME:
         return 0, length
     sums = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
-    # the last frame ends with the clip, or what follows the last full hop would be lost
+    # the last frame ends with the clip, or samples after the last full hop would not count
     starts = np.append(np.arange(0, length - _ENERGY_FRAME, _ENERGY_HOP), length - _ENERGY_FRAME)
     energy = sums[starts + _ENERGY_FRAME] - sums[starts]
     loudest = energy.max()
@@ -54,19 +52,19 @@ def voiced(samples: np.ndarray, below: float = 35.0) -> tuple[int, int]:
     return max(0, int(loud[0]) - _MARGIN), min(length, int(loud[-1]) + _ENERGY_FRAME + _MARGIN)
 
 
-def edges(samples: np.ndarray) -> Iterator[np.ndarray]:
-    """What was recorded before and after the voice: stretches of at least 0.2 s outside `voiced`.
+def unvoiced_edges(samples: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield stretches before and after the voice: at least 0.2 s outside `voiced_span`.
 
     Digital zeros, which were added and not recorded, part stretches and are left out.
 
     Args:
         samples: shape `(samples,)`, 16 kHz; the stretches are views of it.
     """
-    start, end = voiced(samples)
+    start, end = voiced_span(samples)
     for edge in (samples[:start], samples[end:]):
         sounding = np.flatnonzero(edge)
-        parts = np.split(sounding, np.flatnonzero(np.diff(sounding) > _ZEROS) + 1)
-        yield from (edge[part[0] : part[-1] + 1] for part in parts if len(part) and np.ptp(part) >= _STRETCH - 1)
+        parts = np.split(sounding, np.flatnonzero(np.diff(sounding) > _LONGEST_ZEROS) + 1)
+        yield from (edge[part[0] : part[-1] + 1] for part in parts if len(part) and np.ptp(part) >= _SHORTEST_EDGE - 1)
 
 
 FRAME = 512
@@ -74,43 +72,44 @@ FRAME = 512
 
 _CONTEXT = 64  # samples before a frame that silero takes with it
 _THRESHOLD = 0.5  # of silero's probability, its own default
-_BELOW, _QUIETEST = 35.0, -60.0  # dB under the loudest frame so far, as in `silence`; and of full scale
-_FORGETS = 1.0  # dB a second by which the loudest frame so far fades
+_BELOW_LOUDEST = 35.0  # dB under the loudest frame so far, as in `voiced_span`
+_QUIETEST = -60.0  # dB of full scale
+_DECAY = 1.0  # dB a second by which the level of the loudest frame so far falls
 
-_PACKAGED = {
+_TENSOR_NAMES = {
     "stft_conv.weight": "stft.forward_basis_buffer",
-    **{f"conv{n}.{of}": f"encoder.{n - 1}.reparam_conv.{of}" for n in (1, 2, 3, 4) for of in ("weight", "bias")},
-    **{f"lstm.{of}_l0": f"decoder.rnn.{of}" for of in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")},
-    **{f"final_conv.{of}": f"decoder.decoder.2.{of}" for of in ("weight", "bias")},
+    **{
+        f"conv{n}.{tensor}": f"encoder.{n - 1}.reparam_conv.{tensor}"
+        for n in (1, 2, 3, 4)
+        for tensor in ("weight", "bias")
+    },
+    **{f"lstm.{tensor}_l0": f"decoder.rnn.{tensor}" for tensor in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")},
+    **{f"final_conv.{tensor}": f"decoder.decoder.2.{tensor}" for tensor in ("weight", "bias")},
 }
-"""Our names of silero's weights and its own."""
+"""For each of our tensors the name in silero-vad's TorchScript archive, which is private to it."""
 
 Kind = Literal["silero", "energy"]
 
 
-class VoiceError(UserError):
-    """A voice detector that is not there."""
-
-
 class VoiceActivityDetector:
-    """A detector of voice; `listen` begins a recording."""
+    """A detector of voice; `open_stream` begins a recording."""
 
     def __init__(self, kind: Kind | None = None) -> None:
         """Load it: `silero` where its package is installed, `energy` elsewhere, if None.
 
         Raises:
-            VoiceError: for an unknown kind, or silero without its package.
+            UserError: for an unknown kind, or silero without its package.
         """
         weights = _silero_weights()
         self.kind: Kind = kind or ("silero" if weights else "energy")
         if self.kind not in ("silero", "energy"):
-            raise VoiceError(f"'{kind}' is no voice detector: choose silero or energy")
+            raise UserError(f"'{kind}' is no voice activity detector: choose silero or energy")
         if self.kind == "silero" and weights is None:
-            raise VoiceError("silero needs its package: pip install 'ser-hf[vad]', or choose energy")
+            raise UserError("silero needs its package: pip install 'ser-hf[vad]', or choose energy")
         self._network = _Silero(weights) if self.kind == "silero" else None
 
-    def listen(self) -> "VadStream":
-        """For one recording, from its start."""
+    def open_stream(self) -> "VadStream":
+        """Return a stream for one recording, from its start."""
         return VadStream(self._network)
 
 
@@ -118,15 +117,17 @@ class VadStream:
     """The voice in one recording, handed over in blocks."""
 
     def __init__(self, network: "_Silero | None") -> None:
-        """`network` tells voice; energy does where it is None."""
+        """Voice is detected by `network`, or by energy where it is None."""
         self._network = network
         self._rest = np.zeros(0, dtype=np.float32)
         self._context, self._state = np.zeros(_CONTEXT, dtype=np.float32), None
         self._loudest = -np.inf
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
-        """Take the next samples, shape `(samples,)`; whether there is voice in each frame that they
-        complete."""
+        """Take the next samples, and return whether each frame that they complete holds voice.
+
+        Samples have the shape `(samples,)`, the answer `(frames,)`.
+        """
         joined = np.concatenate([self._rest, samples])
         frames, self._rest = np.split(joined, [len(joined) // FRAME * FRAME])
         frames = frames.reshape(-1, FRAME)
@@ -135,7 +136,7 @@ class VadStream:
         return self._loud(frames) if self._network is None else self._spoken(frames)
 
     def finish(self) -> np.ndarray:
-        """The same for the last frame, which silence completes."""
+        """Return the same for the last frame, which silence completes."""
         return self.feed(np.zeros(-len(self._rest) % FRAME, dtype=np.float32))
 
     def _spoken(self, frames: np.ndarray) -> np.ndarray:
@@ -146,11 +147,11 @@ class VadStream:
 
     def _loud(self, frames: np.ndarray) -> np.ndarray:
         levels = 10 * np.log10(np.square(frames).mean(axis=1) + 1e-12)
-        found = np.zeros(len(levels), dtype=bool)
+        is_voice = np.zeros(len(levels), dtype=bool)
         for index, level in enumerate(levels):
-            self._loudest = max(level, self._loudest - _FORGETS * FRAME / SAMPLING_RATE)
-            found[index] = level >= max(self._loudest - _BELOW, _QUIETEST)
-        return found
+            self._loudest = max(level, self._loudest - _DECAY * FRAME / SAMPLING_RATE)
+            is_voice[index] = level >= max(self._loudest - _BELOW_LOUDEST, _QUIETEST)
+        return is_voice
 
 
 class _Silero(nn.Module):
@@ -166,8 +167,8 @@ class _Silero(nn.Module):
         self.conv4 = nn.Conv1d(64, 128, 3, padding=1)
         self.lstm = nn.LSTM(128, 128)
         self.final_conv = nn.Conv1d(128, 1, 1)
-        packaged = torch.jit.load(weights, map_location="cpu").state_dict()
-        self.load_state_dict({mine: packaged[f"_model.{theirs}"] for mine, theirs in _PACKAGED.items()})
+        archive = torch.jit.load(weights, map_location="cpu").state_dict()
+        self.load_state_dict({name: archive[f"_model.{archive_name}"] for name, archive_name in _TENSOR_NAMES.items()})
         self.eval().requires_grad_(False)
 
     @torch.inference_mode()

@@ -254,7 +254,9 @@ def check_bundled_model() -> Iterator[Check]:
 
         quiet_transformers()
         rng = np.random.default_rng(0)
-        clip = synthesis.say(synthesis.SyntheticVoice.of("doctor", female=True), "happy", [0, 1, 2, 3, 4, 1], rng)
+        clip = synthesis.synthesize(
+            synthesis.SyntheticVoice.of("doctor", female=True), "happy", [0, 1, 2, 3, 4, 1], rng
+        )
         prediction = Predictor().predict(clip.astype(np.float32))
     except (ImportError, OSError, RuntimeError, ValueError, AttributeError, UserError) as error:
         yield Check("bundled model", "fail", f"it predicts nothing: {first_line(error)}", remedy)

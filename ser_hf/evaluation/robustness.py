@@ -87,21 +87,21 @@ def clipping(samples: np.ndarray, rng: np.random.Generator, share: float = 0.1) 
 
     The limit is the quantile `1 - share` of their magnitudes; the level is not made up for.
     """
-    start, end = voice_activity.voiced(samples)
+    start, end = voice_activity.voiced_span(samples)
     limit = float(np.quantile(np.abs(samples[start:end]), 1 - share))
     return np.clip(samples, -limit, limit) if limit else samples  # 0 where most of it is digital silence
 
 
 def trimmed(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Without the silence at the edges (`silence.voiced`)."""
-    start, end = voice_activity.voiced(samples)
+    start, end = voice_activity.voiced_span(samples)
     return samples[start:end]
 
 
 def late(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A recording that was started too late: all before 0.3 s into the voice (`silence.voiced`) is
     missing."""
-    return samples[voice_activity.voiced(samples)[0] + _LATE :]
+    return samples[voice_activity.voiced_span(samples)[0] + _LATE :]
 
 
 def speed(samples: np.ndarray, rng: np.random.Generator, factor: float) -> np.ndarray:

@@ -10,7 +10,7 @@ from itertools import chain, islice
 import numpy as np
 
 from ser_hf import audio
-from ser_hf.audio import SAMPLING_RATE, joined, resampling, voice_activity
+from ser_hf.audio import SAMPLING_RATE, concatenate, resampling, voice_activity
 from ser_hf.inference.prediction import Prediction, Segment, prediction, segment
 from ser_hf.inference.session import InferenceSession
 
@@ -42,7 +42,7 @@ def split_long(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray | None, Iterato
         length += len(block)
         if length > LONG:
             return None, chain(head, blocks)
-    return joined(head), iter(())
+    return concatenate(head), iter(())
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Windows:
             blocks: of shape `(samples,)` at 16 kHz, `WINDOW` or more in all.
             session: whose threads and voice detector are used.
         """
-        self._blocks, self._vad, self._pool = blocks, session.vad.listen(), session.pool
+        self._blocks, self._vad, self._pool = blocks, session.vad.open_stream(), session.pool
         self.voiced, self.length = VoicedStretches(), 0
 
     def __iter__(self) -> Iterator[Window]:
@@ -222,7 +222,7 @@ class Stream:
             AudioError: for a sampling rate that no recording has.
         """
         audio.check_rate(sampling_rate, "the stream")
-        self._session, self._vad = session, session.vad.listen()
+        self._session, self._vad = session, session.vad.open_stream()
         self._resampler = resampling.Resampler(sampling_rate)
         self._voiced = VoicedStretches()
         self._recent = np.zeros(0, dtype=np.float32)  # up to a window

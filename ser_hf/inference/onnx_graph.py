@@ -149,7 +149,7 @@ def check_clips(count: int = CHECK_CLIPS) -> Iterable[np.ndarray]:
         # the name is the seed of the voice: another one gives other clips and other figures
         voice = synthesis.SyntheticVoice.of(f"gate-{number // len(EMOTIONS)}", female=number % 2 == 0)
         syllables = rng.integers(0, 5, size=2 + number % 16).tolist()
-        clip = synthesis.say(voice, EMOTIONS[number % len(EMOTIONS)], syllables, rng).astype(np.float32)
+        clip = synthesis.synthesize(voice, EMOTIONS[number % len(EMOTIONS)], syllables, rng).astype(np.float32)
         yield clip[: int(audio.MIN_SECONDS * audio.SAMPLING_RATE)] if number == 0 else clip
 
 

@@ -397,7 +397,7 @@ def _read(
     source: audio.Source, longest: float | None, on_samples: OnSamples | None = None
 ) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
     """The samples of a recording of up to `LONG`, or None and the blocks of a longer one."""
-    blocks = audio.at_most(longest, audio.stream(source), prediction.source_name(source))
+    blocks = audio.limit_duration(longest, audio.stream(source), prediction.source_name(source))
     return long_audio.split_long(blocks if on_samples is None else _observed(blocks, on_samples))
 
 

@@ -245,7 +245,7 @@ def silences(clips: Iterable[np.ndarray], seconds: float = 60.0) -> list[np.ndar
     found = []
     missing = round(seconds * _RATE)
     for clip in clips:
-        for edge in voice_activity.edges(clip):
+        for edge in voice_activity.unvoiced_edges(clip):
             found.append(edge[:missing].copy())  # a view would keep the clip in memory
             missing -= len(found[-1])
             if missing <= 0:

@@ -96,7 +96,7 @@ class DecodedClips:
 
     def _decode(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
         samples = audio.load(self.rows[index]["audio"])
-        start, end = voice_activity.voiced(samples)
+        start, end = voice_activity.voiced_span(samples)
         prepared, hop = self.front_end.prepare(samples), self.front_end.hop
         return prepared, (start // hop, min(len(prepared), -(-end // hop)))
 

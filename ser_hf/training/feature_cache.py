@@ -135,7 +135,7 @@ def _computed(
             batch = collate([{"features": front_end.extract(clip)} for clip in some])
             made = compute({name: tensor.to(model.device) for name, tensor in batch.items()})
             for clip, sound, tensor in zip(some, chunk["sha256"][place : place + size], made, strict=True):
-                first, last = voice_activity.voiced(clip)
+                first, last = voice_activity.voiced_span(clip)
                 yield sound, (first / len(clip), last / len(clip)), tensor
 
 

@@ -106,7 +106,7 @@ def test_noise_lies_below_the_voice_as_asked(ratio, length):
     clip = sine(300)
     clip[:20_000] = 0  # silence does not count as signal
     out = effects.noise(clip, seeded(3), [white(length, level=2.0)], ratio, ratio)
-    start, end = voice_activity.voiced(clip)
+    start, end = voice_activity.voiced_span(clip)
     assert start > 18_000
     assert decibel(clip[start:end]) - decibel(out - clip) == pytest.approx(ratio, abs=0.5)
 

@@ -48,7 +48,7 @@ def test_a_recording_longer_than_a_block_is_read_whole(tmp_path):
 
 def test_the_reader_says_what_the_header_says(tmp_path):
     soundfile.write(tmp_path / "odd.wav", np.zeros((9_600, 2)), 96_000, format="AIFF", subtype="PCM_24")
-    with audio.reading(tmp_path / "odd.wav") as reader:
+    with audio.open_recording(tmp_path / "odd.wav") as reader:
         assert (reader.rate, reader.channels, reader.container, reader.subtype) == (96_000, 2, "AIFF", "PCM_24")
         assert [block.shape for block in reader.blocks()] == [(9_600, 2)]
 

@@ -6,6 +6,7 @@ import torch
 
 from ser_hf import audio
 from ser_hf.audio import voice_activity
+from ser_hf.errors import UserError
 
 
 def spoken(recordings, count=3):
@@ -18,7 +19,7 @@ def spoken(recordings, count=3):
 @pytest.mark.parametrize("kind", ["silero", "energy"])
 def test_voice_is_found_in_utterances_and_not_in_silence(kind, recordings):
     clip = audio.load(next(recordings[0].rglob("*-05-*.wav")))
-    listener = voice_activity.VoiceActivityDetector(kind).listen()
+    listener = voice_activity.VoiceActivityDetector(kind).open_stream()
     silence = np.zeros(4 * audio.SAMPLING_RATE, dtype=np.float32)
     assert not listener.feed(silence).any()
     assert listener.feed(clip).mean() > 0.5
@@ -29,10 +30,10 @@ def test_voice_is_found_in_utterances_and_not_in_silence(kind, recordings):
 @pytest.mark.parametrize("kind", ["silero", "energy"])
 def test_how_a_recording_is_cut_into_blocks_changes_nothing(kind, recordings):
     samples = spoken(recordings)
-    whole = voice_activity.VoiceActivityDetector(kind).listen()
+    whole = voice_activity.VoiceActivityDetector(kind).open_stream()
     expected = np.concatenate([whole.feed(samples), whole.finish()])
     assert len(expected) == -(-len(samples) // voice_activity.FRAME)
-    parts = voice_activity.VoiceActivityDetector(kind).listen()
+    parts = voice_activity.VoiceActivityDetector(kind).open_stream()
     cuts = np.sort(np.random.default_rng(0).integers(0, len(samples), 40))
     found = [parts.feed(part) for part in np.split(samples, cuts)]
     np.testing.assert_array_equal(np.concatenate([*found, parts.finish()]), expected)
@@ -68,7 +69,7 @@ def test_energy_hears_loud_above_quiet_whatever_the_level():
     noise = rng.normal(size=32_000).astype(np.float32)
     for level in (0.3, 0.01):
         quiet = noise * level * 10 ** (-50 / 20)
-        listener = voice_activity.VoiceActivityDetector("energy").listen()
+        listener = voice_activity.VoiceActivityDetector("energy").open_stream()
         assert listener.feed(noise * level).all()
         assert not listener.feed(quiet)[2:].any()
 
@@ -76,7 +77,7 @@ def test_energy_hears_loud_above_quiet_whatever_the_level():
 def test_without_its_package_energy_is_taken_and_silero_refused(monkeypatch):
     monkeypatch.setattr(voice_activity, "find_spec", lambda name: None)
     assert voice_activity.VoiceActivityDetector().kind == "energy"
-    with pytest.raises(voice_activity.VoiceError, match="'ser-hf\\[vad\\]'"):
+    with pytest.raises(UserError, match="'ser-hf\\[vad\\]'"):
         voice_activity.VoiceActivityDetector("silero")
-    with pytest.raises(voice_activity.VoiceError, match="'ears' is no voice detector"):
+    with pytest.raises(UserError, match="'ears' is no voice activity detector"):
         voice_activity.VoiceActivityDetector("ears")

@@ -76,7 +76,7 @@ def test_gain_is_exact_and_nothing_clips(by):
 )
 def test_noise_lies_below_the_voice_as_named(name, ratio):
     clip = voice()
-    start, end = voice_activity.voiced(clip)
+    start, end = voice_activity.voiced_span(clip)
     assert start > 5_000
     added = BY_NAME[name](clip) - clip
     assert decibel(clip[start:end]) - decibel(added) == pytest.approx(ratio, abs=0.2)
@@ -90,7 +90,7 @@ def test_white_noise_is_flat():
     clip = voice()
     added = BY_NAME["white noise 20 dB"](clip) - clip
     assert share_above(added, 4_000) == pytest.approx(0.5, abs=0.03)
-    start, end = voice_activity.voiced(clip)
+    start, end = voice_activity.voiced_span(clip)
     assert decibel(clip[start:end]) - decibel(added) == pytest.approx(20, abs=0.2)
 
 
@@ -125,7 +125,7 @@ def test_codecs_keep_to_their_bitrate():
 
 def test_clipping_cuts_the_loudest_tenth_of_the_voice():
     clip = voice()
-    start, end = voice_activity.voiced(clip)
+    start, end = voice_activity.voiced_span(clip)
     out = BY_NAME["clipped 10 %"](clip)
     changed = out != clip
     assert changed[start:end].mean() == pytest.approx(0.1, abs=1e-3)
@@ -136,7 +136,7 @@ def test_clipping_cuts_the_loudest_tenth_of_the_voice():
 
 def test_trimming_leaves_the_voice_or_what_follows_its_start():
     clip = voice()
-    start, end = voice_activity.voiced(clip)
+    start, end = voice_activity.voiced_span(clip)
     np.testing.assert_array_equal(BY_NAME["edges trimmed"](clip), clip[start:end])
     np.testing.assert_array_equal(BY_NAME["starts 0.3 s late"](clip), clip[start + 4_800 :])
 

@@ -84,7 +84,7 @@ def test_up_to_ten_seconds_are_one_utterance(predictor, talk):
 def test_a_long_recording_is_the_mean_of_its_windows(predictor, talk):
     answer = predictor.predict(talk)
     starts = [*range(0, len(talk) - long_audio.WINDOW + 1, long_audio.HOP), len(talk) - long_audio.WINDOW]
-    listener, voiced = VoiceActivityDetector().listen(), long_audio.VoicedStretches()
+    listener, voiced = VoiceActivityDetector().open_stream(), long_audio.VoicedStretches()
     voiced.add(np.concatenate([listener.feed(talk), listener.finish()]))
     kept = [s for s in dict.fromkeys(starts) if voiced.within(s, s + long_audio.WINDOW)[0] >= long_audio.MIN_VOICE]
     rows = predictor.probabilities([talk[s : s + long_audio.WINDOW] for s in kept])
@@ -228,7 +228,7 @@ class FakeSession:
     def __init__(self, rows, voiced):
         self.rows, self.voiced, self.vad = iter(rows), voiced, self
 
-    def listen(self):
+    def open_stream(self):
         return self
 
     def feed(self, part):

@@ -231,7 +231,7 @@ def test_the_voice_is_found_in_frames(rows, models, tmp_path):
     )
     for index in INDICES:
         samples = audio.load(rows[index]["audio"])
-        first, last = voice_activity.voiced(samples)
+        first, last = voice_activity.voiced_span(samples)
         frames, (start, end) = store[rows[index]["sha256"]]
         per_frame = len(samples) / len(frames)
         assert 0 <= start < end <= len(frames)

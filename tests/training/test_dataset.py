@@ -68,7 +68,7 @@ def test_silence_is_cut_at_the_edges_alone(rows, extractors):
     shortened = 0
     for place, index in enumerate(INDICES):
         samples = audio.load(rows[index]["audio"])
-        start, end = voice_activity.voiced(samples)
+        start, end = voice_activity.voiced_span(samples)
         got = varied[1, place]["features"]
         rng = np.random.default_rng([0, 1, place])
         begin, stop = augmentation.vary(len(samples), (start, end), rng)
@@ -85,7 +85,7 @@ def test_all_or_a_margin_of_the_silence_is_left(rows, extractors):
         for place, index in enumerate(INDICES):
             samples = audio.load(rows[index]["audio"])
             rng = np.random.default_rng([0, epoch, place])
-            begin, stop = augmentation.random_trim(len(samples), voice_activity.voiced(samples), rng, 3_200)
+            begin, stop = augmentation.random_trim(len(samples), voice_activity.voiced_span(samples), rng, 3_200)
             got = varied[epoch, place]["features"]
             assert abs(len(got) - (stop - begin)) <= 2  # durations are rounded
             lengths.add(len(got) - len(samples))

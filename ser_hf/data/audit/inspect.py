@@ -56,9 +56,9 @@ def inspect_file(file: File) -> FileMeasurement:
     """Read a recording once; a problem is returned in `error`, not raised."""
     try:
         source = file.source()
-        with audio.reading(source, repr(str(file))) as reader:
+        with audio.open_recording(source, repr(str(file))) as reader:
             faults = _Faults()
-            samples = audio.joined(audio.mono_16k(faults.watch(reader.blocks()), reader.rate, reader.name))
+            samples = audio.concatenate(audio.mono_16k(faults.watch(reader.blocks()), reader.rate, reader.name))
             header = (reader.rate, reader.channels, reader.container, reader.subtype)
     except (UserError, OSError) as error:
         return FileMeasurement(file, error=str(error))

@@ -6,7 +6,7 @@ import numpy as np
 import soundfile
 
 from ser_hf.audio import SAMPLING_RATE
-from ser_hf.audio.synthesis import SyntheticVoice, say
+from ser_hf.audio.synthesis import SyntheticVoice, synthesize
 from ser_hf.data.corpora import ravdess, tess
 from ser_hf.labels import EMOTIONS
 
@@ -51,5 +51,5 @@ def write_corpora(folder: Path, seed: int = 0, takes: int = 2, words: int = len(
 def _write_recording(stem: Path, voice: SyntheticVoice, emotion: str, syllables: list[int], seed: int) -> None:
     rng = np.random.default_rng([seed, *stem.name.encode()])
     stem.parent.mkdir(parents=True, exist_ok=True)
-    samples = np.clip(say(voice, emotion, syllables, rng), -1, 1)
+    samples = np.clip(synthesize(voice, emotion, syllables, rng), -1, 1)
     soundfile.write(f"{stem}.wav", samples, SAMPLING_RATE, subtype="PCM_16")
