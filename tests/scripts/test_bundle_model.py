@@ -1,22 +1,17 @@
 """How a model is bundled, and the figures of its cross-validation."""
 
-import csv
 import json
 
 import numpy as np
 import pytest
 from helpers.small import FAST
 from safetensors.torch import load_file, save_file
-from scipy.special import softmax
 from transformers import pipeline
 
 from ser_hf import BUNDLED_MODEL, audio
 from ser_hf.cli.main import main
 from ser_hf.errors import UserError
-from ser_hf.evaluation import calibration, metrics
 from ser_hf.evaluation.results import Results
-from ser_hf.experiments import adaptation_study
-from ser_hf.inference import speaker_adaptation
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 
@@ -128,55 +123,6 @@ def test_the_table_has_a_line_a_corpus_where_there_are_two(bundle_model):
     lines = bundle_model.figures_table(measured("uar ravdess", "uar tess", s42=0.5)).splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["`speaker`", "… RAVDESS", "… TESS"]
     assert len({line.count("|") for line in lines}) == 1
-
-
-@pytest.fixture
-def folds(tmp_path):
-    """Two runs whose predictions are too sure, and lopsided by speaker."""
-    rng, written = np.random.default_rng(0), []
-    for fold in range(2):
-        truth = rng.integers(8, size=160)
-        speakers = np.array([f"ravdess-{fold}{number}" for number in rng.integers(2, size=160)])
-        lean = {name: rng.normal(size=8) * 2 for name in sorted(set(speakers))}
-        logits = (
-            2 * np.eye(8)[truth] + rng.normal(size=(160, 8)) * 1.5 + np.array([lean[speaker] for speaker in speakers])
-        )
-        folder = tmp_path / f"fold-{fold}"
-        folder.mkdir()
-        with (folder / "predictions.csv").open("w", newline="") as file:
-            lines = csv.writer(file)
-            lines.writerow(["file", "corpus", "speaker", "label", "predicted", *EMOTIONS])
-            for label, speaker, chances in zip(truth, speakers, softmax(3 * logits, axis=1), strict=True):
-                lines.writerow(["f", "ravdess", speaker, EMOTIONS[label], EMOTIONS[chances.argmax()], *chances])
-        written.append((folder, 3 * logits, truth, speakers))
-    return written
-
-
-def test_figures_are_calibrated_on_other_folds_and_adapted_on_other_clips(folds):
-    runs = [adaptation_study.read_predictions(folder) for folder, *_ in folds]
-    temperatures = adaptation_study.cross_fitted_temperatures(runs)
-    for fold, calibrated_on in ((0, 1), (1, 0)):
-        assert temperatures[fold] == pytest.approx(
-            calibration.fit_temperature(folds[calibrated_on][1], folds[calibrated_on][2]), rel=1e-3
-        )
-    figures = adaptation_study.adaptation_figures(runs, temperatures)
-    truth = np.concatenate([fold[2] for fold in folds])
-    logits = np.concatenate([fold[1] for fold in folds])
-    assert figures["accuracy"] == pytest.approx((logits.argmax(axis=1) == truth).mean())
-    assert figures["uar"] == figures["uar ravdess"]
-    warm = np.concatenate([fold[1] / t for fold, t in zip(folds, temperatures, strict=True)])
-    assert figures["ece"] == pytest.approx(metrics.calibration_error(truth, softmax(warm, axis=1)), abs=1e-4)
-    assert figures["ece"] < figures["ece before"] - 0.05
-    assert figures["adapted uar"] > figures["uar"] + 0.05
-    assert adaptation_study.adapted_uar(runs, temperatures, 0) == [figures["uar"]] * 10
-
-
-def test_no_clip_is_adapted_on_itself():
-    logits = np.eye(8)[[0, 1, 2, 3]] * 5
-    moved = adaptation_study.adapt_across_clips(logits, ["a", "a", "a", "b"], np.random.default_rng(0))
-    for place, others in ((0, [1, 2]), (1, [0, 2]), (2, [0, 1])):
-        assert np.allclose(moved[place], speaker_adaptation.fit(logits[others], "").moved(logits[place]))
-    assert np.array_equal(moved[3], logits[3])  # its speaker has no other clip
 
 
 def test_the_bundled_model_is_small_and_stock_transformers_loads_it(recordings):
