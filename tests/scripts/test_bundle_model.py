@@ -152,3 +152,8 @@ def test_it_answers_where_no_model_is_named(recordings, capsys):
     assert (
         prediction["scores"] == Predictor().predict(clip)["scores"] == Predictor(BUNDLED_MODEL).predict(clip)["scores"]
     )
+
+
+def test_the_bundled_model_is_of_the_recipe_in_the_config_files(bundle_model):
+    assert json.loads((BUNDLED_MODEL / "seeds.json").read_text())["recipe"] == bundle_model.recipe_digest()
+    assert bundle_model.bundled_temperature(bundle_model.recipe_digest()) > 0
