@@ -78,13 +78,13 @@ def probe(embeddings: np.ndarray, columns: Columns, seed: int = 0) -> dict:
         known = ~np.char.endswith(values, _NO_SPEAKER) if name == "speaker" else values != ""
         probes[name] = _classify(_Property(name, values[known], speakers[known], embeddings[known]), seed)
     probes["duration"] = _regress(_Property("duration", columns["duration"][rows], speakers, embeddings), seed)
-    told = from_corpus(columns["label"], columns["corpus"])
+    corpus_only = from_corpus(columns["label"], columns["corpus"])
     return {
         "n": n,
         "probed": len(rows),
         "probes": probes,
-        "emotion_from_corpus": told,
-        "warnings": _warnings(probes, told),
+        "emotion_from_corpus": corpus_only,
+        "warnings": _warnings(probes, corpus_only),
     }
 
 
@@ -114,70 +114,70 @@ def from_corpus(labels: np.ndarray, corpora: np.ndarray) -> dict[str, float]:
     }
 
 
-def _classify(its: _Property, seed: int) -> dict:
-    measure, classes = "balanced accuracy", np.unique(its.values)
+def _classify(prop: _Property, seed: int) -> dict:
+    measure, classes = "balanced accuracy", np.unique(prop.values)
     if len(classes) < 2:
-        why = f"one {its.name} only ({classes[0]})" if len(classes) else f"no {its.name} is known"
-        return _unasked(measure, len(classes), why)
-    keep, folds, says = (_by_clip if its.name == "speaker" else _by_speaker)(its, seed)
+        why = f"one {prop.name} only ({classes[0]})" if len(classes) else f"no {prop.name} is known"
+        return _unmeasured(measure, len(classes), why)
+    keep, folds, says = (_by_clip if prop.name == "speaker" else _by_speaker)(prop, seed)
     if not folds:
-        return _unasked(measure, len(classes), says)
+        return _unmeasured(measure, len(classes), says)
     # Weights against corpora of unequal size: what guesses blindly then scores 1 / classes. The
     # strong penalty suits embeddings as wide as there are clips, and converges in fewer steps.
     model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=100, tol=1e-3)
-    used = np.unique(its.values[keep])
-    answers = _answers(model, its.embeddings[keep], its.values[keep], folds)
-    score = float(balanced_accuracy_score(its.values[keep], answers))
+    used = np.unique(prop.values[keep])
+    answers = _answers(model, prop.embeddings[keep], prop.values[keep], folds)
+    score = float(balanced_accuracy_score(prop.values[keep], answers))
     return {"score": score, "chance": 1 / len(used), "measure": measure, "classes": len(used), "folds": says}
 
 
-def _regress(its: _Property, seed: int) -> dict:
-    if len(its.values) < 2 or np.ptp(its.values) == 0:
-        return _unasked("R²", None, "all clips are equally long")
-    names, counts = np.unique(its.speakers, return_counts=True)
+def _regress(prop: _Property, seed: int) -> dict:
+    if len(prop.values) < 2 or np.ptp(prop.values) == 0:
+        return _unmeasured("R²", None, "all clips are equally long")
+    names, counts = np.unique(prop.speakers, return_counts=True)
     most = int(counts.argmax())
     if 2 * counts[most] > counts.sum():  # what is left would not be enough to learn from, and of other lengths
-        splitter = KFold(min(FOLDS, len(its.values)), shuffle=True, random_state=seed)
-        folds = list(splitter.split(its.embeddings))
+        splitter = KFold(min(FOLDS, len(prop.values)), shuffle=True, random_state=seed)
+        folds = list(splitter.split(prop.embeddings))
         share = 100 * counts[most] / counts.sum()
         says = f"{len(folds)} folds over clips: {share:.0f} % of them are of one speaker ({names[most]})"
     else:
         splitter = GroupKFold(min(FOLDS, len(names)), shuffle=True, random_state=seed)
-        folds = list(splitter.split(its.embeddings, groups=its.speakers))
+        folds = list(splitter.split(prop.embeddings, groups=prop.speakers))
         says = f"{len(folds)} folds that hold {len(names)} speakers apart"
-    answers = _answers(RidgeCV(alphas=np.logspace(-1, 5, 7)), its.embeddings, its.values, folds)
-    score = float(r2_score(its.values, answers))
+    answers = _answers(RidgeCV(alphas=np.logspace(-1, 5, 7)), prop.embeddings, prop.values, folds)
+    score = float(r2_score(prop.values, answers))
     return {"score": score, "chance": 0.0, "measure": "R²", "classes": None, "folds": says}
 
 
-def _by_speaker(its: _Property, seed: int) -> tuple[np.ndarray, _Folds, str]:
+def _by_speaker(prop: _Property, seed: int) -> tuple[np.ndarray, _Folds, str]:
     """Clips to use, folds that hold speakers apart, or clips where a class has fewer than two
     speakers; in words."""
-    names, first = np.unique(its.speakers, return_index=True)
-    values = its.values[first]
+    names, first = np.unique(prop.speakers, return_index=True)
+    values = prop.values[first]
     classes, counts = np.unique(values, return_counts=True)
-    if single := sorted({*its.values.tolist()} - {*classes[counts > 1].tolist()}):
-        return _by_clip(its, seed, f": '{single[0]}' has fewer than two speakers, whose voice may be what is read")
+    if single := sorted({*prop.values.tolist()} - {*classes[counts > 1].tolist()}):
+        return _by_clip(prop, seed, f": '{single[0]}' has fewer than two speakers, whose voice may be what is read")
     # Stratified over speakers, not over clips in groups: so each class is on both sides of each
     # fold.
     splitter = StratifiedKFold(min(FOLDS, int(counts.min())), shuffle=True, random_state=seed)
-    held = [np.isin(its.speakers, names[test]) for _, test in splitter.split(names, values)]
+    held = [np.isin(prop.speakers, names[test]) for _, test in splitter.split(names, values)]
     folds = [(np.flatnonzero(~test), np.flatnonzero(test)) for test in held]
-    return np.arange(len(its.values)), folds, f"{len(folds)} folds that hold {len(names)} speakers apart"
+    return np.arange(len(prop.values)), folds, f"{len(folds)} folds that hold {len(names)} speakers apart"
 
 
-def _by_clip(its: _Property, seed: int, why: str = "") -> tuple[np.ndarray, _Folds, str]:
+def _by_clip(prop: _Property, seed: int, why: str = "") -> tuple[np.ndarray, _Folds, str]:
     """Clips to use, stratified folds over them, in words; no folds where fewer than two classes
     have enough clips."""
-    classes, counts = np.unique(its.values, return_counts=True)
+    classes, counts = np.unique(prop.values, return_counts=True)
     enough = classes[counts >= FOLDS]
-    keep = np.flatnonzero(np.isin(its.values, enough))
+    keep = np.flatnonzero(np.isin(prop.values, enough))
     if len(enough) < 2:
         return keep, [], f"fewer than two values have {FOLDS} clips"
     splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     left = len(classes) - len(enough)
     says = f"{FOLDS} folds over clips" + (f" ({left} of {len(classes)} have too few and are left out)" if left else "")
-    return keep, list(splitter.split(keep, its.values[keep])), says + why
+    return keep, list(splitter.split(keep, prop.values[keep])), says + why
 
 
 def _answers(model: BaseEstimator, embeddings: np.ndarray, values: np.ndarray, folds: _Folds) -> np.ndarray:
@@ -187,14 +187,14 @@ def _answers(model: BaseEstimator, embeddings: np.ndarray, values: np.ndarray, f
         return cross_val_predict(make_pipeline(StandardScaler(), model), embeddings, values, cv=folds)
 
 
-def _unasked(measure: str, classes: int | None, why: str) -> dict:
+def _unmeasured(measure: str, classes: int | None, why: str) -> dict:
     says = f"cannot be asked: {why}"
     return {"score": None, "chance": None, "measure": measure, "classes": classes, "folds": says}
 
 
-def _warnings(probes: dict[str, dict], told: dict[str, float]) -> list[str]:
+def _warnings(probes: dict[str, dict], corpus_only: dict[str, float]) -> list[str]:
     """A sentence for each property that can be read and may then stand in for the emotion."""
-    share = told["entropy_share"]
+    share = corpus_only["entropy_share"]
     meanings = {
         "corpus": f"and tells {100 * share:.0f} % of the emotion: "
         "part of the accuracy across corpora may be the corpus.",
@@ -204,10 +204,10 @@ def _warnings(probes: dict[str, dict], told: dict[str, float]) -> list[str]:
     }
     if share < TELLS:
         del meanings["corpus"]  # it would not help
-    found = []
+    sentences = []
     for name, meaning in meanings.items():
         score, chance, measure = (probes[name][key] for key in ("score", "chance", "measure"))
         if score is not None and score >= chance + READABLE * (1 - chance):
             figures = f"{measure} {score:.2f}, chance {chance:.2f}"
-            found.append(f"The {name} can be read from the embeddings ({figures}), {meaning}")
-    return found
+            sentences.append(f"The {name} can be read from the embeddings ({figures}), {meaning}")
+    return sentences

@@ -42,9 +42,9 @@ def speaker_intervals(
         clips that no interval would hold.
 
     >>> right = np.array([0, 0, 1, 1] * 6)
-    >>> said = np.array([0, 0, 1, 0] * 3 + [0, 0, 1, 1] * 3)
-    >>> bounds, says = speaker_intervals(right, said, np.repeat(["a", "b", "c", "d"], 6))
-    >>> says
+    >>> predicted = np.array([0, 0, 1, 0] * 3 + [0, 0, 1, 1] * 3)
+    >>> bounds, how = speaker_intervals(right, predicted, np.repeat(["a", "b", "c", "d"], 6))
+    >>> how
     '95 % bootstrap over 4 test speakers (2,000 resamples, t on the logit scale)'
     >>> [round(bound, 2) for bound in bounds["accuracy"]]
     [0.42, 0.99]
@@ -98,15 +98,15 @@ def interval_bounds(matrices: np.ndarray, resamples: int = 2000, seed: int = 0) 
         seed: of the draws.
     """
     figures, drawn = scores(matrices.sum(0)), resampled_figures(matrices, resamples, seed)
-    halves, one = half_widths(matrices, drawn), 1 / matrices.sum()
-    found = {}
+    halves, clip = half_widths(matrices, drawn), 1 / matrices.sum()
+    intervals = {}
     for name in METRICS:
         figure = float(figures[name])
-        middle = min(max(figure, one), 1 - one)  # the logit of 1 is infinite: one clip is taken as half a chance
+        middle = min(max(figure, clip), 1 - clip)  # the logit of 1 is infinite: one clip is taken as half a chance
         half = halves[name] / (middle * (1 - middle))  # delta method
         low, high = expit(logit(middle) - half), expit(logit(middle) + half)
-        found[name] = [min(float(low), figure), max(float(high), figure)]
-    return found
+        intervals[name] = [min(float(low), figure), max(float(high), figure)]
+    return intervals
 
 
 def resampled_figures(matrices: np.ndarray, resamples: int, seed: int) -> dict[str, np.ndarray]:
@@ -127,12 +127,12 @@ def half_widths(matrices: np.ndarray, drawn: dict[str, np.ndarray]) -> dict[str,
     Args:
         matrices: of the speakers, shape `(speakers, classes, classes)`; they say how many clips
             each has.
-        drawn: what `draw` gave, or the difference of two such.
+        drawn: what `resampled_figures` returned, or the difference of two such.
     """
-    number, worth, one = len(matrices), effective_speakers(matrices), 1 / matrices.sum()
+    number, worth, clip = len(matrices), effective_speakers(matrices), 1 / matrices.sum()
     halves = {}
     for name, values in drawn.items():
-        error = max(float(values.std(ddof=1)) * np.sqrt(number / (number - 1)), one)
+        error = max(float(values.std(ddof=1)) * np.sqrt(number / (number - 1)), clip)
         halves[name] = float(t.ppf(0.975, (number + worth[name]) / 2 - 1) * error)
     return halves
 

@@ -129,28 +129,29 @@ def calibrate_model(
         predictor: with the eight labels, in the order of `ser_hf.labels.EMOTIONS`.
         dataset: with the columns of `ser_hf.data.dataset.FEATURES`.
         indices: of the validation clips; memory does not grow with them.
-        coverage: share of clips to be answered, see `confidence.threshold`; no threshold where
+        coverage: share of clips to be answered (`metrics.abstention_threshold`); no threshold where
             neither is given.
         error: share of wrong answers among those given.
 
     Returns:
-        As `fit`.
+        As `fit_calibration`.
 
     Raises:
-        CalibrationError: for other labels, and as `temperature` and `confidence.threshold` do.
+        CalibrationError: for other labels, and as `fit_temperature` does.
+        ConfidenceError: as `metrics.abstention_threshold` does.
         AudioError: for a clip that cannot be decoded.
     """
     if predictor.labels != list(EMOTIONS):
         raise CalibrationError(f"'{predictor.name}' has the labels {predictor.labels}: they must be {list(EMOTIONS)}")
     rows = dataset.select(indices)
-    found = fit_calibration(
+    fitted = fit_calibration(
         predictor.logits(decoded_clips(rows)), np.array(rows["label"], dtype=np.int64), coverage, error
     )
     speakers = set(rows["speaker"])
-    fold_temperature(predictor.model, found["temperature"])
-    record_calibration(predictor.model, found, speakers)
-    predictor.abstain_below = found["abstain"]["abstain_below"] if found["abstain"] else 0.0
-    return found
+    fold_temperature(predictor.model, fitted["temperature"])
+    record_calibration(predictor.model, fitted, speakers)
+    predictor.abstain_below = fitted["abstain"]["abstain_below"] if fitted["abstain"] else 0.0
+    return fitted
 
 
 def fit_calibration(
@@ -164,7 +165,8 @@ def fit_calibration(
         what `threshold` gives and what was `asked`, or None. Fit for JSON.
 
     Raises:
-        CalibrationError: as `temperature` and `confidence.threshold` do.
+        CalibrationError: as `fit_temperature` does.
+        ConfidenceError: as `metrics.abstention_threshold` does.
     """
     asked = {name: share for name, share in (("coverage", coverage), ("error", error)) if share is not None}
     if asked:
@@ -188,25 +190,25 @@ def fit_calibration(
     }
 
 
-def calibrate_or_warn(fitted: Callable[..., dict], coverage: float | None, error: float | None) -> dict | None:
-    """What `fitted(coverage=, error=)` gives; without the wish where that fails, None where nothing
-    fits, as is said.
+def calibrate_or_warn(calibrate: Callable[..., dict], coverage: float | None, error: float | None) -> dict | None:
+    """What `calibrate(coverage=, error=)` returns, or without a threshold where that fails.
 
-    For the end of a training: better a model without a threshold than none after hours.
+    Returns None where nothing fits, and prints why: at the end of a training, a model without a
+    threshold is better than none.
     """
-    for wish in ({"coverage": coverage, "error": error}, {}):
+    for threshold in ({"coverage": coverage, "error": error}, {}):
         try:
-            return fitted(**wish)
+            return calibrate(**threshold)
         except metrics.ConfidenceError as problem:
             print(f"WARNING: not calibrated as asked: {problem}", flush=True)
     return None
 
 
-def record_calibration(model: PreTrainedModel, found: dict, speakers: Iterable[str] = ()) -> None:
+def record_calibration(model: PreTrainedModel, fitted: dict, speakers: Iterable[str] = ()) -> None:
     """Write what `fit_calibration` returned, and the speakers of its clips, into a model's
     config."""
-    threshold = found["abstain"]["abstain_below"] if found["abstain"] else None
-    SeenSpeakers.of(model.config).calibrated(found["temperature"], threshold, speakers).remember(model.config)
+    threshold = fitted["abstain"]["abstain_below"] if fitted["abstain"] else None
+    SeenSpeakers.of(model.config).calibrated(fitted["temperature"], threshold, speakers).remember(model.config)
 
 
 def _nll(logits: np.ndarray, references: np.ndarray) -> float:

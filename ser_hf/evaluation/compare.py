@@ -64,8 +64,8 @@ def compare_models(first: Path, second: Path) -> dict[str, Any]:
 def differences(a: np.ndarray, b: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
     """Differences B - A of the figures, with intervals and p-values.
 
-    Intervals are those of `intervals.by_speaker`, without the logit: both models answer the same
-    speakers drawn, and bounds are cut to [-1, 1].
+    Intervals are those of `bootstrap.speaker_intervals`, without the logit. Both models are scored
+    on the same drawn speakers, and bounds are cut to [-1, 1].
 
     Args:
         a: confusion matrices of model A, shape `(speakers, classes, classes)`.
@@ -78,24 +78,24 @@ def differences(a: np.ndarray, b: np.ndarray, resamples: int = 2000, seed: int =
     """
     number, reason = len(a), bootstrap.missing_interval_reason(a)
     first, second = _figures(a), _figures(b)
-    found: dict[str, dict] = {
+    rows: dict[str, dict] = {
         name: {"difference": second[name] - first[name], "ci95": None, "p": None} for name in NAMES
     }
     if reason is None:
-        drawn, also = (bootstrap.resampled_figures(matrices, resamples, seed) for matrices in (a, b))
-        halves = bootstrap.half_widths(a, {name: also[name] - drawn[name] for name in NAMES})
-        for name, row in found.items():
+        first_drawn, second_drawn = (bootstrap.resampled_figures(matrices, resamples, seed) for matrices in (a, b))
+        halves = bootstrap.half_widths(a, {name: second_drawn[name] - first_drawn[name] for name in NAMES})
+        for name, row in rows.items():
             row["ci95"] = [max(row["difference"] - halves[name], -1.0), min(row["difference"] + halves[name], 1.0)]
     how = reason or f"95 % bootstrap over {number} test speakers ({resamples:,} resamples, t)"
     if number < bootstrap.MIN_SPEAKERS:
         few = f"no p: {number} test speaker(s), at least {bootstrap.MIN_SPEAKERS} are needed"
-        return {"differences": found, "ci95_says": how, "p_says": few, "smallest_p": None}
+        return {"differences": rows, "ci95_says": how, "p_says": few, "smallest_p": None}
     values, tried = exchanged(a, b, seed)
-    for name, row in found.items():
+    for name, row in rows.items():
         row["p"] = values[name]
     which = f"all {tried:,}" if number <= EXACT else f"{tried:,} random"
     says = f"two-sided, {which} exchanges of both models' answers to whole speakers"
-    return {"differences": found, "ci95_says": how, "p_says": says, "smallest_p": max(2 / 2**number, 1 / tried)}
+    return {"differences": rows, "ci95_says": how, "p_says": says, "smallest_p": max(2 / 2**number, 1 / tried)}
 
 
 def exchanged(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[dict[str, float], int]:

@@ -219,7 +219,7 @@ def reliability(references: np.ndarray, probabilities: np.ndarray, bins: int = 1
     Args:
         references: class indices, shape `(n,)`.
         probabilities: shape `(n, classes)`.
-        bins: as for `metrics.calibration_error`, which is the mean gap of these, weighted by `n`.
+        bins: as for `calibration_error`, which is the mean gap of these, weighted by `n`.
 
     Returns:
         For each bin that holds a clip its mean `confidence`, `accuracy`, `n`, and its edges `low`

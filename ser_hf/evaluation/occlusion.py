@@ -102,10 +102,10 @@ def explain(predictor: Predictor, source: audio.Source) -> Explanation:
     edges = np.append(np.arange(0, len(samples), cell), len(samples))
     windows = [(start, start + _COVER * cell) for start in edges[:-_COVER]]
     drops = _log(answer[label]) - _log(_without(predictor, samples, floor, windows)[:, label])
-    importance = np.array([drops[max(0, one - _COVER + 1) : one + 1].mean() for one in range(len(edges) - 1)])
+    importance = np.array([drops[max(0, place - _COVER + 1) : place + 1].mean() for place in range(len(edges) - 1)])
     stretch = without = None
     if importance.max() > _FAINT:
-        start, end = (int(edges[one]) for one in _strongest(importance))
+        start, end = (int(edges[place]) for place in _strongest(importance))
         stretch = (start / audio.SAMPLING_RATE, end / audio.SAMPLING_RATE)
         rest = _without(predictor, samples, floor, [(start, end)])[0]
         without = {name: float(value) for name, value in zip(predictor.labels, rest, strict=True)}

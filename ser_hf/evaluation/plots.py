@@ -114,11 +114,11 @@ def reliability(results: Results) -> Figure:
     figure = Figure(figsize=(6.6, 6.6))
     axes, counts = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
     axes.plot([0, 1], [0, 1], ":", color=GREY, label="perfect")
-    found = results.calibration or {}
-    if found.get("reliability_before"):
-        label = f"before calibration, ECE {found['ece_before']:.3f}"
-        _points(axes, found["reliability_before"], "s--", ORANGE, label)
-    after = "after calibration" if found.get("reliability_before") else "model"
+    calibration = results.calibration or {}
+    if calibration.get("reliability_before"):
+        label = f"before calibration, ECE {calibration['ece_before']:.3f}"
+        _points(axes, calibration["reliability_before"], "s--", ORANGE, label)
+    after = "after calibration" if calibration.get("reliability_before") else "model"
     _points(axes, results.reliability, "o-", BLUE, f"{after}, ECE {results.ece:.3f}")
     axes.set(ylabel="share of right answers", ylim=(-0.02, 1.02), title=_title("Reliability", results))
     axes.legend(frameon=False, loc="upper left")
@@ -137,10 +137,10 @@ def risk_coverage(results: Results) -> Figure:
     curve = results.risk_coverage
     axes.plot(curve["coverage"], curve["error"], "-", color=BLUE, label=f"model (area {curve['aurc']:.3f})")
     axes.axhline(1 - results.accuracy, color=GREY, linestyle=":", label="answering everything")
-    found = results.calibration or {}
-    if found.get("abstain_below"):
-        says = f"threshold {found['abstain_below']:.2f}"
-        axes.plot(found["answered"], found["error"], "D", color=ORANGE, markersize=9, label=says)
+    calibration = results.calibration or {}
+    if calibration.get("abstain_below"):
+        label = f"threshold {calibration['abstain_below']:.2f}"
+        axes.plot(calibration["answered"], calibration["error"], "D", color=ORANGE, markersize=9, label=label)
     axes.set(xlabel="coverage (share of clips answered)", ylabel="error among them", xlim=(0, 1), ylim=(0, None))
     axes.set_title(_title("Risk and coverage", results))
     for axis in (axes.xaxis, axes.yaxis):

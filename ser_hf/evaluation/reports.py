@@ -216,11 +216,11 @@ def write_report(folder: Path, output: Path | None = None) -> list[Path]:
     Raises:
         ResultsError: for a folder without results, or with some that cannot be read.
     """
-    found = sorted(folder.rglob("results.json"))
-    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    if not found:
+    paths = sorted(folder.rglob("results.json"))
+    paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not paths:
         raise ResultsError(f"'{folder}' holds no results.json: give the folder of a model or an evaluation")
-    runs = [Results.load(path) for path in found]
+    runs = [Results.load(path) for path in paths]
     runs.sort(key=lambda run: (run.protocol, str(run.fold), run.protocol_hash, -run.uar))
     pages = {"report.html": report_page(runs, [_pictures(run) for run in runs])}
     pages["report.tex"] = report_table(runs)
