@@ -59,11 +59,11 @@ def test_scan_finds_any_layout_and_names_what_it_leaves_out(recordings, tmp_path
     shutil.copytree(recordings[0] / "Actor_01", tmp_path / "audio_speech_actors_01-24" / "Actor_01")  # the mirror
     (tmp_path / "a" / "mine.wav").write_bytes(b"")
     (tmp_path / "a" / "notes.txt").write_text("not audio")
-    found = scan_corpus([tmp_path], "ravdess")
-    assert len(found.recordings) == 16
-    assert len(found.duplicates) == 16
-    assert [file.name.name for file in found.unmatched] == ["mine.wav", "notes.txt"]
-    assert [r.key for r in found.recordings] == sorted(r.key for r in found.recordings)
+    result = scan_corpus([tmp_path], "ravdess")
+    assert len(result.recordings) == 16
+    assert len(result.duplicates) == 16
+    assert [file.name.name for file in result.unmatched] == ["mine.wav", "notes.txt"]
+    assert [r.key for r in result.recordings] == sorted(r.key for r in result.recordings)
 
 
 def zipped(folder, archive, prefix=""):
@@ -73,18 +73,18 @@ def zipped(folder, archive, prefix=""):
     return archive
 
 
-def as_rows(found):
-    return [(r.key, r.emotion, r.speaker, r.statement) for r in found.recordings]
+def as_rows(result):
+    return [(r.key, r.emotion, r.speaker, r.statement) for r in result.recordings]
 
 
 def test_zips_are_read_in_place(recordings, tmp_path):
     plain = scan_corpus([recordings[0] / "Actor_02"], "ravdess")
     archive = zipped(recordings[0] / "Actor_02", tmp_path / "Audio_Speech_Actors_01-24.zip", "Actor_02/")
     for place in (archive, tmp_path):  # the zip itself, and the folder in which it lies
-        found = scan_corpus([place], "ravdess")
-        assert as_rows(found) == as_rows(plain)
+        result = scan_corpus([place], "ravdess")
+        assert as_rows(result) == as_rows(plain)
         np.testing.assert_array_equal(
-            audio.load(found.recordings[3].file.source()), audio.load(plain.recordings[3].file.source())
+            audio.load(result.recordings[3].file.source()), audio.load(plain.recordings[3].file.source())
         )
     both = scan_corpus([recordings[0] / "Actor_02", archive], "ravdess")
     assert as_rows(both) == as_rows(plain)
@@ -98,8 +98,8 @@ def test_the_layouts_of_tess(recordings, tmp_path):
     plain = as_rows(scan_corpus([recordings[1]], "tess"))
     for path in recordings[1].rglob("*.wav"):
         who, word, code = path.stem.split("_")
-        says = {"ps": "Pleasant_surprise", "fear": "Fear"}.get(code, code.title())
-        nested = tmp_path / "nested" / "TESS Toronto emotional speech set data" / f"{who}_{says}" / path.name
+        spelling = {"ps": "Pleasant_surprise", "fear": "Fear"}.get(code, code.title())
+        nested = tmp_path / "nested" / "TESS Toronto emotional speech set data" / f"{who}_{spelling}" / path.name
         flat = tmp_path / "flat" / path.name.upper()
         spelt = (
             tmp_path / "spelt" / f"{who}_{word}_{ {'ps': 'pleasant_surprised', 'fear': 'fearful'}.get(code, code) }.WAV"
@@ -108,9 +108,9 @@ def test_the_layouts_of_tess(recordings, tmp_path):
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, copy)
     for layout in ("nested", "flat", "spelt"):
-        found = scan_corpus([tmp_path / layout], "tess")
-        assert as_rows(found) == plain
-        assert not found.unmatched
+        result = scan_corpus([tmp_path / layout], "tess")
+        assert as_rows(result) == plain
+        assert not result.unmatched
 
 
 def test_tess_copied_beside_ravdess_keeps_its_speakers(recordings, tmp_path):
@@ -129,11 +129,11 @@ def test_tess_copied_beside_ravdess_keeps_its_speakers(recordings, tmp_path):
             }
             source = recordings[1] / f"{who}_{emotion[code]}" / f"{who}_back_{emotion[code]}.wav"
             shutil.copy(source, tmp_path / folder / f"5{number}-42-{code}-77-23-91-68.wav")
-    found = scan_corpus([tmp_path], "tess")
-    assert {(r.speaker, r.emotion) for r in found.recordings} == {
+    result = scan_corpus([tmp_path], "tess")
+    assert {(r.speaker, r.emotion) for r in result.recordings} == {
         (speaker, emotion) for speaker in ("tess-yaf", "tess-oaf") for emotion in set(EMOTIONS) - {"calm"}
     }
-    assert {r.statement for r in found.recordings} == {None}
+    assert {r.statement for r in result.recordings} == {None}
     scans = scan_sources({"ravdess": [tmp_path], "tess": [tmp_path]})
     assert [len(scans[corpus].recordings) for corpus in ("ravdess", "tess")] == [16, 14]
     assert scans["ravdess"].unmatched == scans["tess"].unmatched == []
@@ -143,17 +143,17 @@ def test_linked_folders_are_followed_once(recordings, tmp_path):
     shutil.copytree(recordings[0] / "Actor_01", tmp_path / "Actor_01")
     (tmp_path / "Actor_02").symlink_to(recordings[0] / "Actor_02")
     (tmp_path / "Actor_01" / "round").symlink_to(tmp_path)
-    found = scan_corpus([tmp_path], "ravdess")
-    assert {r.speaker for r in found.recordings} == {"ravdess-01", "ravdess-02"}
-    assert not found.duplicates
+    result = scan_corpus([tmp_path], "ravdess")
+    assert {r.speaker for r in result.recordings} == {"ravdess-01", "ravdess-02"}
+    assert not result.duplicates
 
 
 def test_a_folder_given_in_two_spellings_is_read_once(recordings, tmp_path, monkeypatch):
     shutil.copytree(recordings[0] / "Actor_01", tmp_path / "Actor_01")
     (tmp_path / "notes.txt").write_text("x")
     monkeypatch.chdir(tmp_path)
-    found = scan_corpus([".", tmp_path, "Actor_01"], "ravdess")
-    assert (len(found.recordings), len(found.duplicates), len(found.unmatched)) == (16, 0, 1)
+    result = scan_corpus([".", tmp_path, "Actor_01"], "ravdess")
+    assert (len(result.recordings), len(result.duplicates), len(result.unmatched)) == (16, 0, 1)
 
 
 def test_names_that_old_programs_left(recordings, tmp_path):
@@ -195,13 +195,13 @@ def test_what_is_missing_is_named_where_most_is_there():
 
 def test_scan_says_what_is_wrong_with_a_folder(recordings, tmp_path):
     (tmp_path / "empty").mkdir()
-    for folder, says in (
+    for folder, message in (
         (tmp_path / "missing", "does not exist"),
         (tmp_path / "empty", "holds no recordings"),
         (recordings[0], "none of tess: pass it as --ravdess"),
         (recordings[0].parent / "NOTICE.txt", "is not a folder and no .zip"),
     ):
-        with pytest.raises(CorpusError, match=says) as caught:
+        with pytest.raises(CorpusError, match=message) as caught:
             scan_corpus([folder], "tess")
         assert str(folder) in str(caught.value)
 
@@ -210,10 +210,10 @@ def test_the_synthetic_corpora_have_official_names_and_are_seeded(recordings, tm
     assert len(scan_corpus([recordings[0]], "ravdess").recordings) == 24 * 8 * 2
     assert len(scan_corpus([recordings[1]], "tess").recordings) == 2 * 7 * 2
     again = synthetic.write_corpora(tmp_path / "again", takes=1, words=1)
-    other = synthetic.write_corpora(tmp_path / "other", seed=1, takes=1, words=1)
+    other_seed = synthetic.write_corpora(tmp_path / "other", seed=1, takes=1, words=1)
     name = "Actor_05/03-01-05-01-02-01-05.wav"
     assert (again[0] / name).read_bytes() == (recordings[0] / name).read_bytes()
-    assert (other[0] / name).read_bytes() != (recordings[0] / name).read_bytes()
+    assert (other_seed[0] / name).read_bytes() != (recordings[0] / name).read_bytes()
 
 
 def test_a_random_split_of_the_synthetic_voices_flatters(synthetic_built):

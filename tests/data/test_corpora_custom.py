@@ -47,8 +47,8 @@ SPEC = """
 
 
 def test_folders_of_labels(wavs):
-    found = scan(describe(wavs, SPEC))
-    assert [(r.key, r.emotion, r.speaker, r.sex) for r in found.recordings] == [
+    result = scan(describe(wavs, SPEC))
+    assert [(r.key, r.emotion, r.speaker, r.sex) for r in result.recordings] == [
         ("emodb/Aerger/03a-Aerger", "angry", "emodb-03", "male"),
         ("emodb/Aerger/08b-Aerger", "angry", "emodb-08", "female"),
         ("emodb/Freude/03a-Freude", "happy", "emodb-03", "male"),
@@ -56,7 +56,7 @@ def test_folders_of_labels(wavs):
         ("emodb/Wut/03a-Wut", "angry", "emodb-03", "male"),
         ("emodb/Wut/08b-Wut", "angry", "emodb-08", "female"),
     ]
-    assert found.notes == ["emodb: Freude (2) is called happy", "emodb: Aerger (2), Wut (2) merged into angry"]
+    assert result.notes == ["emodb: Freude (2) is called happy", "emodb: Aerger (2), Wut (2) merged into angry"]
 
 
 def test_a_list_with_columns_of_its_own(wavs):
@@ -65,25 +65,25 @@ def test_a_list_with_columns_of_its_own(wavs):
         "wav/Wut/03a-Wut.wav,ANGRY,anna,female,a01,2\n"
         "wav/Freude/08b-Freude.wav,boredom,bert,,,\n"
     )
-    found = scan(describe(wavs, "corpus: mine\ncsv: list.csv\nlabels: {boredom: null}\n"))
-    (only,) = found.recordings
+    result = scan(describe(wavs, "corpus: mine\ncsv: list.csv\nlabels: {boredom: null}\n"))
+    (only,) = result.recordings
     assert (only.key, only.emotion, only.speaker, only.sex) == ("mine/wav/Wut/03a-Wut", "angry", "mine-anna", "female")
     assert (only.statement, only.repetition, only.channel, only.intensity) == ("a01", 2, "speech", None)
-    assert found.notes == [
+    assert result.notes == [
         "mine: ANGRY (1) is called angry",
         "mine: boredom (1) dropped, as the label map says",
     ]
 
 
 def test_without_speakers_all_are_one(wavs):
-    found = scan(describe(wavs, "corpus: x\nfolder: wav\nlabels: {Wut: angry, Aerger: null, Freude: happy}"))
-    assert {r.speaker for r in found.recordings} == {"x-unknown"}
-    assert found.notes[0] == "x: no speakers are named, so that all clips count as those of one"
-    assert len(found.recordings) == 4
+    result = scan(describe(wavs, "corpus: x\nfolder: wav\nlabels: {Wut: angry, Aerger: null, Freude: happy}"))
+    assert {r.speaker for r in result.recordings} == {"x-unknown"}
+    assert result.notes[0] == "x: no speakers are named, so that all clips count as those of one"
+    assert len(result.recordings) == 4
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("corpus: x\nfolder: wav\nlabels: {Wut: angry}", "says nothing of the label.s. 'Aerger', 'Freude'"),
         ("corpus: x\nfolder: wav\nlabels: {Wut: furious}", "'Wut' maps to 'furious': choose of neutral"),
@@ -105,15 +105,15 @@ def test_without_speakers_all_are_one(wavs):
         ("corpus: x\nfolder: wav\nlabels: [Wut]", "a mapping is expected"),
     ],
 )
-def test_what_a_description_lacks_is_named(wavs, text, says):
+def test_what_a_description_lacks_is_named(wavs, text, message):
     spec = describe(wavs, text)
-    with pytest.raises(CorpusError, match=says) as caught:
+    with pytest.raises(CorpusError, match=message) as caught:
         scan(spec)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("rows", "says"),
+    ("rows", "message"),
     [
         ("name,label\na,b\n", "lacks the column 'file': it has name, label"),
         ("file,label\nnowhere.wav,angry\n", "line 2: .*nowhere.wav' is not a file"),
@@ -126,9 +126,9 @@ def test_what_a_description_lacks_is_named(wavs, text, says):
         ),
     ],
 )
-def test_what_a_list_lacks_is_named(wavs, rows, says):
+def test_what_a_list_lacks_is_named(wavs, rows, message):
     (wavs / "list.csv").write_text(rows)
-    with pytest.raises(CorpusError, match=says):
+    with pytest.raises(CorpusError, match=message):
         scan(describe(wavs, "corpus: x\ncsv: list.csv"))
 
 
@@ -136,8 +136,8 @@ def test_cells_are_stripped_and_words_stay_words(wavs):
     (wavs / "list.csv").write_text(
         "file,label,speaker\nwav/Wut/03a-Wut.wav,no,1\nwav/Wut/08b-Wut.wav , no, 1\n", encoding="utf-8-sig"
     )
-    found = scan(describe(wavs, "corpus: x\ncsv: list.csv\nlabels: {no: neutral}\nsex: {1: female}"))
-    assert [(r.speaker, r.sex, r.emotion) for r in found.recordings] == [("x-1", "female", "neutral")] * 2
+    result = scan(describe(wavs, "corpus: x\ncsv: list.csv\nlabels: {no: neutral}\nsex: {1: female}"))
+    assert [(r.speaker, r.sex, r.emotion) for r in result.recordings] == [("x-1", "female", "neutral")] * 2
     (wavs / "list.csv").write_bytes("file,label\nä.wav,no\n".encode("latin-1"))
     with pytest.raises(CorpusError, match="is no CSV in UTF-8"):
         scan(describe(wavs, "corpus: x\ncsv: list.csv"))
@@ -152,13 +152,13 @@ def test_a_path_identifies_a_clip_with_its_ending(wavs):
     (wavs / "list.csv").write_text(
         f"file,label\nwav/Wut/03a-Wut.wav,angry\nwav/Wut/03a-Wut.flac,angry\n{absolute},angry\nwav/../wav/Wut/08b-Wut.wav,angry\n"
     )
-    found = scan(describe(wavs, "corpus: x\ncsv: list.csv"))
-    assert sorted(f"{r.key}{r.file.name.suffix}" for r in found.recordings) == [
+    result = scan(describe(wavs, "corpus: x\ncsv: list.csv"))
+    assert sorted(f"{r.key}{r.file.name.suffix}" for r in result.recordings) == [
         "x/wav/Wut/03a-Wut.flac",
         "x/wav/Wut/03a-Wut.wav",
         "x/wav/Wut/08b-Wut.wav",
     ]
-    assert len(found.duplicates) == 1  # the last two are one file
+    assert len(result.duplicates) == 1  # the last two are one file
 
 
 def test_the_card_of_another_corpus_says_nothing_of_ours(wavs, tmp_path):
