@@ -124,36 +124,12 @@ def mix_mels(mel: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
     return mixed
 
 
-_MEL_ALL = (tempo, tract, hiss, bands, gaps)
-MEL_STEPS: dict[str, Callable[..., np.ndarray]] = {step.__name__: step for step in _MEL_ALL}
-"""In the order in which they are applied."""
-
-MEL_RANGES: dict[str, tuple[float, float, str]] = {
-    "tempo": (0.02, 0.5, "a share from 0.02 to 0.5, such as tempo:0.1"),
-    "tract": (0.01, 0.3, "a share from 0.01 to 0.3, such as tract:0.06"),
-    "hiss": (-20.0, 60.0, "two numbers of dB, from -20 to 60, the lower first, such as hiss:10-40"),
-    "bands": (1.0, 40.0, "1 to 40 bins, such as bands:10"),
-    "gaps": (0.01, 2.0, "0.01 to 2 seconds, such as gaps:0.3"),
-}
-
-
 def _between(rows: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Rows at fractional places, linearly."""
     below = places.astype(int)
     above = np.minimum(below + 1, len(rows) - 1)
     share = (places - below).astype(np.float32)[:, None]
     return rows[below] * (1 - share) + rows[above] * share
-
-
-# the range of each strength, and how the message that refuses others words it
-_RANGES: dict[str, tuple[float, float, str]] = {
-    "speed": (0.02, 0.5, "a share from 0.02 to 0.5, such as speed:0.1"),
-    "room": (_SHORTEST_RT60, 5.0, "0.1 to 5 seconds, such as room:0.4"),
-    "noise": (-20.0, 60.0, "two numbers of dB, from -20 to 60, the lower first, such as noise:10-30"),
-    "gain": (0.1, 40.0, "0.1 to 40 dB, such as gain:6"),
-    **MEL_RANGES,
-}
-_PAIRS = ("noise", "hiss")  # take two numbers
 
 
 def mix_waveforms(samples: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
@@ -168,9 +144,40 @@ def mix_waveforms(samples: np.ndarray, other: np.ndarray, share: float) -> np.nd
     return mixed
 
 
-# in the order of a recording: the speaker, reverberation, other sounds, the line, its level
-_STEPS: dict[str, Callable[..., np.ndarray]] = {f.__name__: f for f in (speed, room, noise, codec, gain)}
-_ALL = _STEPS | MEL_STEPS
+@dataclass(frozen=True)
+class Step:
+    """One augmentation, as `--augment` names it."""
+
+    apply: Callable[..., np.ndarray]
+    """Takes the clip, a generator, and the strength as one or two numbers, which have defaults."""
+    of_frames: bool = False
+    """Whether it changes log mel frames `(frames, bins)`; else it changes waveforms."""
+    lowest: float = 0.0
+    highest: float = 0.0
+    expected: str = ""
+    """The strengths that are allowed, as a message names them; empty where there are none."""
+    pair: bool = False
+    """Whether the strength is two numbers, the lower first."""
+
+
+AUGMENTATIONS: dict[str, Step] = {
+    # waveforms, in the order of a recording: the speaker, reverberation, other sounds, the line
+    "speed": Step(speed, False, 0.02, 0.5, "a share from 0.02 to 0.5, such as speed:0.1"),
+    "room": Step(room, False, _SHORTEST_RT60, 5.0, "0.1 to 5 seconds, such as room:0.4"),
+    "noise": Step(
+        noise, False, -20.0, 60.0, "two numbers of dB, from -20 to 60, the lower first, such as noise:10-30", pair=True
+    ),
+    "codec": Step(codec),
+    "gain": Step(gain, False, 0.1, 40.0, "0.1 to 40 dB, such as gain:6"),
+    "tempo": Step(tempo, True, 0.02, 0.5, "a share from 0.02 to 0.5, such as tempo:0.1"),
+    "tract": Step(tract, True, 0.01, 0.3, "a share from 0.01 to 0.3, such as tract:0.06"),
+    "hiss": Step(
+        hiss, True, -20.0, 60.0, "two numbers of dB, from -20 to 60, the lower first, such as hiss:10-40", pair=True
+    ),
+    "bands": Step(bands, True, 1.0, 40.0, "1 to 40 bins, such as bands:10"),
+    "gaps": Step(gaps, True, 0.01, 2.0, "0.01 to 2 seconds, such as gaps:0.3"),
+}
+"""The augmentations, in the order in which they are applied. One entry adds one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,24 +195,25 @@ class Augmentation:
         """Apply each that changes waveforms with the probability; float32, at least 400 samples if
         it had as many."""
         samples = samples.astype(np.float32, copy=False)
-        for name in self._drawn(_STEPS, rng):
-            samples = _STEPS[name](samples, rng, *([self.noises] if name == "noise" else []), *self.strengths[name])
+        for name in self._drawn(False, rng):
+            extra = [self.noises] if name == "noise" else []
+            samples = AUGMENTATIONS[name].apply(samples, rng, *extra, *self.strengths[name])
         return samples
 
     def of_frames(self, mel: np.ndarray, rng: np.random.Generator, rate: float = 100.0) -> np.ndarray:
         """Apply each that changes log mel frames `(frames, bins)` with the probability; a second
         has `rate` of them."""
-        for name in self._drawn(MEL_STEPS, rng):
-            more = {"rate": rate} if name == "gaps" else {}
-            mel = MEL_STEPS[name](mel, rng, *self.strengths[name], **more)
+        for name in self._drawn(True, rng):
+            extra = {"rate": rate} if name == "gaps" else {}
+            mel = AUGMENTATIONS[name].apply(mel, rng, *self.strengths[name], **extra)
         return mel
 
     def names(self, of_frames: bool) -> list[str]:
         """Those that change log mel frames, or waveforms."""
-        return [name for name in self.strengths if (name in MEL_STEPS) == of_frames]
+        return [name for name in self.strengths if AUGMENTATIONS[name].of_frames == of_frames]
 
-    def _drawn(self, steps: Iterable[str], rng: np.random.Generator) -> Iterator[str]:
-        likely = {name: self.own.get(name, self.probability) for name in self.strengths if name in steps}
+    def _drawn(self, of_frames: bool, rng: np.random.Generator) -> Iterator[str]:
+        likely = {name: self.own.get(name, self.probability) for name in self.names(of_frames)}
         return (name for name, chance in likely.items() if rng.random() < chance)
 
 
@@ -276,14 +284,14 @@ def _written(text: str) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]
     for part in text.split(","):
         part, at, chance = (piece.strip() for piece in part.partition("@"))
         name, colon, strength = (piece.strip() for piece in part.partition(":"))
-        if name not in _ALL:
-            raise AugmentError(f"'{name}' is no augmentation: choose from {', '.join(_ALL)}")
+        if name not in AUGMENTATIONS:
+            raise AugmentError(f"'{name}' is no augmentation: choose from {', '.join(AUGMENTATIONS)}")
         if name in written:
             raise AugmentError(f"'{name}' stands twice in '{text}': name it once")
         written[name] = _numbers(name, strength) if colon else ()
         if at:
             own[name] = _chance(part, chance)
-    return {name: written[name] for name in _ALL if name in written}, own
+    return {name: written[name] for name in AUGMENTATIONS if name in written}, own
 
 
 def _chance(part: str, chance: str) -> float:
@@ -296,12 +304,12 @@ def _chance(part: str, chance: str) -> float:
 
 def _numbers(name: str, strength: str) -> tuple[float, ...]:
     """The strength that is written after a name, if it is within the range."""
-    if name not in _RANGES:
+    step = AUGMENTATIONS[name]
+    if not step.expected:
         raise AugmentError(f"'{name}:{strength}' has a strength, and {name} takes none: write {name}")
-    lowest, highest, expected = _RANGES[name]
     number = r"(-?\d+(?:\.\d+)?|-?\.\d+)"
-    match = re.fullmatch(rf"{number}-{number}" if name in _PAIRS else number, strength, re.ASCII)
+    match = re.fullmatch(rf"{number}-{number}" if step.pair else number, strength, re.ASCII)
     numbers = tuple(float(group) for group in match.groups()) if match else ()
-    if not numbers or list(numbers) != sorted(numbers) or numbers[0] < lowest or numbers[-1] > highest:
-        raise AugmentError(f"'{name}:{strength}' is no strength of {name}: expected {expected}")
+    if not numbers or list(numbers) != sorted(numbers) or numbers[0] < step.lowest or numbers[-1] > step.highest:
+        raise AugmentError(f"'{name}:{strength}' is no strength of {name}: expected {step.expected}")
     return numbers

@@ -26,6 +26,7 @@ from ser_hf.models.features import FRONT_ENDS, FrontEnd
 from ser_hf.models.loading import load_for_training
 from ser_hf.models.padding import ignore_padding
 from ser_hf.protocols.base import Protocol
+from ser_hf.training import augmentation
 from ser_hf.training.dataset import SpeechDataset, TrainingCollator, Variation
 
 LABELS = {"W": "angry", "F": "happy", "N": "neutral"}
@@ -228,3 +229,17 @@ def test_backend(tuned, recordings, clips, monkeypatch, capsys, fails):
     assert main(["predict", file, "--model", str(tuned), "--backend", "certain"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["label"] == EMOTIONS[3]
     assert "onnx-int8, certain" in fails("predict", file, "--model", str(tuned), "--backend", "sure")
+
+
+def test_augmentation(monkeypatch):
+    def flip(samples, rng, share=1.0):
+        return samples * np.float32(-share)
+
+    entry = augmentation.Step(flip, False, 0.5, 2.0, "a share from 0.5 to 2, such as flip:1")
+    monkeypatch.setitem(augmentation.AUGMENTATIONS, "flip", entry)
+    clip = np.linspace(-0.5, 0.5, 1_000, dtype=np.float32)
+    flipped = augmentation.parse("flip:0.5", probability=1.0)(clip, np.random.default_rng(0))
+    np.testing.assert_array_equal(flipped, clip * np.float32(-0.5))
+    assert augmentation.parse("flip,gaps").names(of_frames=False) == ["flip"]
+    with pytest.raises(augmentation.AugmentError, match="'flip:9' is no strength of flip"):
+        augmentation.parse("flip:9")
