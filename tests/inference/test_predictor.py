@@ -74,6 +74,22 @@ def test_answers_equal_those_of_the_stock_pipeline(kind, models, clips):
         assert answer["scores"] == pytest.approx({name: told[name] for name in EMOTIONS}, abs=2e-6)
 
 
+@pytest.mark.parametrize("kind", ["bert", "group"])
+def test_logits_are_those_of_one_clip_at_a_time_in_batches_of_one_length_too(kind, models, clips):
+    predictor = Predictor(models[kind], device="cpu", batch_size=3)
+    waveforms = [audio.load(clip) for clip in clips]
+    waveforms += [waveform[::-1].copy() for waveform in waveforms] * 2  # lengths that occur thrice
+    alone = predictor.logits(iter(waveforms))
+    assert alone.shape == (len(waveforms), 8)
+    assert predictor.logits([]).shape == (0, 8)
+    sizes, run = [], predictor.session.backend.logits
+    predictor.session.backend.logits = lambda features: (sizes.append(len(features)), run(features))[1]
+    predictor.session.pool.on_gpu = True  # as on a GPU, clips of one length share a batch
+    np.testing.assert_allclose(predictor.logits(iter(waveforms)), alone, atol=1e-5)
+    assert max(sizes) == 3
+    assert sum(sizes) == len(waveforms)
+
+
 def test_up_to_ten_seconds_are_one_utterance(predictor, talk):
     whole = predictor.predict(talk[: long_audio.LONG])
     assert [(one["start"], one["end"]) for one in whole["segments"]] == [(0.0, 10.0)]

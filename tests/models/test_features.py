@@ -1,6 +1,11 @@
 import numpy as np
 import pytest
-from transformers import AutoFeatureExtractor, SeamlessM4TFeatureExtractor
+from transformers import (
+    AutoFeatureExtractor,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
+)
 
 from ser_hf.models import features, presets
 from ser_hf.models.features import Collator, front_end_of
@@ -77,3 +82,22 @@ def test_frames_are_padded_with_what_they_hold(models, rule, longest):
     assert batch["attention_mask"].sum(1).tolist() == [17, 9]
     np.testing.assert_array_equal(batch["input_values"][1, :9], clips[1]["features"])
     assert batch["input_values"][1, 9:].abs().sum() == 0
+
+
+def test_whisper_takes_a_fixed_window():
+    extractor = WhisperFeatureExtractor(feature_size=80)
+    front_end = front_end_of(extractor)
+    assert front_end.fixed_window
+    assert not front_end.on_frames
+    short, long = (front_end.extract(noise(samples)) for samples in (8_000, 40_000))
+    assert short.shape == long.shape == (80, 3_000)
+    stock = extractor(noise(40_000), sampling_rate=16_000, return_tensors="np")["input_features"][0]
+    np.testing.assert_array_equal(long, stock)
+
+
+def test_an_extractor_without_an_entry_has_the_front_end_of_its_base(monkeypatch):
+    class Derived(SeamlessM4TFeatureExtractor):
+        pass
+
+    assert type(front_end_of(Derived())) is features.StackedMelFrontEnd
+    assert type(front_end_of(Wav2Vec2FeatureExtractor())) is features.FrontEnd

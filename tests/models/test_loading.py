@@ -1,6 +1,7 @@
 import copy
 import json
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -206,6 +207,9 @@ def test_the_last_layer_makes_the_logits_of_the_embeddings(models, kind):
         np.testing.assert_allclose(last(torch.from_numpy(embeddings)).numpy(), logits, atol=1e-5)
     alone = np.concatenate([predictor.outputs([clip])[1] for clip in clips])
     np.testing.assert_allclose(embeddings, alone, atol=1e-5)  # in the order of the clips
+    with ThreadPoolExecutor(4) as threads:  # each thread gets the embeddings of its own clips
+        for again in threads.map(predictor.outputs, [clips] * 4):
+            np.testing.assert_allclose(again[1], embeddings, atol=1e-6)
     shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     np.testing.assert_allclose(predictor.probabilities(clips), shares, atol=1e-6)
     assert not last._forward_pre_hooks
