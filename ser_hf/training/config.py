@@ -60,7 +60,7 @@ class FinetuneConfig(SplitSettings):
     cache_frozen: bool | None = field(
         default=None, metadata={"help": "compute what is frozen once; on unless the waveform is augmented"}
     )
-    cache_dir: str | None = field(default=None, metadata={"help": "of frozen outputs (default: $HF_HOME/ser_hf/frozen)"})
+    cache_dir: str | None = field(default=None, metadata={"help": "of frozen outputs; $HF_HOME/ser_hf/frozen if unset"})
     attention: Literal["auto", "eager", "sdpa"] = field(default="auto", metadata={"help": "how attention is computed"})
     fast_dropout: bool | None = field(default=None, metadata={"help": "draw dropout from bytes; on a CPU if unset"})
     silence: Literal["keep", "vary", "random_trim"] = field(

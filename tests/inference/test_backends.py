@@ -64,23 +64,23 @@ def test_an_unreadable_kept_graph_is_named(home, models):
 
 
 def test_a_hub_id_is_one_commit(home, models, monkeypatch, tmp_path):
-    snapshot, asked_for = tmp_path / "snapshots" / "c0ffee", []
+    snapshot, requests = tmp_path / "snapshots" / "c0ffee", []
     shutil.copytree(models["layer"], snapshot)
     original = loading.load_for_prediction
 
     def downloaded(name, revision, allow_patterns):
-        asked_for.append((name, revision))
+        requests.append((name, revision))
         assert "model.onnx" not in allow_patterns
         return str(snapshot)
 
     def load(name, revision):
-        asked_for.append((name, revision))
+        requests.append((name, revision))
         return original(snapshot)
 
     monkeypatch.setattr(onnx_backend, "snapshot_download", downloaded)
     monkeypatch.setattr(loading, "load_for_prediction", load)
     backends.load("you/model", "onnx", revision="v1")
-    assert asked_for == [("you/model", "v1"), ("you/model", "c0ffee")]
+    assert requests == [("you/model", "v1"), ("you/model", "c0ffee")]
 
 
 def test_an_exported_folder_says_what_it_can(int8):
@@ -126,32 +126,32 @@ def test_wrong_backends_and_devices_end_in_one_line(models):
 def test_bfloat16_is_autocast_whoever_calls_the_model(kind, models):
     model, extractor, _ = loading.load_for_prediction(models[kind])
     backend = backends.load(models[kind], "torch-bf16", "cpu")
-    made = front_end_of(extractor).extract(np.random.default_rng(0).normal(size=8000).astype(np.float32))[None]
+    features = front_end_of(extractor).extract(np.random.default_rng(0).normal(size=8000).astype(np.float32))[None]
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        wanted = model(torch.from_numpy(made)).logits.float().numpy()
-    np.testing.assert_array_equal(backend.logits(made), wanted)
+        wanted = model(torch.from_numpy(features)).logits.float().numpy()
+    np.testing.assert_array_equal(backend.logits(features), wanted)
     with torch.inference_mode():
-        np.testing.assert_array_equal(backend.model(torch.from_numpy(made)).logits.float().numpy(), wanted)
+        np.testing.assert_array_equal(backend.model(torch.from_numpy(features)).logits.float().numpy(), wanted)
 
 
 @pytest.mark.parametrize("backend", ["torch", "torch-bf16", "onnx", "onnx-int8"])
 def test_threads_do_not_change_answers(backend, home, models):
-    asked_of = backends.load(models["group"], backend, "cpu")
+    loaded = backends.load(models["group"], backend, "cpu")
     rng = np.random.default_rng(0)
-    made = [rng.normal(size=(1, int(size))).astype(np.float32) for size in rng.integers(1600, 32_000, 40)]
+    features = [rng.normal(size=(1, int(size))).astype(np.float32) for size in rng.integers(1600, 32_000, 40)]
     answers = []
     for threads in (1, 8):  # torch itself sums otherwise with more than one thread a clip
         with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
-            answers.append(list(pool.map(asked_of.logits, made)))
+            answers.append(list(pool.map(loaded.logits, features)))
     for alone, beside_others in zip(*answers, strict=True):
         np.testing.assert_array_equal(alone, beside_others)
-    assert asked_of.batches == (backend != "onnx-int8")
+    assert loaded.batches == (backend != "onnx-int8")
 
 
 def test_every_backend_has_what_the_protocol_names(home, models):
     for name in backends.BACKENDS:
-        found = backends.load(models["bert"], name, "cpu")
-        assert found.device == "cpu"
-        assert found.config.id2label == ID2LABEL
-        assert found.extractor.model_input_names[0] == "input_features"
-        assert found.logits(np.zeros((2, 10, 320), dtype=np.float32)).shape == (2, 8)
+        loaded = backends.load(models["bert"], name, "cpu")
+        assert loaded.device == "cpu"
+        assert loaded.config.id2label == ID2LABEL
+        assert loaded.extractor.model_input_names[0] == "input_features"
+        assert loaded.logits(np.zeros((2, 10, 320), dtype=np.float32)).shape == (2, 8)

@@ -51,8 +51,8 @@ def loaded(kind, models):
     return model.eval(), extractor, rule
 
 
-def asked(session, made):
-    return session.run(["logits"], {session.get_inputs()[0].name: made})[0]
+def run_graph(session, features):
+    return session.run(["logits"], {session.get_inputs()[0].name: features})[0]
 
 
 @pytest.mark.parametrize("kind", ["bert", "group", "layer", "tiny", "hubert", "wavlm"])
@@ -63,11 +63,11 @@ def test_a_graph_predicts_as_torch_for_any_number_of_clips_of_any_length(kind, m
     session, rng = onnx_runtime.open_session(tmp_path / "model.onnx"), np.random.default_rng(0)
     for seconds in SECONDS:
         noise = rng.normal(scale=0.1, size=(3, int(seconds * audio.SAMPLING_RATE))).astype(np.float32)
-        made = np.stack([front_end_of(extractor).extract(clip) for clip in noise])
+        features = np.stack([front_end_of(extractor).extract(clip) for clip in noise])
         with torch.inference_mode():
-            wanted = softmax(model(torch.from_numpy(made)).logits.numpy(), axis=-1)
-        np.testing.assert_allclose(softmax(asked(session, made), axis=-1), wanted, atol=1e-5)
-        np.testing.assert_allclose(softmax(asked(session, made[:1]), axis=-1), wanted[:1], atol=1e-5)
+            wanted = softmax(model(torch.from_numpy(features)).logits.numpy(), axis=-1)
+        np.testing.assert_allclose(softmax(run_graph(session, features), axis=-1), wanted, atol=1e-5)
+        np.testing.assert_allclose(softmax(run_graph(session, features[:1]), axis=-1), wanted[:1], atol=1e-5)
 
 
 def test_the_mask_of_another_batch_is_not_baked_in(models, tmp_path):
@@ -78,7 +78,7 @@ def test_the_mask_of_another_batch_is_not_baked_in(models, tmp_path):
         model(samples, attention_mask=torch.tensor([[1] * 8000, [1] * 4000 + [0] * 4000]))
     onnx_graph.write_graph(model, extractor, rule, tmp_path / "model.onnx")
     np.testing.assert_allclose(
-        asked(onnx_runtime.open_session(tmp_path / "model.onnx"), samples.numpy()), wanted, atol=1e-5
+        run_graph(onnx_runtime.open_session(tmp_path / "model.onnx"), samples.numpy()), wanted, atol=1e-5
     )
 
 
@@ -113,14 +113,14 @@ def test_int8_keeps_the_labels_of_a_trained_model(tuned, int8, clips):
 @pytest.mark.parametrize("quantised", [False, True])
 def test_an_exported_folder_needs_no_safetensors(quantised, tuned, clips, tmp_path, monkeypatch):
     folder, backend = tmp_path / "exported", "onnx-int8" if quantised else "onnx"
-    found = export.export(tuned, folder, quantised, clips[:4])
+    report = export.export(tuned, folder, quantised, clips[:4])
     files = {"config.json", "preprocessor_config.json", "export.json", "model_int8.onnx" if quantised else "model.onnx"}
     assert {path.name for path in folder.iterdir()} == files
-    assert json.loads((folder / "export.json").read_text()) == found
-    assert (found["model"], found["backend"]) == (tuned.name, backend)
-    assert found["digest"] == loading.digest(loading.load_for_prediction(tuned)[0])
-    assert found["check"]["clips"] == 4
-    assert found["check"]["max_difference"] < (0.1 if quantised else 1e-4)
+    assert json.loads((folder / "export.json").read_text()) == report
+    assert (report["model"], report["backend"]) == (tuned.name, backend)
+    assert report["digest"] == loading.digest(loading.load_for_prediction(tuned)[0])
+    assert report["check"]["clips"] == 4
+    assert report["check"]["max_difference"] < (0.1 if quantised else 1e-4)
     monkeypatch.delattr(loading, "load_for_prediction")
     predictor = Predictor(folder, backend=backend)
     assert predictor.seen_speakers.protocol == "speaker"
@@ -155,9 +155,9 @@ def test_the_check_refuses_other_predictions_and_leaves_nothing(quantised, home,
 def test_labels_that_lead_by_little_may_change(lead, changed, models, monkeypatch):
     _, extractor, _ = loading.load_for_prediction(models["layer"])
     torchs, graphs = np.log([[0.5 + lead / 2, 0.5 - lead / 2]]), np.log([[0.49, 0.51]])
-    fake = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="x")], run=lambda names, made: [graphs])
+    fake = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(name="x")], run=lambda names, features: [graphs])
     monkeypatch.setattr(onnx_graph, "open_session", lambda path: fake)
-    model = lambda made: SimpleNamespace(logits=torch.from_numpy(torchs))  # noqa: E731
+    model = lambda features: SimpleNamespace(logits=torch.from_numpy(torchs))  # noqa: E731
     figures = onnx_graph.compare(model, extractor, None, [np.zeros(4000, dtype=np.float32)])
     assert figures == {
         "clips": 1,
@@ -208,11 +208,13 @@ def test_the_check_takes_clips_of_many_lengths_and_the_same_each_time():
     lengths = [len(voice) / audio.SAMPLING_RATE for voice in voices]
     assert min(lengths) == 0.1
     assert max(lengths) > 3
-    assert all(np.array_equal(one, other) for one, other in zip(voices, onnx_graph.check_clips(), strict=True))
+    assert all(np.array_equal(first, second) for first, second in zip(voices, onnx_graph.check_clips(), strict=True))
 
 
 def test_clips_of_a_dataset_are_drawn(built, rows):
     drawn = publish.drawn_clips(built, count=5)
     assert len(drawn) == 5
     assert any(np.array_equal(drawn[0], audio.load(row["audio"])) for row in rows)
-    assert all(np.array_equal(one, other) for one, other in zip(drawn, publish.drawn_clips(built, 5), strict=True))
+    assert all(
+        np.array_equal(first, second) for first, second in zip(drawn, publish.drawn_clips(built, 5), strict=True)
+    )

@@ -49,17 +49,17 @@ def test_answers_are_byte_equal_alone_together_in_any_order_and_under_load(predi
     assert dumped(predictor.predict(clips)) == alone
     assert dumped(predictor.predict(clips[::-1]))[::-1] == alone
     assert len(set(alone)) == len(alone)
-    found = [None] * 8
+    results = [None] * 8
 
-    def ask(place):
-        found[place] = dumped(predictor.each(clips[place:] + clips[:place]))
+    def predict_all(place):
+        results[place] = dumped(predictor.each(clips[place:] + clips[:place]))
 
-    threads = [threading.Thread(target=ask, args=(place,)) for place in range(8)]
+    threads = [threading.Thread(target=predict_all, args=(place,)) for place in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for place, answers in enumerate(found):
+    for place, answers in enumerate(results):
         assert answers == alone[place:] + alone[:place]
 
 
@@ -70,8 +70,8 @@ def test_answers_equal_those_of_the_stock_pipeline(kind, models, clips):
     stock = pipeline("audio-classification", model=str(models[kind]), top_k=None, device="cpu")
     ours = Predictor(models[kind], device="cpu")
     for clip, answer in zip(clips[:4], ours.each(clips[:4]), strict=True):
-        told = {one["label"]: one["score"] for one in stock({"array": audio.load(clip), "sampling_rate": RATE})}
-        assert answer["scores"] == pytest.approx({name: told[name] for name in EMOTIONS}, abs=2e-6)
+        expected = {row["label"]: row["score"] for row in stock({"array": audio.load(clip), "sampling_rate": RATE})}
+        assert answer["scores"] == pytest.approx({name: expected[name] for name in EMOTIONS}, abs=2e-6)
 
 
 @pytest.mark.parametrize("kind", ["bert", "group"])
@@ -91,10 +91,10 @@ def test_logits_are_those_of_one_clip_at_a_time_in_batches_of_one_length_too(kin
 
 
 def test_up_to_ten_seconds_are_one_utterance(predictor, talk):
-    whole = predictor.predict(talk[: long_audio.LONG])
-    assert [(one["start"], one["end"]) for one in whole["segments"]] == [(0.0, 10.0)]
+    answer = predictor.predict(talk[: long_audio.LONG])
+    assert [(part["start"], part["end"]) for part in answer["segments"]] == [(0.0, 10.0)]
     expected = predictor.probabilities([talk[: long_audio.LONG]])[0]
-    assert list(whole["scores"].values()) == pytest.approx(expected, abs=2e-6)
+    assert list(answer["scores"].values()) == pytest.approx(expected, abs=2e-6)
 
 
 def test_a_long_recording_is_the_mean_of_its_windows(predictor, talk):
@@ -110,8 +110,8 @@ def test_a_long_recording_is_the_mean_of_its_windows(predictor, talk):
         low, high = cell * long_audio.HOP, min(len(talk), (cell + 1) * long_audio.HOP)
         shares = np.array([max(0, min(s + long_audio.WINDOW, (cell + 1) * long_audio.HOP) - max(s, low)) for s in kept])
         if shares.sum():
-            heard = voiced.within(low, high)[0]
-            total, weight = total + heard * (shares @ rows) / shares.sum(), weight + heard
+            voice_here = voiced.within(low, high)[0]
+            total, weight = total + voice_here * (shares @ rows) / shares.sum(), weight + voice_here
     assert list(answer["scores"].values()) == pytest.approx(total / weight, abs=1e-5)
     assert answer["duration"] == 45.0
     assert answer["label"] == max(answer["scores"], key=answer["scores"].get)
@@ -123,10 +123,10 @@ def test_a_timeline_is_in_order_and_has_no_silence(predictor, talk):
     segments = answer["segments"]
     for before, after in pairwise(segments):
         assert before["start"] < before["end"] <= after["start"]
-    middle = [one for one in segments if one["start"] < 19 and one["end"] > 13]
+    middle = [part for part in segments if part["start"] < 19 and part["end"] > 13]
     assert middle == []
-    assert all(0 < one["score"] <= 1 for one in segments)
-    assert {one["label"] for one in segments} <= set(EMOTIONS)
+    assert all(0 < part["score"] <= 1 for part in segments)
+    assert {part["label"] for part in segments} <= set(EMOTIONS)
 
 
 def test_labels_of_a_timeline_follow_the_windows():
@@ -136,12 +136,12 @@ def test_labels_of_a_timeline_follow_the_windows():
         timeline.add(second * RATE, np.array([first, 1 - first]))
     voiced = long_audio.VoicedStretches()
     voiced.add(np.ones(12 * RATE // FRAME, dtype=bool))
-    whole, segments = timeline.read(voiced, 12 * RATE)
+    mean, segments = timeline.read(voiced, 12 * RATE)
     # the cell of 4 to 6 s lies in a window of either kind: 0.5 each, of which the first label is
     # taken
     assert segments[0] == segment(0, 6 * RATE, "a", np.mean([0.9, 0.9, 0.5]))
     assert segments[1] == segment(6 * RATE, 12 * RATE, "b", 0.9)
-    assert whole == pytest.approx([2.6 / 6, 3.4 / 6])
+    assert mean == pytest.approx([2.6 / 6, 3.4 / 6])
 
 
 def test_no_voice_is_no_answer(predictor):
@@ -156,8 +156,10 @@ def test_below_the_threshold_it_abstains(tuned, clips):
     answers = predictor.predict(clips)
     predictor.abstain_below = float(np.median([answer["score"] for answer in answers]))
     again = predictor.predict(clips)
-    assert [one["abstained"] for one in again] == [one["score"] < predictor.abstain_below for one in answers]
-    assert 0 < sum(one["abstained"] for one in again) < len(again)
+    assert [answer["abstained"] for answer in again] == [
+        answer["score"] < predictor.abstain_below for answer in answers
+    ]
+    assert 0 < sum(answer["abstained"] for answer in again) < len(again)
 
 
 def test_one_bad_recording_is_named_and_the_others_are_answered(predictor, clips, tmp_path):
@@ -217,7 +219,7 @@ def test_running_answers(predictor, talk):
     second = (first + predictor.probabilities([talk[: 2 * RATE]])[0]) / 2
     assert list(answers[1]["scores"].values()) == pytest.approx(second, abs=2e-6)
     assert answers[-1]["segments"][-1]["end"] == 20
-    assert [one["label"] for one in answers[-1]["segments"]][-1] == answers[-1]["label"]
+    assert [answer["label"] for answer in answers[-1]["segments"]][-1] == answers[-1]["label"]
 
 
 def test_running_answers_take_what_recorders_give(predictor, talk):
@@ -226,7 +228,7 @@ def test_running_answers_take_what_recorders_give(predictor, talk):
     stereo = list(predictor.stream(np.array_split(np.stack([pcm, pcm], axis=1), 9)))
     assert plain == stereo
     tripled = list(predictor.stream(np.array_split(np.repeat(pcm, 3), 9), sampling_rate=48_000))
-    assert [one["label"] for one in tripled] == [one["label"] for one in plain][: len(tripled)]
+    assert [answer["label"] for answer in tripled] == [answer["label"] for answer in plain][: len(tripled)]
     with pytest.raises(audio.AudioError, match="NaN"):
         list(predictor.stream([np.full(RATE, np.nan)]))
     with pytest.raises(audio.AudioError, match="shape"):
@@ -262,16 +264,16 @@ def running(rows, voiced=True):
     from ser_hf.inference.long_audio import Stream
 
     stream = Stream(FakeSession(rows, voiced), RATE)
-    return [one for _ in rows for one in stream.feed(np.ones(RATE, dtype=np.float32))]
+    return [answer for _ in rows for answer in stream.feed(np.ones(RATE, dtype=np.float32))]
 
 
 def test_a_running_answer_does_not_flicker():
     flickering = running([[0.6, 0.4]] + [[0.48, 0.52], [0.54, 0.46]] * 4)
-    assert {one["label"] for one in flickering} == {"a"}
+    assert {answer["label"] for answer in flickering} == {"a"}
     assert len(flickering[-1]["segments"]) == 1
     changed = running([[0.9, 0.1]] * 3 + [[0.1, 0.9]] * 3)
-    assert [one["label"] for one in changed] == ["a", "a", "a", "a", "b", "b"]
-    assert [(one["start"], one["end"]) for one in changed[-1]["segments"]] == [(0.0, 4.0), (4.0, 6.0)]
+    assert [answer["label"] for answer in changed] == ["a", "a", "a", "a", "b", "b"]
+    assert [(part["start"], part["end"]) for part in changed[-1]["segments"]] == [(0.0, 4.0), (4.0, 6.0)]
 
 
 def test_running_answers_abstain_while_nobody_speaks(predictor, talk):

@@ -34,25 +34,25 @@ def logits(predictor, clips):
 def test_the_answers_for_a_voice_are_spread_evenly_over_its_clips():
     rng = np.random.default_rng(0)
     truth = rng.integers(8, size=400)
-    heard = 4 * np.eye(8)[truth] + rng.normal(size=(400, 8)) + np.array([6, 0, 0, -3, 0, 0, 2, 0])
-    voice = speaker_adaptation.fit(heard, "0" * 16)
-    assert (heard.argmax(axis=1) == truth).mean() < 0.4
-    assert (voice.moved(heard).argmax(axis=1) == truth).mean() > 0.97
+    raw = 4 * np.eye(8)[truth] + rng.normal(size=(400, 8)) + np.array([6, 0, 0, -3, 0, 0, 2, 0])
+    voice = speaker_adaptation.fit(raw, "0" * 16)
+    assert (raw.argmax(axis=1) == truth).mean() < 0.4
+    assert (voice.moved(raw).argmax(axis=1) == truth).mean() > 0.97
     assert voice.offset.mean() == pytest.approx(0, abs=1e-6)
-    assert np.allclose(voice.moved(heard).mean(axis=1), (1 - 0.3 * 400 / 404) * heard.mean(axis=1), atol=1e-5)
+    assert np.allclose(voice.moved(raw).mean(axis=1), (1 - 0.3 * 400 / 404) * raw.mean(axis=1), atol=1e-5)
     assert (voice.clips, voice.model) == (400, "0" * 16)
-    evenly = speaker_adaptation.fit(heard, "", clustered=0)
-    shares = softmax(heard + evenly.offset * 404 / 400, axis=1).mean(axis=0)
+    evenly = speaker_adaptation.fit(raw, "", clustered=0)
+    shares = softmax(raw + evenly.offset * 404 / 400, axis=1).mean(axis=0)
     assert np.allclose(shares, 1 / 8, atol=1e-3)
-    assert np.allclose(evenly.moved(heard), heard + evenly.offset, atol=1e-5)
+    assert np.allclose(evenly.moved(raw), raw + evenly.offset, atol=1e-5)
 
 
 def test_clusters_hold_against_emotions_that_are_missing():
     rng = np.random.default_rng(0)
     truth = rng.integers(5, size=120)
-    heard = 3 * np.eye(8)[truth] + 0.8 * rng.normal(size=(120, 8)) + np.array([0, 0, 1, 0, 0, 0, 0, 0])
-    voices = [speaker_adaptation.fit(heard, "", clustered) for clustered in (0, speaker_adaptation.CLUSTERED)]
-    evenly, clustered = ((one.moved(heard).argmax(axis=1) == truth).mean() for one in voices)
+    raw = 3 * np.eye(8)[truth] + 0.8 * rng.normal(size=(120, 8)) + np.array([0, 0, 1, 0, 0, 0, 0, 0])
+    voices = [speaker_adaptation.fit(raw, "", clustered) for clustered in (0, speaker_adaptation.CLUSTERED)]
+    evenly, clustered = ((voice.moved(raw).argmax(axis=1) == truth).mean() for voice in voices)
     assert evenly < 0.85  # over eight labels, where there are five
     assert clustered > evenly + 0.05
 
@@ -69,26 +69,26 @@ def test_the_clusters_are_those_of_a_gaussian_mixture():
 
 
 def test_few_clips_move_little_and_what_is_even_nothing():
-    one = np.array([[3.0, 0.0, 0.0, 0.0]])
-    few, many = (speaker_adaptation.fit(np.repeat(one, clips, axis=0), "", 0).offset for clips in (1, 100))
+    row = np.array([[3.0, 0.0, 0.0, 0.0]])
+    few, many = (speaker_adaptation.fit(np.repeat(row, clips, axis=0), "", 0).offset for clips in (1, 100))
     assert -0.5 < few[0] < 0
     assert many[0] < -2  # a single emotion over and over is taken for the voice
     assert np.allclose(speaker_adaptation.fit(10 * np.eye(4), "").offset, 0, atol=1e-9)
-    moved = softmax(speaker_adaptation.fit(one, "").moved(one), axis=1)[0]  # by the clusters of one clip, too
-    assert softmax(one, axis=1)[0, 0] - 0.2 < moved[0] < softmax(one, axis=1)[0, 0]
+    moved = softmax(speaker_adaptation.fit(row, "").moved(row), axis=1)[0]  # by the clusters of one clip, too
+    assert softmax(row, axis=1)[0, 0] - 0.2 < moved[0] < softmax(row, axis=1)[0, 0]
     assert np.allclose(moved[1:], moved[1])
 
 
 def test_all_logits_are_moved(predictor, clips):
     voice = predictor.adapt(clips)
-    heard = logits(predictor, clips)
-    moved = speaker_adaptation.fit(heard, "").moved(heard)
+    raw = logits(predictor, clips)
+    moved = speaker_adaptation.fit(raw, "").moved(raw)
     assert np.allclose(logits(voice, clips), moved, atol=1e-3)
     expected = softmax(moved, axis=1)
     assert np.allclose(voice.probabilities([audio.load(clip) for clip in clips]), expected, atol=1e-4)
-    found = [list(one["scores"].values()) for one in voice.predict(clips)]
-    assert np.allclose(found, expected, atol=1e-4)
-    assert np.abs(expected - softmax(heard, axis=1)).max() > 0.01
+    scores = [list(answer["scores"].values()) for answer in voice.predict(clips)]
+    assert np.allclose(scores, expected, atol=1e-4)
+    assert np.abs(expected - softmax(raw, axis=1)).max() > 0.01
 
 
 def test_onnx_adapts_as_torch_does(predictor, clips, tuned):
@@ -106,10 +106,10 @@ def test_adapting_leaves_the_predictor_as_it_was_even_under_load(predictor, clip
     before = predictor.predict(clips)
     alone = predictor.adapt(clips[:3])
     with ThreadPoolExecutor(4) as threads:
-        asked = [threads.submit(predictor.predict, clips) for _ in range(4)]
-        made = [threads.submit(predictor.adapt, clips[:3]) for _ in range(4)]
-        assert all(one.result() == before for one in asked)
-        assert all(np.array_equal(one.result().adaptation.offset, alone.adaptation.offset) for one in made)
+        futures = [threads.submit(predictor.predict, clips) for _ in range(4)]
+        adapted = [threads.submit(predictor.adapt, clips[:3]) for _ in range(4)]
+        assert all(future.result() == before for future in futures)
+        assert all(np.array_equal(future.result().adaptation.offset, alone.adaptation.offset) for future in adapted)
     assert predictor.predict(clips) == before
     assert alone.predict(clips) != before
     assert alone.model is predictor.model
@@ -144,10 +144,14 @@ def test_what_cannot_be_adapted_is_refused(predictor, clips, tuned, models, tmp_
     voice = predictor.adapt(clips).adaptation
     with pytest.raises(AdaptationError, match="fitted to another model"):
         predictor.adapt(Adaptation(voice.weight, voice.offset, 6, "0" * 16))
-    other = tmp_path / "other.safetensors"
-    save_file({"mean": torch.zeros(2)}, other)
-    for path, says in ((other, "holds no voice"), (clips[0], "cannot be read"), (tmp_path / "none", "cannot be read")):
-        with pytest.raises(AdaptationError, match=says):
+    foreign = tmp_path / "other.safetensors"
+    save_file({"mean": torch.zeros(2)}, foreign)
+    for path, message in (
+        (foreign, "holds no voice"),
+        (clips[0], "cannot be read"),
+        (tmp_path / "none", "cannot be read"),
+    ):
+        with pytest.raises(AdaptationError, match=message):
             predictor.adapt(path)
     with pytest.raises(AdaptationError, match="cannot be written"):
         voice.save(tmp_path / "voice.bin")

@@ -68,9 +68,9 @@ def test_features_are_made_in_two_steps(models, kind):
     # a frame of 400 samples every 160; waveforms stay as they are
     assert prepared.shape == ((1 + (20_000 - 400) // 160, 80) if kind == "bert" else (20_000,))
     assert front_end_of(extractor).hop == (160 if kind == "bert" else 1)
-    made = front_end_of(extractor).finish(prepared)
-    np.testing.assert_array_equal(made, front_end_of(extractor).extract(noise(20_000)))
-    assert made.dtype == np.float32
+    finished = front_end_of(extractor).finish(prepared)
+    np.testing.assert_array_equal(finished, front_end_of(extractor).extract(noise(20_000)))
+    assert finished.dtype == np.float32
 
 
 @pytest.mark.parametrize(("rule", "longest"), [("attention mask", 24), ("one clip at a time", 17)])
