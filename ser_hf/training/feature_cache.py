@@ -10,7 +10,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from huggingface_hub.constants import HF_HOME
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from ser_hf import audio
@@ -74,7 +73,7 @@ def feature_cache(
         extractor: of the model.
         compute: batch of model inputs -> one tensor `(frames, ...)` for each of its clips, padding
             left out.
-        cache: folder of all stores; `ser_hf` beside the Hub's cache where None.
+        cache: folder of all stores; `$HF_HOME/ser_hf/frozen` where None.
 
     Returns:
         The store, and whether it had to be computed.
@@ -82,7 +81,7 @@ def feature_cache(
     Raises:
         CacheError: for values that do not fit into half precision.
     """
-    folder = Path(cache or Path(HF_HOME) / "ser_hf") / _key(rows, name, model, extractor)
+    folder = Path(cache or files.cache_dir("frozen")) / _key(rows, name, model, extractor)
     made = not (folder / "index.json").is_file()
     if made:
         shutil.rmtree(folder, ignore_errors=True)  # of an earlier layout
