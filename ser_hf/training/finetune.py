@@ -1,21 +1,22 @@
-"""One linear fine-tuning: dataset -> split -> model -> Trainer -> model, evidence and card in one
-folder."""
+"""Fine-tuning in one line of steps: dataset, split, model, Trainer, calibration, test, evidence."""
 
 import json
 import tempfile
 import time
-from collections.abc import Callable
-from functools import partial as partial_of
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from functools import partial
 from pathlib import Path
 
 import datasets
 import numpy as np
 import torchinfo
-import transformers
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import FeatureExtractionMixin, PreTrainedModel, TrainingArguments
 from transformers.trainer_callback import TrainerState
 
 from ser_hf import protocols
+from ser_hf.errors import UserError
 from ser_hf.evaluation import calibration, evaluate
 from ser_hf.evaluation.results import Results
 from ser_hf.evaluation.run import write_evidence
@@ -26,18 +27,18 @@ from ser_hf.models.padding import ignore_padding, padding_rule
 from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.training import modes, probe, setup
 from ser_hf.training.config import FinetuneConfig
-from ser_hf.training.recovery import TrainingError, disk_guard, refuse_other_run, starting_point, surviving
+from ser_hf.training.recovery import refuse_other_run, disk_guard, starting_point, surviving
 from ser_hf.training.trainer import by_epoch
 from ser_hf.utils import files
 
 
 def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
-    """Fine-tune, choose the checkpoint by validation UAR, test once, and write it all into
-    `args.output_dir`.
+    """Fine-tune, choose the checkpoint by validation UAR, test once, and write all of it.
 
-    The folder gets the model (safetensors, config, `preprocessor_config.json`), `results.json`,
-    `predictions.csv`, `plots/`, `classification_report.txt`, `model_summary.txt`, `history.json`
-    and the model card `README.md`; checkpoints and TensorBoard's events lie beside them.
+    `args.output_dir` gets the model (safetensors, config, `preprocessor_config.json`),
+    `results.json`, `predictions.csv`, `plots/`, `classification_report.txt`, `model_summary.txt`,
+    `history.json` and the model card `README.md`. Checkpoints and TensorBoard's events lie beside
+    them.
 
     Returns:
         The results on the test side; None on all but the first process.
@@ -47,71 +48,114 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
             written; for a training that cannot go on (`ser_hf.training.recovery.surviving`).
     """
     if config.mode == "probe":
-        return _probe(config, args)
+        return _finetune_probe(config, args)
     checkpoint = starting_point(Path(args.output_dir), args)
     rows, split = protocols.load_split(config)
     with disk_guard("what is frozen is computed"):
-        made = setup.prepare(config, args, rows, split)
+        prepared = setup.prepare(config, args, rows, split)
     if checkpoint is not None:
-        refuse_other_run(checkpoint, made.trainer.recipe.run)
+        refuse_other_run(checkpoint, prepared.trainer.recipe.run)
     if args.process_index == 0:
-        print(_opening(config, args, made), flush=True)
+        print(_opening(config, args, prepared), flush=True)
     started = time.perf_counter()
-    with surviving(made.trainer):
-        _train(made, checkpoint)
+    with surviving(prepared.trainer):
+        _train(prepared, checkpoint)
     seconds = {"train": round(time.perf_counter() - started, 1)}
-    whole = (
-        made.trainer.accelerator.get_state_dict(made.trainer.model_wrapped) if made.trainer.is_fsdp_enabled else None
-    )
+    model = _trained_model(config, args, prepared)
+    if model is None:
+        return None
+    if not split.test:
+        return _write_untested(config, args, model, prepared)
+    with disk_guard("the model is saved and tested (--resume_from_checkpoint true goes on from its last checkpoint)"):
+        return _write_tested(config, args, model, prepared, seconds)
+
+
+def _train(prepared: setup.Prepared, checkpoint: str | None) -> None:
+    trainer = prepared.trainer
+    if checkpoint is not None:
+        state = TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json")))
+        if prepared.watch.over(state):
+            # The run had stopped for want of patience: another step would change its result.
+            trainer.state = state
+            trainer._load_best_model()
+            return
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def _trained_model(config: FinetuneConfig, args: TrainingArguments, prepared: setup.Prepared) -> PreTrainedModel | None:
+    """Return the stock model with what was learnt, on the first process; None on the others."""
+    weights = None
+    if prepared.trainer.is_fsdp_enabled:
+        # Every process has to take part in gathering the weights, so it comes before they part.
+        weights = prepared.trainer.accelerator.get_state_dict(prepared.trainer.model_wrapped)
     if args.process_index:
         return None
-    model = made.trained.finished() if whole is None else _gathered(config, args, made.trained, whole)
-    history = by_epoch(made.trainer.state.log_history)
+    if weights is None:
+        return prepared.trained.finished()
+    # Under FSDP each process holds a part of every tensor: load the whole ones into a new model.
+    model, _ = loading.load_for_training(config.model, args.seed)
+    model.config = prepared.trained.model.config
+    gathered = modes.TrainableModel(model, None)
+    if config.mode == "lora":
+        gathered.adapt(config.lora_rank)
+    gathered.trainable.load_state_dict(weights)
+    return gathered.finished()
 
-    def test(partial: Path) -> tuple[Results, np.ndarray]:
-        model.save_pretrained(partial)
-        made.extractor.save_pretrained(partial)
-        (partial / "model_summary.txt").write_text(model_summary(model, made.extractor))
-        predictor = Predictor(partial)
-        fitted = None
-        if config.temperature is not None:
-            calibration.apply_temperature(predictor.model, config.temperature)
-            predictor.model.save_pretrained(partial)
-        elif config.calibrate and split.validation:
-            calibrate = partial_of(calibration.calibrate_model, predictor, rows, split.validation)
-            fitted = calibration.calibrate_or_warn(calibrate, config.abstain_coverage, config.abstain_error)
-        if fitted is not None:
-            predictor.model.save_pretrained(partial)
-        record = _record(config, args, model, made.padding, history, seconds, fitted)
+
+def _write_tested(
+    config: FinetuneConfig,
+    args: TrainingArguments,
+    model: PreTrainedModel,
+    prepared: setup.Prepared,
+    seconds: dict[str, float],
+) -> Results:
+    """Save, calibrate and test a model, and write its evidence beside it."""
+    rows, split = prepared.rows, prepared.split
+    with _appearing_in(args.output_dir) as folder:
+        _save(model, prepared.extractor, folder)
+        (folder / "model_summary.txt").write_text(model_summary(model, prepared.extractor))
+        # What is tested is what was saved, read back as a user reads it.
+        predictor = Predictor(folder)
+        calibrated = _calibrate(config, predictor, rows, split)
+        if calibrated is not None or config.temperature is not None:
+            predictor.model.save_pretrained(folder)
+        history = by_epoch(prepared.trainer.state.log_history)
+        record = _record(config, args, model, prepared.padding, history, seconds, calibrated)
         results, probabilities, _ = evaluate.evaluate(
             predictor, rows, [split], config.dataset, str(args.output_dir), record
         )
-        return results, probabilities
-
-    if not split.test:
-        return _untested(config, args, model, made)
-    with disk_guard("the model is saved and tested (--resume_from_checkpoint true goes on from its last checkpoint)"):
-        return _written(config, args, rows, split, test)
+        write_evidence(results, folder, probabilities, rows, [split])
+    return results
 
 
-def _untested(config: FinetuneConfig, args: TrainingArguments, model: PreTrainedModel, made: setup.Prepared) -> None:
-    """Write a model that was trained on everybody, of whom nobody is left to test it on: no
-    figures, no card."""
-    output = Path(args.output_dir)
+def _calibrate(
+    config: FinetuneConfig, predictor: Predictor, rows: datasets.Dataset, split: protocols.Split
+) -> dict | None:
+    """Fold a temperature into the model; return what was fitted on validation, if anything was."""
+    if config.temperature is not None:
+        calibration.apply_temperature(predictor.model, config.temperature)
+        return None
+    if not (config.calibrate and split.validation):
+        return None
+    fit = partial(calibration.calibrate_model, predictor, rows, split.validation)
+    return calibration.calibrate_or_warn(fit, config.abstain_coverage, config.abstain_error)
+
+
+def _write_untested(
+    config: FinetuneConfig, args: TrainingArguments, model: PreTrainedModel, prepared: setup.Prepared
+) -> None:
+    """Write a model that was trained on all speakers: nobody is left to test it on."""
     if config.temperature is not None:
         calibration.apply_temperature(model, config.temperature)
-    with disk_guard("the model is saved"), tempfile.TemporaryDirectory(prefix=".partial-", dir=output) as temporary:
-        model.save_pretrained(temporary)
-        made.extractor.save_pretrained(temporary)
-        files.move_into(Path(temporary), output)
-    print(f"trained on everybody, tested on nobody: {output}", flush=True)
+    with disk_guard("the model is saved"), _appearing_in(args.output_dir) as folder:
+        _save(model, prepared.extractor, folder)
+    print(f"trained on everybody, tested on nobody: {args.output_dir}", flush=True)
 
 
-def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
-    """A probe answers from its embeddings: where these are cached, the backbone is never called."""
-    output = Path(args.output_dir)
-    if (output / "results.json").exists():
-        raise TrainingError(f"'{output}' holds an earlier run: choose another --output_dir")
+def _finetune_probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
+    """Train a head on frozen embeddings; where they are cached, the backbone is never called."""
+    if Path(args.output_dir, "results.json").exists():
+        raise UserError(f"'{args.output_dir}' holds an earlier run: choose another --output_dir")
     rows, split = protocols.load_split(config)
     model, extractor = loading.load_for_training(config.model, args.seed)
     protocols.refuse_seen(SeenSpeakers.of(model.config), config.model, rows, split)
@@ -125,15 +169,13 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
         probed = probe.probe(config, args, rows, split, model, extractor)
     if probed.calibration is not None:
         calibration.record_calibration(model, probed.calibration)
-
-    def test(partial: Path) -> tuple[Results, np.ndarray]:
+    with disk_guard("the probe is saved"), _appearing_in(args.output_dir) as folder:
         if config.figures_only:
-            probe.save_head(probed.head, str(partial / "head.safetensors"))
+            probe.save_head(probed.head, str(folder / "head.safetensors"))
         else:
-            put = probe.put_into(model, probed.head)
-            put.save_pretrained(partial)
-            extractor.save_pretrained(partial)
-        (partial / "history.json").write_text(json.dumps(probed.history, indent=1))
+            model = probe.put_into(model, probed.head)
+            _save(model, extractor, folder)
+        (folder / "history.json").write_text(json.dumps(probed.history, indent=1))
         results = evaluate.build_results(
             probed.probabilities,
             rows,
@@ -142,26 +184,29 @@ def _probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
             str(args.output_dir),
             device=str(args.device),
             seen=SeenSpeakers.of(model.config),
-            weights="" if config.figures_only else loading.digest(put),
+            weights="" if config.figures_only else loading.digest(model),
             record=_record(config, args, model, padding, probed.history, probed.seconds, probed.calibration),
         )
-        return results, probed.probabilities
-
-    with disk_guard("the probe is saved"):
-        return _written(config, args, rows, split, test)
+        write_evidence(results, folder, probed.probabilities, rows, [split], card=not config.figures_only)
+    return results
 
 
-def _gathered(
-    config: FinetuneConfig, args: TrainingArguments, trained: modes.TrainableModel, weights: dict
-) -> PreTrainedModel:
-    """A whole model on this process out of the one whose parts FSDP had shared out."""
-    model, _ = loading.load_for_training(config.model, args.seed)
-    model.config = trained.model.config
-    whole = modes.TrainableModel(model, None)
-    if config.mode == "lora":
-        whole.adapt(config.lora_rank)
-    whole.trainable.load_state_dict(weights)
-    return whole.finished()
+@contextmanager
+def _appearing_in(output_dir: str) -> Iterator[Path]:
+    """Give a temporary folder; all that is in it moves into `output_dir` when the block ends well.
+
+    The output folder exists already: checkpoints and TensorBoard's events lie in it.
+    """
+    output = Path(output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=output) as temporary:
+        yield Path(temporary)
+        files.move_into(Path(temporary), output)
+
+
+def _save(model: PreTrainedModel, extractor: FeatureExtractionMixin, folder: Path) -> None:
+    model.save_pretrained(folder)
+    extractor.save_pretrained(folder)
 
 
 def _record(
@@ -171,39 +216,20 @@ def _record(
     padding: str,
     history: list[dict],
     seconds: dict[str, float],
-    fitted: dict | None,
+    calibrated: dict | None,
 ) -> evaluate.TrainingRecord:
-    """What the results state about this training; `fitted` is what calibration returned."""
+    """Collect what the results state about this training."""
     training = {
         "base_model": config.model,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "padding": padding,
-        "settings": _flags(config, args),
+        "settings": _settings(config, args),
     }
-    return evaluate.TrainingRecord(training, history, seconds, fitted, args.world_size)
+    return evaluate.TrainingRecord(training, history, seconds, calibrated, args.world_size)
 
 
-def _written(
-    config: FinetuneConfig,
-    args: TrainingArguments,
-    rows: datasets.Dataset,
-    split: protocols.Split,
-    test: Callable[[Path], tuple[Results, np.ndarray]],
-) -> Results:
-    """Results, evidence and card beside what `test` saves into a folder and answers, moved into
-    place all at once."""
-    output = Path(args.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=output) as temporary:
-        partial = Path(temporary)
-        results, probabilities = test(partial)
-        write_evidence(results, partial, probabilities, rows, [split], card=not config.figures_only)
-        files.move_into(partial, output)
-    return results
-
-
-def model_summary(model: PreTrainedModel, extractor: transformers.FeatureExtractionMixin) -> str:
-    """Layers, output shapes for one clip of two seconds, and parameters, as text."""
+def model_summary(model: PreTrainedModel, extractor: FeatureExtractionMixin) -> str:
+    """List layers, output shapes for one clip of two seconds, and parameters, as text."""
     clip = front_end_of(extractor).extract(np.zeros(32_000, dtype=np.float32))
     batch = Collator(extractor, padding_rule(model))([{"features": clip}])
     batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
@@ -211,22 +237,12 @@ def model_summary(model: PreTrainedModel, extractor: transformers.FeatureExtract
     return str(torchinfo.summary(model.eval(), input_data=batch, depth=4, col_names=columns, verbose=0)) + "\n"
 
 
-def _train(made: setup.Prepared, checkpoint: str | None) -> None:
-    trainer = made.trainer
-    if checkpoint is not None:
-        state = TrainerState.load_from_json(str(Path(checkpoint, "trainer_state.json")))
-        if made.watch.over(state):  # it had stopped for want of patience: another step would change what it came to
-            trainer.state = state
-            trainer._load_best_model()
-            return
-    trainer.train(resume_from_checkpoint=checkpoint)
-
-
-def _opening(config: FinetuneConfig, args: TrainingArguments, made: setup.Prepared) -> str:
-    model, split, train = made.trained.trainable, made.split, made.trainer.train_dataset
-    total = sum(p.numel() for p in model.parameters())
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    sampler = made.trainer.recipe.sampler
+def _opening(config: FinetuneConfig, args: TrainingArguments, prepared: setup.Prepared) -> str:
+    """Describe the run in the lines that are printed before its first step."""
+    model, split, train = prepared.trained.trainable, prepared.split, prepared.trainer.train_dataset
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    sampler = prepared.trainer.recipe.sampler
     clips, seconds = len(train) / sampler.steps, train.durations.sum() / sampler.steps
     micro = args.gradient_accumulation_steps * args.world_size
     lines = [
@@ -241,26 +257,19 @@ def _opening(config: FinetuneConfig, args: TrainingArguments, made: setup.Prepar
     return "\n".join(lines)
 
 
-def _flags(config: FinetuneConfig, args: TrainingArguments) -> dict:
-    names = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
-    names += ("lr_scheduler_type", "warmup_steps", "weight_decay", "label_smoothing_factor", "bf16", "seed")
-    flags = {name: getattr(args, name) for name in names}
-    flags["lr_scheduler_type"] = str(flags["lr_scheduler_type"].value)
-    names = (
-        "mode",
-        "silence",
-        "augment",
-        "mixup",
-        "balance",
-        "loss",
-        "layer_decay",
-        "ema_decay",
-        "sam_rho",
-        "aux_egemaps_weight",
-    )
-    ours = {name: getattr(config, name) for name in names}
-    if config.mode == "probe":  # what it does not use would be no news of it
-        ours = {name: ours[name] for name in ("mode", "balance", "loss")}
-        used = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "weight_decay")
-        flags = {name: flags[name] for name in (*used, "label_smoothing_factor", "bf16", "seed")}
-    return {"base model": config.model, **{name: value for name, value in ours.items() if value}, **flags}
+_PROBE_ARGUMENTS = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "weight_decay")
+_PROBE_ARGUMENTS += ("label_smoothing_factor", "bf16", "seed")
+_ARGUMENTS = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
+_ARGUMENTS += ("lr_scheduler_type", "warmup_steps", "weight_decay", "label_smoothing_factor", "bf16", "seed")
+_PROBE_CONFIG = ("mode", "balance", "loss")
+_CONFIG = ("mode", "silence", "augment", "mixup", "balance", "loss")
+_CONFIG += ("layer_decay", "ema_decay", "sam_rho", "aux_egemaps_weight")
+
+
+def _settings(config: FinetuneConfig, args: TrainingArguments) -> dict:
+    """Collect the settings that the card shows; of a probe only those that it uses."""
+    probed = config.mode == "probe"
+    ours = {name: getattr(config, name) for name in (_PROBE_CONFIG if probed else _CONFIG)}
+    theirs = {name: getattr(args, name) for name in (_PROBE_ARGUMENTS if probed else _ARGUMENTS)}
+    theirs = {name: str(value.value) if isinstance(value, Enum) else value for name, value in theirs.items()}
+    return {"base model": config.model, **{name: value for name, value in ours.items() if value}, **theirs}

@@ -30,8 +30,7 @@ from ser_hf.training.losses import Objective, clip_weights
 from ser_hf.training.recovery import TrainingError
 
 STRETCH = 0.1
-"""Seconds over which frames are averaged where a head pools over time itself: a layer's frames
-would fill the disk."""
+"""Seconds over which frames are averaged for an attentive head: single frames fill the disk."""
 
 
 class Head(nn.Module):
@@ -49,17 +48,15 @@ class Head(nn.Module):
         self.classifier = nn.Linear(projected if kind == "mlp" else pooled, len(EMOTIONS))
 
     def forward(self, embeddings: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Logits `(batch, labels)`; `valid` `(batch, stretches)` tells stretches from padding."""
+        """Compute logits `(batch, labels)`; `valid` `(batch, stretches)` is 0 for padding."""
         batch, stretches, layers, width = embeddings.shape
-        # as a product for each stretch: half the time of a sum, and of a vector over all of them,
-        # which copies
+        # One product for each stretch takes half the time of a sum, or of one vector over all.
         weights = self.layer_weights.softmax(0).expand(batch * stretches, 1, layers)
         frames = self.projector((weights @ embeddings.flatten(0, 1)).view(batch, stretches, width))
         if self.attention is None:
             share = valid / valid.sum(1, keepdim=True)
             return self.classifier(self.hidden((frames * share[..., None]).sum(1)))
-        # attentive statistics (Okabe et al. 2018): mean and standard deviation under learned
-        # weights
+        # Attentive statistics (Okabe et al. 2018): weighted mean and standard deviation.
         scores = self.attention(frames).squeeze(-1).masked_fill(~valid.bool(), -torch.inf)
         share = scores.softmax(1)[..., None]
         mean = (share * frames).sum(1)
@@ -101,8 +98,9 @@ def check(config: FinetuneConfig, model: PreTrainedModel) -> None:
 def embeddings(
     config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, model: PreTrainedModel, extractor: Any
 ) -> tuple[feature_cache.FeatureCache, bool]:
-    """Means over time of every layer, for the whole clip or for stretches of it; from the cache
-    where it holds them.
+    """Compute means over time of every layer, for whole clips or for stretches of them.
+
+    They come from the cache where it holds them.
 
     Returns:
         Arrays `(1 | stretches, layers + 1, width)`, and whether they had to be computed.
@@ -143,10 +141,10 @@ def probe(
     check(config, model)
     started = time.perf_counter()
     used = rows.select(sorted(split.train + split.validation + split.test))
-    store, made = embeddings(config, args, used, model, extractor)
+    cache, computed = embeddings(config, args, used, model, extractor)
     embedded = time.perf_counter() - started
-    print(f"embeddings of {len(store):,} clips: {'computed' if made else 'from the cache'}", flush=True)
-    train, validation, test = (_side(rows, side, store) for side in (split.train, split.validation, split.test))
+    print(f"embeddings of {len(cache):,} clips: {'computed' if computed else 'from the cache'}", flush=True)
+    train, validation, test = (_side(rows, side, cache) for side in (split.train, split.validation, split.test))
     torch.manual_seed(args.seed)
     width = train[0].shape[-1]
     projected = getattr(model.config, "classifier_proj_size", width)
@@ -155,21 +153,21 @@ def probe(
     if config.balance != "none":
         balance = torch.from_numpy(clip_weights(rows.select(split.train), config.balance)).float()
     history = _fit(head, train, validation, config, args, balance)
-    found = None
+    calibrated = None
     if config.calibrate:
-        logits = np.log(np.maximum(_answers(head, validation, args.device), 1e-30))  # but for a constant
+        logits = np.log(np.maximum(_probabilities(head, validation, args.device), 1e-30))  # but for a constant
         fit = partial(calibration.fit_calibration, logits, validation[2].numpy())
-        found = calibration.calibrate_or_warn(fit, config.abstain_coverage, config.abstain_error)
-    if found is not None:
+        calibrated = calibration.calibrate_or_warn(fit, config.abstain_coverage, config.abstain_error)
+    if calibrated is not None:
         with torch.no_grad():
             for parameter in head.classifier.parameters():
-                parameter.div_(found["temperature"])
+                parameter.div_(calibrated["temperature"])
     seconds = {"embed": round(embedded, 3), "train": round(time.perf_counter() - started - embedded, 3)}
-    return Probed(head, history, _answers(head, test, args.device), seconds, found)
+    return Probed(head, history, _probabilities(head, test, args.device), seconds, calibrated)
 
 
 def put_into(model: PreTrainedModel, head: Head) -> PreTrainedModel:
-    """The stock model with a probe's head in it."""
+    """Put a probe's head into the stock model."""
     model.config.use_weighted_layer_sum = True
     model.layer_weights = nn.Parameter(head.layer_weights.detach().cpu().clone())
     model.projector.load_state_dict(head.projector.state_dict())
@@ -178,7 +176,7 @@ def put_into(model: PreTrainedModel, head: Head) -> PreTrainedModel:
 
 
 def save_head(head: Head, path: str) -> None:
-    """The weights of a head that no stock model can hold, as safetensors."""
+    """Save a head that no stock model can hold, as safetensors."""
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}, path)
 
 
@@ -194,47 +192,47 @@ def _fit(
     optimizer = torch.optim.AdamW(head.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True)
     epochs, size = int(args.num_train_epochs), args.per_device_train_batch_size
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    best, since, kept, history = -1.0, 0, None, []
+    best_uar, stale, best_weights, history = -1.0, 0, None, []
     for epoch in range(1, epochs + 1):
         head.train()
         order = torch.from_numpy(np.random.default_rng([args.seed, epoch]).permutation(len(train[2])))
-        total, right = 0.0, 0
-        for some in order.split(size):
-            values, valid, labels = (part.index_select(0, some).to(args.device) for part in train)
+        total, correct = 0.0, 0
+        for batch in order.split(size):
+            values, valid, labels = (part.index_select(0, batch).to(args.device) for part in train)
             logits = head(values, valid)
             losses = loss_of(logits, labels)
-            loss = (losses if balance is None else losses * balance[some].to(losses)).mean()
+            loss = (losses if balance is None else losses * balance[batch].to(losses)).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            total += float(loss.detach()) * len(some)
-            right += int((logits.detach().argmax(-1) == labels).sum())
+            total += float(loss.detach()) * len(batch)
+            correct += int((logits.detach().argmax(-1) == labels).sum())
         schedule.step()
         if not np.isfinite(total):
             raise TrainingError(f"loss is no number in epoch {epoch}: lower --learning_rate")
         row = {"epoch": float(epoch), "step": epoch * -(-len(order) // size), "loss": total / len(order)}
-        row["accuracy"] = right / len(order)
-        row |= {f"eval_{name}": value for name, value in _figures(head, validation, args.device).items()}
+        row["accuracy"] = correct / len(order)
+        row |= {f"eval_{name}": value for name, value in _validation_figures(head, validation, args.device).items()}
         history.append(row)
-        since += 1
-        if row["eval_uar"] > best:
-            best, since, kept = row["eval_uar"], 0, copy.deepcopy(head.state_dict())
-        if config.patience and since == config.patience:
+        stale += 1
+        if row["eval_uar"] > best_uar:
+            best_uar, stale, best_weights = row["eval_uar"], 0, copy.deepcopy(head.state_dict())
+        if config.patience and stale == config.patience:
             break
-    head.load_state_dict(kept)
-    print(f"probe: validation UAR {best:.3f} in {len(history)} epochs", flush=True)
+    head.load_state_dict(best_weights)
+    print(f"probe: validation UAR {best_uar:.3f} in {len(history)} epochs", flush=True)
     return history
 
 
-def _figures(head: Head, side: tuple[torch.Tensor, ...], device: torch.device) -> dict[str, float]:
-    probabilities, labels = _answers(head, side, device), side[2].numpy()
+def _validation_figures(head: Head, side: tuple[torch.Tensor, ...], device: torch.device) -> dict[str, float]:
+    probabilities, labels = _probabilities(head, side, device), side[2].numpy()
     figures = metrics.scores(metrics.confusion(labels, probabilities.argmax(1)))
     loss = -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean()
     return {"loss": float(loss), **{name: float(figures[name]) for name in ("accuracy", "uar", "macro_f1")}}
 
 
 @torch.inference_mode()
-def _answers(head: Head, side: tuple[torch.Tensor, ...], device: torch.device) -> np.ndarray:
+def _probabilities(head: Head, side: tuple[torch.Tensor, ...], device: torch.device) -> np.ndarray:
     head.eval()
     parts = [
         head(values.to(device), valid.to(device))
@@ -243,11 +241,10 @@ def _answers(head: Head, side: tuple[torch.Tensor, ...], device: torch.device) -
     return torch.cat(parts).float().softmax(-1).cpu().numpy()
 
 
-def _side(rows: datasets.Dataset, indices: list[int], store: feature_cache.FeatureCache) -> tuple[torch.Tensor, ...]:
-    """Embeddings `(clips, stretches, layers, width)`, which stretches are valid, and labels of one
-    side of a split."""
+def _side(rows: datasets.Dataset, indices: list[int], cache: feature_cache.FeatureCache) -> tuple[torch.Tensor, ...]:
+    """Return embeddings `(clips, stretches, layers, width)`, valid stretches, labels of a side."""
     chosen = rows.select(indices).select_columns(["sha256", "label"])
-    clips = [store[sound][0] for sound in chosen["sha256"]]
+    clips = [cache[digest][0] for digest in chosen["sha256"]]
     values = np.zeros((len(clips), max(map(len, clips)), *clips[0].shape[1:]), dtype=np.float32)
     valid = np.zeros(values.shape[:2], dtype=np.float32)
     for place, clip in enumerate(clips):

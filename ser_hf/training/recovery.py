@@ -22,10 +22,12 @@ class TrainingError(UserError):
 
 
 def complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end, and none of it was being deleted when a run was
-    killed."""
+    """Whether all files of a checkpoint are there.
+
+    A run may have been killed while it wrote them, or while it deleted an older checkpoint.
+    """
     try:
-        json.loads((checkpoint / STATE).read_text())  # the last that is written
+        json.loads((checkpoint / STATE).read_text())  # the Trainer writes this file last
         averages = (checkpoint / RUN).is_file() and json.loads((checkpoint / RUN).read_text()).get("ema_decay")
     except (OSError, json.JSONDecodeError):
         return False
@@ -35,17 +37,17 @@ def complete(checkpoint: Path) -> bool:
 
 
 def checkpoints(output: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
-    found = [path for path in output.glob("checkpoint-*") if complete(path)]
-    return sorted(found, key=lambda path: int(path.name.split("-")[-1]))
+    """List the complete checkpoints of a run, oldest first."""
+    folders = [path for path in output.glob("checkpoint-*") if complete(path)]
+    return sorted(folders, key=lambda path: int(path.name.split("-")[-1]))
 
 
 @contextmanager
 def surviving(trainer: Trainer) -> Iterator[None]:
-    """Whatever ends a training ends it in one line, which says from where it can go on.
+    """End a failed training in one line, which names the checkpoint to go on from.
 
     Args:
-        trainer: whose `running` tells of the batch in work.
+        trainer: its `running` describes the current batch.
 
     Raises:
         TrainingError: for a disk that is full, memory that is, a recording that does not decode, a
@@ -54,27 +56,27 @@ def surviving(trainer: Trainer) -> Iterator[None]:
     try:
         yield
     except (UserError, OSError, RuntimeError, MemoryError, SafetensorError) as error:
-        said = _said(error, trainer)
-        if said is None:
+        message = _user_message(error, trainer)
+        if message is None:
             raise
         output = Path(trainer.args.output_dir)
         for path in output.glob("checkpoint-*"):
             if trainer.args.process_index == 0 and not complete(path):
                 shutil.rmtree(path, ignore_errors=True)
         last = checkpoints(output)
-        ahead = (
-            f"go on from '{last[-1]}' with --resume_from_checkpoint true" if last else "no checkpoint had been saved"
-        )
-        raise TrainingError(f"{said}; {ahead}") from error
+        remedy = f"go on from '{last[-1]}' with --resume_from_checkpoint true"
+        raise TrainingError(f"{message}; {remedy if last else 'no checkpoint had been saved'}") from error
 
 
 @contextmanager
 def disk_guard(what: str) -> Iterator[None]:
-    """What is done outside of the steps of a training ends in one line, too, where memory or disk
-    is too small.
+    """End work outside of training steps in one line where memory or disk is too small.
+
+    Args:
+        what: the work, for the message.
 
     Raises:
-        TrainingError: naming what was being done.
+        TrainingError: naming the work.
     """
     try:
         yield
@@ -95,11 +97,12 @@ def _no_disk(error: Exception) -> bool:
     return getattr(error, "errno", None) == errno.ENOSPC or any(word in str(error) for word in words)
 
 
-def _said(error: Exception, trainer: Trainer) -> str | None:
-    """What a user can make of an error; None where it is our fault."""
+def _user_message(error: Exception, trainer: Trainer) -> str | None:
+    """Say what the user can mend; None where the error is our fault."""
     text = str(error)
     if isinstance(error, UserError):
-        return text.strip().splitlines()[-1].split("Error: ", 1)[-1]  # a loading worker puts its traceback before it
+        # A loading worker puts its traceback before the message.
+        return text.strip().splitlines()[-1].split("Error: ", 1)[-1]
     if _no_memory(error):
         step = trainer.state.global_step + 1
         return (
@@ -112,32 +115,32 @@ def _said(error: Exception, trainer: Trainer) -> str | None:
 
 
 def starting_point(output: Path, args: TrainingArguments) -> str | None:
-    """The checkpoint to resume from; refuse to mix a new run into an old one's folder.
+    """Find the checkpoint to resume from; refuse to mix a new run into an old one's folder.
 
     Raises:
         TrainingError: naming the folder and the flag.
     """
-    asked = args.resume_from_checkpoint
+    requested = args.resume_from_checkpoint
     saved = checkpoints(output)
-    if asked is None or str(asked).lower() in ("false", "none"):
+    if requested is None or str(requested).lower() in ("false", "none"):
         if saved or (output / "results.json").exists():
             raise TrainingError(
                 f"'{output}' holds an earlier run: go on with --resume_from_checkpoint true, or choose another folder"
             )
         return None
-    if str(asked).lower() != "true":
-        if not complete(Path(asked)):
+    if str(requested).lower() != "true":
+        if not complete(Path(requested)):
             raise TrainingError(
-                f"'{asked}' is no checkpoint: pass --resume_from_checkpoint true for the last in '{output}'"
+                f"'{requested}' is no checkpoint: pass --resume_from_checkpoint true for the last in '{output}'"
             )
-        return str(asked)
+        return str(requested)
     if not saved:
         raise TrainingError(f"'{output}' holds no checkpoint to resume from: leave out --resume_from_checkpoint")
     return str(saved[-1])
 
 
 def refuse_other_run(checkpoint: str, run: dict) -> None:
-    """A run goes on only as what it began; else its figure would not be what it says.
+    """Refuse to resume a run with other settings: its figure would belong to neither.
 
     Raises:
         TrainingError: naming the first setting that differs.

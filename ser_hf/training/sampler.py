@@ -1,5 +1,4 @@
-"""Which clips go together: optimiser steps of like effort, split fairly between accumulation steps
-and processes."""
+"""Which clips share a batch: steps of equal padded seconds, shared out between processes."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,12 +12,11 @@ POOL = 8
 """Optimiser steps whose clips are sorted together: more saves padding, less mixes better."""
 
 TRIED = 16
-"""Shuffled epochs that must all keep to a budget before its number of steps is taken."""
+"""A number of steps is taken when so many shuffled epochs keep to the budget."""
 
 
 class PaddedLengthBatchSampler(Sampler):
-    """Batches of `(epoch, index)`, each of about the same padded seconds rather than the same
-    number of clips.
+    """Batches of `(epoch, index)` with about the same padded seconds each, not as many clips each.
 
     Each epoch shuffles the clips, sorts them by length within pools, and cuts every pool into
     optimiser steps of equal padded length; a step is cut likewise into `processes` × `accumulation`
@@ -68,8 +66,7 @@ class PaddedLengthBatchSampler(Sampler):
                 yield [(epoch, int(index)) for index in run]
 
     def plan(self, epoch: int, seconds: np.ndarray) -> list[np.ndarray]:
-        """The clips of each optimiser step of an epoch, shortest first, in the order of the
-        steps."""
+        """Plan the clips of each optimiser step of an epoch, the shortest first."""
         rng = np.random.default_rng([self.seed, epoch])
         clips = len(seconds)
         if self.weights is None:
@@ -78,8 +75,8 @@ class PaddedLengthBatchSampler(Sampler):
             order = rng.choice(clips, clips, p=self.weights / self.weights.sum())
         if self.shuffle_only:
             return np.array_split(order, self.steps)
-        # half of the mean, so that a step does not depend on how it is shared; only single clips
-        # leave no choice
+        # At least half of the mean number of clips: a step then does not depend on how it is
+        # shared, unless there are more micro-batches than that.
         least = max((clips // self.steps + 1) // 2, self.processes * self.accumulation)
         steps = []
         for pool, share in zip(*self._pools(order), strict=True):
@@ -95,8 +92,9 @@ class PaddedLengthBatchSampler(Sampler):
 
 
 def steps_for(seconds: np.ndarray, budget: float, parts: int) -> int:
-    """Optimiser steps an epoch at which no micro-batch of `TRIED` shuffled epochs is padded to more
-    than `budget`.
+    """Find the fewest optimiser steps an epoch whose micro-batches keep to a budget.
+
+    All micro-batches of `TRIED` shuffled epochs have to keep to it.
 
     Args:
         seconds: of each clip at its longest, shape `(clips,)`.
@@ -117,11 +115,12 @@ def steps_for(seconds: np.ndarray, budget: float, parts: int) -> int:
 
 
 def _cut(clips: np.ndarray, seconds: np.ndarray, parts: int, least: int = 1) -> list[np.ndarray]:
-    """Cut clips sorted by length into `parts` runs of nearly equal padded seconds (clips × the
-    longest).
+    """Cut clips, sorted by length, into `parts` runs of nearly equal padded seconds.
 
-    The smallest budget with which greedy filling needs no more than `parts` runs, by bisection;
-    each run keeps at least `least` clips.
+    Padded seconds are the number of clips times the longest. Bisection finds the smallest budget
+    with which greedy filling needs no more than `parts` runs. Two repairs follow: where filling
+    needed fewer runs, the runs of most clips are split; then every start moves so far that each run
+    has at least `least` clips, as far as there are enough.
     """
     if parts == 1:
         return [clips]
@@ -130,31 +129,33 @@ def _cut(clips: np.ndarray, seconds: np.ndarray, parts: int, least: int = 1) -> 
         middle = (low + high) / 2
         low, high = (low, middle) if len(_fill(seconds, middle, least)) <= parts else (middle, high)
     starts = _fill(seconds, high, least)
-    while len(starts) < parts:  # as many as asked for: split the run of most clips
+    while len(starts) < parts:
         ends = [*starts[1:], len(clips)]
         widest = max(range(len(starts)), key=lambda i: ends[i] - starts[i])
         starts.insert(widest + 1, (starts[widest] + ends[widest]) // 2)
     least = min(least, len(clips) // parts)
     for place in range(1, parts):
         enough = max(starts[place], starts[place - 1] + least)
-        starts[place] = min(enough, len(clips) - least * (parts - place))  # and enough for those that follow
+        starts[place] = min(enough, len(clips) - least * (parts - place))  # leave enough for the runs that follow
     return np.split(clips, starts[1:])
 
 
 def _fill(seconds: np.ndarray, budget: float, least: int) -> list[int]:
-    """Where runs start when each takes clips while they fit, and `least` in any case; the last may
-    have fewer."""
+    """Fill runs with clips while they fit, `least` in any case, and return where each starts.
+
+    The last run may have fewer than `least`.
+    """
     starts, start = [0], 0
     for place in range(len(seconds)):
-        taken = place - start
-        if taken >= least and (taken + 1) * seconds[place] > budget:
+        count = place - start
+        if count >= least and (count + 1) * seconds[place] > budget:
             starts.append(place)
             start = place
     return starts
 
 
 def by_length(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-    """The shorter and the longer half of a padded batch, with as much padding as each needs.
+    """Split a padded batch into its shorter and its longer half, each padded only as it needs.
 
     Args:
         batch: tensors whose first dimension is the clips; all but those of
@@ -168,8 +169,8 @@ def by_length(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
     halves = torch.argsort(lengths, stable=True).tensor_split(2)
     return [
         {
-            name: one[half] if name in TRAINING_KEYS else one[half][:, : int(lengths[half].max())]
-            for name, one in batch.items()
+            name: tensor[half] if name in TRAINING_KEYS else tensor[half][:, : int(lengths[half].max())]
+            for name, tensor in batch.items()
         }
         for half in halves
     ]

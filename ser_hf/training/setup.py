@@ -1,5 +1,4 @@
-"""From flags to a Trainer: the split, the model and what of it is frozen, its examples, the plan of
-its steps."""
+"""From settings to a Trainer: the model and what of it is frozen, the clips, the sampler."""
 
 import os
 from dataclasses import asdict, dataclass
@@ -18,32 +17,27 @@ from ser_hf.models.padding import frames_of, ignore_padding
 from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.training import cpu_kernels, feature_cache, losses, modes
 from ser_hf.training.augmentation import from_folder, needs_noise, parse, silences
-from ser_hf.training.config import FinetuneConfig
+from ser_hf.training.config import FinetuneConfig, under_fsdp
 from ser_hf.training.dataset import SpeechDataset, TrainingCollator, Variation
 from ser_hf.training.recovery import TrainingError
 from ser_hf.training.sampler import PaddedLengthBatchSampler, steps_for
 from ser_hf.training.trainer import Recipe, SerTrainer, ValidationWatch, make_trainer
 
-_RECIPE = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim")
-"""What of `TrainingArguments` a resumed run must agree on; of ours it is everything but the
-following."""
-_RECIPE += ("weight_decay", "max_grad_norm", "label_smoothing_factor", "bf16", "fp16")
-_NOT_RECIPE = {
-    "dataset",
-    "protocol",
-    "fold",
-    "split_seed",
-    "text_disjoint",
-    "extra_train_speakers",
-    "train_on_validation",
-}  # the hash tells
+_RECIPE_ARGUMENTS = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim")
+_RECIPE_ARGUMENTS += ("weight_decay", "max_grad_norm", "label_smoothing_factor", "bf16", "fp16")
+"""The `TrainingArguments` that a resumed run must share; of our settings it is all but these:"""
+# Those that the hash of the split stands for,
+_NOT_RECIPE = {"dataset", "protocol", "fold", "split_seed", "text_disjoint"}
+_NOT_RECIPE |= {"extra_train_speakers", "train_on_validation"}
+# those that change no step,
 _NOT_RECIPE |= {"seeds", "search", "threads", "cache_dir", "patience", "figures_only"}
-_NOT_RECIPE |= {"calibrate", "temperature", "abstain_coverage", "abstain_error"}  # what comes after it
+# and those of what comes after training.
+_NOT_RECIPE |= {"calibrate", "temperature", "abstain_coverage", "abstain_error"}
 
 
 @dataclass
 class Prepared:
-    """All that a training needs, before its first step."""
+    """All that a training needs before its first step."""
 
     rows: datasets.Dataset
     split: protocols.Split
@@ -57,57 +51,84 @@ class Prepared:
 def prepare(
     config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, split: protocols.Split
 ) -> Prepared:
-    """Load the model, freeze and cache what its mode freezes, and set up the Trainer; nothing is
-    trained yet.
+    """Load the model, freeze and cache what its mode freezes, and set up the Trainer.
 
     Raises:
         UserError: for what does not fit.
     """
+    # The order below matters; a comment says why wherever a step may not move.
+    # Threads first: computing frozen outputs is the longest part of the setup.
     set_threads(config.threads, args)
     trained, extractor, padding = _model(config, args, rows, split)
     variation = _variation(config, args, rows, split, extractor)
-    store = _store(config, args, rows, split, trained, extractor, variation)
+    # The front end is still in its place: its outputs are computed by the model as it was loaded.
+    cache = _frozen_outputs(config, args, rows, split, trained, extractor, variation)
     weights = None if config.balance == "none" else losses.clip_weights(rows.select(split.train), config.balance)
-    weighed = weights if config.balance_by == "loss" else None
+    loss_weights = weights if config.balance_by == "loss" else None
+    sampler_weights = weights if config.balance_by == "sampler" else None
+    # The targets decide how wide the auxiliary head is, so they come before it is attached. They
+    # also stop a run that lacks openSMILE before clips are decoded.
     functionals = losses.targets(rows, split.train, config.cache_dir) if config.aux_egemaps_weight else None
-    train = SpeechDataset(rows, split.train, extractor, variation, store, weighed, functionals).decode()
+    train = SpeechDataset(rows, split.train, extractor, variation, cache, loss_weights, functionals).decode()
     if functionals is not None:
+        # Before adapters: peft has to find the head among the modules that are trained in full.
         losses.attach(trained.model, functionals.shape[1], config.aux_egemaps_weight)
+    # After the clips: the shortest of them, varied, bounds the masks. Before the bypass: counting
+    # frames needs the convolutions.
     _fit_masking(config, trained.model, extractor, train)
+    # Before anything wraps the model, whose config is saved with every checkpoint.
     remember_speakers(trained.model, rows, split)
-    _make_trainable(config, args, trained, store)
-    sampler = _sampler(config, args, train, weights if config.balance_by == "sampler" else None)
-    seconds = np.array(rows.select_columns("duration")["duration"])
-    validation = sorted(split.validation, key=seconds.__getitem__)
-    validation = SpeechDataset(rows, validation, extractor, store=store).decode() if validation else None
+    # The bypass, adapters and CPU kernels replace modules, so they come last of what changes the
+    # model, and before the Trainer looks at its parameters.
+    _make_trainable(config, args, trained, cache)
+    sampler = _sampler(config, args, train, sampler_weights)
+    validation = _validation(rows, split, extractor, cache)
+    objective = losses.Objective(args.label_smoothing_factor, config.focal_gamma if config.loss == "focal" else 0.0)
     run = {"model_type": trained.model.config.model_type, "protocol_hash": split.hash, "mode": config.mode}
     run |= {"seed": args.seed, **recipe_of(config, args), "steps_an_epoch": sampler.steps}
-    minimised = losses.Objective(args.label_smoothing_factor, config.focal_gamma if config.loss == "focal" else 0.0)
-    recipe = Recipe(sampler, minimised, config.layer_decay, config.ema_decay, config.sam_rho, run)
+    recipe = Recipe(sampler, objective, config.layer_decay, config.ema_decay, config.sam_rho, run)
     collator = TrainingCollator(extractor, padding)
     clips = (train, validation)
     trainer, watch = make_trainer(args, trained.trainable, clips, collator, recipe, config.patience, padding)
     return Prepared(rows, split, trained, extractor, trainer, watch, padding)
 
 
+def _validation(
+    rows: datasets.Dataset,
+    split: protocols.Split,
+    extractor: transformers.FeatureExtractionMixin,
+    cache: feature_cache.FeatureCache | None,
+) -> SpeechDataset | None:
+    """Decode the validation side in order of length, so that batches of neighbours pad little."""
+    if not split.validation:
+        return None
+    seconds = np.array(rows.select_columns("duration")["duration"])
+    indices = sorted(split.validation, key=seconds.__getitem__)
+    return SpeechDataset(rows, indices, extractor, store=cache).decode()
+
+
 def recipe_of(config: FinetuneConfig, args: TrainingArguments) -> dict:
-    """The settings by which a run learns; a resumed one must have been begun with them, shared out
-    as it may be."""
+    """Collect the settings by which a run learns.
+
+    A resumed run must have been begun with them; how its clips are shared out may differ.
+    """
     ours = {name: value for name, value in asdict(config).items() if name not in _NOT_RECIPE}
-    theirs = {name: getattr(args, name) for name in _RECIPE}
+    theirs = {name: getattr(args, name) for name in _RECIPE_ARGUMENTS}
     clips = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     return {name: getattr(value, "value", value) for name, value in (ours | theirs).items()} | {"clips a step": clips}
 
 
 def remember_speakers(model: PreTrainedModel, rows: datasets.Dataset, split: protocols.Split) -> None:
-    """Write into a model's config on whom it is trained and chosen, and under which split."""
+    """Write the speakers of training and validation, and the split, into a model's config."""
     speakers = rows.select(split.train + split.validation)["speaker"]
     SeenSpeakers.of(model.config).trained(split.name, split.hash, split.fold, speakers).remember(model.config)
 
 
 def set_threads(threads: int | None, args: TrainingArguments) -> None:
-    """Share the cores out: `accelerate launch` starts a single CPU process with one thread unless
-    told otherwise."""
+    """Set the CPU threads of this process; all cores, shared between processes, where None.
+
+    `accelerate launch` starts a single CPU process with one thread.
+    """
     if args.device.type == "cpu":
         local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         torch.set_num_threads(threads or max(1, joblib.cpu_count() // local))
@@ -116,7 +137,7 @@ def set_threads(threads: int | None, args: TrainingArguments) -> None:
 def _model(
     config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, split: protocols.Split
 ) -> tuple[modes.TrainableModel, transformers.FeatureExtractionMixin, str]:
-    """The model, frozen as its mode wants; its extractor; its padding rule."""
+    """Load the model and freeze what its mode freezes; also its extractor and its padding rule."""
     attention = None if config.attention == "auto" else config.attention
     model, extractor = loading.load_for_training(config.model, args.seed, attention)
     protocols.refuse_seen(SeenSpeakers.of(model.config), config.model, rows, split)
@@ -133,7 +154,7 @@ def _model(
 def _fit_masking(
     config: FinetuneConfig, model: PreTrainedModel, extractor: transformers.FeatureExtractionMixin, train: SpeechDataset
 ) -> None:
-    """SpecAugment that the shortest clip bears, however fast augmentation may play it."""
+    """Shorten SpecAugment's masks to the shortest clip, played as fast as augmentation may."""
     fastest = (1.5 if config.augment else 1.0) * (np.exp(0.5) if "tempo" in config.augment else 1.0)
     samples = int(train.shortest() / fastest * audio.SAMPLING_RATE)
     shortest = front_end_of(extractor).extract(np.zeros(samples, dtype=np.float32))
@@ -144,11 +165,10 @@ def _make_trainable(
     config: FinetuneConfig,
     args: TrainingArguments,
     trained: modes.TrainableModel,
-    store: feature_cache.FeatureCache | None,
+    cache: feature_cache.FeatureCache | None,
 ) -> None:
-    """Take out the front whose outputs are stored, put adapters in, and what a CPU computes
-    otherwise."""
-    if store is not None:
+    """Bypass a cached front end, add adapters, and replace modules for a CPU."""
+    if cache is not None:
         trained.front.bypass()
     else:
         trained.front = None
@@ -171,11 +191,10 @@ def _set_masking(model: PreTrainedModel, config: FinetuneConfig) -> None:
 
 
 def drop_unused(model: PreTrainedModel) -> None:
-    """The vector for masked frames, where nothing is masked, is taken out, as stock transformers
-    does when it loads.
+    """Remove the vector for masked frames where nothing is masked, as stock transformers does.
 
-    Where it loads it nevertheless, it is frozen: a parameter without gradient has no state to
-    resume.
+    Where stock transformers would load it nevertheless, it is frozen: the optimiser has no state of
+    a parameter without gradient, and a resumed run would miss it.
     """
     if getattr(model.base_model, "masked_spec_embed", None) is None:
         return
@@ -196,8 +215,8 @@ def _variation(
     if config.augment:
         noises = []
         if needs_noise(config.augment):
-            own = (audio.load(row["audio"]) for row in rows.select(split.train).select_columns("audio"))
-            noises = from_folder(config.noise_dir) if config.noise_dir else silences(own)
+            clips = (audio.load(row["audio"]) for row in rows.select(split.train).select_columns("audio"))
+            noises = from_folder(config.noise_dir) if config.noise_dir else silences(clips)
         augmentation = parse(config.augment, noises, config.augment_probability)
         of_frames = augmentation.names(of_frames=True)
         if of_frames and not front_end_of(extractor).on_frames:
@@ -207,7 +226,7 @@ def _variation(
     return Variation(config.silence, augmentation, config.mixup, args.seed)
 
 
-def _store(
+def _frozen_outputs(
     config: FinetuneConfig,
     args: TrainingArguments,
     rows: datasets.Dataset,
@@ -216,10 +235,12 @@ def _store(
     extractor: transformers.FeatureExtractionMixin,
     variation: Variation,
 ) -> feature_cache.FeatureCache | None:
-    """Outputs of the frozen front, where there is one, the waveform stays as it is, and nobody said
-    no."""
-    sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"  # its state dict would lack the front
-    unfit = trained.front is None or variation.of_sound() or sharded
+    """Compute the outputs of the frozen front end, or read them from the cache.
+
+    None where there is no frozen front end, where augmentation changes its input, where FSDP would
+    miss it in the state dict, or where `--cache_frozen false` says so.
+    """
+    unfit = trained.front is None or variation.of_sound() or under_fsdp()
     if unfit or config.cache_frozen is False:
         if config.cache_frozen:
             raise TrainingError("--cache_frozen true: there is no frozen front that stays the same, leave it out")
@@ -229,10 +250,12 @@ def _store(
     used = rows.select(sorted(split.train + split.validation + split.test))
     with args.main_process_first(desc="frozen outputs"), torch.autocast(args.device.type, torch.bfloat16, args.bf16):
         name = f"front {front.depth} {'bf16' if args.bf16 else 'fp32'}"
-        found, made = feature_cache.feature_cache(used, name, front.model, extractor, front.outputs, config.cache_dir)
+        cache, computed = feature_cache.feature_cache(
+            used, name, front.model, extractor, front.outputs, config.cache_dir
+        )
     if args.process_index == 0:
-        print(f"frozen outputs of {len(found):,} clips: {'computed' if made else 'from the cache'}", flush=True)
-    return found
+        print(f"frozen outputs of {len(cache):,} clips: {'computed' if computed else 'from the cache'}", flush=True)
+    return cache
 
 
 def _sampler(

@@ -1,5 +1,4 @@
-"""What is seen of a training while it runs: a line a validation, `history.json`, and the end of
-patience."""
+"""The Trainer of fine-tuning: planned steps, a loss for each clip, early stopping, history."""
 
 import json
 from contextlib import nullcontext
@@ -22,11 +21,16 @@ from ser_hf.training.losses import Objective
 from ser_hf.training.optimization import WeightAverage, sam_ascent
 from ser_hf.training.recovery import RUN, TrainingError
 from ser_hf.training.sampler import PaddedLengthBatchSampler, by_length
+from ser_hf.utils.files import replacing
 
 
 class ValidationWatch(TrainerCallback):
-    """Tells the sampler its epoch, prints a line a validation, keeps `history.json`, stops when
-    patience is over."""
+    """Sets the sampler's epoch, prints a line a validation, writes `history.json`, stops early.
+
+    transformers' `EarlyStoppingCallback` does not fit: `on_train_begin` clears its wish to stop, so
+    a resumed run that had stopped would train another epoch. Patience is counted from the Trainer's
+    state, which every checkpoint holds.
+    """
 
     def __init__(
         self, sampler: PaddedLengthBatchSampler, patience: int, metric: str = "uar", greater: bool = True
@@ -35,19 +39,18 @@ class ValidationWatch(TrainerCallback):
         self.metric, self.sign = f"eval_{metric.removeprefix('eval_')}", 1 if greater else -1
 
     def on_epoch_begin(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
-        """Also after a resume in the middle of an epoch."""
+        """Set the sampler's epoch, also after a resume in the middle of an epoch."""
         self.sampler.epoch = int(state.epoch or 0)
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:  # noqa: ANN001, ANN003
-        """Print; stop after so many validations without a better one."""
+        """Print and write the history; stop after so many validations without a better one."""
         if self.over(state):
             control.should_training_stop = True
         if state.is_world_process_zero:
             _print_line(args, state, metrics)
             if not state.is_hyper_param_search:
-                partial = Path(args.output_dir, ".history.json")
-                partial.write_text(json.dumps(by_epoch(state.log_history), indent=1))
-                partial.rename(Path(args.output_dir, "history.json"))
+                with replacing(Path(args.output_dir, "history.json")) as partial:
+                    partial.write_text(json.dumps(by_epoch(state.log_history), indent=1))
 
     def over(self, state: TrainerState) -> bool:
         """Whether as many validations as patience allows have passed since the best one."""
@@ -56,7 +59,7 @@ class ValidationWatch(TrainerCallback):
 
 
 def by_epoch(log: list[dict]) -> list[dict]:
-    """One row a validation: training loss and accuracy with the validation figures."""
+    """Merge the Trainer's log into a row for each validation: training and validation figures."""
     rows: dict[float, dict] = {}
     keep = ("epoch", "step", "loss", "accuracy", "learning_rate", "grad_norm")
     keep += ("eval_loss", "eval_accuracy", "eval_uar", "eval_macro_f1", "objective", "perplexity", "eval_perplexity")
@@ -68,9 +71,9 @@ def by_epoch(log: list[dict]) -> list[dict]:
 
 def _print_line(args: TrainingArguments, state: TrainerState, metrics: dict) -> None:
     train = next((row for row in reversed(state.log_history) if "loss" in row), None)
-    learnt = "" if train is None else f"  loss {train['loss']:.3f}  accuracy {train['accuracy']:.3f}"
+    training = "" if train is None else f"  loss {train['loss']:.3f}  accuracy {train['accuracy']:.3f}"
     print(
-        f"epoch {state.epoch:5.2f}/{args.num_train_epochs:g}{learnt} | validation loss {metrics['eval_loss']:.3f}  "
+        f"epoch {state.epoch:5.2f}/{args.num_train_epochs:g}{training} | validation loss {metrics['eval_loss']:.3f}  "
         f"UAR {metrics['eval_uar']:.3f}",
         flush=True,
     )
@@ -95,27 +98,26 @@ class Recipe:
 
 
 class SerTrainer(Trainer):
-    """Trainer with steps planned by `PaddedLengthBatchSampler`, with a loss averaged over clips.
+    """Trainer whose loss is a mean over the clips of a step of `PaddedLengthBatchSampler`.
 
-    However a step is divided into micro-batches of unequal numbers of clips, over accumulation or
-    processes, its gradient is the same.
+    A step is divided into micro-batches of unequal numbers of clips, over accumulation or
+    processes. Its gradient is the same however it is divided.
     """
 
     def __init__(self, *args: object, recipe: Recipe, **kwargs: object) -> None:
-        # Naming a loss makes the Trainer count the clips of a whole step and leave the division to
-        # us.
+        # With a loss function the Trainer counts the clips of a whole step and leaves the division
+        # to `compute_loss`.
         super().__init__(*args, compute_loss_func=recipe.objective, **kwargs)
         self.recipe = recipe
         self.average = WeightAverage(recipe.ema_decay) if recipe.ema_decay else None
         if self.average:
             self.add_callback(self.average)
-        self.hits: torch.Tensor | None = None  # right answers and clips since the last log
-        self.running = ""  # the batch in work, for a message
+        self.hits: torch.Tensor | None = None  # correct predictions and clips since the last log
+        self.running = ""  # the current batch, for messages
         self._finite: torch.Tensor | None = None
 
     def get_train_dataloader(self) -> DataLoader:
-        """Batches of this process alone: the sampler shares out, so accelerate must not share
-        again."""
+        """Load batches of this process: the sampler shares out, accelerate must not do so again."""
         args = self.args
         return DataLoader(
             self.train_dataset,
@@ -129,12 +131,11 @@ class SerTrainer(Trainer):
 
     def _prepare_for_training(self, *args: object, **kwargs: object) -> tuple:
         if self.average:
-            self.average.begin(self.model)  # here, since each trial of a search has a model of its own
+            self.average.begin(self.model)  # not earlier: each trial of a search has a model of its own
         if not self.is_fsdp_enabled:
             return super()._prepare_for_training(*args, **kwargs)
-        # accelerate's FSDP2 looks for the parts of a language model: speech models raise when asked
-        # for embeddings, and an encoder called `…StableLayerNorm` is not the final norm that it
-        # would be taken for
+        # accelerate's FSDP2 looks for the parts of a language model. Speech models raise for input
+        # embeddings, and an encoder called `…StableLayerNorm` would be taken for the final norm.
         model = self.model
         model.get_input_embeddings = model.get_output_embeddings = lambda: None
         prefix, model.base_model_prefix = model.base_model_prefix, ""
@@ -144,7 +145,7 @@ class SerTrainer(Trainer):
             model.base_model_prefix = prefix
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW (or what `optim` says) with a learning rate for each layer where one decays."""
+        """Make AdamW, or what `optim` says, with a rate for each layer where the rate decays."""
         if self.recipe.layer_decay == 1 or self.optimizer is not None:
             return super().create_optimizer(model)
         model = self.model if model is None else model
@@ -166,8 +167,10 @@ class SerTrainer(Trainer):
         return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # noqa: ANN001, ANN201
-        """Training: the objective, summed, over the clips of the whole step. Validation: plain
-        cross-entropy."""
+        """Compute the training objective, or plain cross-entropy in validation.
+
+        The objective is summed over the clips and divided by the clips of the whole step.
+        """
         extras = {name: inputs.pop(name) for name in TRAINING_KEYS if name in inputs}
         outputs = model(**inputs)
         labels = extras["labels"]
@@ -178,15 +181,15 @@ class SerTrainer(Trainer):
         if "functionals" in extras:
             losses = losses + self.model.functionals.losses(extras["functionals"])
         losses = losses * extras.get("weight", 1.0)
-        right = (outputs.logits.detach().argmax(-1) == labels).sum()
-        counted = torch.stack([right, torch.full_like(right, len(labels))])
+        correct = (outputs.logits.detach().argmax(-1) == labels).sum()
+        counted = torch.stack([correct, torch.full_like(correct, len(labels))])
         self.hits = counted if self.hits is None else self.hits + counted
-        # processes average their gradients; what they should do is add them
+        # Processes average their gradients, which have to be added.
         loss = losses.sum() / num_items_in_batch * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:  # noqa: ANN001
-        """The Trainer's own; stops where the loss is no number."""
+        """Run a step; stop where the loss is no number."""
         features = inputs[self.data_collator.input_name]
         self.running = (
             f"{features.shape[0]} clips of {features.shape[1]:,} {'samples' if features.ndim == 2 else 'frames'}"
@@ -203,22 +206,24 @@ class SerTrainer(Trainer):
         return loss
 
     def _in_parts(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], radius: float) -> torch.Tensor:
-        """The gradient of all clips, found uphill along that of every second one where there is a
-        `radius`."""
-        # two halves spare a CPU their padding; a GPU would launch every kernel of a small model
-        # twice
+        """Compute the gradient of all clips in halves, uphill where there is a `radius`.
+
+        The way uphill is the gradient of every second clip (Foret et al. 2021, sharpness-aware
+        minimisation).
+        """
+        # Halves save padding on a CPU; on a GPU they would launch every kernel twice.
         parts = by_length(inputs) if self.args.device.type == "cpu" else [inputs]
         if not radius:
             return self._sum_of(model, parts)
-        loss = self._sum_of(model, [{name: one[::2] for name, one in part.items()} for part in parts])
+        loss = self._sum_of(model, [{name: tensor[::2] for name, tensor in part.items()} for part in parts])
         hits = self.hits
         with sam_ascent(model, radius):
             self._sum_of(model, parts)
-        self.hits = hits  # those of the weights as they are
+        self.hits = hits  # of the weights themselves, not of those uphill
         return loss
 
     def _sum_of(self, model: torch.nn.Module, parts: list[dict[str, torch.Tensor]]) -> torch.Tensor:
-        """The gradient of a batch that is cut into parts; its loss."""
+        """Add up the gradients and losses of the parts of a batch."""
         clips = torch.tensor(sum(len(part["labels"]) for part in parts), device=self.args.device)
         total = self.accelerator.reduce(clips, "sum")
         return sum(super(SerTrainer, self).training_step(model, part, total) for part in parts)
@@ -226,29 +231,31 @@ class SerTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
         """Add the training accuracy to the Trainer's loss."""
         if "loss" in logs and self.hits is not None:
-            right, clips = self.accelerator.reduce(self.hits, "sum").tolist()
-            logs["accuracy"] = right / clips
+            correct, clips = self.accelerator.reduce(self.hits, "sum").tolist()
+            logs["accuracy"] = correct / clips
             self.hits = None
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
-        """The Trainer's own, of the averaged weights where there are any."""
+        """Validate the averaged weights where there are any."""
         with self.average.in_place() if self.average else nullcontext():
             return super().evaluate(*args, **kwargs)
 
     def train(self, *args: object, **kwargs: object) -> TrainOutput:
-        """The Trainer's own; ends with the averaged weights where there are any."""
+        """Train; the model ends with the averaged weights where there are any."""
         output = super().train(*args, **kwargs)
         if self.average:
             self.average.put()  # of the last step, or of the best checkpoint, which has been loaded
         return output
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        # Private in transformers: the one place that knows from which checkpoint a run goes on.
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.average:
             self.average.resumed = Path(resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
+        # Private in transformers: the average of the best checkpoint belongs to its weights.
         super()._load_best_model()
         if self.average:
             self.average.resumed = Path(self.state.best_model_checkpoint)
@@ -256,6 +263,7 @@ class SerTrainer(Trainer):
             self.average.put()
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:
+        # Private in transformers: weights that are no numbers must not replace a good checkpoint.
         self._refuse_nan()
         if not all(bool(torch.isfinite(p).all()) for p in model.parameters() if p.requires_grad):
             raise TrainingError(
@@ -264,6 +272,7 @@ class SerTrainer(Trainer):
         super()._save_checkpoint(model, trial)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        # Private in transformers: what a resumed run must agree on lies in each checkpoint.
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
@@ -285,7 +294,7 @@ def make_trainer(
     patience: int,
     padding: str,
 ) -> tuple[SerTrainer, ValidationWatch]:
-    """A Trainer for a model that is ready to be trained, and who watches it.
+    """Make the Trainer for a model that is ready to be trained, and its `ValidationWatch`.
 
     Args:
         args: what `TrainingArguments` says; what does not fit our models is set in place.
@@ -296,8 +305,8 @@ def make_trainer(
         patience: epochs without a better validation.
         padding: the model's rule.
     """
-    # The heads take **kwargs, from which the Trainer would conclude that they divide their loss
-    # themselves.
+    # The heads take **kwargs, from which the Trainer would conclude that they divide their loss by
+    # the clips of a step; it would then multiply loss and gradients by the micro-batches.
     model.accepts_loss_kwargs = False
     args.remove_unused_columns = False
     args._n_gpu = min(args.n_gpu, 1)  # one GPU a process: nn.DataParallel copies the model out of reach of its hooks
@@ -325,7 +334,7 @@ def make_trainer(
 
 
 def _log_into(trainer: SerTrainer, output: Path) -> None:
-    """TensorBoard's events into a folder of the run that has one name."""
+    """Write TensorBoard's events into one folder of the run."""
     from transformers.integrations import TensorBoardCallback
 
     if trainer.pop_callback(TensorBoardCallback) is not None and trainer.args.process_index == 0:
