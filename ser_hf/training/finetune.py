@@ -27,7 +27,7 @@ from ser_hf.models.padding import ignore_padding, padding_rule
 from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.training import modes, probe, setup
 from ser_hf.training.config import FinetuneConfig
-from ser_hf.training.recovery import refuse_other_run, disk_guard, starting_point, surviving
+from ser_hf.training.recovery import disk_guard, refuse_other_run, starting_point, surviving
 from ser_hf.training.trainer import by_epoch
 from ser_hf.utils import files
 

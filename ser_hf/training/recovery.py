@@ -64,8 +64,10 @@ def surviving(trainer: Trainer) -> Iterator[None]:
             if trainer.args.process_index == 0 and not complete(path):
                 shutil.rmtree(path, ignore_errors=True)
         last = checkpoints(output)
-        remedy = f"go on from '{last[-1]}' with --resume_from_checkpoint true"
-        raise TrainingError(f"{message}; {remedy if last else 'no checkpoint had been saved'}") from error
+        remedy = "no checkpoint had been saved"
+        if last:
+            remedy = f"go on from '{last[-1]}' with --resume_from_checkpoint true"
+        raise TrainingError(f"{message}; {remedy}") from error
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def test_a_disk_that_fills_while_the_model_is_saved_ends_in_one_line(built, nois
     def full(*args, **kwargs):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(finetune, "_written", full)
+    monkeypatch.setattr(finetune, "_write_tested", full)
     line = fails(*words(built, noisy, tmp_path / "m", steps=2))
     assert "the disk is full while the model is saved" in line
     monkeypatch.undo()
