@@ -124,7 +124,7 @@ def _write_tested(
         results, probabilities, _ = evaluate.evaluate(
             predictor, rows, [split], config.dataset, str(args.output_dir), record
         )
-        write_evidence(results, folder, probabilities, rows, [split])
+        write_evidence(results, folder, probabilities, rows, [split], card=True)
     return results
 
 
