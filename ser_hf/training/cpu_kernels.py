@@ -1,4 +1,4 @@
-"""What a CPU computes otherwise than a GPU: dropout by bytes, layer norms in float32."""
+"""Faster kernels for training on a CPU: dropout from random bytes, layer norms in float32."""
 
 import torch
 from torch import nn
@@ -7,15 +7,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 ATTENTION = "byte_dropout"
-"""Our attention's name in transformers."""
+"""Name under which transformers registers our attention."""
 
 
 class ByteDropout(nn.Module):
-    """Dropout that spends one random byte on each value, an eighth of what `nn.Dropout` draws on a
-    CPU.
+    """Dropout that draws one random byte a value, an eighth of what `nn.Dropout` draws on a CPU.
 
-    The chance is rounded to a 256th (0.1 to 0.1016), and what is left is scaled by that, so that
-    the expectation stays.
+    The probability is rounded to a 256th (0.1 to 0.1016). The scale of the values that stay follows
+    the rounded probability, so that the expectation is unchanged.
     """
 
     def __init__(self, p: float) -> None:
@@ -38,19 +37,20 @@ def attention(
     scaling: float | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
-    """Transformers' SDPA attention; in training, where SDPA falls back to plain products, with a
-    byte for each weight.
+    """SDPA attention of transformers, with dropout of the weights from random bytes in training.
+
+    With dropout, SDPA itself falls back to plain products on a CPU, so that nothing is lost.
 
     Args:
-        module: that attends.
+        module: the attention module.
         query, key, value: shape `(batch, heads, frames, size of a head)`.
         attention_mask: True where a frame may be attended to, shape `(batch, 1, frames, frames)`.
-        dropout: chance of each weight; 0 in evaluation.
-        scaling: of the products; the inverse root of a head's size where None.
-        kwargs: what else the model passes on.
+        dropout: probability of dropping a weight; 0 in evaluation.
+        scaling: factor of the products; the inverse root of a head's size where None.
+        kwargs: further arguments of the model, passed on to SDPA.
 
     Returns:
-        Shape `(batch, frames, heads, size of a head)`; no weights.
+        The outputs, shape `(batch, frames, heads, size of a head)`, and None for the weights.
     """
     if not round(dropout * 256):
         return sdpa_attention_forward(module, query, key, value, attention_mask, 0.0, scaling, **kwargs)
@@ -62,23 +62,23 @@ def attention(
 
 
 def _drop(hidden: torch.Tensor, dropped: int) -> torch.Tensor:
-    """Drop `dropped` of 256 values."""
+    """Drop each value with a probability of `dropped` / 256, and scale the others."""
     if not dropped:
         return hidden
     words = torch.empty(-(-hidden.numel() // 8), dtype=torch.int64, device=hidden.device)
     words.random_(torch.iinfo(torch.int64).min, None)
-    kept = words.view(torch.uint8)[: hidden.numel()].view(hidden.shape) >= dropped
-    return _Masked.apply(hidden, kept, 256 / (256 - dropped))
+    mask = words.view(torch.uint8)[: hidden.numel()].view(hidden.shape) >= dropped
+    return _Masked.apply(hidden, mask, 256 / (256 - dropped))
 
 
 class _Masked(torch.autograd.Function):
-    """Mask and scale in one pass each way; a byte a value is kept for the way back."""
+    """Mask and scale in one pass, forward and backward; the mask of one byte a value is saved."""
 
     @staticmethod
-    def forward(ctx, hidden: torch.Tensor, kept: torch.Tensor, scale: float) -> torch.Tensor:  # noqa: ANN001
-        ctx.save_for_backward(kept)
+    def forward(ctx, hidden: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:  # noqa: ANN001
+        ctx.save_for_backward(mask)
         ctx.scale = scale
-        return torch.ops.aten.native_dropout_backward(hidden, kept, scale)
+        return torch.ops.aten.native_dropout_backward(hidden, mask, scale)
 
     @staticmethod
     def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # noqa: ANN001
@@ -86,8 +86,10 @@ class _Masked(torch.autograd.Function):
 
 
 def use_byte_dropout(model: PreTrainedModel) -> None:
-    """`ByteDropout` in place of every `nn.Dropout` of a model, and in its attention; nothing that
-    is saved changes."""
+    """Replace every `nn.Dropout` of a model, and the dropout of its attention, by `ByteDropout`.
+
+    Nothing that is saved changes.
+    """
     for owner in list(model.modules()):
         for name, child in owner.named_children():
             if type(child) is nn.Dropout:
@@ -99,8 +101,10 @@ def use_byte_dropout(model: PreTrainedModel) -> None:
 
 
 def widen_norms(model: nn.Module, args: TrainingArguments) -> None:
-    """Let every layer norm that is trained compute in its weights' precision; nothing that is saved
-    changes."""
+    """Make trained layer norms compute in the precision of their weights, in bf16 on a CPU.
+
+    Nothing that is saved changes.
+    """
     if not args.bf16 or args.device.type != "cpu":
         return
     for module in model.modules():

@@ -21,35 +21,33 @@ from ser_hf.models.seen_speakers import CONFIG_KEY
 from ser_hf.utils import files
 
 VERSION = 1
-"""Of the code that makes what is stored: a change of decoding, features or layout asks for
-another."""
+"""Part of the key. Raise it when decoding, features or the layout on disk change."""
 
 _CHUNK = 256  # clips decoded at a time
 
 
 class FeatureCache:
-    """Arrays of shape `(frames, dimensions)`, one a recording, mapped from a folder; found by the
-    sound's sha256."""
+    """Arrays `(frames, dimensions)`, one a recording, mapped from disk and keyed by sha256."""
 
     def __init__(self, folder: Path) -> None:
         index = json.loads((folder / "index.json").read_text())
         self.values = np.memmap(folder / "values.f16", dtype=np.float16, mode="r").reshape(-1, *index["shape"])
-        self._place = {sound: place for place, sound in enumerate(index["sounds"])}
+        self._number = {sha256: number for number, sha256 in enumerate(index["sounds"])}
         self._starts, self._voices = np.cumsum([0, *index["lengths"]]), index["voices"]
 
-    def __getitem__(self, sound: str) -> tuple[np.ndarray, tuple[int, int]]:
+    def __getitem__(self, sha256: str) -> tuple[np.ndarray, tuple[int, int]]:
         """Float32 frames of a recording, and the first and one-past-last frame of its voice."""
-        place = self._place[sound]
-        start, end = self._starts[place], self._starts[place + 1]
-        return self.values[start:end].astype(np.float32), tuple(self._voices[place])
+        number = self._number[sha256]
+        start, end = self._starts[number], self._starts[number + 1]
+        return self.values[start:end].astype(np.float32), tuple(self._voices[number])
 
-    def extent(self, sound: str) -> tuple[int, tuple[int, int]]:
-        """Frames of a recording, and where its voice begins and ends; nothing is read from disk."""
-        place = self._place[sound]
-        return int(self._starts[place + 1] - self._starts[place]), tuple(self._voices[place])
+    def extent(self, sha256: str) -> tuple[int, tuple[int, int]]:
+        """Number of frames, and first and one-past-last frame of the voice, without disk access."""
+        number = self._number[sha256]
+        return int(self._starts[number + 1] - self._starts[number]), tuple(self._voices[number])
 
     def __len__(self) -> int:
-        return len(self._place)
+        return len(self._number)
 
 
 def feature_cache(
@@ -60,87 +58,99 @@ def feature_cache(
     compute: Callable[[dict[str, torch.Tensor]], list[torch.Tensor]],
     cache: Path | None = None,
 ) -> tuple[FeatureCache, bool]:
-    """Outputs for every recording of a dataset, computed unless the cache holds them.
+    """Open the cached outputs for every recording of a dataset, or compute them.
 
-    The cache is keyed by the model's weights and config, its extractor, the recordings' sounds,
-    what is computed (`name`) and the version of this code.
+    The key covers the weights and config of the model, the extractor, the sounds of the recordings,
+    `name` and `VERSION`. Only one process at a time computes an entry. A second process that needs
+    it waits and then reads it.
 
     Args:
-        rows: of the dataset; a sound that occurs twice is stored once.
-        name: of what is computed.
-        model: in its state when the front is computed; it is put into evaluation mode while it
-            computes.
-        extractor: of the model.
-        compute: batch of model inputs -> one tensor `(frames, ...)` for each of its clips, padding
-            left out.
-        cache: folder of all stores; `$HF_HOME/ser_hf/frozen` where None.
+        rows: recordings. A sound that occurs twice is stored once.
+        name: name of the outputs, part of the key.
+        model: model that computes them. It is in evaluation mode meanwhile.
+        extractor: feature extractor of the model.
+        compute: maps a batch of model inputs to one tensor `(frames, ...)` a clip, without padding.
+        cache: folder of all entries; `$HF_HOME/ser_hf/frozen` where None.
 
     Returns:
-        The store, and whether it had to be computed.
+        The cache, and whether it was computed now.
 
     Raises:
         CacheError: for values that do not fit into half precision.
     """
     folder = Path(cache or files.cache_dir("frozen")) / _key(rows, name, model, extractor)
-    made = not (folder / "index.json").is_file()
-    if made:
-        shutil.rmtree(folder, ignore_errors=True)  # of an earlier layout
-        try:
-            with files.new_folder(folder) as partial, evaluation_mode(model):
-                _write(partial, rows, model, extractor, compute)
-        except OSError:
-            if not (folder / "index.json").is_file():  # else another machine that shares the folder was faster
-                raise
-    return FeatureCache(folder), made
+    if (folder / "index.json").is_file():  # entries never change, so that reading one needs no lock
+        return FeatureCache(folder), False
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with files.cache_lock(folder):
+        computed = not (
+            folder / "index.json"
+        ).is_file()  # checked again: another process may have computed it meanwhile
+        if computed:
+            _compute_entry(folder, rows, model, extractor, compute)
+    return FeatureCache(folder), computed
 
 
-def _write(
+def _compute_entry(
+    folder: Path, rows: datasets.Dataset, model: PreTrainedModel, extractor: FeatureExtractionMixin, compute: Callable
+) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # without an index it is a damaged entry
+    try:
+        with files.new_folder(folder) as partial, evaluation_mode(model):
+            _write_entry(partial, rows, model, extractor, compute)
+    except OSError:
+        # A file system that keeps locks to one machine lets another machine finish the entry first.
+        if not (folder / "index.json").is_file():
+            raise
+
+
+def _write_entry(
     folder: Path,
     rows: datasets.Dataset,
     model: PreTrainedModel,
     extractor: FeatureExtractionMixin,
     compute: Callable,
 ) -> None:
-    first = list({sound: place for place, sound in reversed(list(enumerate(rows["sha256"])))}.values())
-    order = sorted(first, key=rows.select_columns("duration")["duration"].__getitem__)
+    distinct = list({sha256: number for number, sha256 in reversed(list(enumerate(rows["sha256"])))}.values())
+    # in order of length, so that batches hold little padding
+    order = sorted(distinct, key=rows.select_columns("duration")["duration"].__getitem__)
     index = {"sounds": [], "lengths": [], "voices": []}
     with open(folder / "values.f16", "wb") as file:
-        for sound, voice, tensor in _computed(rows.select(order), model, extractor, compute):
+        for sha256, voice, tensor in _outputs(rows.select(order), model, extractor, compute):
             frames = tensor.half().cpu().numpy()
             if not np.isfinite(frames).all():
                 raise CacheError("the frozen part's values do not fit half precision: pass --cache_frozen false")
             file.write(frames.tobytes())
             index["shape"] = frames.shape[1:]
-            index["sounds"].append(sound)
+            index["sounds"].append(sha256)
             index["lengths"].append(len(frames))
             start, end = math.floor(voice[0] * len(frames)), math.ceil(voice[1] * len(frames))
             index["voices"].append((start, max(end, start + 1)))
     (folder / "index.json").write_text(json.dumps(index))
 
 
-def _computed(
+def _outputs(
     rows: datasets.Dataset, model: PreTrainedModel, extractor: FeatureExtractionMixin, compute: Callable
 ) -> Iterator[tuple[str, tuple[float, float], torch.Tensor]]:
-    """Sound, the voice's begin and end as shares of the clip, and output of each row, which lie in
-    order of length."""
+    """Yield of each row the sha256, the span of its voice as shares of the clip, and the output."""
     rule = padding.ignore_padding(model)
     collate, front_end = Collator(extractor, rule), front_end_of(extractor)
     size = 1 if rule == padding.ALONE else 16
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
-        clips = [audio.load(one) for one in chunk["audio"]]
-        for place in range(0, len(clips), size):
-            some = clips[place : place + size]
-            batch = collate([{"features": front_end.extract(clip)} for clip in some])
-            made = compute({name: tensor.to(model.device) for name, tensor in batch.items()})
-            for clip, sound, tensor in zip(some, chunk["sha256"][place : place + size], made, strict=True):
+        decoded = [audio.load(encoded) for encoded in chunk["audio"]]
+        for offset in range(0, len(decoded), size):
+            clips = decoded[offset : offset + size]
+            batch = collate([{"features": front_end.extract(clip)} for clip in clips])
+            outputs = compute({name: tensor.to(model.device) for name, tensor in batch.items()})
+            for clip, sha256, tensor in zip(clips, chunk["sha256"][offset : offset + size], outputs, strict=True):
                 first, last = voice_activity.voiced_span(clip)
-                yield sound, (first / len(clip), last / len(clip)), tensor
+                yield sha256, (first / len(clip), last / len(clip)), tensor
 
 
 def _key(rows: datasets.Dataset, name: str, model: PreTrainedModel, extractor: FeatureExtractionMixin) -> str:
     digest = hashlib.sha256(f"{VERSION} {name} ".encode())
-    config = {key: value for key, value in model.config.to_dict().items() if key not in _SAYS_NOTHING}
+    config = {key: value for key, value in model.config.to_dict().items() if key not in _IRRELEVANT_KEYS}
     for part in (config, extractor.to_dict()):
         digest.update(json.dumps(part, sort_keys=True, default=str).encode())
     for key, tensor in sorted(model.base_model.state_dict().items()):
@@ -150,4 +160,5 @@ def _key(rows: datasets.Dataset, name: str, model: PreTrainedModel, extractor: F
     return digest.hexdigest()[:24]
 
 
-_SAYS_NOTHING = (CONFIG_KEY, "_name_or_path", "use_weighted_layer_sum", "apply_spec_augment", "mask_time_length")
+_IRRELEVANT_KEYS = (CONFIG_KEY, "_name_or_path", "use_weighted_layer_sum", "apply_spec_augment", "mask_time_length")
+"""Settings of a model's config that do not change the frozen outputs."""

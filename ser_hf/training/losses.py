@@ -1,4 +1,4 @@
-"""The loss of each clip, its weights, and the auxiliary regression of eGeMAPS functionals."""
+"""Loss and weight of each clip, and the auxiliary regression of eGeMAPS functionals."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ LOSSES = ("cross_entropy", "focal")
 
 
 class ObjectiveError(UserError):
-    """A balance that cannot be had of this dataset."""
+    """A balance that this dataset does not allow."""
 
 
 @dataclass
@@ -37,21 +37,22 @@ class Objective:
         self,
         logits: torch.Tensor,
         labels: torch.Tensor,
-        other: torch.Tensor | None = None,
+        mixed_labels: torch.Tensor | None = None,
         share: float | torch.Tensor = 1.0,
     ) -> torch.Tensor:
-        """Losses of shape `(batch,)`.
+        """Compute the losses, of shape `(batch,)`.
 
         Args:
             logits: shape `(batch, labels)`.
             labels: shape `(batch,)`.
-            other: labels of what is mixed in (Zhang et al. 2018), shape `(batch,)`.
-            share: of `labels` in the mixture, shape `(batch,)`.
+            mixed_labels: labels of the clips mixed in (Zhang et al. 2018), shape `(batch,)`.
+            share: share of `labels` in the mixture, shape `(batch,)`.
         """
         classes = logits.shape[-1]
         target = functional.one_hot(labels, classes).float()
-        if other is not None:
-            target = share[:, None] * target + (1 - share[:, None]) * functional.one_hot(other, classes).float()
+        if mixed_labels is not None:
+            mixed = functional.one_hot(mixed_labels, classes).float()
+            target = share[:, None] * target + (1 - share[:, None]) * mixed
         target = (1 - self.smoothing) * target + self.smoothing / classes
         log = functional.log_softmax(logits.float(), dim=-1)
         if self.focus:
@@ -60,18 +61,18 @@ class Objective:
 
 
 def clip_weights(rows: datasets.Dataset, balance: Balance) -> np.ndarray:
-    """Weight of each clip such that every label, every corpus, or every label of every corpus
-    weighs the same.
+    """Weights of clips that balance labels, corpora, both together, or speakers.
 
-    A speaker weighs as the square root of their clips: those of whom there are many do not drown
-    out the others, and few clips are not repeated over and over (sampling by a temperature of 2, as
-    for the languages of a translator: Arivazhagan et al. 2019, arXiv:1907.05019).
+    Labels, corpora, or the labels of each corpus (`both`) get equal total weights. The total weight
+    of a speaker is proportional to the square root of their number of clips. This is sampling at a
+    temperature of 2 (Arivazhagan et al. 2019, arXiv:1907.05019). Speakers of many clips then do not
+    dominate, and the clips of rare speakers are not repeated too often.
 
     Returns:
         Shape `(clips,)`, mean 1.
 
     Raises:
-        ObjectiveError: where there is one group only, so that there is nothing to balance.
+        ObjectiveError: if all clips are in one group.
     """
     columns = ("corpus", "label") if balance == "both" else (balance,)
     keys = np.array(["\0".join(map(str, row)) for row in zip(*(rows[column] for column in columns), strict=True)])
@@ -83,49 +84,49 @@ def clip_weights(rows: datasets.Dataset, balance: Balance) -> np.ndarray:
 
 
 OF_LEVEL = (10, *range(12, 21), 62, 63, 64, 66, 78, 79, 80, 87)
-"""Columns of eGeMAPSv02 that tell how loud a recording is: loudness, spectral flux, slopes of a
-spectrum, level."""
+"""Columns of eGeMAPSv02 that depend on the level of a recording.
 
-_MOST = 4.0  # standard deviations: a pitch that openSMILE misses is far off
+They are loudness, spectral flux, spectral slopes and the equivalent sound level.
+"""
+
+_LIMIT = 4.0  # standard deviations: a pitch that openSMILE misses is far off
 
 
 class FunctionalRegressor(nn.Module):
-    """A linear layer beside the head, on what the head reads."""
+    """Linear layer beside the head that regresses functionals from the input of the head."""
 
     def __init__(self, width: int, functionals: int, weight: float) -> None:
         super().__init__()
         self.linear, self.weight = nn.Linear(width, functionals), weight
         self.predicted: torch.Tensor | None = None
-        """Of the last training batch, shape `(batch, functionals)`."""
+        """Predictions for the last training batch, shape `(batch, functionals)`."""
 
     def predict(self, head: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        """Called before the head is."""
+        """Predict from the input of the head, as its forward pre-hook; nothing in evaluation."""
         self.predicted = self.linear(inputs[0]) if head.training else None
 
     def losses(self, functionals: torch.Tensor) -> torch.Tensor:
-        """Weighed errors of the last batch, shape `(batch,)`: Huber's, a mean over the
-        functionals."""
+        """Weighted Huber losses of the last batch, means over functionals, shape `(batch,)`."""
         errors = functional.smooth_l1_loss(self.predicted.float(), functionals, reduction="none")
         return self.weight * errors.mean(dim=1)
 
 
 def targets(rows: datasets.Dataset, indices: list[int], cache_dir: str | Path | None = None) -> np.ndarray:
-    """Functionals of clips but for `OF_LEVEL`, with zero mean and unit variance over them, cut at ±
-    4.
+    """Standardised functionals of clips without `OF_LEVEL`, clipped at ±4 standard deviations.
 
     Returns:
         Float32 of shape `(len(indices), 70)`.
 
     Raises:
-        AcousticsError: where the package opensmile is missing.
+        AcousticsError: if the package opensmile is missing.
     """
     values = np.delete(acoustic_features.features(rows.select(indices), "egemaps", cache_dir), OF_LEVEL, axis=1)
     spread = np.maximum(values.std(axis=0), 1e-6)
-    return np.clip((values - values.mean(axis=0)) / spread, -_MOST, _MOST)
+    return np.clip((values - values.mean(axis=0)) / spread, -_LIMIT, _LIMIT)
 
 
 def attach(model: PreTrainedModel, functionals: int, weight: float) -> None:
-    """Let a model tell so many functionals while it is trained.
+    """Add a `FunctionalRegressor` to a model for the time of its training.
 
     Raises:
         ModelError: for a head that is not one linear layer.
@@ -140,7 +141,7 @@ def attach(model: PreTrainedModel, functionals: int, weight: float) -> None:
 
 
 def detach(model: PreTrainedModel) -> None:
-    """Leave the stock model, if anything was attached."""
+    """Remove what `attach` added, if anything."""
     if isinstance(getattr(model, "functionals", None), FunctionalRegressor):
         model.functionals.hook.remove()
         del model.functionals

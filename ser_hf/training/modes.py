@@ -1,5 +1,4 @@
-"""What of a model is trained: all but the convolutions, the top layers, low-rank adapters, or the
-head alone."""
+"""Training modes: full, the top layers (partial), low-rank adapters (lora), or the head (probe)."""
 
 import re
 from dataclasses import dataclass
@@ -13,40 +12,44 @@ from ser_hf.models.frozen_frontend import CacheError, FrozenFrontend
 from ser_hf.training import losses
 
 MODES = ("full", "partial", "lora", "probe")
-_LAYER = re.compile(r"\.encoder\.layers\.(\d+)\.")
-_HEAD = ("projector", "classifier", "layer_weights", "functionals")
+LAYER_NAME = re.compile(r"\.encoder\.layers\.(\d+)\.")
+"""Matches the name of a parameter of an encoder layer, and captures the number of the layer."""
+HEAD_MODULES = ("projector", "classifier", "layer_weights", "functionals")
+"""Modules of a model that belong to its head."""
 _ADAPTED = r".*\.encoder\.layers\.\d+\..*\b(q_proj|k_proj|v_proj|out_proj|linear_q|linear_k|linear_v|linear_out)"
 
 
 @dataclass
 class TrainableModel:
-    """A model as the Trainer gets it, and the way back to a stock one."""
+    """A model as the Trainer takes it, with what `finished` needs to restore the stock model."""
 
     model: PreTrainedModel
-    """The stock model; its trained part alone requires gradients."""
+    """The stock model, of which only the trained part requires gradients."""
     front: FrozenFrontend | None
-    """Of what is frozen, where it can be computed once."""
+    """The frozen front end, where its outputs can be computed once."""
     adapted: nn.Module | None = None
     """The model wrapped by peft, in mode `lora`."""
 
     @property
     def trainable(self) -> nn.Module:
-        """What the Trainer trains and saves in checkpoints."""
+        """The module that the Trainer trains and saves in checkpoints."""
         return self.model if self.adapted is None else self.adapted
 
     def adapt(self, rank: int) -> None:
-        """Add low-rank adapters to the attention of every layer (Hu et al. 2022); the head is
-        trained in full."""
+        """Add low-rank adapters to the attention of every layer (Hu et al. 2022).
+
+        The head is trained in full.
+        """
         from peft import LoraConfig, get_peft_model
 
-        heads = [name for name in _HEAD if isinstance(getattr(self.model, name, None), nn.Module)]
+        heads = [name for name in HEAD_MODULES if isinstance(getattr(self.model, name, None), nn.Module)]
         config = LoraConfig(
             r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=_ADAPTED, modules_to_save=heads
         )
         self.adapted = get_peft_model(self.model, config)
 
     def finished(self) -> PreTrainedModel:
-        """The stock model with what was learnt: adapters merged, the front put back."""
+        """Merge the adapters, restore the front end, and return the trained stock model."""
         if self.adapted is not None:
             self.model = self.adapted.merge_and_unload()
         if self.front is not None:
@@ -59,7 +62,7 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
     """The encoder's layers.
 
     Raises:
-        ModelError: for an architecture that has none in the usual place.
+        ModelError: for an architecture without `encoder.layers`.
     """
     layers = getattr(getattr(model.base_model, "encoder", None), "layers", None)
     if layers is None:
@@ -68,24 +71,24 @@ def layers_of(model: PreTrainedModel) -> nn.ModuleList:
 
 
 def prepare(model: PreTrainedModel, mode: str, freeze_convolutions: bool, layers: int | None) -> TrainableModel:
-    """Freeze what a mode does not train.
+    """Freeze the parameters that a mode does not train.
 
     Args:
-        model: stock, with its head.
+        model: stock model with its head.
         mode: `full`, `partial` or `lora`.
-        freeze_convolutions: the convolutional feature encoder, in mode `full`; the other modes
-            always do.
-        layers: trained at the top, in mode `partial`; a third of them where None.
+        freeze_convolutions: whether mode `full` freezes the convolutional feature encoder. The
+            other modes always do.
+        layers: number of top layers that mode `partial` trains; a third of all where None.
 
     Raises:
-        ModelError: where the model does not have what the mode needs.
+        ModelError: if the model lacks what the mode needs.
     """
     if mode == "full":
         frozen = freeze_convolutions and loading.freeze_feature_encoder(model)
         return TrainableModel(model, _front(model, 0) if frozen else None)
     encoder = layers_of(model)
     model.requires_grad_(False)
-    for name in _HEAD:
+    for name in HEAD_MODULES:
         for parameter in _parameters(getattr(model, name, None)):
             parameter.requires_grad = True
     if mode == "partial":
@@ -99,9 +102,9 @@ def prepare(model: PreTrainedModel, mode: str, freeze_convolutions: bool, layers
         if getattr(model.config, "do_stable_layer_norm", False):  # the last norm follows the layers
             model.base_model.encoder.layer_norm.requires_grad_(True)
         return TrainableModel(model, _front(model, depth))
-    if getattr(model.config, "use_weighted_layer_sum", False):  # its weights are no module that peft could keep
+    if getattr(model.config, "use_weighted_layer_sum", False):  # its weights are no module, so peft cannot save them
         raise loading.ModelError("adapters cannot train a head that mixes layers: use --mode partial or full")
-    if model.config.model_type == "wavlm":  # its attention reads the weights itself: adapters would never be asked
+    if model.config.model_type == "wavlm":  # its attention reads the weights itself, past any adapter
         raise loading.ModelError("the adapters of a wavlm would learn nothing: use --mode partial or full")
     if not any(re.fullmatch(_ADAPTED, name) for name, _ in model.named_modules()):
         raise loading.ModelError(f"a {model.config.model_type} has no attention to adapt: use --mode partial")
@@ -112,7 +115,7 @@ def _front(model: PreTrainedModel, depth: int) -> FrozenFrontend | None:
     try:
         return FrozenFrontend(model, depth)
     except CacheError:
-        return None  # computed again each step
+        return None  # the frozen part then runs in each step
 
 
 def _parameters(owner: object) -> list[torch.Tensor]:

@@ -1,5 +1,7 @@
 import copy
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -43,6 +45,11 @@ def logits(model, clips, collate):
 
 def raw(rows, extractor):
     return [{"features": front_end_of(extractor).extract(audio.load(row["audio"]))} for row in rows]
+
+
+def entries(folder):
+    """The entries of a cache, without their locks."""
+    return [path for path in folder.iterdir() if path.suffix != ".lock"]
 
 
 def differ(answers):
@@ -148,7 +155,33 @@ def test_what_is_stored_is_not_computed_again(rows, models, tmp_path):
     for sound in used["sha256"]:
         np.testing.assert_array_equal(first[sound][0], again[sound][0])
         assert first[sound][1] == again[sound][1]
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(entries(tmp_path)) == 1
+
+
+def test_a_second_process_waits_for_an_entry_and_reads_it(rows, models, tmp_path):
+    model, extractor = deep(models, "layer")
+    used = rows.select(INDICES)
+    started, go_on = threading.Event(), threading.Event()
+    compute = Counting(model)
+
+    def slow(batch):
+        started.set()
+        assert go_on.wait(60)
+        return compute(batch)
+
+    # Locks of two threads exclude each other as those of two processes do.
+    with ThreadPoolExecutor(2) as pool:
+        arguments = (used, "front", model, extractor, slow, tmp_path)
+        first = pool.submit(feature_cache.feature_cache, *arguments)
+        assert started.wait(60)
+        second = pool.submit(feature_cache.feature_cache, *arguments)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=1)
+        go_on.set()
+        (computed, was_computed), (read, was_read) = first.result(60), second.result(60)
+    assert (was_computed, was_read, compute.calls) == (True, False, 1)
+    np.testing.assert_array_equal(computed.values, read.values)
+    assert len(entries(tmp_path)) == 1
 
 
 def other_weights(model, extractor, rows):
@@ -186,7 +219,7 @@ def test_what_changes_the_outputs_changes_the_key(rows, models, tmp_path, change
     model, extractor, used, name = change(model, extractor, used)
     _, made = feature_cache.feature_cache(used, name, model, extractor, compute, tmp_path)
     assert (made, compute.calls) == (True, 2)
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(entries(tmp_path)) == 2
 
 
 def test_a_sound_that_occurs_twice_is_stored_once(rows, models, tmp_path):
@@ -211,11 +244,11 @@ def test_what_is_half_written_is_no_store(rows, models, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         feature_cache.feature_cache(used, "front", model, extractor, broken, tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not entries(tmp_path)
     whole, _ = feature_cache.feature_cache(used, "front", model, extractor, FrozenFrontend(model).outputs, tmp_path)
     expected = np.array(whole.values)
     del whole  # or its file would be cut off while it is mapped
-    (folder,) = tmp_path.iterdir()
+    (folder,) = entries(tmp_path)
     (folder / "index.json").unlink()
     (folder / "values.f16").write_bytes(b"\0\0")
     store, made = feature_cache.feature_cache(used, "front", model, extractor, FrozenFrontend(model).outputs, tmp_path)
@@ -245,7 +278,7 @@ def test_values_beyond_half_precision_are_refused(rows, models, tmp_path):
         feature_cache.feature_cache(
             rows.select([5]), "front", model, extractor, lambda b: [torch.full((3, 4), 1e6)], tmp_path / "cache"
         )
-    assert not list((tmp_path / "cache").iterdir())
+    assert not entries(tmp_path / "cache")
 
 
 def small(config):

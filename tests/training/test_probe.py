@@ -85,7 +85,7 @@ def test_a_second_probe_never_calls_the_backbone(probed, tools, tmp_path, monkey
 
 
 def test_a_second_probe_writes_the_same_model(probed, tools, tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_cache, "_computed", None)  # what would call the backbone for each recording
+    monkeypatch.setattr(feature_cache, "_outputs", None)  # what would call the backbone for each recording
     assert main(tools(tmp_path / "again")) == 0
     one, two = (load_file(folder / "model.safetensors") for folder in (probed, tmp_path / "again"))
     assert one.keys() == two.keys()
