@@ -33,11 +33,11 @@ HUB_TIMEOUT = 5.0
 """Seconds to wait for the Hub."""
 _ABILITIES = {
     "baselines": "eGeMAPS baselines",
-    "ffmpeg": "FFmpeg bindings for code of yours",
+    "ffmpeg": "FFmpeg bindings, for your own code alone",
     "mcp": "ser-hf app --mcp",
     "onnx": "ser-hf export, --backend onnx and onnx-int8",
     "search": "ser-hf finetune --search",
-    "vad": "silero-vad instead of an energy threshold",
+    "vad": "silero-vad in place of an energy threshold",
 }
 """What an extra adds. The extra `dev` is for those who change this package."""
 
@@ -216,8 +216,7 @@ def check_extras() -> Iterator[Check]:
             continue
         wrong = list(_unmet(requirements))
         if wrong:
-            missing = ", ".join(f"{requirement.name} {requirement.specifier}" for requirement in wrong)
-            yield Check(f"extra {extra}", "warn", f"no {ability}: {missing} is not installed", _pip_install(wrong))
+            yield Check(f"extra {extra}", "warn", f"not installed; it adds {ability}", _pip_install(wrong))
         else:
             yield Check(f"extra {extra}", "ok", ability)
 
