@@ -25,18 +25,18 @@ class Peaks:
     def __init__(self) -> None:
         """No sample yet."""
         self._peaks: list[np.ndarray] = []
-        self._rest = np.zeros(0, dtype=np.float32)
+        self._pending = np.zeros(0, dtype=np.float32)
 
     def add(self, block: np.ndarray) -> None:
         """Take the next samples, shape `(samples,)`."""
-        samples = np.concatenate([self._rest, np.abs(block)])
+        samples = np.concatenate([self._pending, np.abs(block)])
         complete = len(samples) // _STEP * _STEP
         self._peaks.append(samples[:complete].reshape(-1, _STEP).max(axis=1))
-        self._rest = samples[complete:]
+        self._pending = samples[complete:]
 
     def values(self) -> np.ndarray:
         """Peaks of what was added, shape `(ceil(samples / 32),)`."""
-        last = self._rest.max(keepdims=True) if len(self._rest) else self._rest
+        last = self._pending.max(keepdims=True) if len(self._pending) else self._pending
         return np.concatenate([*self._peaks, last])
 
 

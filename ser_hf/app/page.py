@@ -94,8 +94,8 @@ def _add_analysis(predictor: Predictor, limits: Limits) -> None:
         # each has a name for the file.
         saved = Path(tempfile.mkdtemp(dir=get_upload_folder())) / "prediction.json"
         saved.write_text(json.dumps(prediction) + "\n")
-        shown = html.prediction_html(prediction, peaks.values(), predictor.abstain_below)
-        return shown, prediction, gr.update(value=str(saved), visible=True)
+        answer = html.prediction_html(prediction, peaks.values(), predictor.abstain_below)
+        return answer, prediction, gr.update(value=str(saved), visible=True)
 
     with gr.Row():
         with gr.Column(min_width=300) as left:
@@ -120,13 +120,13 @@ def _add_analysis(predictor: Predictor, limits: Limits) -> None:
             )
             saved = gr.DownloadButton("Save as JSON", visible=False, size="sm", elem_id="save")
             with gr.Accordion("As JSON", open=False):
-                shown = gr.JSON(show_label=False, elem_id="json")
+                answer_json = gr.JSON(show_label=False, elem_id="json")
         with left:
             files = examples.write_examples(Path(get_upload_folder()) / examples.FOLDER)
             gr.Examples(
                 [[str(file)] for file in files],
                 recording,
-                [result, shown, saved],
+                [result, answer_json, saved],
                 lambda path: analyse(path, None),  # these voices are not the visitor's
                 example_labels=[file.stem for file in files],
                 label="Or take a synthetic voice",
@@ -138,7 +138,7 @@ def _add_analysis(predictor: Predictor, limits: Limits) -> None:
         [button.click, recording.upload, recording.stop_recording],
         analyse,
         [recording, voice],
-        [result, shown, saved],
+        [result, answer_json, saved],
         api_visibility="private",
         show_progress="minimal",
     )

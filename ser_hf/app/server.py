@@ -1,6 +1,6 @@
 """The running app: page, API and MCP behind the request guard.
 
-It answers its first request without delay, finishes what it accepted when it is told to end, and
+It answers its first request without delay, finishes what it accepted when it is asked to end, and
 leaves no file behind.
 """
 
@@ -34,7 +34,7 @@ from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
 
 GRACE = 7.0
-"""Seconds for requests that were accepted before the app was told to end; it is gone within 10."""
+"""Seconds for requests that were accepted before the app was asked to end; it is gone within 10."""
 
 _QUIET = 0.3  # seconds without work after which none is left: a client joins the queue, then asks for the result
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -101,7 +101,7 @@ async def _sweep(keep: float) -> None:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn that, when it is told to end, refuses new work and finishes what it accepted."""
+    """Uvicorn that, when it is asked to end, refuses new work and finishes what it accepted."""
 
     def __init__(self, config: uvicorn.Config, guard: RequestGuard) -> None:
         """Serve what `guard` guards."""
@@ -203,7 +203,7 @@ def application(
 
 
 def serve(guard: RequestGuard, host: str, port: int) -> None:
-    """Serve until the process is told to end; what was accepted is finished then.
+    """Serve until the process is asked to end; what was accepted is finished then.
 
     Raises:
         UserError: if the port cannot be opened.
@@ -218,8 +218,8 @@ def serve(guard: RequestGuard, host: str, port: int) -> None:
         config = uvicorn.Config(
             guard, log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False
         )
-        shown = f"[{host}]" if ":" in host else host
-        print(f"running on http://{shown}:{listening.getsockname()[1]}", flush=True)
+        url_host = f"[{host}]" if ":" in host else host
+        print(f"running on http://{url_host}:{listening.getsockname()[1]}", flush=True)
         Server(config, guard).run(sockets=[listening])
 
 

@@ -97,14 +97,14 @@ def add_live(predictor: Predictor, limits: Limits, tab: gr.Tab) -> None:
                 sources=["microphone"], streaming=True, type="filepath", label="Microphone", buttons=[], elem_id="live"
             )
         with gr.Column(min_width=300):
-            shown = gr.HTML(
+            answer = gr.HTML(
                 html.message_html("Press Record and speak.", "note"), elem_id="live-prediction", padding=False
             )
     session = gr.State(time_to_live=int(limits.live_seconds) + 60)
     microphone.stream(
         predict_chunk,
         [microphone, session],
-        [session, shown],
+        [session, answer],
         time_limit=int(limits.live_seconds),
         api_visibility="private",
         show_progress="hidden",
@@ -115,7 +115,7 @@ def add_live(predictor: Predictor, limits: Limits, tab: gr.Tab) -> None:
     tab.select(None, None, microphone, js="() => ({__type__: 'update', stream_every: 1})")
     # No call of Gradio's stops a recording.
     stop = "document.querySelector('#live .stop-button')?.click()"
-    shown.change(None, shown, js=f"(html) => {{ if (html.includes('{_PRESS_AGAIN}')) {stop}; }}")
+    answer.change(None, answer, js=f"(html) => {{ if (html.includes('{_PRESS_AGAIN}')) {stop}; }}")
     microphone.start_recording(lambda: None, None, session, api_visibility="private")
 
 
@@ -155,8 +155,8 @@ def add_batch(predictor: Predictor, limits: Limits) -> None:
             f", {failed:,} could not be read" if failed else ""
         )
         downloads = [gr.update(value=str(folder / f"predictions.{kind}"), visible=True) for kind in ("csv", "jsonl")]
-        shown = gr.update(value=html.batch_html(predictions), visible=True)
-        return html.message_html(text, "note"), shown, *downloads
+        table_update = gr.update(value=html.batch_html(predictions), visible=True)
+        return html.message_html(text, "note"), table_update, *downloads
 
     recordings = gr.File(file_count="multiple", label=f"Recordings or zips (up to {limits.files:,})", elem_id="files")
     button = gr.Button("Analyse all", variant="primary", elem_id="all")

@@ -113,7 +113,7 @@ def recordings(files: list[UploadedFile], limits: Limits) -> Iterator[UploadedRe
     read.
     """
     members = _checked(files, limits)[1]
-    return _each(files, members)
+    return _recordings(files, members)
 
 
 def _checked(files: list[UploadedFile], limits: Limits) -> tuple[int, list[list[zipfile.ZipInfo] | None]]:
@@ -130,7 +130,7 @@ def _checked(files: list[UploadedFile], limits: Limits) -> tuple[int, list[list[
     return count, members
 
 
-def _each(files: list[UploadedFile], members: list[list[zipfile.ZipInfo] | None]) -> Iterator[UploadedRecording]:
+def _recordings(files: list[UploadedFile], members: list[list[zipfile.ZipInfo] | None]) -> Iterator[UploadedRecording]:
     for file, infos in zip(files, members, strict=True):
         if infos is None:
             yield UploadedRecording(file.name, file.source())

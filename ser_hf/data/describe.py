@@ -118,10 +118,10 @@ def counts_table(report: dict) -> str:
         ("same_samples", "group(s) of names share the same samples: kept, on one side of every honest split"),
     ):
         if report[key]:
-            shown = ", ".join(
+            names = ", ".join(
                 PurePath(entry).name if isinstance(entry, str) else " = ".join(entry) for entry in report[key][:5]
             )
-            lines.append(f"{len(report[key]):,} {meaning}: {shown}{' …' if len(report[key]) > 5 else ''}")
+            lines.append(f"{len(report[key]):,} {meaning}: {names}{' …' if len(report[key]) > 5 else ''}")
     return "\n".join([*lines, *report["notes"], *([report["notice"]] if report["notice"] else [])])
 
 
@@ -152,9 +152,9 @@ def draw_balance(report: dict) -> Figure:
     groups = report["balance"]
     width = 0.8 / max(len(groups), 1)
     for position, (group, counts) in enumerate(groups.items()):
-        where = np.arange(len(EMOTIONS)) + (position - (len(groups) - 1) / 2) * width
+        places = np.arange(len(EMOTIONS)) + (position - (len(groups) - 1) / 2) * width
         bars = axes.bar(
-            where,
+            places,
             [counts[emotion] for emotion in EMOTIONS],
             width,
             label=group,

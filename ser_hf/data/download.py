@@ -109,7 +109,7 @@ def _fetch_dataverse(client: httpx.Client, corpus: Corpus, folder: Path, server:
     content = record.request(url, _read_listing)
     try:
         listing = json.loads(content)["data"]["latestVersion"]["files"]
-        files, others = _official_files(corpus, listing, folder, f"{server}/api/access/datafile")
+        files, other_files = _official_files(corpus, listing, folder, f"{server}/api/access/datafile")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise DownloadError(f"{url} holds no listing to be used ({reason}): try again {record.remedy}") from None
@@ -117,8 +117,8 @@ def _fetch_dataverse(client: httpx.Client, corpus: Corpus, folder: Path, server:
     if lacking:
         names = ", ".join(lacking[:3]) + (" ..." if len(lacking) > 3 else "")
         raise DownloadError(f"{url} lacks {len(lacking):,} recordings ({names}): try again {record.remedy}")
-    if others:
-        print(f"left out of the {corpus.title} record: {', '.join(map(repr, others))}", flush=True)
+    if other_files:
+        print(f"left out of the {corpus.title} record: {', '.join(map(repr, other_files))}", flush=True)
     missing = _missing(list(files.values()), folder)
     pool = ThreadPoolExecutor(THREADS)
     try:
@@ -137,14 +137,14 @@ def _official_files(
     corpus: Corpus, listing: list[dict], folder: Path, access: str
 ) -> tuple[dict[str, "_File"], list[str]]:
     """The official recordings of a Dataverse listing by key, and the names of all else."""
-    inventory, files, others = corpus.inventory(), {}, []
+    inventory, files, other_files = corpus.inventory(), {}, []
     for data in (entry["dataFile"] for entry in listing):
         name = data["filename"]
         if name in ("", ".", "..") or re.search(r"[/\\\0]", name):
             raise ValueError(f"{name!r} is no file name")
         key = (corpus.parse(PurePath(name)) or {}).get("key")
         if key not in inventory or key in files or not name.lower().endswith(".wav"):
-            others.append(name)
+            other_files.append(name)
             continue
         # old servers name an MD5 only, later ones the kind as well
         checksum = data.get("checksum") or {"type": "MD5", "value": data["md5"]}
@@ -153,7 +153,7 @@ def _official_files(
             raise ValueError(f"{name} of {size} bytes")
         path = folder / corpus.record.folder(key) / name
         files[key] = _File(path, f"{access}/{data['id']:d}", size, kind, digest)
-    return files, others
+    return files, other_files
 
 
 def _read_listing(response: httpx.Response) -> bytearray:
@@ -206,7 +206,9 @@ def _missing(files: list[_File], folder: Path) -> list[_File]:
 def _require_space(folder: Path, need: int) -> None:
     free = shutil.disk_usage(folder).free
     if need > free:
-        raise DownloadError(f"'{folder}' has {free / 1e6:,.0f} MB free and {need / 1e6:,.0f} MB are needed: make room")
+        raise DownloadError(
+            f"'{folder}' has {free / 1e6:,.0f} MB free and {need / 1e6:,.0f} MB are needed: free some space"
+        )
 
 
 @dataclass(frozen=True)
@@ -255,8 +257,8 @@ class _Record:
                 file.partial.replace(file.path)
                 return
             file.partial.unlink()
-        wrong = f"{file.algorithm} {digest} instead of {file.digest}"
-        raise DownloadError(f"{file.url} does not match its checksum ({wrong}): try again {self.remedy}")
+        mismatch = f"{file.algorithm} {digest} instead of {file.digest}"
+        raise DownloadError(f"{file.url} does not match its checksum ({mismatch}): try again {self.remedy}")
 
     def _append(self, response: httpx.Response, file: _File, bar: tqdm | None) -> None:
         received, total = 0, response.headers.get("Content-Length")

@@ -24,7 +24,7 @@ READABLE = 0.5
 """Share of the way from chance to perfect from which on a property counts as readable, and warnings
 speak of it."""
 
-TELLS = 0.02
+MIN_ENTROPY_SHARE = 0.02
 """Share of the emotion's entropy from which on what the corpus tells is worth a warning."""
 
 FOLDS = 5
@@ -75,8 +75,8 @@ def probe(embeddings: np.ndarray, columns: Columns, seed: int = 0) -> dict:
     probes = {}
     for name in ("corpus", "speaker", "sex"):
         values = np.array([value or "" for value in columns[name]])[rows]
-        known = ~np.char.endswith(values, _NO_SPEAKER) if name == "speaker" else values != ""
-        probes[name] = _classify(_Property(name, values[known], speakers[known], embeddings[known]), seed)
+        has_value = ~np.char.endswith(values, _NO_SPEAKER) if name == "speaker" else values != ""
+        probes[name] = _classify(_Property(name, values[has_value], speakers[has_value], embeddings[has_value]), seed)
     probes["duration"] = _regress(_Property("duration", columns["duration"][rows], speakers, embeddings), seed)
     corpus_only = from_corpus(columns["label"], columns["corpus"])
     return {
@@ -117,18 +117,18 @@ def from_corpus(labels: np.ndarray, corpora: np.ndarray) -> dict[str, float]:
 def _classify(prop: _Property, seed: int) -> dict:
     measure, classes = "balanced accuracy", np.unique(prop.values)
     if len(classes) < 2:
-        why = f"one {prop.name} only ({classes[0]})" if len(classes) else f"no {prop.name} is known"
-        return _unmeasured(measure, len(classes), why)
-    keep, folds, says = (_by_clip if prop.name == "speaker" else _by_speaker)(prop, seed)
+        reason = f"one {prop.name} only ({classes[0]})" if len(classes) else f"no {prop.name} is known"
+        return _unmeasured(measure, len(classes), reason)
+    keep, folds, description = (_by_clip if prop.name == "speaker" else _by_speaker)(prop, seed)
     if not folds:
-        return _unmeasured(measure, len(classes), says)
+        return _unmeasured(measure, len(classes), description)
     # Weights against corpora of unequal size: what guesses blindly then scores 1 / classes. The
     # strong penalty suits embeddings as wide as there are clips, and converges in fewer steps.
     model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=100, tol=1e-3)
     used = np.unique(prop.values[keep])
     answers = _answers(model, prop.embeddings[keep], prop.values[keep], folds)
     score = float(balanced_accuracy_score(prop.values[keep], answers))
-    return {"score": score, "chance": 1 / len(used), "measure": measure, "classes": len(used), "folds": says}
+    return {"score": score, "chance": 1 / len(used), "measure": measure, "classes": len(used), "folds": description}
 
 
 def _regress(prop: _Property, seed: int) -> dict:
@@ -140,14 +140,14 @@ def _regress(prop: _Property, seed: int) -> dict:
         splitter = KFold(min(FOLDS, len(prop.values)), shuffle=True, random_state=seed)
         folds = list(splitter.split(prop.embeddings))
         share = 100 * counts[most] / counts.sum()
-        says = f"{len(folds)} folds over clips: {share:.0f} % of them are of one speaker ({names[most]})"
+        description = f"{len(folds)} folds over clips: {share:.0f} % of them are of one speaker ({names[most]})"
     else:
         splitter = GroupKFold(min(FOLDS, len(names)), shuffle=True, random_state=seed)
         folds = list(splitter.split(prop.embeddings, groups=prop.speakers))
-        says = f"{len(folds)} folds that hold {len(names)} speakers apart"
+        description = f"{len(folds)} folds that hold {len(names)} speakers apart"
     answers = _answers(RidgeCV(alphas=np.logspace(-1, 5, 7)), prop.embeddings, prop.values, folds)
     score = float(r2_score(prop.values, answers))
-    return {"score": score, "chance": 0.0, "measure": "R²", "classes": None, "folds": says}
+    return {"score": score, "chance": 0.0, "measure": "R²", "classes": None, "folds": description}
 
 
 def _by_speaker(prop: _Property, seed: int) -> tuple[np.ndarray, _Folds, str]:
@@ -166,7 +166,7 @@ def _by_speaker(prop: _Property, seed: int) -> tuple[np.ndarray, _Folds, str]:
     return np.arange(len(prop.values)), folds, f"{len(folds)} folds that hold {len(names)} speakers apart"
 
 
-def _by_clip(prop: _Property, seed: int, why: str = "") -> tuple[np.ndarray, _Folds, str]:
+def _by_clip(prop: _Property, seed: int, reason: str = "") -> tuple[np.ndarray, _Folds, str]:
     """Clips to use, stratified folds over them, in words; no folds where fewer than two classes
     have enough clips."""
     classes, counts = np.unique(prop.values, return_counts=True)
@@ -176,8 +176,10 @@ def _by_clip(prop: _Property, seed: int, why: str = "") -> tuple[np.ndarray, _Fo
         return keep, [], f"fewer than two values have {FOLDS} clips"
     splitter = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     left = len(classes) - len(enough)
-    says = f"{FOLDS} folds over clips" + (f" ({left} of {len(classes)} have too few and are left out)" if left else "")
-    return keep, list(splitter.split(keep, prop.values[keep])), says + why
+    description = f"{FOLDS} folds over clips" + (
+        f" ({left} of {len(classes)} have too few and are left out)" if left else ""
+    )
+    return keep, list(splitter.split(keep, prop.values[keep])), description + reason
 
 
 def _answers(model: BaseEstimator, embeddings: np.ndarray, values: np.ndarray, folds: _Folds) -> np.ndarray:
@@ -187,9 +189,9 @@ def _answers(model: BaseEstimator, embeddings: np.ndarray, values: np.ndarray, f
         return cross_val_predict(make_pipeline(StandardScaler(), model), embeddings, values, cv=folds)
 
 
-def _unmeasured(measure: str, classes: int | None, why: str) -> dict:
-    says = f"cannot be asked: {why}"
-    return {"score": None, "chance": None, "measure": measure, "classes": classes, "folds": says}
+def _unmeasured(measure: str, classes: int | None, reason: str) -> dict:
+    description = f"cannot be asked: {reason}"
+    return {"score": None, "chance": None, "measure": measure, "classes": classes, "folds": description}
 
 
 def _warnings(probes: dict[str, dict], corpus_only: dict[str, float]) -> list[str]:
@@ -202,7 +204,7 @@ def _warnings(probes: dict[str, dict], corpus_only: dict[str, float]) -> list[st
         "sex": "so that the figures of each sex are to be looked at, and not those of both alone.",
         "duration": "so that part of the accuracy may be the length of the clips.",
     }
-    if share < TELLS:
+    if share < MIN_ENTROPY_SHARE:
         del meanings["corpus"]  # it would not help
     sentences = []
     for name, meaning in meanings.items():

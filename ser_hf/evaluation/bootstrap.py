@@ -41,10 +41,11 @@ def speaker_intervals(
         reason where there are fewer than three speakers, or where a few of them have so many of the
         clips that no interval would hold.
 
-    >>> right = np.array([0, 0, 1, 1] * 6)
+    >>> references = np.array([0, 0, 1, 1] * 6)
     >>> predicted = np.array([0, 0, 1, 0] * 3 + [0, 0, 1, 1] * 3)
-    >>> bounds, how = speaker_intervals(right, predicted, np.repeat(["a", "b", "c", "d"], 6))
-    >>> how
+    >>> speakers = np.repeat(["a", "b", "c", "d"], 6)
+    >>> bounds, description = speaker_intervals(references, predicted, speakers)
+    >>> description
     '95 % bootstrap over 4 test speakers (2,000 resamples, t on the logit scale)'
     >>> [round(bound, 2) for bound in bounds["accuracy"]]
     [0.42, 0.99]
@@ -52,8 +53,8 @@ def speaker_intervals(
     _, matrices = speaker_confusions(references, predictions, speakers)
     if reason := missing_interval_reason(matrices):
         return None, reason
-    how = f"95 % bootstrap over {len(matrices)} test speakers ({resamples:,} resamples, t on the logit scale)"
-    return interval_bounds(matrices, resamples, seed), how
+    description = f"95 % bootstrap over {len(matrices)} test speakers ({resamples:,} resamples, t on the logit scale)"
+    return interval_bounds(matrices, resamples, seed), description
 
 
 def speaker_confusions(
@@ -97,8 +98,8 @@ def interval_bounds(matrices: np.ndarray, resamples: int = 2000, seed: int = 0) 
         resamples: how often speakers are drawn.
         seed: of the draws.
     """
-    figures, drawn = scores(matrices.sum(0)), resampled_figures(matrices, resamples, seed)
-    halves, clip = half_widths(matrices, drawn), 1 / matrices.sum()
+    figures, resampled = scores(matrices.sum(0)), resampled_figures(matrices, resamples, seed)
+    halves, clip = half_widths(matrices, resampled), 1 / matrices.sum()
     intervals = {}
     for name in METRICS:
         figure = float(figures[name])
@@ -117,7 +118,7 @@ def resampled_figures(matrices: np.ndarray, resamples: int, seed: int) -> dict[s
     return scores(np.tensordot(weights.astype(np.float64), matrices.astype(np.float64), axes=1))
 
 
-def half_widths(matrices: np.ndarray, drawn: dict[str, np.ndarray]) -> dict[str, float]:
+def half_widths(matrices: np.ndarray, resampled: dict[str, np.ndarray]) -> dict[str, float]:
     """Half the width of the 95 % interval of each figure or difference, on its own scale.
 
     The degrees of freedom lie half way between the number of speakers and what they are worth, less
@@ -127,11 +128,11 @@ def half_widths(matrices: np.ndarray, drawn: dict[str, np.ndarray]) -> dict[str,
     Args:
         matrices: of the speakers, shape `(speakers, classes, classes)`; they say how many clips
             each has.
-        drawn: what `resampled_figures` returned, or the difference of two such.
+        resampled: what `resampled_figures` returned, or the difference of two such.
     """
     number, worth, clip = len(matrices), effective_speakers(matrices), 1 / matrices.sum()
     halves = {}
-    for name, values in drawn.items():
+    for name, values in resampled.items():
         error = max(float(values.std(ddof=1)) * np.sqrt(number / (number - 1)), clip)
         halves[name] = float(t.ppf(0.975, (number + worth[name]) / 2 - 1) * error)
     return halves

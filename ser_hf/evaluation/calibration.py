@@ -162,14 +162,14 @@ def fit_calibration(
 
     Returns:
         `temperature`, `validation` (`n`, `ece_before`, `ece`, `nll_before`, `nll`), and `abstain`:
-        what `threshold` gives and what was `asked`, or None. Fit for JSON.
+        what `metrics.abstention_threshold` gives and the targets `asked`, or None. Fit for JSON.
 
     Raises:
         CalibrationError: as `fit_temperature` does.
         ConfidenceError: as `metrics.abstention_threshold` does.
     """
-    asked = {name: share for name, share in (("coverage", coverage), ("error", error)) if share is not None}
-    if asked:
+    targets = {name: share for name, share in (("coverage", coverage), ("error", error)) if share is not None}
+    if targets:
         metrics.check_abstention(coverage, error)
     logits = np.asarray(logits, dtype=np.float64)
     degrees = fit_temperature(logits, references)
@@ -184,8 +184,8 @@ def fit_calibration(
             "nll_before": _nll(logits, references),
             "nll": _nll(after, references),
         },
-        "abstain": {**metrics.abstention_threshold(probabilities, references, **asked), "asked": asked}
-        if asked
+        "abstain": {**metrics.abstention_threshold(probabilities, references, **targets), "asked": targets}
+        if targets
         else None,
     }
 

@@ -86,16 +86,16 @@ def differences(a: np.ndarray, b: np.ndarray, resamples: int = 2000, seed: int =
         halves = bootstrap.half_widths(a, {name: second_drawn[name] - first_drawn[name] for name in NAMES})
         for name, row in rows.items():
             row["ci95"] = [max(row["difference"] - halves[name], -1.0), min(row["difference"] + halves[name], 1.0)]
-    how = reason or f"95 % bootstrap over {number} test speakers ({resamples:,} resamples, t)"
+    ci95_says = reason or f"95 % bootstrap over {number} test speakers ({resamples:,} resamples, t)"
     if number < bootstrap.MIN_SPEAKERS:
-        few = f"no p: {number} test speaker(s), at least {bootstrap.MIN_SPEAKERS} are needed"
-        return {"differences": rows, "ci95_says": how, "p_says": few, "smallest_p": None}
+        p_says = f"no p: {number} test speaker(s), at least {bootstrap.MIN_SPEAKERS} are needed"
+        return {"differences": rows, "ci95_says": ci95_says, "p_says": p_says, "smallest_p": None}
     values, tried = exchanged(a, b, seed)
     for name, row in rows.items():
         row["p"] = values[name]
-    which = f"all {tried:,}" if number <= EXACT else f"{tried:,} random"
-    says = f"two-sided, {which} exchanges of both models' answers to whole speakers"
-    return {"differences": rows, "ci95_says": how, "p_says": says, "smallest_p": max(2 / 2**number, 1 / tried)}
+    exchanges = f"all {tried:,}" if number <= EXACT else f"{tried:,} random"
+    p_says = f"two-sided, {exchanges} exchanges of both models' answers to whole speakers"
+    return {"differences": rows, "ci95_says": ci95_says, "p_says": p_says, "smallest_p": max(2 / 2**number, 1 / tried)}
 
 
 def exchanged(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[dict[str, float], int]:
@@ -165,11 +165,11 @@ def _verdict(report: dict[str, Any]) -> str:
     if row["p"] is None:
         return f"No verdict: {number} test speaker(s), at least {bootstrap.MIN_SPEAKERS} are needed."
     interval = " [{:+.3f}, {:+.3f}]".format(*row["ci95"]) if row["ci95"] else ""
-    says = f"UAR differs by {row['difference']:+.3f}{interval}, p = {row['p']:.3g}"
+    figures = f"UAR differs by {row['difference']:+.3f}{interval}, p = {row['p']:.3g}"
     if row["p"] <= ALPHA:
-        return f"{'B' if row['difference'] > 0 else 'A'} is better: {says} over {number} speakers."
+        return f"{'B' if row['difference'] > 0 else 'A'} is better: {figures} over {number} speakers."
     few = f", and with so few p cannot fall below {report['smallest_p']:.3g}" if report["smallest_p"] > ALPHA else ""
-    return f"No difference that {number} speakers can tell: {says}{few}."
+    return f"No difference that {number} speakers can tell: {figures}{few}."
 
 
 def _figures(matrices: np.ndarray) -> dict[str, float]:

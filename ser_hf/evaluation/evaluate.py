@@ -177,10 +177,10 @@ def _calibration_figures(
         "reliability_before": metrics.reliability(references, before),
     }
     if seen.abstain_below:
-        kept = probabilities.max(axis=1) >= seen.abstain_below
-        wrong = probabilities.argmax(axis=1)[kept] != references[kept]
-        figures |= {"abstain_below": seen.abstain_below, "answered": float(kept.mean())}
-        figures["error"] = float(wrong.mean()) if len(wrong) else 0.0
+        answered = probabilities.max(axis=1) >= seen.abstain_below
+        errors = probabilities.argmax(axis=1)[answered] != references[answered]
+        figures |= {"abstain_below": seen.abstain_below, "answered": float(answered.mean())}
+        figures["error"] = float(errors.mean()) if len(errors) else 0.0
     fitted = record.calibration or {}
     return figures | {name: fitted[name] for name in ("validation", "abstain") if name in fitted}
 

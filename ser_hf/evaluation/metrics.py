@@ -108,8 +108,8 @@ def _confidence_bins(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Confidence, whether the prediction is right, and the bin of equal width, of each clip."""
     confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == references
-    return confidence, right, np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    correct = probabilities.argmax(axis=1) == references
+    return confidence, correct, np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
 
 
 def calibration_error(references: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
@@ -121,8 +121,8 @@ def calibration_error(references: np.ndarray, probabilities: np.ndarray, bins: i
         probabilities: shape `(n, classes)`.
         bins: of the confidence of the answer.
     """
-    confidence, right, index = _confidence_bins(references, probabilities, bins)
-    gap = np.bincount(index, weights=right - confidence, minlength=bins)
+    confidence, correct, index = _confidence_bins(references, probabilities, bins)
+    gap = np.bincount(index, weights=correct - confidence, minlength=bins)
     return float(np.abs(gap).sum() / len(references))
 
 
@@ -173,26 +173,26 @@ def abstention_threshold(
     check_abstention(coverage, error)
     if len(references) == 0:
         raise ConfidenceError("0 clips to find a threshold on: give validation clips")
-    confidence, wrong = _sorted(references, probabilities)
+    confidence, mistakes = _sorted(references, probabilities)
     last = np.flatnonzero(np.append(confidence[1:] < confidence[:-1], True))  # the last clip of each confidence
     answered = last + 1
-    errors = wrong.cumsum()[last] / answered
+    errors = mistakes.cumsum()[last] / answered
     if coverage is not None:
         # not a share against a share: 7 of 10 must make up 0.7
-        chosen = int(np.argmax(answered >= coverage * len(wrong) - 1e-9))
+        chosen = int(np.argmax(answered >= coverage * len(mistakes) - 1e-9))
     elif (errors <= error).any():
         chosen = int(np.flatnonzero(errors <= error)[-1])
     else:
         best = int(errors.argmin())
         raise ConfidenceError(
             f"error {error} cannot be reached: the least is {errors[best]:.3f}, at a coverage of "
-            f"{answered[best] / len(wrong):.3f}; ask for more, or for a coverage"
+            f"{answered[best] / len(mistakes):.3f}; ask for more, or for a coverage"
         )
     end = last[chosen]
     limit = 0.0 if end + 1 == len(confidence) else (float(confidence[end]) + float(confidence[end + 1])) / 2
     return {
         "abstain_below": limit,
-        "coverage": float(answered[chosen] / len(wrong)),
+        "coverage": float(answered[chosen] / len(mistakes)),
         "error": float(errors[chosen]),
     }
 
@@ -204,8 +204,8 @@ def check_abstention(coverage: float | None, error: float | None) -> None:
         ConfidenceError: naming what was given.
     """
     if (coverage is None) == (error is None):
-        given = "neither" if coverage is None else f"coverage {coverage} and error {error}"
-        raise ConfidenceError(f"{given} given: give either a coverage or an error")
+        targets = "neither" if coverage is None else f"coverage {coverage} and error {error}"
+        raise ConfidenceError(f"{targets} given: give either a coverage or an error")
     if coverage is not None and not 0 < coverage <= 1:
         raise ConfidenceError(f"coverage {coverage} is out of range: give a share above 0 and up to 1")
     if error is not None and not 0 < error < 1:
@@ -225,11 +225,11 @@ def reliability(references: np.ndarray, probabilities: np.ndarray, bins: int = 1
         For each bin that holds a clip its mean `confidence`, `accuracy`, `n`, and its edges `low`
         and `high`.
     """
-    confidence, right, index = _confidence_bins(references, probabilities, bins)
+    confidence, correct, index = _confidence_bins(references, probabilities, bins)
     return [
         {
             "confidence": float(confidence[index == place].mean(dtype=np.float64)),
-            "accuracy": float(right[index == place].mean()),
+            "accuracy": float(correct[index == place].mean()),
             "n": int((index == place).sum()),
             "low": float(place / bins),
             "high": float((place + 1) / bins),
@@ -254,13 +254,13 @@ def risk_coverage(references: np.ndarray, probabilities: np.ndarray, points: int
         the mean error over the coverages of 1 to all clips (Geifman et al. 2019), from the whole
         curve.
     """
-    confidence, wrong = _sorted(references, probabilities)
+    confidence, mistakes = _sorted(references, probabilities)
     _, group, sizes = np.unique(-confidence, return_inverse=True, return_counts=True)
-    expected = (np.bincount(group, weights=wrong) / sizes)[group]
-    errors = expected.cumsum() / np.arange(1, len(wrong) + 1)
-    counts = np.unique(np.ceil(np.arange(1, points + 1) * len(wrong) / points).astype(int))
+    expected = (np.bincount(group, weights=mistakes) / sizes)[group]
+    errors = expected.cumsum() / np.arange(1, len(mistakes) + 1)
+    counts = np.unique(np.ceil(np.arange(1, points + 1) * len(mistakes) / points).astype(int))
     return {
-        "coverage": [float(count / len(wrong)) for count in counts],
+        "coverage": [float(count / len(mistakes)) for count in counts],
         "error": [float(errors[count - 1]) for count in counts],
         "aurc": float(errors.mean()),
     }

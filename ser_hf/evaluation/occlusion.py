@@ -107,8 +107,8 @@ def explain(predictor: Predictor, source: audio.Source) -> Explanation:
     if importance.max() > _FAINT:
         start, end = (int(edges[place]) for place in _strongest(importance))
         stretch = (start / audio.SAMPLING_RATE, end / audio.SAMPLING_RATE)
-        rest = _without(predictor, samples, floor, [(start, end)])[0]
-        without = {name: float(value) for name, value in zip(predictor.labels, rest, strict=True)}
+        probabilities = _without(predictor, samples, floor, [(start, end)])[0]
+        without = {name: float(value) for name, value in zip(predictor.labels, probabilities, strict=True)}
     middles, window = (edges[:-1] + edges[1:]) / 2 / audio.SAMPLING_RATE, _COVER * cell / audio.SAMPLING_RATE
     layers = layer_weights(predictor)
     answered, score = predictor.labels[label], float(answer[label])
@@ -138,8 +138,8 @@ def noise_floor(samples: np.ndarray, seed: int = 0) -> np.ndarray:
     taper = np.hanning(_FRAME)
     density = np.square(np.abs(fft.rfft(frames[quietest] * taper))).mean(axis=0) / np.square(taper).sum()
     length = fft.next_fast_len(len(samples), real=True)
-    where = np.linspace(0, len(density) - 1, length // 2 + 1)
-    shape = np.sqrt(np.interp(where, np.arange(len(density)), density))
+    places = np.linspace(0, len(density) - 1, length // 2 + 1)
+    shape = np.sqrt(np.interp(places, np.arange(len(density)), density))
     noise = fft.irfft(fft.rfft(np.random.default_rng(seed).standard_normal(length)) * shape, length)
     return noise[: len(samples)].astype(np.float32)
 
@@ -182,17 +182,17 @@ def draw_occlusion(explanation: Explanation) -> Figure:
         layers = explanation.layer_weights
         heights = [3, 3] + ([2.2] if layers else [])
         figure = Figure(figsize=(10, 1.15 * sum(heights)), layout="constrained")
-        wave, curve, *rest = figure.subplots(len(heights), 1, height_ratios=heights)
+        wave, curve, *panels = figure.subplots(len(heights), 1, height_ratios=heights)
         curve.sharex(wave)
         colour = COLOURS.get(explanation.label, _BLUE)
         _draw_wave(wave, explanation, colour)
         _draw_curve(curve, explanation, colour)
         if layers:
-            rest[0].bar(range(len(layers)), layers, color=_GREY)
-            rest[0].set(
+            panels[0].bar(range(len(layers)), layers, color=_GREY)
+            panels[0].set(
                 xlabel="layer in the mix (0: input of the encoder)", ylabel="share", xlim=(-0.6, len(layers) - 0.4)
             )
-            rest[0].locator_params(axis="x", integer=True)
+            panels[0].locator_params(axis="x", integer=True)
         figure.suptitle(f"{Path(explanation.file).name}: {explanation.label}, {explanation.score:.2f}", fontsize=18)
         wave.set_title(_sentence(explanation), fontsize=16)
     return figure
@@ -201,8 +201,8 @@ def draw_occlusion(explanation: Explanation) -> Figure:
 def _draw_wave(axes: Axes, explanation: Explanation, colour: str) -> None:
     """The outline of the waveform, from grey to `colour` by the importance of each moment."""
     samples, cells = explanation.samples, len(explanation.importance)
-    each = max(1, len(samples) // _COLUMNS)
-    starts = np.arange(0, len(samples), each)
+    step = max(1, len(samples) // _COLUMNS)
+    starts = np.arange(0, len(samples), step)
     low, high = np.minimum.reduceat(samples, starts), np.maximum.reduceat(samples, starts)
     importance = np.maximum(explanation.importance, 0)
     strength = importance / max(float(importance.max()), _FAINT)
@@ -218,10 +218,10 @@ def _draw_wave(axes: Axes, explanation: Explanation, colour: str) -> None:
 def _draw_curve(axes: Axes, explanation: Explanation, colour: str) -> None:
     """Importance over time; the strongest stretch is marked, what speaks against the label is
     hatched."""
-    where, importance = explanation.seconds, explanation.importance
-    axes.fill_between(where, importance, where=importance >= 0, interpolate=True, color=colour, linewidth=0)
+    seconds, importance = explanation.seconds, explanation.importance
+    axes.fill_between(seconds, importance, where=importance >= 0, interpolate=True, color=colour, linewidth=0)
     axes.fill_between(
-        where, importance, where=importance <= 0, interpolate=True, facecolor="white", edgecolor=_GREY, hatch="///"
+        seconds, importance, where=importance <= 0, interpolate=True, facecolor="white", edgecolor=_GREY, hatch="///"
     )
     axes.axhline(0, color="black", linewidth=1)
     if explanation.stretch:

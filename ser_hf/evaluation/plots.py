@@ -210,8 +210,8 @@ def flag(results: Results) -> str:
     return "\n" + "\n".join("LEAKS SPEAKERS" if "leaks" in n else n.split(":")[0] for n in results.notes)
 
 
-def _title(what: str, results: Results) -> str:
-    return f"{what}, protocol {results.under()}{flag(results)}"
+def _title(subject: str, results: Results) -> str:
+    return f"{subject}, protocol {results.under()}{flag(results)}"
 
 
 def _dot(axes: Axes, place: float, value: float, interval: list[float] | None, colour: str, style: str = "o") -> None:

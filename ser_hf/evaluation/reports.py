@@ -174,13 +174,13 @@ def public_card(
         revision: of `model_card`.
     """
     pictures = [name for name in _OPTIONAL_PICTURES if name in card]
-    own = model_card(results, pictures).splitlines()
+    original = model_card(results, pictures).splitlines()
     rendered = model_card(public, pictures, revision).splitlines()
     lines = card.splitlines()
-    if len(own) != len(rendered):
-        raise CardError(f"the public card has {len(rendered)} lines, that of '{results.model}' {len(own)}")
+    if len(original) != len(rendered):
+        raise CardError(f"the public card has {len(rendered)} lines, that of '{results.model}' {len(original)}")
     result: list[str] = []
-    for tag, start, end, first, last in SequenceMatcher(None, own, lines, autojunk=False).get_opcodes():
+    for tag, start, end, first, last in SequenceMatcher(None, original, lines, autojunk=False).get_opcodes():
         result += rendered[start:end] if tag == "equal" else map(rename, lines[first:last])
     return "\n".join(result)
 
@@ -236,5 +236,5 @@ def write_report(folder: Path, output: Path | None = None) -> list[Path]:
 def _pictures(results: Results) -> dict[str, str]:
     """PNG in base64, by name, drawn anew: so they cannot tell of other results."""
     with tempfile.TemporaryDirectory() as temporary:
-        drawn = plots.draw_results(results, Path(temporary))
-        return {path.stem.replace("_", " "): base64.b64encode(path.read_bytes()).decode() for path in drawn}
+        paths = plots.draw_results(results, Path(temporary))
+        return {path.stem.replace("_", " "): base64.b64encode(path.read_bytes()).decode() for path in paths}

@@ -123,12 +123,12 @@ def coded(samples: np.ndarray, rng: np.random.Generator, kilobits: float, form: 
     # highest down. MP3 of a constant bitrate would lack the header from which decoders know the
     # delay.
     if form == "MP3":
-        how = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "AVERAGE"}
+        settings = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "AVERAGE"}
         lowest, highest = 8, 160
     else:
-        how, lowest, highest = {"format": "OGG", "subtype": "OPUS"}, 6, 256
+        settings, lowest, highest = {"format": "OGG", "subtype": "OPUS"}, 6, 256
     file = io.BytesIO()
-    soundfile.write(file, samples, _RATE, compression_level=(highest - kilobits) / (highest - lowest), **how)
+    soundfile.write(file, samples, _RATE, compression_level=(highest - kilobits) / (highest - lowest), **settings)
     file.seek(0)
     decoded, _ = soundfile.read(file, dtype="float32")
     return np.pad(decoded[: len(samples)], (0, max(0, len(samples) - len(decoded))))

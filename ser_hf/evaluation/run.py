@@ -170,7 +170,7 @@ def _baseline_figures(
 
 def _training_record(model: Path, splits: list[protocols.Split]) -> evaluate.TrainingRecord | None:
     """The training as the model's own results state it, if those are of the same split."""
-    own = Results.beside(model)
-    if own is None or own.protocol_hash != "+".join(split.hash for split in splits):
+    results = Results.beside(model)
+    if results is None or results.protocol_hash != "+".join(split.hash for split in splits):
         return None
-    return evaluate.TrainingRecord.of(own)
+    return evaluate.TrainingRecord.of(results)

@@ -81,8 +81,8 @@ def push_space(
     commit = repositories.commit_files(space_files(info.id, info.sha, name, closed), name, private, "space")
     if closed is None:
         return PushedSpace(commit, None)
-    where = f"{commit.repo_url}/settings"
-    message = f"'{info.id}' is {closed}: in {where} set the secret HF_TOKEN to a token that may read it"
+    settings_url = f"{commit.repo_url}/settings"
+    message = f"'{info.id}' is {closed}: in {settings_url} set the secret HF_TOKEN to a token that may read it"
     return PushedSpace(commit, message)
 
 

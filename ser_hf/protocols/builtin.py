@@ -32,8 +32,8 @@ def _speaker(columns: Columns, fold: int, seed: int) -> IndexArrays:
 def _random(columns: Columns, fold: int, seed: int) -> IndexArrays:
     if len(columns["speaker"]) < 4:
         raise ProtocolError(f"'random' needs at least 4 recordings: the dataset holds {len(columns['speaker'])}")
-    rest, test = train_test_split(np.arange(len(columns["speaker"])), test_size=0.33, random_state=seed)
-    train, validation = train_test_split(rest, test_size=0.1, random_state=seed)
+    remaining, test = train_test_split(np.arange(len(columns["speaker"])), test_size=0.33, random_state=seed)
+    train, validation = train_test_split(remaining, test_size=0.1, random_state=seed)
     return np.sort(train), np.sort(validation), np.sort(test)
 
 
@@ -63,7 +63,7 @@ def _sentence(columns: Columns, fold: int, seed: int) -> IndexArrays:
 
 
 def _between_corpora(columns: Columns, fold: int, seed: int, train: str) -> IndexArrays:
-    ravdess, tess = (columns["corpus"] == corpus for corpus in _BOTH)
+    ravdess, tess = (columns["corpus"] == corpus for corpus in _RAVDESS_AND_TESS)
     shared = np.isin(columns["label"], np.intersect1d(columns["label"][ravdess], columns["label"][tess]))
     trained, test = (ravdess, tess) if train == "ravdess" else (tess, ravdess)
     validation = trained & (_actors(columns, *_VALIDATION) | (columns["speaker"] == "tess-yaf"))
@@ -74,12 +74,12 @@ def _all_speakers(columns: Columns, fold: int, seed: int) -> IndexArrays:
     return np.arange(len(columns["speaker"])), np.array([], dtype=int), np.array([], dtype=int)
 
 
-_BOTH = ("ravdess", "tess")
+_RAVDESS_AND_TESS = ("ravdess", "tess")
 _VALIDATION = (17, 18, 19, 20)
 _ONE_BY_ONE = tuple((actor,) for actor in range(1, 25))
 _SAME_SPEAKERS = "are in training or validation, too; only the sentence is new, the voices are not."
 PROTOCOLS: dict[str, Protocol] = {
-    "speaker": Protocol(_speaker, _BOTH, 1),
+    "speaker": Protocol(_speaker, _RAVDESS_AND_TESS, 1),
     "random": Protocol(_random, (), 1, leaks=("speakers", "samples", "near duplicates")),
     "emobox-ravdess": Protocol(partial(_ravdess_folds, folds=EMOBOX_FOLDS), ("ravdess",), 6),
     "luna-ravdess": Protocol(partial(_ravdess_folds, folds=LUNA_FOLDS), ("ravdess",), 5),
@@ -87,8 +87,8 @@ PROTOCOLS: dict[str, Protocol] = {
     "tess-oaf-yaf": Protocol(partial(_between_tess_actresses, train="tess-oaf", test="tess-yaf"), ("tess",), 1, True),
     "tess-yaf-oaf": Protocol(partial(_between_tess_actresses, train="tess-yaf", test="tess-oaf"), ("tess",), 1, True),
     "sentence": Protocol(_sentence, ("ravdess",), 1, leaks=("speakers",), warning=_SAME_SPEAKERS),
-    "ravdess-tess": Protocol(partial(_between_corpora, train="ravdess"), _BOTH, 1),
-    "tess-ravdess": Protocol(partial(_between_corpora, train="tess"), _BOTH, 1),
+    "ravdess-tess": Protocol(partial(_between_corpora, train="ravdess"), _RAVDESS_AND_TESS, 1),
+    "tess-ravdess": Protocol(partial(_between_corpora, train="tess"), _RAVDESS_AND_TESS, 1),
 }
 """The registry of protocols by name.
 

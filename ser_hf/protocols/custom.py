@@ -113,8 +113,8 @@ def _from_mapping(path: str, content: object) -> tuple[str, Protocol]:
     folds = settings.each_fold()
 
     def by_condition(columns: Columns, fold: int, seed: int) -> IndexArrays:
-        where = f"'{path}': folds[{fold}]." if settings.folds else f"'{path}': "
-        return _select_sides(columns, where, folds[fold])
+        location = f"'{path}': folds[{fold}]." if settings.folds else f"'{path}': "
+        return _select_sides(columns, location, folds[fold])
 
     leaks = ("speakers",) if settings.leaks else ()
     return f"custom:{settings.name or Path(path).stem}", Protocol(
@@ -126,39 +126,39 @@ def _short(value: object) -> str:
     return textwrap.shorten(repr(value), 60, placeholder=" …")
 
 
-def _select_sides(columns: Columns, where: str, fold: _Fold) -> IndexArrays:
+def _select_sides(columns: Columns, location: str, fold: _Fold) -> IndexArrays:
     conditions = {side: getattr(fold, side) for side in SIDES}
-    masks = {side: _matching(columns, where + side, rows) for side, rows in conditions.items() if rows is not None}
+    masks = {side: _matching(columns, location + side, rows) for side, rows in conditions.items() if rows is not None}
     for first, second in (("test", "validation"), ("test", "train"), ("validation", "train")):
-        both = np.flatnonzero(masks[first] & masks[second]) if second in masks else ()
-        if len(both):
+        shared = np.flatnonzero(masks[first] & masks[second]) if second in masks else ()
+        if len(shared):
             remedy = "" if second == "validation" else ", or leave train out to take all the rest"
             raise ProtocolError(
-                f"{where}{second} takes {columns['file'][both[0]]}, as {first} does: let one side have it{remedy}"
+                f"{location}{second} takes {columns['file'][shared[0]]}, as {first} does: let one side have it{remedy}"
             )
     masks.setdefault("train", ~masks["test"] & ~masks["validation"])
     return tuple(np.flatnonzero(masks[side]) for side in SIDES)
 
 
-def _matching(columns: Columns, where: str, conditions: list[dict[str, list[str]]]) -> np.ndarray:
+def _matching(columns: Columns, location: str, conditions: list[dict[str, list[str]]]) -> np.ndarray:
     """Mask of the rows that any of the conditions matches."""
     matching = np.zeros(len(columns["file"]), dtype=bool)
     for condition in conditions:
         matches = np.ones_like(matching)
         for column, values in condition.items():
-            matches &= _holds(columns, f"{where}.{column}", column, values)
+            matches &= _holds(columns, f"{location}.{column}", column, values)
         if not matches.any():
-            wanted = " and ".join(f"{column} {' or '.join(values)}" for column, values in condition.items())
-            wanted = textwrap.shorten(wanted, 200, placeholder=" …")
-            raise ProtocolError(f"{where} matches no recording: expected one with {wanted}")
+            expected = " and ".join(f"{column} {' or '.join(values)}" for column, values in condition.items())
+            expected = textwrap.shorten(expected, 200, placeholder=" …")
+            raise ProtocolError(f"{location} matches no recording: expected one with {expected}")
         matching |= matches
     return matching
 
 
-def _holds(columns: Columns, where: str, column: str, values: list[str]) -> np.ndarray:
+def _holds(columns: Columns, location: str, column: str, values: list[str]) -> np.ndarray:
     """Mask of the rows whose column has one of the values."""
     if column not in columns:
-        raise ProtocolError(f"{where}: the dataset has no column '{column}'")
+        raise ProtocolError(f"{location}: the dataset has no column '{column}'")
     if column == "file":
         texts = columns["file"]
         rows, missing = _rows_of(columns, values)
@@ -169,7 +169,9 @@ def _holds(columns: Columns, where: str, column: str, values: list[str]) -> np.n
         missing = [value for value in values if value not in texts]
     if missing:
         present = shorten(sorted(set(texts) - {""}), 8) or "none"
-        raise ProtocolError(f"{where} {_short(missing[0])} matches no recording: expected of the dataset's {present}")
+        raise ProtocolError(
+            f"{location} {_short(missing[0])} matches no recording: expected of the dataset's {present}"
+        )
     return mask
 
 
@@ -188,14 +190,14 @@ def _from_list(path: str, reader: csv.DictReader) -> Protocol:
         )
     folds: dict[int, dict[str, list[str]]] = {}
     for row in reader:
-        where = f"'{path}' line {reader.line_num}"
+        location = f"'{path}' line {reader.line_num}"
         if None in row or None in row.values():  # a cell too many, or too few
-            raise ProtocolError(f"{where} does not fit the columns: expected {', '.join(header)}")
+            raise ProtocolError(f"{location} does not fit the columns: expected {', '.join(header)}")
         side, fold = row["side"].strip(), row.get("fold", "0").strip()
         if side not in SIDES:
-            raise ProtocolError(f"{where}: side is '{side}': expected train, validation or test")
+            raise ProtocolError(f"{location}: side is '{side}': expected train, validation or test")
         if not (fold.isascii() and fold.isdigit()):
-            raise ProtocolError(f"{where}: fold is '{fold}': expected a number from 0")
+            raise ProtocolError(f"{location}: fold is '{fold}': expected a number from 0")
         folds.setdefault(int(fold), {}).setdefault(side, []).append(row["file"].strip())
     if sorted(folds) != list(range(len(folds))) or not folds:
         numbers = ", ".join(map(str, sorted(folds))) or "none"
@@ -213,12 +215,12 @@ def _from_list(path: str, reader: csv.DictReader) -> Protocol:
     return Protocol(by_list, (), len(folds))
 
 
-def _look_up(columns: Columns, where: str, fold: dict[str, list[str]]) -> IndexArrays:
+def _look_up(columns: Columns, location: str, fold: dict[str, list[str]]) -> IndexArrays:
     rows, missing = _rows_of(columns, [name for names in fold.values() for name in names])
     if missing:
         some = shorten([repr(name) for name in missing], 3)
-        raise ProtocolError(f"{where}: file {some}: {len(missing):,} not in the dataset: expected names that it has")
+        raise ProtocolError(f"{location}: file {some}: {len(missing):,} not in the dataset: expected names that it has")
     twice = np.flatnonzero(np.bincount(rows) > 1)
     if len(twice):
-        raise ProtocolError(f"{where}: file {columns['file'][twice[0]]} is listed twice in a fold: expected once")
+        raise ProtocolError(f"{location}: file {columns['file'][twice[0]]} is listed twice in a fold: expected once")
     return tuple(np.sort(_rows_of(columns, fold[side])[0]) for side in SIDES)

@@ -43,7 +43,7 @@ def _compute(rows: datasets.Dataset, digests: list[str]) -> list[list[int]]:
     rows_of_digest = defaultdict(list)
     for row, digest in enumerate(digests):
         rows_of_digest[digest].append(row)
-    distinct = [same[0] for same in rows_of_digest.values()]
+    distinct = [equal_rows[0] for equal_rows in rows_of_digest.values()]
 
     def fingerprint_of(row: int) -> fingerprint.Fingerprint:
         return fingerprint.fingerprint(audio.load(rows[row]["audio"]))

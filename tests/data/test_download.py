@@ -415,7 +415,7 @@ def test_a_proxy_that_cannot_be_used_is_named(server, tmp_path, monkeypatch, pro
 
 def test_a_full_disk_is_seen_before_the_first_byte(server, tmp_path, monkeypatch):
     leave(monkeypatch, len(SPEECH) + len(SONG) - 1)
-    assert "make room" in refused(server, tmp_path)
+    assert "free some space" in refused(server, tmp_path)
     assert server.events == []
     # what has arrived already needs no room
     (tmp_path / "ravdess" / f"{NAMES[0]}.partial").write_bytes(SPEECH[:1])
@@ -581,7 +581,7 @@ def test_a_listing_without_end_is_refused(server, tmp_path, monkeypatch):
 def test_a_listing_of_more_than_the_disk_holds_is_refused(server, tmp_path, monkeypatch):
     leave(monkeypatch, 11_999)
     list_tess(server)
-    assert "make room" in refused(server, tmp_path, "tess")
+    assert "free some space" in refused(server, tmp_path, "tess")
     assert server.events == [(LISTING, None)]
 
 

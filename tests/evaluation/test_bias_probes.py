@@ -64,7 +64,7 @@ def test_a_corpus_that_tells_nothing_of_the_emotion_is_no_warning():
     embeddings[:, 0] = columns["corpus"] == "one"
     found = bias_probes.probe(embeddings, columns)
     assert found["probes"]["corpus"]["score"] == 1
-    assert found["emotion_from_corpus"]["entropy_share"] < bias_probes.TELLS
+    assert found["emotion_from_corpus"]["entropy_share"] < bias_probes.MIN_ENTROPY_SHARE
     assert found["warnings"] == []
 
 

@@ -77,22 +77,22 @@ def find_problems(
     readable = [item for item in named if item.measured.error is None]
     foreign = list(_foreign(readable))
     foreign_files = {file for finding in foreign for file in finding.files}
-    own = [item for item in readable if item.file not in foreign_files]
+    genuine = [item for item in readable if item.file not in foreign_files]
     findings = [
-        *_missing(own),
+        *_missing(genuine),
         *_unexpected(named, unnamed),
         *_names(named),
         *_unreadable([*(item.measured for item in named), *unnamed]),
         *foreign,
-        *_formats(own),
-        *_durations(own),
+        *_formats(genuine),
+        *_durations(genuine),
         *_signals([*(item.measured for item in readable), *(item for item in unnamed if item.error is None)]),
         *_duplicates(
             [*readable, *(NamedRecording(item, "", {"key": str(item.file)}) for item in unnamed if item.error is None)]
         ),
     ]
     order = list(KINDS)
-    return sorted(findings, key=lambda finding: (order.index(finding.kind), not finding.decide, finding.files)), own
+    return sorted(findings, key=lambda finding: (order.index(finding.kind), not finding.decide, finding.files)), genuine
 
 
 def group_by_corpus(items: list[NamedRecording]) -> dict[str, list[NamedRecording]]:
@@ -103,8 +103,8 @@ def group_by_corpus(items: list[NamedRecording]) -> dict[str, list[NamedRecordin
     return dict(sorted(groups.items()))
 
 
-def _missing(own: list[NamedRecording]) -> Iterator[Finding]:
-    for corpus, items in group_by_corpus(own).items():
+def _missing(genuine: list[NamedRecording]) -> Iterator[Finding]:
+    for corpus, items in group_by_corpus(genuine).items():
         for name in CORPORA[corpus].missing(item.key for item in items):
             yield Finding("missing", (name,), f"{name} of {corpus} is not there: download it again", True)
 
@@ -198,13 +198,13 @@ def _foreign(readable: list[NamedRecording]) -> Iterator[Finding]:
                 yield Finding("foreign", (item.file,), message, True)
 
 
-def _formats(own: list[NamedRecording]) -> Iterator[Finding]:
-    for item in own:
+def _formats(genuine: list[NamedRecording]) -> Iterator[Finding]:
+    for item in genuine:
         suffix = item.measured.file.name.suffix.lower()
         if item.measured.misnamed(suffix):
             message = f"{item.file} is {item.measured.container} inside; it is read by its content"
             yield Finding("container", (item.file,), message, False)
-    for corpus, items in group_by_corpus(own).items():
+    for corpus, items in group_by_corpus(genuine).items():
         if len(items) < _ENOUGH:
             continue
         for kind, attribute in _FORMATS.items():
@@ -219,8 +219,8 @@ def _formats(own: list[NamedRecording]) -> Iterator[Finding]:
                     yield Finding(kind, (item.file,), message, False)
 
 
-def _durations(own: list[NamedRecording]) -> Iterator[Finding]:
-    for corpus, items in group_by_corpus(own).items():
+def _durations(genuine: list[NamedRecording]) -> Iterator[Finding]:
+    for corpus, items in group_by_corpus(genuine).items():
         outlying = _outlying(items)
         for item in items:
             if outlying(item):
@@ -259,8 +259,8 @@ def _duplicates(readable: list[NamedRecording]) -> Iterator[Finding]:
             continue
         same_samples = item.measured.digest == original.measured.digest
         if same_samples or frozenset((item.measured.digest, original.measured.digest)) in same_recording:
-            how = "the same samples" if same_samples else "the same recording in another form"
-            message = f"{item.file} is {original.file} once more, {how}: it must not count twice"
+            relation = "the same samples" if same_samples else "the same recording in another form"
+            message = f"{item.file} is {original.file} once more, {relation}: it must not count twice"
             yield Finding("copy", (original.file, item.file), message, True)
         else:
             message = f"{item.file} and {original.file} share a name and not the sound: keep the right one"

@@ -51,8 +51,8 @@ def audit_recordings(folders: Iterable[str | PathLike], num_proc: int | None = N
     audio_files = list({file.place: file for file in reversed(audio_files)}.values())[::-1]
     other_files = list({file.place: file for file in other_files}.values())
     named, unnamed = _inspect_all(audio_files, num_proc or joblib.cpu_count())
-    findings, own = find_problems(named, unnamed)
-    by_name = {(item.corpus, item.key): item for item in reversed(own)}  # the first file of each name
+    findings, genuine = find_problems(named, unnamed)
+    by_name = {(item.corpus, item.key): item for item in reversed(genuine)}  # the first file of each name
     recordings = [by_name[name] for name in sorted(by_name)]
     return {
         "files": len(audio_files),
@@ -158,7 +158,7 @@ def audit_table(report: dict, most: int = 5) -> str:
             f"  {group:16} {present:6,} of {total:,}" + (" (a part of the corpus)" if 2 * present < total else "")
         )
     for corpus, formats in report["formats"].items():
-        lines += [f"  {corpus:16} {count:6,} × {said}" for said, count in formats.items()]
+        lines += [f"  {corpus:16} {count:6,} × {audio_format}" for audio_format, count in formats.items()]
     for groups in (report["counts"], report["balance"]):
         lines += ["", *describe.label_table(groups)] if groups else []
     lines.append("")

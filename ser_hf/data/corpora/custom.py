@@ -221,8 +221,8 @@ def _parsed_rows(csv_path: Path, reader: csv.DictReader) -> Iterator[dict]:
             raise CorpusError(f"'{csv_path}' line {reader.line_num}: '{path}' is not a file")
         # relative to the list, so that the dataset is the same on every machine
         key = _key(os.path.relpath(path, csv_path.parent))
-        given = {name: cells[name] for name in _COLUMNS if cells.get(name)}
-        yield {"file": File(str(path)), "key": key, "label": cells["label"], **given}
+        optional = {name: cells[name] for name in _COLUMNS if cells.get(name)}
+        yield {"file": File(str(path)), "key": key, "label": cells["label"], **optional}
 
 
 def _key(path: str) -> str:
