@@ -6,7 +6,7 @@ import datasets
 from huggingface_hub import DatasetCardData
 
 from ser_hf.data.corpora import CORPORA
-from ser_hf.data.corpora.base import Corpus
+from ser_hf.data.corpora.base import Corpus, confounds, join_words, languages
 from ser_hf.labels import EMOTIONS
 from ser_hf.utils import templates
 
@@ -31,7 +31,7 @@ def dataset_card(report: dict, features: datasets.Features, shards: list[Path]) 
     front_matter = DatasetCardData(
         license=list(dict.fromkeys(CORPORA[name].licence_id if name in CORPORA else "other" for name in corpora))
         or "other",
-        language=_language(official) if only_official else None,
+        language=languages(official) or "en" if only_official else None,
         task_categories=["audio-classification"],
         tags=["speech-emotion-recognition", "ser_hf"],
         pretty_name="Speech emotion: " + (" and ".join(map(str.upper, corpora)) or "synthetic voices"),
@@ -46,41 +46,13 @@ def dataset_card(report: dict, features: datasets.Features, shards: list[Path]) 
         emotions=EMOTIONS,
         statements=[f"{corpus.title}: {corpus.statements}" for corpus in CORPORA.values()],
         accents=list(dict.fromkeys(corpus.accent for corpus in official)) if only_official else [],
-        confounds=_confounds(official) if only_official else "",
+        confounds=confounds(official) if only_official else "",
         licences=[
             CORPORA[name].licence if name in CORPORA else f"{name}: the licence of its source" for name in corpora
         ],
         conditions=_conditions(official),
         citations=[corpus.citation for corpus in official],
     )
-
-
-def _language(official: list[Corpus]) -> str | list[str]:
-    languages = list(dict.fromkeys(corpus.language for corpus in official)) or ["en"]
-    return languages[0] if len(languages) == 1 else languages
-
-
-def _confounds(official: list[Corpus]) -> str:
-    """A sentence about what a model could learn in place of emotion where corpora are mixed."""
-    if len(official) < 2:
-        return ""
-    acted = {corpus.title: set().union(*corpus.emotions().values()) for corpus in official}
-    reasons = []
-    for emotion in EMOTIONS:
-        titles = [title for title, emotions in acted.items() if emotion in emotions]
-        if len(titles) == 1:
-            reasons.append(f"{emotion} is acted in {titles[0]} alone")
-    confounded = ["emotion", "corpus"] if reasons else []
-    owners = {"female": "a woman's", "male": "a man's"}
-    for corpus in official:
-        sexes = corpus.sexes()
-        if len(sexes) == 1:
-            reasons.append(f"every {corpus.title} voice is {owners[sexes.pop()]}")
-            confounded = [*(confounded or ["corpus"]), "sex"] if "sex" not in confounded else confounded
-    if not reasons:
-        return ""
-    sentence = f"{_joined(reasons)}, so that {_joined(confounded)} are confounded."
-    return sentence[0].upper() + sentence[1:]
 
 
 def _conditions(official: list[Corpus]) -> str:
@@ -90,22 +62,13 @@ def _conditions(official: list[Corpus]) -> str:
     if len(titles) == len(official) == 2:
         subject, verb = "Both", "forbid"
     else:
-        subject, verb = _joined(titles), "forbids" if len(titles) == 1 else "forbid"
+        subject, verb = join_words(titles), "forbids" if len(titles) == 1 else "forbid"
     parts = [f"{subject} {verb} commercial use"] if titles else []
     if fixed and titles:
-        parts.append(f"and {_joined(fixed)} to pass on a changed form")
+        parts.append(f"and {join_words(fixed)} to pass on a changed form")
     elif fixed:
-        parts.append(f"{_joined(fixed)} {'forbids' if len(fixed) == 1 else 'forbid'} to pass on a changed form")
+        parts.append(f"{join_words(fixed)} {'forbids' if len(fixed) == 1 else 'forbid'} to pass on a changed form")
     return ", ".join(parts)
-
-
-def _joined(words: list[str]) -> str:
-    """Words as a list in a sentence.
-
-    >>> _joined(["emotion", "corpus", "sex"])
-    'emotion, corpus and sex'
-    """
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _size_category(recordings: int) -> str:

@@ -1,8 +1,7 @@
-"""What else than emotion can be read from a model's embeddings, and what of the emotion that would
-give away.
+"""Linear probes: whether a model's embeddings tell corpus, speaker, sex and duration.
 
-A linear probe on embeddings tells what a model has kept (Alain and Bengio 2017); that it can be
-read does not show that the model uses it.
+A linear probe shows what the embeddings hold (Alain and Bengio 2017). It does not show that the
+model uses it.
 """
 
 import warnings
@@ -21,16 +20,14 @@ from sklearn.preprocessing import StandardScaler
 from ser_hf.protocols.base import Columns
 
 READABLE = 0.5
-"""Share of the way from chance to perfect from which on a property counts as readable, and warnings
-speak of it."""
+"""Share of the way from chance to perfect from which on a property is worth a warning."""
 
 MIN_ENTROPY_SHARE = 0.02
-"""Share of the emotion's entropy from which on what the corpus tells is worth a warning."""
+"""Share of the emotion's entropy from which on the corpus is worth a warning."""
 
 FOLDS = 5
 MOST_CLIPS = 3000
-"""Clips that are probed at most, drawn by the seed: a few thousand settle a score, and more would
-take minutes."""
+"""Clips that are probed at most, drawn by the seed: more take minutes and change scores little."""
 
 _NO_SPEAKER = "-unknown"  # how the dataset names the one speaker of a corpus that names none
 
@@ -39,7 +36,7 @@ _Folds = list[tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class _Property:
-    """Something to be read from embeddings, where it is known."""
+    """A property to be predicted from embeddings, and the clips for which it has a value."""
 
     name: str
     values: np.ndarray
@@ -48,12 +45,12 @@ class _Property:
 
 
 def probe(embeddings: np.ndarray, columns: Columns, seed: int = 0) -> dict:
-    """Read corpus, speaker, sex and duration from embeddings, by cross-validation.
+    """Predict corpus, speaker, sex and duration from embeddings, by cross-validation.
 
-    Classes by logistic regression and the duration by ridge regression, both on standardised
-    embeddings. Folds hold speakers apart, but for the speaker itself; where they cannot, clips are
-    held apart, which `folds` says: a corpus of one speaker is then read as well as that speaker is.
-    The emotion needs no embeddings: what its corpus tells of it is counted from the labels.
+    Classes are predicted by logistic regression and the duration by ridge regression, both on
+    standardised embeddings. Folds hold speakers apart, except for the speaker itself. Where they
+    cannot, they hold clips apart, and `folds` states it. A corpus of one speaker then scores as
+    that speaker does. How far the corpus gives the emotion is counted from the labels alone.
 
     Args:
         embeddings: of test clips, shape `(n, width)`.
@@ -65,8 +62,8 @@ def probe(embeddings: np.ndarray, columns: Columns, seed: int = 0) -> dict:
     Returns:
         `n`; `probed`, the clips used; `probes`, by property its `score`, `chance`, `measure`
         (balanced accuracy, or R² for the duration), `classes` and `folds`; `emotion_from_corpus`
-        (see `from_corpus`); and `warnings`, sentences for a card. A property that cannot be asked
-        has the score None, and `folds` says why. Fit for JSON.
+        (see `from_corpus`); and `warnings`, sentences for a card. A property that cannot be probed
+        has the score None, and `folds` gives the reason. All of it can be written as JSON.
     """
     n = len(embeddings)
     rows = np.sort(np.random.default_rng(seed).permutation(n)[:MOST_CLIPS])
@@ -89,7 +86,7 @@ def probe(embeddings: np.ndarray, columns: Columns, seed: int = 0) -> dict:
 
 
 def from_corpus(labels: np.ndarray, corpora: np.ndarray) -> dict[str, float]:
-    """What knowing a clip's corpus, and nothing else, tells of its emotion.
+    """How well a clip's emotion is predicted from its corpus alone.
 
     Args:
         labels: class indices, shape `(n,)`.
@@ -122,7 +119,7 @@ def _classify(prop: _Property, seed: int) -> dict:
     keep, folds, description = (_by_clip if prop.name == "speaker" else _by_speaker)(prop, seed)
     if not folds:
         return _unmeasured(measure, len(classes), description)
-    # Weights against corpora of unequal size: what guesses blindly then scores 1 / classes. The
+    # The weights balance corpora of unequal size: a blind guess then scores 1 / classes. The
     # strong penalty suits embeddings as wide as there are clips, and converges in fewer steps.
     model = LogisticRegression(C=0.1, class_weight="balanced", max_iter=100, tol=1e-3)
     used = np.unique(prop.values[keep])
@@ -151,8 +148,10 @@ def _regress(prop: _Property, seed: int) -> dict:
 
 
 def _by_speaker(prop: _Property, seed: int) -> tuple[np.ndarray, _Folds, str]:
-    """Clips to use, folds that hold speakers apart, or clips where a class has fewer than two
-    speakers; in words."""
+    """Clips to use, folds that hold speakers apart, and a description of the folds.
+
+    The folds hold clips apart where a class has fewer than two speakers.
+    """
     names, first = np.unique(prop.speakers, return_index=True)
     values = prop.values[first]
     classes, counts = np.unique(values, return_counts=True)
@@ -167,8 +166,10 @@ def _by_speaker(prop: _Property, seed: int) -> tuple[np.ndarray, _Folds, str]:
 
 
 def _by_clip(prop: _Property, seed: int, reason: str = "") -> tuple[np.ndarray, _Folds, str]:
-    """Clips to use, stratified folds over them, in words; no folds where fewer than two classes
-    have enough clips."""
+    """Clips to use, stratified folds over them, and a description of the folds.
+
+    There are no folds where fewer than two classes have enough clips.
+    """
     classes, counts = np.unique(prop.values, return_counts=True)
     enough = classes[counts >= FOLDS]
     keep = np.flatnonzero(np.isin(prop.values, enough))
@@ -183,9 +184,9 @@ def _by_clip(prop: _Property, seed: int, reason: str = "") -> tuple[np.ndarray, 
 
 
 def _answers(model: BaseEstimator, embeddings: np.ndarray, values: np.ndarray, folds: _Folds) -> np.ndarray:
-    """Out-of-fold answers for all clips, by a model on standardised embeddings."""
+    """Out-of-fold predictions for all clips, by a model on standardised embeddings."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a bounded effort is what is wanted
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the iterations are limited on purpose
         return cross_val_predict(make_pipeline(StandardScaler(), model), embeddings, values, cv=folds)
 
 

@@ -1,10 +1,10 @@
-"""95 % intervals of figures by a bootstrap over speakers, made to hold with few of them.
+"""95 % intervals of figures by a bootstrap over speakers that holds for few speakers.
 
 Clips of one voice are not independent, so speakers are drawn, not clips (Field and Welsh 2007). The
-percentiles of such a bootstrap are too narrow for few speakers: of 3 to 8, they hold the truth 73
-to 89 times in 100. So the bootstrap only gives the standard error, times sqrt(G / (G - 1)) for G
-speakers, and the bounds are quantiles of t, taken on the logit scale for figures (Hesterberg 2015).
-`benchmarks/coverage.py` counts how often the bounds hold the truth.
+percentiles of such a bootstrap are too narrow for few speakers. With 3 to 8 speakers they hold the
+true value 73 to 89 times in 100. So the bootstrap gives only the standard error, times sqrt(G / (G
+- 1)) for G speakers. The bounds are quantiles of t, on the logit scale for figures (Hesterberg
+2015). `benchmarks/coverage.py` counts how often the bounds hold the true value.
 """
 
 import numpy as np
@@ -15,19 +15,16 @@ from ser_hf.evaluation.metrics import METRICS, confusion, scores
 
 MIN_SPEAKERS = 3
 MIN_WORTH = 0.6
-"""What speakers are worth over their number, below which no interval is given: 95 % become 87 to 99
-% there."""
+"""Least effective speakers per speaker: below it the coverage of 95 % becomes 87 to 99 %."""
 
 
 def speaker_intervals(
     references: np.ndarray, predictions: np.ndarray, speakers: np.ndarray, resamples: int = 2000, seed: int = 0
 ) -> tuple[dict[str, list[float]] | None, str]:
-    """Where each figure may lie on average over fresh speakers, with as many clips of each label as
-    these have.
+    """95 % intervals of each figure for new speakers with as many clips of each label as these.
 
-    Bounds lie in [0, 1] and hold the figure. Where all clips are right, or all speakers alike, the
-    spread that cannot be seen is taken as that of one clip, so that 1.0 has a lower bound below
-    1.0.
+    Bounds lie in [0, 1] and enclose the figure. Where all predictions are right, or all speakers
+    alike, the spread is taken as that of one clip. So a figure of 1.0 has a lower bound below 1.0.
 
     Args:
         references: class indices, shape `(n,)`.
@@ -37,9 +34,9 @@ def speaker_intervals(
         seed: of the draws.
 
     Returns:
-        For each of `metrics.METRICS` its `[low, high]`, and a sentence that says how; None and the
-        reason where there are fewer than three speakers, or where a few of them have so many of the
-        clips that no interval would hold.
+        `[low, high]` of each of `ser_hf.evaluation.metrics.METRICS`, and a sentence on the method.
+        None and the reason where there are fewer than three speakers, or where a few speakers have
+        so many of the clips that no interval would hold.
 
     >>> references = np.array([0, 0, 1, 1] * 6)
     >>> predicted = np.array([0, 0, 1, 0] * 3 + [0, 0, 1, 1] * 3)
@@ -60,20 +57,25 @@ def speaker_intervals(
 def speaker_confusions(
     references: np.ndarray, predictions: np.ndarray, speakers: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The names of the speakers, sorted, and the confusion matrix of each, shape `(speakers,
-    classes, classes)`."""
+    """The sorted names of the speakers, and their confusion matrices.
+
+    Returns:
+        Names of shape `(speakers,)` and matrices of shape `(speakers, classes, classes)`.
+    """
     names = np.unique(speakers)
     masks = [np.asarray(speakers) == name for name in names]
     return names, np.stack([confusion(np.asarray(references)[m], np.asarray(predictions)[m]) for m in masks])
 
 
 def missing_interval_reason(matrices: np.ndarray) -> str | None:
-    """Why no interval can be given for these matrices, shape `(speakers, classes, classes)`; None
-    where one can.
+    """Why no interval can be given for these speakers; None where one can.
 
-    A speaker with most of the clips makes the figure, and how far such a one lies from others
-    cannot be seen in one alone. Depends on how many clips there are of each label and speaker, not
-    on the answers.
+    A speaker with most of the clips decides the figure, and the spread between such speakers cannot
+    be estimated from one. The reason depends on the clips of each label and speaker, not on the
+    predictions.
+
+    Args:
+        matrices: of the speakers, shape `(speakers, classes, classes)`.
     """
     number = len(matrices)
     if number < MIN_SPEAKERS:
@@ -90,8 +92,9 @@ def missing_interval_reason(matrices: np.ndarray) -> str | None:
 
 
 def interval_bounds(matrices: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[str, list[float]]:
-    """`[low, high]` of each figure, on the logit scale, whether or not `refusal` has something
-    against it.
+    """`[low, high]` of each figure, computed on the logit scale.
+
+    It gives them even where `missing_interval_reason` has a reason against it.
 
     Args:
         matrices: of the speakers, shape `(speakers, classes, classes)`.
@@ -111,8 +114,7 @@ def interval_bounds(matrices: np.ndarray, resamples: int = 2000, seed: int = 0) 
 
 
 def resampled_figures(matrices: np.ndarray, resamples: int, seed: int) -> dict[str, np.ndarray]:
-    """Each figure, shape `(resamples,)`, of as many speakers as there are, drawn with
-    replacement."""
+    """Each figure, shape `(resamples,)`, of equally many speakers drawn with replacement."""
     number = len(matrices)
     weights = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples)
     return scores(np.tensordot(weights.astype(np.float64), matrices.astype(np.float64), axes=1))
@@ -121,13 +123,13 @@ def resampled_figures(matrices: np.ndarray, resamples: int, seed: int) -> dict[s
 def half_widths(matrices: np.ndarray, resampled: dict[str, np.ndarray]) -> dict[str, float]:
     """Half the width of the 95 % interval of each figure or difference, on its own scale.
 
-    The degrees of freedom lie half way between the number of speakers and what they are worth, less
-    one: sizes count in full only where speakers differ by more than chance in their clips. The
-    standard error is at least that of one clip in all.
+    The degrees of freedom are the mean of the number of speakers and of `effective_speakers`, less
+    one. Unequal sizes count in full only where speakers differ by more than chance. The standard
+    error is at least that of one clip in all.
 
     Args:
-        matrices: of the speakers, shape `(speakers, classes, classes)`; they say how many clips
-            each has.
+        matrices: of the speakers, shape `(speakers, classes, classes)`, which give the number of
+            clips of each.
         resampled: what `resampled_figures` returned, or the difference of two such.
     """
     number, worth, clip = len(matrices), effective_speakers(matrices), 1 / matrices.sum()
@@ -139,11 +141,11 @@ def half_widths(matrices: np.ndarray, resampled: dict[str, np.ndarray]) -> dict[
 
 
 def effective_speakers(matrices: np.ndarray) -> dict[str, float]:
-    """How many speakers of equal size these are worth to each figure (Kish 1965; Carter, Schnepel,
-    Steigerwald 2017).
+    """The number of equally large speakers that these are worth to each figure.
 
-    1 over the sum of squares of each speaker's share: of the clips for accuracy and weighted F1; of
-    each class, on average over the classes that occur, for UAR and macro F1.
+    It is 1 over the sum of squares of the speakers' shares (Kish 1965; Carter, Schnepel and
+    Steigerwald 2017). For accuracy and weighted F1 these are shares of the clips. For UAR and macro
+    F1 they are shares of each class, averaged over the classes that occur.
 
     Args:
         matrices: of the speakers, shape `(speakers, classes, classes)`.

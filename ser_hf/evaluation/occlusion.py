@@ -1,11 +1,11 @@
-"""Which stretch of a clip carries a model's answer: each is replaced in turn, and the model asked
-again.
+"""Occlusion over time: how much each stretch of a clip counts for a model's prediction.
 
-Occlusion (Zeiler and Fergus, "Visualizing and understanding convolutional networks", ECCV 2014)
-over time. It needs nothing of a model but its answers. What a stretch is replaced by must be no
-news itself: digital zeros lie so far below anything recorded that models whose mel bins are
-normalised over the clip hear all of it anew. A stretch becomes noise with the spectrum and the
-level of the clip's own quietest frames instead, faded in and out, as if nobody spoke.
+Each stretch is replaced in turn, and the clip is predicted again (Zeiler and Fergus, "Visualizing
+and understanding convolutional networks", ECCV 2014). This needs only the model's probabilities.
+
+The replacement must carry no information of its own. Digital zeros do: they lie far below any
+recorded level, so they shift all mel bins of a model that normalises them over the clip. A stretch
+therefore becomes noise with the spectrum and level of the clip's quietest frames, faded in and out.
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,7 @@ WINDOW = 0.25
 """Seconds that are replaced at a time: about a syllable."""
 
 MAX_SECONDS = 60
-"""Every window costs an answer for the whole clip, and one answer for a longer recording says
-little."""
+"""Longest recording: each window costs a prediction, and one label for more means little."""
 
 _COVER = 3  # windows that cover a moment
 _MOST_CELLS = 120  # a third of a window each, which grow with clips of more than 10 s
@@ -116,11 +115,11 @@ def explain(predictor: Predictor, source: audio.Source) -> Explanation:
 
 
 def noise_floor(samples: np.ndarray, seed: int = 0) -> np.ndarray:
-    """What a clip sounds like where nobody speaks: Gaussian noise with the mean spectrum of its
-    quietest frames.
+    """Gaussian noise with the mean spectrum of a clip's quietest frames.
 
-    The tenth of the frames of 25 ms that has the least energy counts, digital zeros apart, which
-    were added and not recorded. It need not lie at the edges: many clips are cut closely.
+    The quietest frames are the tenth of the frames of 25 ms with the least energy. Digital zeros do
+    not count, as they were added and not recorded. The frames may lie anywhere: many clips have no
+    silence at the edges.
 
     Args:
         samples: shape `(samples,)`, 16 kHz, at least 400.
@@ -145,8 +144,7 @@ def noise_floor(samples: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def layer_weights(predictor: Predictor) -> list[float] | None:
-    """Shares with which a model mixes its layers, the encoder's input first, as stock transformers
-    does; or None."""
+    """Shares with which a model mixes its layers, the encoder's input first; None without a mix."""
     model = getattr(predictor, "model", None)
     if not getattr(getattr(model, "config", None), "use_weighted_layer_sum", False):
         return None
@@ -154,7 +152,7 @@ def layer_weights(predictor: Predictor) -> list[float] | None:
 
 
 def summary(explanation: Explanation) -> dict:
-    """What an explanation says, fit for JSON.
+    """An explanation as a dict that can be written as JSON.
 
     Returns:
         `file`, `label`, `score`, `window` (seconds), `stretch` ([start, end] in seconds, or None),
@@ -176,8 +174,10 @@ def summary(explanation: Explanation) -> dict:
 
 
 def draw_occlusion(explanation: Explanation) -> Figure:
-    """The waveform, coloured where it counts, above the importance over time; shares of the layers
-    where there are."""
+    """Draw the waveform, coloured by importance, above the importance over time.
+
+    Below them stand the shares of the layers, where the model mixes layers.
+    """
     with mpl.rc_context(_STYLE):
         layers = explanation.layer_weights
         heights = [3, 3] + ([2.2] if layers else [])
@@ -216,8 +216,7 @@ def _draw_wave(axes: Axes, explanation: Explanation, colour: str) -> None:
 
 
 def _draw_curve(axes: Axes, explanation: Explanation, colour: str) -> None:
-    """Importance over time; the strongest stretch is marked, what speaks against the label is
-    hatched."""
+    """Importance over time: the strongest stretch is marked, negative importance is hatched."""
     seconds, importance = explanation.seconds, explanation.importance
     axes.fill_between(seconds, importance, where=importance >= 0, interpolate=True, color=colour, linewidth=0)
     axes.fill_between(
@@ -246,8 +245,7 @@ def _sentence(explanation: Explanation) -> str:
 def _without(
     predictor: Predictor, samples: np.ndarray, floor: np.ndarray, windows: Sequence[tuple[int, int]]
 ) -> np.ndarray:
-    """Answers of shape `(windows, labels)` for the clip with one window after the other replaced by
-    its noise floor."""
+    """Probabilities `(windows, labels)` of the clip with each window replaced by `floor`."""
     answers = []
     for first in range(0, len(windows), _TOGETHER):
         clips = [_replaced(samples, floor, *window) for window in windows[first : first + _TOGETHER]]
@@ -268,8 +266,10 @@ def _replaced(samples: np.ndarray, floor: np.ndarray, start: int, end: int) -> n
 
 
 def _strongest(importance: np.ndarray) -> tuple[int, int]:
-    """First and one-past-last cell of the shortest stretch with half of what is positive; of
-    several, the strongest."""
+    """First and one-past-last cell of the shortest stretch with half of the positive importance.
+
+    Of several such stretches, the strongest.
+    """
     sums = np.append(0, np.cumsum(np.maximum(importance, 0)))
     for length in range(1, len(sums)):
         within = sums[length:] - sums[:-length]

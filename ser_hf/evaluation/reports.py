@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from ser_hf.data.corpora import CORPORA
+from ser_hf.data.corpora.base import confounds, join_words, languages
 from ser_hf.evaluation import plots
 from ser_hf.evaluation.results import Results, ResultsError
 from ser_hf.utils import templates
@@ -100,7 +101,9 @@ def model_card(results: Results, pictures: list[str], revision: str | None = Non
         CardError: for a template that prints a number which it did not take from the results by
             name.
     """
-    official = [corpus for corpus in CORPORA if results.data["corpora"].get(corpus, {}).get("licence")]
+    recorded = results.data["corpora"]
+    official = [corpus for name, corpus in CORPORA.items() if recorded.get(name, {}).get("licence")]
+    noncommercial = [corpus.title for corpus in official if corpus.forbids_commercial_use]
     task = {
         "task_type": "audio-classification",
         "dataset_type": "-".join(results.data["corpora"]),
@@ -110,8 +113,8 @@ def model_card(results: Results, pictures: list[str], revision: str | None = Non
     base = results.training.get("base_model", "")
     figures = (("accuracy", "accuracy"), ("recall", "UAR"), ("f1", "macro F1"))
     data = ModelCardData(
-        license="cc-by-nc-sa-4.0" if official else "other",
-        language="en" if official else None,
+        license="cc-by-nc-sa-4.0" if noncommercial else "other",
+        language=languages(official),
         library_name="transformers",
         pipeline_tag="audio-classification",
         tags=["speech-emotion-recognition", "ser_hf", *(["leaky-evaluation"] if results.leaks else [])],
@@ -135,7 +138,10 @@ def model_card(results: Results, pictures: list[str], revision: str | None = Non
         interval=printer.interval,
         name=name,
         branch=branch,
-        official=official,
+        official=[corpus.title for corpus in official],
+        noncommercial=noncommercial,
+        accents=join_words(list(dict.fromkeys(corpus.accent for corpus in official))) if official else "",
+        confounds=confounds(official),
         pictures=pictures,
         stamp=STAMP,
     )

@@ -1,8 +1,7 @@
-"""What damage does to a model's answers: the same clips again, fainter, noisier, cut, compressed or
-from a room.
+"""Robustness: a model's figures on clips with noise, reverberation, codecs and other damage.
 
-Each condition does one thing, at one strength. What it draws depends on the seed, its name and the
-clip's samples alone, so that a clip is damaged in the same way whatever else is tested.
+Each condition is one kind of damage at one strength. Its random numbers depend only on the seed,
+its name and the clip's samples. So a clip is damaged in the same way whatever else is tested.
 """
 
 import hashlib
@@ -30,7 +29,7 @@ _RATE = audio.SAMPLING_RATE
 _SHORTEST = round(audio.MIN_SECONDS * _RATE)
 _CHUNK = 256  # clips in memory at a time
 _LATE = round(0.3 * _RATE)
-_LOWEST = 50.0  # Hz: below that, pink noise is as strong as there; microphones and models hear little of it
+_LOWEST = 50.0  # Hz: below that, pink noise is flat; microphones record little there, and models use little of it
 
 
 @dataclass(frozen=True)
@@ -61,17 +60,18 @@ class Condition:
 
 
 def gain(samples: np.ndarray, rng: np.random.Generator, decibel: float) -> np.ndarray:
-    """Exactly `decibel` dB louder; not clipped, as models take floats. `rng` is not used, here and
-    where so named."""
+    """Make a clip exactly `decibel` dB louder, without clipping, as models take floats.
+
+    `rng` is not used. It is there because all conditions are called alike.
+    """
     return samples * np.float32(10 ** (decibel / 20))
 
 
 def noise(samples: np.ndarray, rng: np.random.Generator, decibel: float, pink: bool = True) -> np.ndarray:
-    """Add Gaussian noise whose power lies `decibel` dB below that of the voiced part
-    (`silence.voiced`).
+    """Add Gaussian noise whose power lies `decibel` dB below that of the voiced part.
 
-    White noise is flat up to 8 kHz; pink noise, closer to what rooms sound like, falls by 3 dB an
-    octave from 50 Hz on.
+    The voiced part is that of `ser_hf.audio.voice_activity.voiced_span`. White noise is flat up to
+    8 kHz. Pink noise, closer to background noise indoors, falls by 3 dB an octave from 50 Hz on.
     """
     length = fft.next_fast_len(len(samples), real=True)
     added = rng.standard_normal(length)
@@ -82,10 +82,9 @@ def noise(samples: np.ndarray, rng: np.random.Generator, decibel: float, pink: b
 
 
 def clipping(samples: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> np.ndarray:
-    """Cut peaks, as an overdriven microphone does: the `share` of the voiced samples that is
-    loudest is cut.
+    """Clip the loudest `share` of the voiced samples, as an overdriven microphone does.
 
-    The limit is the quantile `1 - share` of their magnitudes; the level is not made up for.
+    The limit is the quantile `1 - share` of their magnitudes. The level is not restored.
     """
     start, end = voice_activity.voiced_span(samples)
     limit = float(np.quantile(np.abs(samples[start:end]), 1 - share))
@@ -93,30 +92,31 @@ def clipping(samples: np.ndarray, rng: np.random.Generator, share: float = 0.1) 
 
 
 def trimmed(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Without the silence at the edges (`silence.voiced`)."""
+    """Cut the silence at the edges (`ser_hf.audio.voice_activity.voiced_span`)."""
     start, end = voice_activity.voiced_span(samples)
     return samples[start:end]
 
 
 def late(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A recording that was started too late: all before 0.3 s into the voice (`silence.voiced`) is
-    missing."""
+    """Cut all before 0.3 s into the voiced part, as in a recording that was started too late."""
     return samples[voice_activity.voiced_span(samples)[0] + _LATE :]
 
 
 def speed(samples: np.ndarray, rng: np.random.Generator, factor: float) -> np.ndarray:
-    """Play `factor` times as fast, the pitch along with it; the length becomes `ceil(samples /
-    factor)`."""
+    """Play `factor` times as fast, which raises the pitch, too.
+
+    The length becomes `ceil(samples / factor)`.
+    """
     return resampling.resample(samples, round(_RATE * factor))
 
 
 def coded(samples: np.ndarray, rng: np.random.Generator, kilobits: float, form: str) -> np.ndarray:
-    """Encoded and decoded again by libsndfile, as float; same length, no delay.
+    """Encode and decode a clip by libsndfile, as float: same length, no delay.
 
     Args:
         samples: shape `(samples,)`, 16 kHz.
         rng: not used.
-        kilobits: asked for, a second, on average.
+        kilobits: average bitrate in kbit/s.
         form: `MP3` (LAME; 8 to 160 kbit/s at this rate) or `OPUS` (libopus; 6 to 256 kbit/s).
     """
     # libsndfile spreads its compression levels 0 to 1 evenly over the encoder's bitrates, from the
@@ -153,26 +153,25 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition("speed -10 %", "speed", partial(speed, factor=0.9)),
     Condition("speed +10 %", "speed", partial(speed, factor=1.1)),
 )
-"""`noise` is pink, and counted against the voiced part."""
+"""`noise` is pink, and its decibels are below the level of the voiced part."""
 
 
 def evaluate_robustness(
     predictor: Predictor, dataset: datasets.Dataset, indices: list[int], probabilities: np.ndarray, seed: int = 0
 ) -> dict:
-    """Ask a model again for clips that are damaged in each of `CONDITIONS`.
+    """Test a model on clips that are damaged in each of `CONDITIONS`.
 
     Args:
         predictor: a model with the eight labels, in the order of `ser_hf.labels.EMOTIONS`.
         dataset: with `audio` and `label`; memory does not grow with its length.
         indices: of the clips, such as those of a test side.
-        probabilities: the model's answers for them as they are, in their order, shape
-            `(len(indices), 8)`.
-        seed: of the noises and rooms.
+        probabilities: of the undamaged clips, in their order, shape `(len(indices), 8)`.
+        seed: of the noise and the impulse responses.
 
     Returns:
         `n`, `seed`, `clean` {`uar`, `accuracy`}, and `conditions`, a list of {`name`, `kind`,
-        `uar`, `accuracy`, `flips`}, where `flips` is the share of clips whose label is another than
-        without the damage. Fit for JSON.
+        `uar`, `accuracy`, `flips`}. `flips` is the share of clips whose predicted label the damage
+        changes. All of it can be written as JSON.
 
     Raises:
         ser_hf.audio.AudioError: for a clip that cannot be decoded.

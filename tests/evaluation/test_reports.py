@@ -10,6 +10,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from ser_hf import protocols
+from ser_hf.data.corpora import CORPORA
 from ser_hf.evaluation import evaluate, reports
 from ser_hf.evaluation.results import Results
 from ser_hf.labels import EMOTIONS
@@ -156,6 +157,31 @@ def test_licences_come_from_the_recordings(results):
     assert "CC BY" not in card
     assert "license: other" in card
     assert "North American English" not in card
+
+
+def test_limits_come_from_the_corpora(results, monkeypatch):
+    both = copy.deepcopy(results)
+    licences = {name: {"clips": 3, "speakers": 2, "licence": corpus.licence} for name, corpus in CORPORA.items()}
+    both.data["corpora"] = licences
+    card = reports.model_card(both, PICTURES)
+    assert "- The emotions are acted, by a few speakers of North American English. The model recognises" in card
+    assert (
+        "- Calm is acted in RAVDESS alone and every TESS voice is a woman's, "
+        "so that emotion, corpus and sex are confounded.\n" in card
+    )
+    assert "\nThey forbid commercial use, so this model" in card
+    german = replace(CORPORA["tess"], language="de", accent="Standard German", forbids_commercial_use=False)
+    monkeypatch.setitem(CORPORA, "tess", german)
+    card = reports.model_card(both, PICTURES)
+    assert ModelCard(card).data.language == ["en", "de"]
+    assert "by a few speakers of North American English and Standard German." in card
+    assert "\nRAVDESS forbids commercial use, so this model" in card
+    both.data["corpora"] = {"tess": licences["tess"]}
+    card = reports.model_card(both, PICTURES)
+    assert "forbid" not in card
+    assert "confounded" not in card
+    assert "\nWhoever passes on recordings is bound by their licences.\n" in card
+    assert ModelCard(card).data.license == "other"
 
 
 def test_what_leaks_is_stamped(models, rows):

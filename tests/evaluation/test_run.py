@@ -67,7 +67,7 @@ def test_all_evidence_is_written_and_stands_in_the_card(full):
     card = (out / "README.md").read_text()
     for picture in (out / "plots").iterdir():
         assert f"(plots/{picture.name})" in card
-    for heading in ("Under damage", "What else it hears", "Simple models", "Confidence", "Limits"):
+    for heading in ("Under damage", "What the embeddings also tell", "Simple models", "Confidence", "Limits"):
         assert heading in card
     for name in ("results.json", "README.md", "plots/robustness.png", "predictions.csv"):
         assert (model / name).read_bytes() == (out / name).read_bytes()

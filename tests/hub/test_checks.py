@@ -52,7 +52,7 @@ def test_only_what_names_the_model_is_named_anew(name, pushed, tuned, built):
     assert "# Speech emotion recognition: voices-2" in card
     assert "- name: voices-2" in card
     assert f'model="{REPO}", top_k=None' in card
-    assert "The model hears how actors portray" in card
+    assert "The model recognises how actors portray" in card
     assert f"`{built.name}`, of which the protocol uses" in card
     for path in (str(built), before["training"]["base_model"], "runs/", "../"):
         assert path not in card

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 
 from ser_hf.audio import SUFFIXES
 from ser_hf.errors import UserError
+from ser_hf.labels import EMOTIONS
 from ser_hf.utils import zip_reader
 
 
@@ -101,6 +102,47 @@ class Corpus:
     def sexes(self) -> set[str]:
         """Return the sexes of the speakers, by the official names."""
         return {self.parse(PurePath(name))["sex"] for name in self.inventory()}
+
+
+def languages(corpora: list[Corpus]) -> str | list[str] | None:
+    """The languages as a card's metadata names them: one, a list, or None without corpora."""
+    codes = list(dict.fromkeys(corpus.language for corpus in corpora))
+    return codes if len(codes) > 1 else next(iter(codes), None)
+
+
+def confounds(corpora: list[Corpus]) -> str:
+    """A sentence about what a model could learn in place of emotion where these are mixed.
+
+    It is empty for one corpus, and for corpora that differ in nothing of that kind.
+    """
+    if len(corpora) < 2:
+        return ""
+    acted = {corpus.title: set().union(*corpus.emotions().values()) for corpus in corpora}
+    reasons = []
+    for emotion in EMOTIONS:
+        titles = [title for title, emotions in acted.items() if emotion in emotions]
+        if len(titles) == 1:
+            reasons.append(f"{emotion} is acted in {titles[0]} alone")
+    confounded = ["emotion", "corpus"] if reasons else []
+    owners = {"female": "a woman's", "male": "a man's"}
+    for corpus in corpora:
+        sexes = corpus.sexes()
+        if len(sexes) == 1:
+            reasons.append(f"every {corpus.title} voice is {owners[sexes.pop()]}")
+            confounded = [*(confounded or ["corpus"]), "sex"] if "sex" not in confounded else confounded
+    if not reasons:
+        return ""
+    sentence = f"{join_words(reasons)}, so that {join_words(confounded)} are confounded."
+    return sentence[0].upper() + sentence[1:]
+
+
+def join_words(words: list[str]) -> str:
+    """Words as a list in a sentence.
+
+    >>> join_words(["emotion", "corpus", "sex"])
+    'emotion, corpus and sex'
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 @dataclass(frozen=True, slots=True)
