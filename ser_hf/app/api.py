@@ -78,7 +78,7 @@ def timeline_of(prediction: Prediction) -> dict:
 
 
 class RecordingRoutes:
-    """The routes: `CONCURRENT` requests are worked on at a time, `limits.queue` may wait."""
+    """The routes: `CONCURRENT` requests are worked on at a time, `Limits.queue` may wait."""
 
     def __init__(self, predictor: Predictor, limits: Limits) -> None:
         """Nothing waits yet."""

@@ -24,7 +24,8 @@ def summarise(scans: dict[str, Scan], columns: pa.Table, notice: str) -> dict:
     """Return the report of a build: counts, durations, what was dropped, and what is flagged.
 
     Args:
-        scans: of each corpus (`corpora.scan.scan_sources`); their recordings are the rows.
+        scans: of each corpus (`ser_hf.data.corpora.scan.scan_sources`); their recordings are the
+            rows.
         columns: of the dataset, without the audio.
         notice: about synthetic recordings, or an empty text.
 

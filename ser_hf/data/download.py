@@ -1,7 +1,7 @@
 """The official recordings, fetched, resumed and verified.
 
-A corpus names its record (`corpora.base.Corpus.record`). Zenodo: size and MD5 of each archive stand
-in the corpus's entry. Dataverse: the record lists its files with sizes and checksums
+A corpus names its record (`ser_hf.data.corpora.base.Corpus.record`). Zenodo: size and MD5 of each
+archive stand in the corpus's entry. Dataverse: the record lists its files with sizes and checksums
 (https://guides.dataverse.org/en/latest/api/native-api.html and dataaccess.html beside it), and the
 inventory of the corpus has the names it must hold. Resuming: ranges of RFC 9110, section 14.
 """

@@ -1,8 +1,7 @@
-"""What models without pretrained weights answer: classifiers on eGeMAPS or MFCC, under any split,
-for comparison.
+"""Baselines without pretrained weights: classifiers on eGeMAPS or MFCC, under any split.
 
-Settings are chosen on the validation side by UAR, then the model is fitted on training and
-validation together; the test side is only answered.
+Settings are chosen on the validation side by UAR. Then the model is fitted on training and
+validation together. The test side is only predicted.
 """
 
 import warnings
@@ -80,13 +79,12 @@ def predict_baseline(
 
 
 def network(width: int = 40, filters: tuple[int, ...] = FILTERS) -> nn.Sequential:
-    """The kind of network of the well-known notebooks of RAVDESS and TESS: `(clips, 1, width)` ->
-    logits `(clips, 8)`.
+    """The network of well-known notebooks on RAVDESS and TESS.
 
-    Convolutions over the coefficients, each with ReLU and dropout, then one dense layer, with
-    Keras' initial weights. With one convolution of 64 filters it is that of de Pinto's
-    `emotion-classification-from-audio-files` on GitHub; it takes more of them to come near the
-    published accuracy of 0.85 (see `studies/notebook_network.py`).
+    It maps `(clips, 1, width)` to logits `(clips, 8)`: convolutions over the coefficients, each
+    with ReLU and dropout, then one dense layer, with Keras' initial weights. With one convolution
+    of 64 filters it is that of de Pinto's `emotion-classification-from-audio-files` on GitHub. It
+    takes more filters to come near the published accuracy of 0.85 (`studies/notebook_network.py`).
     """
     layers, channels = [], 1
     for count in filters:
@@ -107,8 +105,9 @@ def train_network(
     after_epoch: Callable[[nn.Module], None] | None = None,
     filters: tuple[int, ...] = FILTERS,
 ) -> nn.Module:
-    """Train `network` as the notebooks do: batches of 16, RMSprop at Keras' defaults, the last
-    epoch's weights.
+    """Train `network` as the notebooks do.
+
+    That is with batches of 16, RMSprop at Keras' defaults and the last epoch's weights.
 
     Args:
         train: features `(clips, width)` and class indices.
@@ -140,8 +139,7 @@ def train_network(
 
 @torch.inference_mode()
 def network_probabilities(model: nn.Module, values: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Probabilities `(clips, 8)` of features `(clips, width)`; classes that are not among `seen`
-    are at 0."""
+    """Probabilities `(clips, 8)` of features `(clips, width)`; 0 for classes not in `seen`."""
     logits = model(torch.from_numpy(values)[:, None])
     unseen = np.setdiff1d(np.arange(len(EMOTIONS)), seen)
     logits[:, unseen] = -torch.inf
@@ -159,8 +157,10 @@ def predict_network(train: Side, validation: Side, test: np.ndarray, seed: int) 
 
 
 def svm(settings: dict[str, float], width: int, seed: int) -> SVC:
-    """A support vector machine; gamma counts in parts of 1 / width, scikit-learn's "scale" for
-    standardised features."""
+    """A support vector machine on standardised features.
+
+    `gamma` counts in parts of 1 / width, which is scikit-learn's "scale" for such features.
+    """
     # ties broken by the decision values, so that their argmax is the machine's own prediction
     return SVC(C=settings["C"], gamma=settings["gamma"] / width, class_weight="balanced", break_ties=True)
 

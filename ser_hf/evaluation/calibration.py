@@ -1,9 +1,7 @@
-"""Confidence that means something: a temperature that is folded into the weights, and a score below
-which to abstain.
+"""Calibration: a temperature that is folded into the weights, and a score below which to abstain.
 
-Dividing all logits by one number changes how sure a model is and none of its answers (Guo et al.
-2017). Folded into the last layer it needs no code of ours: stock `transformers.pipeline` is
-calibrated too.
+Dividing all logits by one number changes a model's confidence and none of its labels (Guo et al.
+2017). Folded into the last layer, it also calibrates the stock `transformers.pipeline`.
 """
 
 import math
@@ -28,13 +26,13 @@ BOUNDS = (0.05, 20.0)
 
 
 class CalibrationError(metrics.ConfidenceError):
-    """Clips from which no temperature or threshold can be had, or a wish that they cannot
-    fulfil."""
+    """Clips that allow no temperature, or not the requested threshold."""
 
 
 def fit_temperature(logits: np.ndarray, references: np.ndarray) -> float:
-    """The T that minimises the negative log likelihood of `softmax(logits / T)` (Guo et al. 2017,
-    section 4.2).
+    """The T that minimises the negative log likelihood of `softmax(logits / T)`.
+
+    The method is that of Guo et al. 2017, section 4.2.
 
     Args:
         logits: of clips that the model was not trained on, shape `(n, classes)`.
@@ -94,15 +92,13 @@ def fold_temperature(model: PreTrainedModel, temperature: float) -> None:
 
 
 def apply_temperature(model: PreTrainedModel, temperature: float) -> None:
-    """Fold a temperature that was found with other models of the recipe into this one, and note it
-    in its config."""
+    """Fold a temperature of other models of the recipe into this one, and note it in its config."""
     fold_temperature(model, temperature)
     record_calibration(model, {"temperature": temperature, "abstain": None}, set())
 
 
 def undo_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities as they were before `temperature` was folded in, float64, `(n, classes)` as
-    those given.
+    """Probabilities before `temperature` was folded in, float64, of the same shape.
 
     `softmax(T log p)`: the logarithm gives the divided logits back, but for a constant that softmax
     does not see. A probability of 0 stays 0.
@@ -157,8 +153,7 @@ def calibrate_model(
 def fit_calibration(
     logits: np.ndarray, references: np.ndarray, coverage: float | None = None, error: float | None = None
 ) -> dict:
-    """A temperature, and a threshold where one is asked for, from a model's answers for validation
-    clips.
+    """Fit a temperature, and a threshold on request, to a model's logits for validation clips.
 
     Returns:
         `temperature`, `validation` (`n`, `ece_before`, `ece`, `nll_before`, `nll`), and `abstain`:
@@ -205,8 +200,7 @@ def calibrate_or_warn(calibrate: Callable[..., dict], coverage: float | None, er
 
 
 def record_calibration(model: PreTrainedModel, fitted: dict, speakers: Iterable[str] = ()) -> None:
-    """Write what `fit_calibration` returned, and the speakers of its clips, into a model's
-    config."""
+    """Write a result of `fit_calibration` and the speakers of its clips into a model's config."""
     threshold = fitted["abstain"]["abstain_below"] if fitted["abstain"] else None
     SeenSpeakers.of(model.config).calibrated(fitted["temperature"], threshold, speakers).remember(model.config)
 

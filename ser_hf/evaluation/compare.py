@@ -1,5 +1,4 @@
-"""Whether one model is better than another: the same clips answered by both, and speakers as what
-varies."""
+"""Whether one model is better than another on the same clips, with tests over speakers."""
 
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,7 @@ _BATCH = 1024  # exchanges computed at a time
 
 
 def compare_models(first: Path, second: Path) -> dict[str, Any]:
-    """Figures of two folders of evidence over the same clips, and how far their differences can be
-    trusted.
+    """Compare two folders of evidence over the same clips, with intervals and p-values.
 
     Args:
         first: folder A, with `results.json` and `predictions.csv`.
@@ -74,7 +72,7 @@ def differences(a: np.ndarray, b: np.ndarray, resamples: int = 2000, seed: int =
         seed: of the bootstrap and of the exchanges.
 
     Returns:
-        `differences`, `ci95_says`, `p_says` and `smallest_p` as in `compare`.
+        `differences`, `ci95_says`, `p_says` and `smallest_p` as in `compare_models`.
     """
     number, reason = len(a), bootstrap.missing_interval_reason(a)
     first, second = _figures(a), _figures(b)
@@ -99,8 +97,7 @@ def differences(a: np.ndarray, b: np.ndarray, resamples: int = 2000, seed: int =
 
 
 def exchanged(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[dict[str, float], int]:
-    """Two-sided p-values of a permutation test that exchanges the answers of A and B to whole
-    speakers.
+    """Two-sided p-values of a permutation test that exchanges A and B on whole speakers.
 
     If the models do not differ, the answers to a speaker might as well have been those of the other
     one. p is the share of exchanges with a difference at least as large as the one that was seen,
@@ -142,11 +139,10 @@ def exchanged(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[dict[str, fl
 
 
 def comparison_table(report: dict[str, Any]) -> str:
-    """What the console prints of `compare`: figures of both, differences with interval and p, and
-    the verdict."""
+    """The text of `compare_models`: both figures, differences with interval and p, the verdict."""
     lines = [f"{side.upper()}  {report[side]['model']} ({report[side]['folder']})" for side in "ab"]
-    what = f"{report['protocol']} fold {report['fold']}"
-    lines.append(f"{what}: {report['n']:,} clips of {report['speakers']} speakers\n")
+    protocol = f"{report['protocol']} fold {report['fold']}"
+    lines.append(f"{protocol}: {report['n']:,} clips of {report['speakers']} speakers\n")
     lines.append(f"{'':10}{'A':>8}{'B':>8}{'B - A':>9}   {'95 % interval':18}{'p':>8}")
     for name, row in report["differences"].items():
         interval = "[{:+.3f}, {:+.3f}]".format(*row["ci95"]) if row["ci95"] else "none"

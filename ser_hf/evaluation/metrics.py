@@ -113,8 +113,7 @@ def _confidence_bins(
 
 
 def calibration_error(references: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error (Guo et al. 2017): the gap of confidence and accuracy over bins of
-    equal width.
+    """Expected calibration error (Guo et al. 2017), over bins of equal width.
 
     Args:
         references: class indices, shape `(n,)`.
@@ -136,8 +135,10 @@ def brier(references: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def auroc(references: np.ndarray, probabilities: np.ndarray) -> dict[str, float | None]:
-    """Area under the ROC curve of each emotion against the rest (Fawcett 2006); None where all or
-    none are of it."""
+    """Area under the ROC curve of each emotion against all others (Fawcett 2006).
+
+    It is None where all clips or none are of the emotion.
+    """
     areas: dict[str, float | None] = {}
     for index, emotion in enumerate(EMOTIONS):
         occurs = np.asarray(references) == index
@@ -198,7 +199,7 @@ def abstention_threshold(
 
 
 def check_abstention(coverage: float | None, error: float | None) -> None:
-    """Refuse what `threshold` would refuse whatever the clips.
+    """Refuse what `abstention_threshold` refuses for any clips.
 
     Raises:
         ConfidenceError: naming what was given.
@@ -213,8 +214,7 @@ def check_abstention(coverage: float | None, error: float | None) -> None:
 
 
 def reliability(references: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> list[dict[str, float]]:
-    """Confidence and accuracy by bins of the confidence, of equal width (Guo et al. 2017, section
-    2).
+    """Confidence and accuracy in bins of equal width (Guo et al. 2017, section 2).
 
     Args:
         references: class indices, shape `(n,)`.

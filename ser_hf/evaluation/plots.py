@@ -34,8 +34,7 @@ def draw_results(results: Results, folder: Path) -> list[Path]:
 
 
 def confusion_matrix(results: Results) -> Figure:
-    """Rows are the emotions that were acted, normalised to their recall; the counts stand below the
-    shares."""
+    """Confusion matrix: a row for each acted emotion, in shares, with the counts below them."""
     counts = np.array(results.confusion_matrix)
     support = counts.sum(axis=1, keepdims=True)
     shares = counts / np.maximum(support, 1)
@@ -60,8 +59,7 @@ def confusion_matrix(results: Results) -> Figure:
 
 
 def history(results: Results) -> Figure:
-    """Loss and accuracy over epochs, training and validation; UAR of validation, by which the
-    checkpoint is chosen."""
+    """Loss and accuracy over epochs, and the validation UAR that chooses the checkpoint."""
     figure = Figure(figsize=(10.5, 4.2))
     loss, accuracy = figure.subplots(1, 2)
     _curve(loss, results.history, "loss", BLUE, "o-", "training")
@@ -85,8 +83,7 @@ def _curve(axes: Axes, rows: list[dict], key: str, colour: str, style: str, labe
 
 
 def groups(results: Results) -> Figure:
-    """UAR of each corpus, channel, sex, intensity and speaker, with its interval where there is
-    one."""
+    """UAR of each corpus, channel, sex, intensity and speaker, with its interval if any."""
     kinds = ("corpus", "channel", "sex", "intensity", "speaker")
     rows = [
         (kind, name, row)
@@ -109,8 +106,7 @@ def groups(results: Results) -> Figure:
 
 
 def reliability(results: Results) -> Figure:
-    """Accuracy against confidence, before and after calibration, above how many clips stand behind
-    each point."""
+    """Accuracy against confidence, before and after calibration, above the clips of each point."""
     figure = Figure(figsize=(6.6, 6.6))
     axes, counts = figure.subplots(2, 1, height_ratios=(4, 1), sharex=True)
     axes.plot([0, 1], [0, 1], ":", color=GREY, label="perfect")
@@ -130,8 +126,7 @@ def reliability(results: Results) -> Figure:
 
 
 def risk_coverage(results: Results) -> Figure:
-    """The error that is left when only the most confident share is answered; the model's own
-    threshold marked."""
+    """Error over coverage, from the most confident clips on, with the model's threshold marked."""
     figure = Figure(figsize=(7.2, 4.6))
     axes = figure.subplots()
     curve = results.risk_coverage

@@ -32,8 +32,7 @@ class _Figure(str):
 
 
 class _FigurePrinter:
-    """Prints values of the results by name; a number that comes to a card in any other way is an
-    error.
+    """Prints values of the results by name, and refuses every other number.
 
     A name is a path in `results.json`, such as `"per_class", "happy", "recall"`.
     """
@@ -240,7 +239,7 @@ def write_report(folder: Path, output: Path | None = None) -> list[Path]:
 
 
 def _pictures(results: Results) -> dict[str, str]:
-    """PNG in base64, by name, drawn anew: so they cannot tell of other results."""
+    """PNG in base64, by name, drawn anew so that they are always of these results."""
     with tempfile.TemporaryDirectory() as temporary:
         paths = plots.draw_results(results, Path(temporary))
         return {path.stem.replace("_", " "): base64.b64encode(path.read_bytes()).decode() for path in paths}

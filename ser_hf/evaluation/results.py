@@ -141,8 +141,10 @@ class Results(FurtherEvidence, EvaluationOrigin, EvaluationFigures, EvaluationSe
 
     @classmethod
     def beside(cls, model: Path | None) -> "Results | None":
-        """The results in a model's folder; None without a folder, without the file, or for a file
-        that is not of ser_hf."""
+        """The results in a model's folder; None without them.
+
+        A `results.json` of another program counts as none.
+        """
         path = model / "results.json" if model else None
         try:
             return cls.load(path) if path and path.is_file() else None
@@ -171,8 +173,7 @@ class Results(FurtherEvidence, EvaluationOrigin, EvaluationFigures, EvaluationSe
         return self.protocol if self.folds == 1 else f"{self.protocol} fold {self.fold}"
 
     def report(self) -> str:
-        """The classification report as text, as scikit-learn lays it out, below the headline and
-        the notes."""
+        """The headline and the notes, and below them scikit-learn's classification report."""
         matrix = np.array(self.confusion_matrix)
         pairs = [(i, j) for i in range(len(matrix)) for j in range(len(matrix)) for _ in range(matrix[i, j])]
         references, predictions = zip(*pairs, strict=True)

@@ -81,7 +81,7 @@ def _further_evidence(
     probabilities: np.ndarray,
     embeddings: np.ndarray,
 ) -> dict[str, Any]:
-    """The fields of `results.FurtherEvidence` that `--also` asks for."""
+    """The fields of `ser_hf.evaluation.results.FurtherEvidence` that `--also` asks for."""
     evidence: dict[str, Any] = {}
     tested = evaluate.rows_tested(splits)
     if settings.measures("bias-probes"):

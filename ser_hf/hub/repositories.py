@@ -1,5 +1,4 @@
-"""Datasets and models -> repositories on the Hugging Face Hub that strangers load without this
-package."""
+"""Push datasets and models to the Hugging Face Hub, to be loaded without this package."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -43,8 +42,7 @@ _COMMIT = re.compile(r"(?=.*[a-f])[0-9a-f]{7,40}|[0-9]{40}")
 
 
 class HubError(UserError):
-    """The Hub cannot be reached, refuses, or must not be given the data; the message names the
-    repository."""
+    """The Hub cannot be reached, refuses, or must not have the data."""
 
 
 def check_push(repo: str, private: bool = True) -> str:
@@ -97,8 +95,7 @@ def full_name(repo: str) -> str:
 
 
 def push_dataset(folder: str | PathLike, repo: str, private: bool = True) -> CommitInfo:
-    """Push the card, the audit, the Parquet shards and the pictures of a built dataset in one
-    commit.
+    """Push the card, audit, Parquet shards and pictures of a built dataset in one commit.
 
     Args:
         folder: a dataset that `ser-hf data` built; what else is in it stays local.
@@ -154,8 +151,9 @@ def push_model(
 def commit_files(
     files: Mapping[str, Path | bytes], repo: str, private: bool, kind: Kind, revision: str | None = None
 ) -> CommitInfo:
-    """Make a repository hold these files, in one commit; others in it stay, but for those of an
-    earlier push.
+    """Commit files to a repository, and delete those of an earlier push that are not among them.
+
+    All other files in the repository stay.
 
     Large files are sent one by one before the commit. The Hub keeps what it has of a push that
     broke off, so that the next one sends the rest.

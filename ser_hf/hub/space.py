@@ -54,8 +54,9 @@ def check_space(space: str) -> None:
 def push_space(
     model: str, space: str, private: bool = True, revision: str | None = None, checked: bool = False
 ) -> PushedSpace:
-    """Push a Space that serves one commit of a model, in one commit; what is left of an earlier
-    push is deleted.
+    """Push a Space that serves one commit of a model, in one commit.
+
+    Files of an earlier push that are not among the new ones are deleted.
 
     Args:
         model: a Hub id.
@@ -87,8 +88,7 @@ def push_space(
 
 
 def requirements() -> list[str]:
-    """Pins of what the package needs, at the versions that are installed here, torch and torchaudio
-    first.
+    """The package's requirements at the installed versions, torch and torchaudio first.
 
     What is in `onnx` and `vad` is among them as far as it is installed, so that the Space answers
     as this machine does.

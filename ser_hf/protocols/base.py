@@ -58,8 +58,7 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Split:
-    """Index lists into a dataset, where they come from, and the hash that names them in results and
-    cards."""
+    """Index lists into a dataset, with their protocol and the hash that identifies them."""
 
     train: list[int]
     validation: list[int]

@@ -10,8 +10,7 @@ from ser_hf.protocols.base import Columns, Sides, Split, columns_of, shared_valu
 
 
 def describe(dataset: datasets.Dataset, split: Split) -> str:
-    """A split as text: name and hash, labels by corpus and sex on each side, what is held apart and
-    what crosses."""
+    """A split as text: name, hash, labels of each side, what is held apart and what crosses."""
     columns, sides = columns_of(dataset), split.sides
     lines = [f"protocol {split.name} fold {split.fold} ({split.hash})", *_tables(columns, sides), ""]
     lines += [f"held apart: {', '.join(split.held_apart) or 'nothing'}", *split.crosses]

@@ -20,8 +20,7 @@ _REMEDIES = {
 
 
 class LeakError(UserError):
-    """A split in which speakers, samples, near duplicates or, on request, sentences stand on two
-    sides."""
+    """A split with speakers, samples, near duplicates or (on request) sentences on two sides."""
 
 
 class TrainedUnder(typing.Protocol):

@@ -249,7 +249,7 @@ def needs_noise(text: str) -> bool:
 
 
 def silences(clips: Iterable[np.ndarray], seconds: float = 60.0) -> list[np.ndarray]:
-    """Background sound: edges of the clips (`voice_activity.edges`) in order, `seconds` of them."""
+    """Background sound: `seconds` of the clips' `voice_activity.unvoiced_edges`, in order."""
     found = []
     missing = round(seconds * _RATE)
     for clip in clips:

@@ -36,8 +36,8 @@ def audit_recordings(folders: Iterable[str | PathLike], num_proc: int | None = N
         `files`, `recordings`, `needs_decision`; `inventory` {corpus channel: [there, official]};
         `counts` {corpus channel: {label: n}}, `balance` {corpus sex: …}, `speakers` {speaker: …};
         `durations` and `levels` {group: [n in each bin]}; `formats` {corpus: {format: n}};
-        `findings` (fields of `checks.Finding`); `confounds` and `others` (files that are no
-        audio), lines.
+        `findings` (fields of `ser_hf.data.audit.checks.Finding`); `confounds` and `others` (files
+        that are no audio), lines.
 
     Raises:
         CorpusError: where a folder is missing or holds no audio.

@@ -167,7 +167,7 @@ class File:
         return (os.path.realpath(self.archive or self.path), self.path if self.archive else "")
 
     def source(self) -> str | bytes:
-        """What `audio.load` reads: the path, or the bytes out of the zip."""
+        """What `ser_hf.audio.load` reads: the path, or the bytes out of the zip."""
         return self.path if self.archive is None else zip_reader.read(self.archive, self.path)
 
 

@@ -1,5 +1,6 @@
-"""RAVDESS: 24 actors, speech and song. File names are seven numbers (Livingstone and Russo 2018,
-PLoS ONE 13(5)).
+"""RAVDESS: 24 actors, speech and song (Livingstone and Russo 2018, PLoS ONE 13(5)).
+
+File names are seven numbers.
 
 `03-01-06-01-02-01-12`: modality (03 audio only), channel (01 speech, 02 song), emotion, intensity,
 statement, repetition, actor. Odd actors are men, even ones women.

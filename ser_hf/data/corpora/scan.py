@@ -51,7 +51,7 @@ def scan_corpus(folders: Sequence[str | PathLike], name: str) -> Scan:
 
     Args:
         folders: each a zip file, or a folder, searched recursively for zips and audio
-            (`audio.SUFFIXES`, any casing).
+            (`ser_hf.audio.SUFFIXES`, any casing).
         name: of the corpus, a key of `CORPORA`.
 
     Raises:

@@ -1,5 +1,6 @@
-"""TESS: two actresses say "Say the word …" with 200 words in seven emotions (Pichora-Fuller and
-Dupuis 2010).
+"""TESS: two actresses say 200 words in seven emotions (Pichora-Fuller and Dupuis 2010).
+
+Each word stands in the carrier phrase "Say the word …".
 
 `OAF_back_angry`: the older (OAF) or younger (YAF) actress, the word, the emotion.
 """
