@@ -1,4 +1,4 @@
-"""What README.md, docs/ and studies/ name is there, and no old name is left anywhere."""
+"""What README.md, docs/, studies/ and docstrings name exists, and no old name is left anywhere."""
 
 import ast
 import contextlib
@@ -82,6 +82,32 @@ def test_links_lead_somewhere(page):
 def test_dotted_names_import(page):
     for name in DOTTED.findall(" ".join(CODE.findall(page.read_text()))):
         assert imported(name) is not None, f"{name} does not exist"
+
+
+def docstrings(source):
+    """Docstrings, and the strings that describe a constant or a field."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.value.value
+
+
+def unknown_names(source):
+    spans = [span for text in docstrings(source) for span in re.findall(r"`[^`]+`", text)]
+    return [name for span in spans for name in DOTTED.findall(span) if imported(name) is None]
+
+
+def test_dotted_names_of_docstrings_import():
+    names = {
+        path.relative_to(ROOT).as_posix(): unknown_names(path.read_text())
+        for path in sources()
+        if path.suffix == ".py" and path.is_relative_to(ROOT / "ser_hf")
+    }
+    assert {path: unknown for path, unknown in names.items() if unknown} == {}
+
+
+def test_unknown_names_of_docstrings_are_found():
+    source = '"""See `ser_hf.labels.EMOTIONS`."""\nN = 1\n"""As `ser_hf.labels.MOODS` (`ser_hf.nothing`)."""\n'
+    assert unknown_names(source) == ["ser_hf.labels.MOODS", "ser_hf.nothing"]
 
 
 def imported(name):

@@ -157,3 +157,8 @@ def test_it_answers_where_no_model_is_named(recordings, capsys):
 def test_the_bundled_model_is_of_the_recipe_in_the_config_files(bundle_model):
     assert json.loads((BUNDLED_MODEL / "seeds.json").read_text())["recipe"] == bundle_model.recipe_digest()
     assert bundle_model.bundled_temperature(bundle_model.recipe_digest()) > 0
+
+
+def test_the_card_of_the_bundled_model_is_what_its_template_renders(bundle_model):
+    figures = json.loads((BUNDLED_MODEL / bundle_model.SEEDS).read_text())["protocols"]
+    assert bundle_model.render_card(BUNDLED_MODEL, figures) == (BUNDLED_MODEL / "README.md").read_text()
