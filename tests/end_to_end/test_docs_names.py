@@ -45,7 +45,7 @@ OLD_MODULES = (
 )
 OLD_FLAGS = "--(?:more_voices|refit|sharpness|average|egemaps|dial|unpack)"
 OLD_NAMES = [
-    rf"\bser_hf[./](?:{OLD_MODULES})\b",
+    rf"(?<!HF_HOME/)\bser_hf[./](?:{OLD_MODULES})\b",
     rf"\bfrom ser_hf import (?:\w+, )*(?:{OLD_MODULES})\b",
     rf"(?<![\w-]){OLD_FLAGS}\b",
     r"--silence[ =]either\b",
@@ -210,6 +210,7 @@ def test_old_names_are_found():
     assert old_names("see ser_hf/endings.py, ser_hf.stress and --dial") == ["ser_hf/endings", "ser_hf.stress", "--dial"]
     assert old_names("from ser_hf import audio, gate") == ["from ser_hf import audio, gate"]
     assert old_names("from ser_hf.data import dataset; ser-hf evaluate --egemaps_weight 1") == []
+    assert old_names("a cache in $HF_HOME/ser_hf/frozen, not ser_hf/frozen") == ["ser_hf/frozen"]
 
 
 def identifiers(tree):
