@@ -1,5 +1,4 @@
-"""Augmentation in training, drawn from seed, epoch and clip: of the waveform, of mel frames, of
-silence."""
+"""Augmentation of training clips: of their silence, of waveforms, and of mel frames."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,16 +14,15 @@ from ser_hf.audio.effects import _RATE, _SHORTEST_RT60, AugmentError, codec, gai
 
 
 def vary(length: int, bounds: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-    """New start and end for a clip: the silence before and after `bounds` is each cut to a random
-    share of itself.
+    """Draw the start and end to cut a clip to: a random share of the silence at each edge stays.
 
-    What is kept touches the voice. The share is u² with u uniform in [0, 1]: a third on average,
-    and up to all of it.
+    The share is u² with u uniform in [0, 1], a third on average. The silence next to the voice
+    stays.
 
     Args:
-        length: of the clip, in samples, frames or any other unit.
-        bounds: first and one-past-last of what is not silence, in the same unit.
-        rng: two numbers are drawn from it, whatever the bounds.
+        length: length of the clip, in samples, frames or any other unit.
+        bounds: first and one-past-last step of the voice, in the same unit.
+        rng: generator, from which two numbers are drawn whatever the bounds.
     """
     start, end = bounds
     before, after = (rng.random(2) ** 2).tolist()
@@ -32,48 +30,48 @@ def vary(length: int, bounds: tuple[int, int], rng: np.random.Generator) -> tupl
 
 
 def random_trim(length: int, bounds: tuple[int, int], rng: np.random.Generator, margin: int) -> tuple[int, int]:
-    """New start and end for a clip: half of the clips stay whole, on each side of the others at
-    most `margin` is left.
+    """Draw the start and end to cut a clip to: all of it, or at most `margin` beside the voice.
 
-    The input of a model that normalises over the clip changes with the silence around a voice: it
-    should learn both. Arguments and draws as for `vary`; but three numbers are drawn, and `margin`
-    is in the same unit.
+    Each happens to half of the clips. For a model that normalises over the clip, the silence around
+    a voice changes the input. The model should learn both cases. Arguments are as for `vary`, with
+    `margin` in the same unit. Three numbers are drawn.
     """
     start, end = bounds
-    whole, before, after = rng.random(3).tolist()
-    if whole < 0.5:
+    decision, before, after = rng.random(3).tolist()
+    if decision < 0.5:
         return 0, length
     return max(0, start - round(before * margin)), min(length, end + round(after * margin))
 
 
-_FEWEST = 12  # frames: shorter clips are not sped up
-_HISS = 0.5  # spread of a noise's log power from frame to frame and bin to bin
-_TILT = 1.0  # spread of a noise's log power over the spectrum, at five places
+_MIN_FRAMES = 12  # shorter clips are not sped up
+_HISS = 0.5  # standard deviation of the log power of a noise, over frames and bins
+_TILT = 1.0  # standard deviation of the log power of a noise at five points of the spectrum
 
 
 def tempo(mel: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> np.ndarray:
-    """Slower or faster by a factor of up to exp(`share`), the pitch unmoved; frames are
-    interpolated."""
+    """Change the tempo by a factor of up to exp(`share`) without the pitch, by interpolation."""
     frames = int(len(mel) * np.exp(rng.uniform(-share, share)))
-    if frames < min(_FEWEST, len(mel)):
+    if frames < min(_MIN_FRAMES, len(mel)):
         return mel
-    return _between(mel, np.linspace(0, len(mel) - 1, frames))
+    return _interpolated(mel, np.linspace(0, len(mel) - 1, frames))
 
 
 def tract(mel: np.ndarray, rng: np.random.Generator, share: float = 0.06) -> np.ndarray:
-    """A longer or shorter vocal tract: the mel axis stretched by a factor of up to exp(`share`).
+    """Change the length of the vocal tract: stretch the mel axis by a factor of up to exp(`share`).
 
     Jaitly and Hinton, "Vocal tract length perturbation improves speech recognition" (ICML workshop
     2013), on mel bins.
     """
     bins = mel.shape[1]
-    places = np.minimum(np.arange(bins) * np.exp(rng.uniform(-share, share)), bins - 1)
-    return np.ascontiguousarray(_between(mel.T, places).T)
+    positions = np.minimum(np.arange(bins) * np.exp(rng.uniform(-share, share)), bins - 1)
+    return np.ascontiguousarray(_interpolated(mel.T, positions).T)
 
 
 def hiss(mel: np.ndarray, rng: np.random.Generator, low: float = 10.0, high: float = 40.0) -> np.ndarray:
-    """Stationary noise of a random spectrum, `low` to `high` dB below the clip's loud frames (95th
-    percentile)."""
+    """Add stationary noise of a random spectrum, `low` to `high` dB below the clip.
+
+    The level of the clip is the 95th percentile over its frames.
+    """
     loud = np.quantile(mel.mean(axis=1), 0.95)
     bins = mel.shape[1]
     tilt = np.interp(np.arange(bins), np.linspace(0, bins - 1, 5), rng.normal(0, _TILT, 5))
@@ -83,11 +81,9 @@ def hiss(mel: np.ndarray, rng: np.random.Generator, low: float = 10.0, high: flo
 
 
 def bands(mel: np.ndarray, rng: np.random.Generator, widest: float = 10.0) -> np.ndarray:
-    """Up to `widest` neighbouring bins become their mean over the clip, which its normalisation
-    makes 0.
+    """Replace up to `widest` neighbouring bins by their mean over the clip.
 
-    Park et al., "SpecAugment" (Interspeech 2019). Where nothing is normalised, they keep their
-    mean.
+    Park et al., "SpecAugment" (Interspeech 2019). Normalisation over the clip makes that mean 0.
     """
     width = int(rng.integers(0, min(int(widest), mel.shape[1]) + 1))
     start = int(rng.integers(0, mel.shape[1] - width + 1))
@@ -97,10 +93,9 @@ def bands(mel: np.ndarray, rng: np.random.Generator, widest: float = 10.0) -> np
 
 
 def gaps(mel: np.ndarray, rng: np.random.Generator, longest: float = 0.3, rate: float = 100.0) -> np.ndarray:
-    """Up to `longest` seconds, of `rate` frames each, become the clip's mean frame (Park et al.
-    2019).
+    """Replace up to `longest` seconds, at most a quarter of the clip, by its mean frame.
 
-    At most a quarter of the clip does.
+    Park et al., "SpecAugment" (Interspeech 2019). A second has `rate` frames.
     """
     length = int(rng.integers(0, min(round(longest * rate), len(mel) // 4) + 1))
     start = int(rng.integers(0, len(mel) - length + 1))
@@ -109,38 +104,38 @@ def gaps(mel: np.ndarray, rng: np.random.Generator, longest: float = 0.3, rate: 
     return masked
 
 
-def mix_mels(mel: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
-    """`share` of a clip's power and the rest of another's, which is brought to its level first, and
-    cut to its length.
+def mix_mels(mel: np.ndarray, partner: np.ndarray, share: float) -> np.ndarray:
+    """Mix log mel frames: `share` of the power of a clip, and `1 - share` of that of a partner.
 
-    Zhang et al., "mixup: Beyond empirical risk minimization" (ICLR 2018). Powers of unlike sounds
-    add up.
+    Zhang et al., "mixup: Beyond empirical risk minimization" (ICLR 2018). The partner is first
+    brought to the level of the clip, and cut to its length. Powers are added, because the sounds
+    are uncorrelated.
     """
-    louder = np.quantile(mel.mean(axis=1), 0.95) - np.quantile(other.mean(axis=1), 0.95)
-    common = min(len(mel), len(other))
+    louder = np.quantile(mel.mean(axis=1), 0.95) - np.quantile(partner.mean(axis=1), 0.95)
+    common = min(len(mel), len(partner))
     mixed = mel + np.float32(np.log(share))
-    rest = other[:common] + np.float32(louder + np.log(max(1 - share, 1e-6)))
-    mixed[:common] = np.logaddexp(mixed[:common], rest)
+    added = partner[:common] + np.float32(louder + np.log(max(1 - share, 1e-6)))
+    mixed[:common] = np.logaddexp(mixed[:common], added)
     return mixed
 
 
-def _between(rows: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Rows at fractional places, linearly."""
-    below = places.astype(int)
+def _interpolated(rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Rows at fractional positions, by linear interpolation."""
+    below = positions.astype(int)
     above = np.minimum(below + 1, len(rows) - 1)
-    share = (places - below).astype(np.float32)[:, None]
+    share = (positions - below).astype(np.float32)[:, None]
     return rows[below] * (1 - share) + rows[above] * share
 
 
-def mix_waveforms(samples: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
-    """`share * samples + (1 - share) * other`, with `other` cut or followed by silence; the caller
-    mixes the labels.
+def mix_waveforms(samples: np.ndarray, partner: np.ndarray, share: float) -> np.ndarray:
+    """Mix waveforms: `share * samples + (1 - share) * partner`.
 
-    Zhang et al., "mixup: Beyond empirical risk minimization" (ICLR 2018).
+    Zhang et al., "mixup: Beyond empirical risk minimization" (ICLR 2018). The partner is cut to the
+    length of the clip, or followed by silence. The caller mixes the labels.
     """
     mixed = samples * np.float32(share)
-    common = min(len(samples), len(other))
-    mixed[:common] += other[:common] * np.float32(1 - share)
+    common = min(len(samples), len(partner))
+    mixed[:common] += partner[:common] * np.float32(1 - share)
     return mixed
 
 
@@ -149,19 +144,19 @@ class Step:
     """One augmentation, as `--augment` names it."""
 
     apply: Callable[..., np.ndarray]
-    """Takes the clip, a generator, and the strength as one or two numbers, which have defaults."""
+    """Function of the clip, a generator, and the strength as one or two numbers with defaults."""
     of_frames: bool = False
-    """Whether it changes log mel frames `(frames, bins)`; else it changes waveforms."""
+    """Whether `apply` changes log mel frames `(frames, bins)`, and not waveforms."""
     lowest: float = 0.0
     highest: float = 0.0
     expected: str = ""
-    """The strengths that are allowed, as a message names them; empty where there are none."""
+    """Allowed strengths, as a message names them; empty where the augmentation has no strength."""
     pair: bool = False
     """Whether the strength is two numbers, the lower first."""
 
 
 AUGMENTATIONS: dict[str, Step] = {
-    # waveforms, in the order of a recording: the speaker, reverberation, other sounds, the line
+    # waveforms first, in the order of a recording: the speaker, reverberation, noise, the line
     "speed": Step(speed, False, 0.02, 0.5, "a share from 0.02 to 0.5, such as speed:0.1"),
     "room": Step(room, False, _SHORTEST_RT60, 5.0, "0.1 to 5 seconds, such as room:0.4"),
     "noise": Step(
@@ -177,125 +172,134 @@ AUGMENTATIONS: dict[str, Step] = {
     "bands": Step(bands, True, 1.0, 40.0, "1 to 40 bins, such as bands:10"),
     "gaps": Step(gaps, True, 0.01, 2.0, "0.01 to 2 seconds, such as gaps:0.3"),
 }
-"""The augmentations, in the order in which they are applied. One entry adds one."""
+"""The augmentations, in the order in which they are applied. One entry adds one augmentation."""
 
 
 @dataclass(frozen=True, eq=False)
 class Augmentation:
-    """Augmentations in the order in which they are applied; `parse` makes it. Can be pickled for
-    worker processes."""
+    """Augmentations in the order in which they are applied, as `parse` returns them.
 
-    strengths: dict[str, tuple[float, ...]]  # by name; empty where the function's own are meant
+    Worker processes can unpickle it.
+    """
+
+    strengths: dict[str, tuple[float, ...]]
+    """Strength of each augmentation by name; empty for the defaults of its function."""
     noises: tuple[np.ndarray, ...]
     probability: float
-    own: dict[str, float] = field(default_factory=dict)
-    """Probabilities of those that have one of their own."""
+    probabilities: dict[str, float] = field(default_factory=dict)
+    """Probabilities by name that differ from `probability`."""
 
     def __call__(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Apply each that changes waveforms with the probability; float32, at least 400 samples if
-        it had as many."""
+        """Apply each augmentation of waveforms with its probability.
+
+        Returns:
+            Float32 samples, at least 400 if the clip had as many.
+        """
         samples = samples.astype(np.float32, copy=False)
-        for name in self._drawn(False, rng):
+        for name in self._draw_names(False, rng):
             extra = [self.noises] if name == "noise" else []
             samples = AUGMENTATIONS[name].apply(samples, rng, *extra, *self.strengths[name])
         return samples
 
     def of_frames(self, mel: np.ndarray, rng: np.random.Generator, rate: float = 100.0) -> np.ndarray:
-        """Apply each that changes log mel frames `(frames, bins)` with the probability; a second
-        has `rate` of them."""
-        for name in self._drawn(True, rng):
+        """Apply each augmentation of log mel frames `(frames, bins)` with its probability.
+
+        A second has `rate` frames.
+        """
+        for name in self._draw_names(True, rng):
             extra = {"rate": rate} if name == "gaps" else {}
             mel = AUGMENTATIONS[name].apply(mel, rng, *self.strengths[name], **extra)
         return mel
 
     def names(self, of_frames: bool) -> list[str]:
-        """Those that change log mel frames, or waveforms."""
+        """Names of the augmentations that change log mel frames, or else waveforms."""
         return [name for name in self.strengths if AUGMENTATIONS[name].of_frames == of_frames]
 
-    def _drawn(self, of_frames: bool, rng: np.random.Generator) -> Iterator[str]:
-        likely = {name: self.own.get(name, self.probability) for name in self.names(of_frames)}
-        return (name for name, chance in likely.items() if rng.random() < chance)
+    def _draw_names(self, of_frames: bool, rng: np.random.Generator) -> Iterator[str]:
+        """Names to apply, drawn lazily: each draw follows those of the augmentation before."""
+        chances = {name: self.probabilities.get(name, self.probability) for name in self.names(of_frames)}
+        return (name for name, chance in chances.items() if rng.random() < chance)
 
 
 def parse(text: str, noises: Sequence[np.ndarray] = (), probability: float = 0.5) -> Augmentation:
-    """Augmentations from a flag's text, such as `speed:0.1,gain:6,noise:10-30,room:0.4,codec`.
+    """Parse the text of a flag, such as `speed:0.1,gain:6,noise:10-30,room:0.4,codec`.
 
-    A strength may be left out; a number after an `@` is the augmentation's own probability, as
-    `hiss:10-40@0.2`. They are applied in the order speed, room, noise, codec, gain, and on log mel
-    frames (`ser_hf.training.augmentation`) tempo, tract, hiss, bands, gaps, however they are
-    written.
+    A strength may be left out. A number after an `@` is the probability of that augmentation, as in
+    `hiss:10-40@0.2`. The order of `AUGMENTATIONS` holds, not that of the text.
 
     Args:
-        text: names, each with `:strength` where it takes one, with commas between them.
-        noises: for `noise`, each of shape `(samples,)`.
-        probability: of each, for each clip; above 0, up to 1.
+        text: names with commas between them, each with `:strength` if it takes one.
+        noises: recordings for `noise`, each of shape `(samples,)`.
+        probability: of each augmentation for each clip; above 0, up to 1.
 
     Raises:
-        AugmentError: for a name unknown or twice, a strength or probability out of range, `noise`
-            without noises.
+        AugmentError: for an unknown or repeated name, a strength or probability out of range, or
+            `noise` without noises.
     """
-    strengths, own = _written(text)
+    strengths, probabilities = _parse_text(text)
     if not 0 < probability <= 1:
         raise AugmentError(f"the probability of augmentation is {probability}: expected more than 0 and at most 1")
-    if "noise" in strengths and not any(len(one) for one in noises):
+    if "noise" in strengths and not any(len(clip) for clip in noises):
         raise AugmentError(f"'noise' in '{text}' has no noises to add: name a folder of noises, or leave it out")
-    return Augmentation(strengths, tuple(one for one in noises if len(one)), probability, own)
+    return Augmentation(strengths, tuple(clip for clip in noises if len(clip)), probability, probabilities)
 
 
 def needs_noise(text: str) -> bool:
-    """Whether `parse` would need noises for this text. Raises `AugmentError` as `parse` does for
-    what is written."""
-    return "noise" in _written(text)[0]
+    """Whether `parse` needs noises for this text.
+
+    Raises:
+        AugmentError: as `parse` does for the text.
+    """
+    return "noise" in _parse_text(text)[0]
 
 
 def silences(clips: Iterable[np.ndarray], seconds: float = 60.0) -> list[np.ndarray]:
     """Background sound: `seconds` of the clips' `voice_activity.unvoiced_edges`, in order."""
-    found = []
+    edges = []
     missing = round(seconds * _RATE)
     for clip in clips:
         for edge in voice_activity.unvoiced_edges(clip):
-            found.append(edge[:missing].copy())  # a view would keep the clip in memory
-            missing -= len(found[-1])
+            edges.append(edge[:missing].copy())  # a view would keep the clip in memory
+            missing -= len(edges[-1])
             if missing <= 0:
-                return found
-    return found
+                return edges
+    return edges
 
 
 def from_folder(folder: str | PathLike) -> list[np.ndarray]:
-    """All audio files of a folder and those below it, sorted by path.
+    """Decode all audio files in a folder and its subfolders, sorted by path.
 
     Raises:
-        AugmentError: if there is no such folder, or no audio in it.
+        AugmentError: if the folder does not exist or holds no audio.
         ser_hf.audio.AudioError: for a file that cannot be read.
     """
     if not Path(folder).is_dir():
         raise AugmentError(f"'{folder}' is not a folder: check the path of the noises")
     files = [path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in audio.SUFFIXES]
-    files = [path for path in files if path.is_file() and not path.name.startswith("._")]  # what macOS leaves in zips
+    files = [path for path in files if path.is_file() and not path.name.startswith("._")]  # which macOS adds to zips
     if not files:
         raise AugmentError(f"'{folder}' holds no audio files ({', '.join(audio.SUFFIXES)}): check the path")
     return [audio.load(path) for path in files]
 
 
-def _written(text: str) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
-    """Strengths and own probabilities as they are written, in the order in which they are
-    applied."""
-    written, own = {}, {}
+def _parse_text(text: str) -> tuple[dict[str, tuple[float, ...]], dict[str, float]]:
+    """Strengths, in the order in which they are applied, and probabilities after an `@`."""
+    strengths, probabilities = {}, {}
     for part in text.split(","):
         part, at, chance = (piece.strip() for piece in part.partition("@"))
         name, colon, strength = (piece.strip() for piece in part.partition(":"))
         if name not in AUGMENTATIONS:
             raise AugmentError(f"'{name}' is no augmentation: choose from {', '.join(AUGMENTATIONS)}")
-        if name in written:
+        if name in strengths:
             raise AugmentError(f"'{name}' stands twice in '{text}': name it once")
-        written[name] = _numbers(name, strength) if colon else ()
+        strengths[name] = _numbers(name, strength) if colon else ()
         if at:
-            own[name] = _chance(part, chance)
-    return {name: written[name] for name in AUGMENTATIONS if name in written}, own
+            probabilities[name] = _chance(part, chance)
+    return {name: strengths[name] for name in AUGMENTATIONS if name in strengths}, probabilities
 
 
 def _chance(part: str, chance: str) -> float:
-    """The probability that is written after an `@`."""
+    """The probability after an `@`."""
     number = float(chance) if re.fullmatch(r"\d*\.?\d+", chance, re.ASCII) else 0.0
     if not 0 < number <= 1:
         raise AugmentError(f"'{part}@{chance}' has no probability: expected more than 0 and at most 1 after the @")
@@ -303,7 +307,7 @@ def _chance(part: str, chance: str) -> float:
 
 
 def _numbers(name: str, strength: str) -> tuple[float, ...]:
-    """The strength that is written after a name, if it is within the range."""
+    """The strength after a name, as one or two numbers within the range."""
     step = AUGMENTATIONS[name]
     if not step.expected:
         raise AugmentError(f"'{name}:{strength}' has a strength, and {name} takes none: write {name}")

@@ -1,8 +1,7 @@
-"""Rows of the dataset as a model's training examples: decoded once, varied anew each epoch.
+"""Training examples from rows of a dataset: decoded once, varied anew each epoch.
 
-Everything random about a clip comes from the seed, the epoch and the clip's place alone, so that
-one process and eight, an unbroken run and a resumed one, and any number of loading workers see the
-same examples.
+The random numbers of a clip depend on the seed, the epoch and the index of the clip alone. The
+examples are therefore the same for any number of processes and loading workers, and after a resume.
 """
 
 from collections.abc import Iterable
@@ -24,74 +23,74 @@ from ser_hf.training.augmentation import Augmentation, mix_mels, mix_waveforms, 
 from ser_hf.training.feature_cache import FeatureCache
 
 TRAINING_KEYS = ("labels", "other", "share", "weight", "functionals")
-"""What a batch may hold beside the inputs of the model."""
+"""Keys that a batch may hold beside the inputs of the model."""
 
 KEPT_BYTES = 3 * 2**30
-"""Of prepared clips in memory; what does not fit is decoded again each epoch."""
+"""Size of the decoded clips in memory. Those beyond it are decoded again each epoch."""
 
 
 @dataclass(frozen=True)
 class Variation:
-    """What changes a training clip from one epoch to the next."""
+    """Changes of a training clip from one epoch to the next."""
 
     silence: Literal["keep", "vary", "random_trim"] = "keep"
-    """What becomes of the silence at both edges (`ser_hf.training.augmentation`)."""
+    """Treatment of the silence at both edges (`ser_hf.training.augmentation`)."""
     augmentation: Augmentation | None = None
-    """Of the waveform, or of its log mel frames."""
+    """Augmentation of the waveform, or of its log mel frames."""
     mixup: float = 0.0
-    """Parameter of the beta distribution of two clips' shares; 0: none."""
+    """Parameter of the beta distribution of the shares of two mixed clips; 0 for no mixup."""
     seed: int = 0
 
     def of_sound(self) -> bool:
-        """Whether features must be made anew each epoch."""
+        """Whether the sound changes, so that features must be extracted anew each epoch."""
         return self.augmentation is not None or self.mixup > 0
 
 
 class WaveformAsPrepared(FrontEnd):
-    """A front end that prepares nothing, for waveforms that change before it each epoch."""
+    """Front end that keeps the waveform, for waveforms that change each epoch."""
 
     def __init__(self, front_end: FrontEnd) -> None:
         super().__init__(front_end.extractor)
         self.front_end = front_end
 
     def finish(self, prepared: np.ndarray) -> np.ndarray:
-        """All of the front end's work."""
+        """Extract the features of a waveform."""
         return self.front_end.extract(prepared)
 
 
 class DecodedClips:
-    """Clips as the front end prepares them, with where their voice begins and ends.
+    """Clips as the front end prepares them, with the first and one-past-last step of their voice.
 
-    They are decoded when they are asked for, or kept in memory (`keep`).
+    A clip is decoded when it is read, unless `keep` has decoded it into memory.
     """
 
     def __init__(self, rows: datasets.Dataset, front_end: FrontEnd) -> None:
         self.rows, self.front_end = rows, front_end
-        self._kept: dict[int, tuple[np.ndarray, tuple[int, int]]] = {}
+        self._in_memory: dict[int, tuple[np.ndarray, tuple[int, int]]] = {}
 
     def keep(self, indices: range) -> None:
-        """Decode clips on all cores and keep them.
+        """Decode clips on all cores into memory.
 
         Raises:
             AudioError: naming a recording that cannot be decoded.
         """
         with ThreadPoolExecutor(joblib.cpu_count()) as threads:
-            self._kept = dict(zip(indices, threads.map(self._decode, indices), strict=True))
+            self._in_memory = dict(zip(indices, threads.map(self._decode, indices), strict=True))
 
     def has_extents(self) -> Iterable[int]:
-        """Indices of the clips whose extent is known without decoding them."""
-        return self._kept
+        """Indices of the clips whose extent needs no decoding."""
+        return self._in_memory
 
     def extent(self, index: int) -> tuple[int, tuple[int, int]]:
-        """Length of a clip, and where its voice begins and ends, in steps of what is prepared."""
+        """Length, and first and one-past-last step of the voice, in steps of the prepared clip."""
         prepared, bounds = self[index]
         return len(prepared), bounds
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        return self._kept[index] if index in self._kept else self._decode(index)
+        return self._in_memory[index] if index in self._in_memory else self._decode(index)
 
     def finish(self, prepared: np.ndarray) -> np.ndarray:
-        """Features of a clip, or of a stretch of it."""
+        """Features of a prepared clip, or of a stretch of it."""
         return self.front_end.finish(prepared)
 
     def _decode(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
@@ -102,37 +101,39 @@ class DecodedClips:
 
 
 class CachedClips:
-    """Clips as the frozen part of a model makes them, read from the feature cache."""
+    """Outputs of the frozen part of a model for each clip, read from the feature cache."""
 
     def __init__(self, rows: datasets.Dataset, cache: FeatureCache) -> None:
         self.cache, self._hashes = cache, rows["sha256"]
 
     def keep(self, indices: range) -> None:
-        """Nothing is decoded."""
+        """Do nothing: the cache needs no decoding."""
 
     def has_extents(self) -> Iterable[int]:
         """Indices of all clips."""
         return range(len(self._hashes))
 
     def extent(self, index: int) -> tuple[int, tuple[int, int]]:
-        """Frames of a clip, and where its voice begins and ends; the frames are not read."""
+        """Number of frames, and first and one-past-last frame of the voice, without disk access."""
         return self.cache.extent(self._hashes[index])
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
         return self.cache[self._hashes[index]]
 
     def finish(self, prepared: np.ndarray) -> np.ndarray:
-        """The frames as they are."""
+        """Return the frames unchanged."""
         return prepared
 
 
 class SpeechDataset(Dataset):
-    """Rows as `{"features", "labels"}`, and `other` (a label) and `share` with mixup, `weight`
-    where there are weights, `functionals` `(functionals,)` where a second task has them.
+    """Training examples of a split, as dicts with `features` and `labels`.
 
-    An item is asked for by its index, or by `(epoch, index)` for the variation of that epoch.
-    `features` are those of `ser_hf.models.features.FrontEnd`, or frames `(frames, dimensions)` of a
-    frozen part of the model where a store is given.
+    Mixup adds `other` (a label) and `share`. Weights add `weight`. The auxiliary regression adds
+    `functionals` of shape `(functionals,)`.
+
+    The key is an index, or `(epoch, index)` for the variation of that epoch. `features` are those
+    of `ser_hf.models.features.FrontEnd`. With a `store` they are the cached frames `(frames,
+    dimensions)` of the frozen part of the model.
     """
 
     def __init__(
@@ -150,16 +151,18 @@ class SpeechDataset(Dataset):
         self.variation, self.store, self.weights, self.functionals = variation, store, weights, functionals
         self.labels = np.array(self.rows["label"])
         self.front_end = front_end_of(extractor)
-        kept_as = WaveformAsPrepared(self.front_end) if self._keeps_waveforms() else self.front_end
-        self._mixes_frames = kept_as.on_frames
-        self._clips = DecodedClips(self.rows, kept_as) if store is None else CachedClips(self.rows, store)
+        prepared_by = WaveformAsPrepared(self.front_end) if self._keeps_waveforms() else self.front_end
+        self._mixes_frames = prepared_by.on_frames
+        self._clips = DecodedClips(self.rows, prepared_by) if store is None else CachedClips(self.rows, store)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def decode(self) -> "SpeechDataset":
-        """Decode all clips now, on all cores, as long as memory allows: before workers are forked,
-        and to fail early.
+        """Decode clips into memory on all cores, up to `KEPT_BYTES`.
+
+        Call it before workers are forked, so that they share the clips. A recording that cannot be
+        decoded then also fails before training.
 
         Raises:
             AudioError: naming a recording that cannot be decoded.
@@ -169,19 +172,21 @@ class SpeechDataset(Dataset):
         return self
 
     def lengths(self, epoch: int) -> np.ndarray:
-        """Seconds of each clip in an epoch, its silence varied; before any change of speed. Shape
-        `(clips,)`."""
+        """Seconds of each clip in an epoch after its silence is varied, shape `(clips,)`.
+
+        Changes of speed are not counted.
+        """
         if self.variation is None or self.variation.silence == "keep":
             return self.durations
         seconds = self.durations.copy()
-        for index in self._clips.has_extents():
+        for index in self._clips.has_extents():  # the same draws as in __getitem__, which cuts the clip
             length, bounds = self._clips.extent(index)
             start, end = self._span(index, length, bounds, self._rng(epoch, index))
             seconds[index] *= (end - start) / length
         return seconds
 
     def shortest(self) -> float:
-        """Seconds to which the shortest clip may shrink."""
+        """Seconds of the shortest clip without the silence that may be cut."""
         if self.variation is None or self.variation.silence == "keep":
             return float(self.durations.min())
         shares = [(end - start) / length for length, (start, end) in map(self._clips.extent, range(len(self)))]
@@ -199,13 +204,13 @@ class SpeechDataset(Dataset):
         if self.functionals is not None:
             example["functionals"] = self.functionals[index]
         if self.variation.mixup:
-            other, share = int(rng.integers(len(self))), float(rng.beta(self.variation.mixup, self.variation.mixup))
+            partner, share = int(rng.integers(len(self))), float(rng.beta(self.variation.mixup, self.variation.mixup))
             share = max(share, 1 - share)  # the clip itself stays the louder one
             mixup = mix_mels if self._mixes_frames else mix_waveforms
-            prepared = mixup(prepared, self._cut(other, rng), share)
-            example |= {"other": int(self.labels[other]), "share": share}
+            prepared = mixup(prepared, self._cut(partner, rng), share)
+            example |= {"other": int(self.labels[partner]), "share": share}
             if self.functionals is not None:
-                example["functionals"] = share * self.functionals[index] + (1 - share) * self.functionals[other]
+                example["functionals"] = share * self.functionals[index] + (1 - share) * self.functionals[partner]
         if self.variation.augmentation is not None:
             augmentation = self.variation.augmentation
             if self._keeps_waveforms():
@@ -222,7 +227,7 @@ class SpeechDataset(Dataset):
         return prepared[start:end]
 
     def _span(self, index: int, length: int, bounds: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-        """What is left of a clip; `length` and `bounds` are in the steps in which it is kept."""
+        """Start and end to cut a clip to; `length` and `bounds` count steps of the prepared clip."""
         if self.variation.silence == "vary":
             return vary(length, bounds, rng)
         if self.variation.silence == "random_trim":
@@ -230,7 +235,7 @@ class SpeechDataset(Dataset):
         return 0, length
 
     def _keeps_waveforms(self) -> bool:
-        """Whether waveforms are kept, because the variation changes them before the front end."""
+        """Whether the variation changes waveforms, so that they are kept and not mel frames."""
         if self.variation is None:
             return False
         augmentation = self.variation.augmentation
@@ -242,14 +247,15 @@ class SpeechDataset(Dataset):
 
 
 class TrainingCollator(Collator):
-    """Pads features as `Collator` does, and stacks what training needs beside them."""
+    """Collator that also stacks the labels and the other values that training needs."""
 
     def __call__(self, clips: list[dict]) -> dict[str, torch.Tensor]:
         """Batch the items of a `SpeechDataset`.
 
         Returns:
-            The inputs of `Collator`, and those of `TRAINING_KEYS` that the items have: `labels`,
-            `other`, `share` and `weight` `(batch,)`, `functionals` `(batch, functionals)`.
+            The inputs of `Collator`, and those of `TRAINING_KEYS` that the items have. `labels`,
+            `other`, `share` and `weight` have shape `(batch,)`, `functionals` `(batch,
+            functionals)`.
         """
         batch = super().__call__(clips)
         for name in TRAINING_KEYS:

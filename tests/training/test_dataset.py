@@ -137,7 +137,7 @@ def test_what_memory_does_not_hold_is_decoded_again(rows, extractors, kind, monk
     seconds = [rows[index]["duration"] for index in INDICES]
     monkeypatch.setattr(dataset, "KEPT_BYTES", int(sum(seconds[:2]) * 64_000) + 64)
     some = SpeechDataset(rows, INDICES, extractors[kind], variation).decode()
-    assert (len(whole._clips._kept), len(some._clips._kept)) == (len(INDICES), 2)
+    assert (len(whole._clips._in_memory), len(some._clips._in_memory)) == (len(INDICES), 2)
     assert all(same(whole[1, place], some[1, place]) for place in range(len(INDICES)))
     decoded = []
     load = audio.load
