@@ -227,7 +227,7 @@ class SpeechDataset(Dataset):
         return prepared[start:end]
 
     def _span(self, index: int, length: int, bounds: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-        """Start and end to cut a clip to; `length` and `bounds` count steps of the prepared clip."""
+        """Start and end to cut a clip to, in steps of the prepared clip like `length`."""
         if self.variation.silence == "vary":
             return vary(length, bounds, rng)
         if self.variation.silence == "random_trim":

@@ -10,7 +10,7 @@ _AT_LEAST_ONE = ("epochs", "batch_size", "threads", "mask_time_length", "num_neg
 
 @dataclass(kw_only=True)
 class PretrainConfig(SplitSettings):
-    """Settings of pretraining; None: what suits the model or the processor."""
+    """Settings of pretraining; None for a default that depends on the model or the processor."""
 
     model: str = field(
         metadata={

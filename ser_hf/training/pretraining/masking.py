@@ -1,5 +1,11 @@
-"""Recordings without their labels, in batches of like length, with what is masked in them drawn for
-each alone."""
+"""Unlabelled recordings in batches of similar length, with masks and negatives drawn a clip.
+
+The dataset, the sampler and the collator are not those of fine-tuning, for these reasons:
+`Recordings` need neither labels nor the voice, and pass the key of a clip on to its random draws.
+`Order` yields batches of a fixed number of clips, where fine-tuning fixes the padded seconds.
+`Masking` rounds the length of a batch up, and draws from the global generator of numpy.
+Sharing them would change the weights that a seed leads to.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,22 +21,22 @@ from ser_hf import audio
 from ser_hf.models.features import front_end_of
 
 CACHE_BYTES = 2 * 2**30
-SPAN = 0.2  # seconds that a masked stretch lasts in wav2vec 2.0
-_ROUND = {1: 1_600, 2: 8}  # samples or frames: a CPU compiles its kernels anew for each new shape
+"""Size of the features in memory. Recordings beyond it are decoded again each epoch."""
+MASK_SECONDS = 0.2  # length of a mask in wav2vec 2.0
+_LENGTH_STEP = {1: 1_600, 2: 8}  # samples or frames: a CPU compiles its kernels anew for each new shape
 
 
 class Recordings(Dataset):
-    """Rows of the dataset without labels, as `{"features", "draw"}`; kept in memory up to
-    `CACHE_BYTES`.
+    """Unlabelled rows of a dataset as `{"features", "draw"}`, in memory up to `CACHE_BYTES`.
 
-    They are asked for by `(epoch, number)`, which is also what their masks are drawn from.
+    The key `(epoch, number)` is also the value of `draw`, which seeds the mask.
     """
 
     def __init__(self, rows: datasets.Dataset, indices: list[int], extractor: FeatureExtractionMixin) -> None:
         self.rows = rows.select(indices).select_columns(["audio"])
         self.durations = np.array(rows["duration"])[indices]
         self.extractor = extractor
-        self._kept: dict[int, np.ndarray] = {}
+        self._in_memory: dict[int, np.ndarray] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -38,27 +44,29 @@ class Recordings(Dataset):
 
     def __getitem__(self, draw: tuple[int, int]) -> dict:
         number = draw[1]
-        made = self._kept.get(number)
-        if made is None:
-            made = front_end_of(self.extractor).extract(audio.load(self.rows[number]["audio"]))
-            if self._bytes + made.nbytes <= CACHE_BYTES:
-                self._bytes += made.nbytes
-                self._kept[number] = made
-        return {"features": made, "draw": draw}
+        features = self._in_memory.get(number)
+        if features is None:
+            features = front_end_of(self.extractor).extract(audio.load(self.rows[number]["audio"]))
+            if self._bytes + features.nbytes <= CACHE_BYTES:
+                self._bytes += features.nbytes
+                self._in_memory[number] = features
+        return {"features": features, "draw": draw}
 
 
 class Order(Sampler[tuple[int, int]]):
-    """`(epoch, number)` of every clip, in batches of like length: shuffled pools, sorted within; or
-    always sorted."""
+    """Sampler of `(epoch, number)` that puts clips of similar length into one batch.
+
+    It shuffles the clips, sorts each pool of `pool` batches by length, and shuffles the batches.
+    Without a seed all clips are sorted by length.
+    """
 
     def __init__(self, durations: np.ndarray, batch: int, seed: int | None, pool: int = 8) -> None:
-        """Take the batch over all processes, and a seed; None for validation, which is the same
-        every epoch."""
+        """Take the batch size over all processes, and a seed; None for validation."""
         self.durations, self.batch, self.seed, self.pool = durations, batch, seed, pool
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the Trainer before each epoch."""
+        """Set the epoch to draw from; the Trainer calls it before each epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -73,19 +81,17 @@ class Order(Sampler[tuple[int, int]]):
         step = self.batch * self.pool
         pools = [order[start : start + step] for start in range(0, len(order), step)]
         order = np.concatenate([pool[np.argsort(self.durations[pool], kind="stable")] for pool in pools])
-        whole = len(order) // self.batch
-        batches = order[: whole * self.batch].reshape(whole, self.batch)
+        full = len(order) // self.batch
+        batches = order[: full * self.batch].reshape(full, self.batch)
         # an incomplete batch goes last, or it would shift every later one
-        shuffled = np.concatenate([rng.permutation(batches).ravel(), order[whole * self.batch :]])
+        shuffled = np.concatenate([rng.permutation(batches).ravel(), order[full * self.batch :]])
         yield from ((self.epoch, int(number)) for number in shuffled)
 
 
 class Masking:
-    """Pads clips to a batch and draws, for each clip alone, what is masked and what it is to be
-    told from.
+    """Collator that pads clips, and draws the mask and the negatives of each clip.
 
-    A clip's draws depend on the seed, the epoch and its number in the training side, not on its
-    neighbours.
+    The draws depend on the seed, the epoch and the number of the clip, not on the other clips.
     """
 
     def __init__(
@@ -97,38 +103,43 @@ class Masking:
         length: int | None = None,
         negatives: int = 100,
     ) -> None:
-        """Take the share of frames under masks if none overlapped, their length in frames, and
-        negatives a frame.
+        """Prepare the collator of a model.
 
-        A length of None is that of wav2vec 2.0's masks in time, 200 ms.
+        Args:
+            model: model, which tells how many frames its encoder makes of an input.
+            extractor: feature extractor of the model.
+            seed: seed of the masks and negatives.
+            probability: share of frames under masks if no masks overlapped.
+            length: frames a mask; as many as last 200 ms where None.
+            negatives: negatives a frame.
         """
         self.model, self.input_name = model, extractor.model_input_names[0]
         self.seed, self.probability, self.negatives = seed, probability, negatives
         second = front_end_of(extractor).extract(np.zeros(audio.SAMPLING_RATE, dtype=np.float32))
-        self.length = length or round(SPAN * self.frames_of(len(second)))
+        self.length = length or round(MASK_SECONDS * self.frames_of(len(second)))
 
     def __call__(self, clips: list[dict]) -> dict[str, torch.Tensor]:
-        """Batch what `Recordings` gives.
+        """Batch the items of `Recordings`.
 
         Returns:
             `input_values` `(batch, samples)` or `input_features` `(batch, frames, dimensions)`,
             `attention_mask` of their first two dimensions, `mask_time_indices` `(batch, encoder
-            frames)` and `negatives` `(batch, encoder frames, negatives)`: frames of the same clip,
-            masked ones alone.
+            frames)` and `negatives` `(batch, encoder frames, negatives)`. Negatives are masked
+            frames of the same clip.
         """
-        made = [clip["features"] for clip in clips]
-        step = _ROUND[made[0].ndim]
-        longest = -(-max(map(len, made)) // step) * step
+        features = [clip["features"] for clip in clips]
+        step = _LENGTH_STEP[features[0].ndim]
+        longest = -(-max(map(len, features)) // step) * step
         frames = self.frames_of(longest)
-        padded = np.zeros((len(made), longest, *made[0].shape[1:]), dtype=np.float32)
-        attention_mask = np.zeros((len(made), longest), dtype=np.int64)
-        mask = np.zeros((len(made), frames), dtype=bool)
-        negatives = np.zeros((len(made), frames, self.negatives), dtype=np.int64)
-        for row, (clip, each) in enumerate(zip(clips, made, strict=True)):
-            padded[row, : len(each)], attention_mask[row, : len(each)] = each, 1
-            own = self.frames_of(len(each))
-            if own > 1:  # else there is nothing to tell it from
-                mask[row, :own], negatives[row, :own] = self.draw(own, *clip["draw"])
+        padded = np.zeros((len(features), longest, *features[0].shape[1:]), dtype=np.float32)
+        attention_mask = np.zeros((len(features), longest), dtype=np.int64)
+        mask = np.zeros((len(features), frames), dtype=bool)
+        negatives = np.zeros((len(features), frames, self.negatives), dtype=np.int64)
+        for row, (clip, values) in enumerate(zip(clips, features, strict=True)):
+            padded[row, : len(values)], attention_mask[row, : len(values)] = values, 1
+            count = self.frames_of(len(values))
+            if count > 1:  # a single frame has no negatives
+                mask[row, :count], negatives[row, :count] = self.draw(count, *clip["draw"])
         batch = {
             self.input_name: padded,
             "attention_mask": attention_mask,
@@ -138,13 +149,12 @@ class Masking:
         return {name: torch.from_numpy(array) for name, array in batch.items()}
 
     def frames_of(self, length: int) -> int:
-        """Frames that the encoder makes of so many samples or mel frames."""
+        """Number of encoder frames for an input of so many samples or mel frames."""
         return max(0, int(self.model._get_feat_extract_output_lengths(torch.tensor(length))))
 
     def draw(self, frames: int, epoch: int, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """The mask `(frames,)` and the negatives `(frames, negatives)` of one clip of at least two
-        frames."""
-        length = min(self.length, frames // 2)  # or a short clip would be masked whole
+        """Draw the mask `(frames,)` and negatives `(frames, negatives)` of at least 2 frames."""
+        length = min(self.length, frames // 2)  # a short clip would otherwise be masked completely
         with _drawing_from(self.seed, epoch, number):
             mask = _compute_mask_indices((1, frames), self.probability, length, min_masks=2)
             return mask[0], _sample_negative_indices((1, frames), self.negatives, mask)[0]
@@ -152,7 +162,7 @@ class Masking:
 
 @contextmanager
 def _drawing_from(*seed: int) -> Iterator[None]:
-    """Give numpy's global generator, which transformers draws from, a seed for a while."""
+    """Seed the global generator of numpy, which transformers draws from, for a block."""
     before = np.random.get_state()
     np.random.seed(seed)
     try:

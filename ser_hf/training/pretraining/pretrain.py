@@ -1,5 +1,4 @@
-"""Task-adaptive pretraining: wav2vec 2.0's own objective, continued on recordings without their
-labels.
+"""Task-adaptive pretraining: the objective of wav2vec 2.0, continued on unlabelled recordings.
 
 Baevski et al. 2020 (arXiv:2006.11477); for emotions in speech, Chen and Rudnicky 2021
 (arXiv:2110.06309).
@@ -27,22 +26,24 @@ from ser_hf.training.trainer import by_epoch
 from ser_hf.utils import files
 
 DIVERSITY = 0.1
-"""The weight of the share of codewords that lie idle, in wav2vec 2.0's loss."""
+"""Weight of the share of unused codewords in the loss of wav2vec 2.0."""
 TEMPERATURES = (2.0, 0.5)
-"""Of the codebook's draws, at the first and the last step, as for wav2vec 2.0's base model."""
+"""Temperatures of the codebook at the first and the last step, as for wav2vec 2.0 base."""
 
 
 class PretrainingError(UserError):
-    """A run that cannot be started as asked, or that cannot go on."""
+    """A pretraining that cannot start with its settings, or that cannot go on."""
 
 
 class PretrainTrainer(Trainer):
-    """Trainer of the contrastive loss a masked frame, over all processes, with one line an
-    epoch."""
+    """Trainer of the contrastive loss, which prints one line an epoch."""
 
     def __init__(self, *args: object, run: dict, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
-        self.run, self.running = run, ""  # what a resumed run must agree on; the batch in work, for a message
+        self.run = run
+        """Settings that a resumed run must agree on."""
+        self.running = ""
+        """Description of the current batch, for the message if memory runs out."""
         self._sums = np.zeros(4)
 
     def _get_train_sampler(self, train_dataset: Recordings | None = None) -> Order:
@@ -53,44 +54,42 @@ class PretrainTrainer(Trainer):
         return Order(eval_dataset.durations, 1, None)
 
     def _measure(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Sums over a batch's masked frames: loss, right answers, frames, perplexity."""
+        """Sums over the masked frames of a batch: loss, correct predictions, frames, perplexity."""
         negatives, mask = inputs["negatives"], inputs["mask_time_indices"]
         out = model(**{name: value for name, value in inputs.items() if name != "negatives"})
         temperature = getattr(self.model.config, "contrastive_logits_temperature", 0.1)
         codewords = self.model.quantizer.codewords
-        losses, right = objective.contrastive(
+        losses, correct = objective.contrastive(
             out.projected_states, out.projected_quantized_states, codewords, negatives, mask, temperature
         )
-        return torch.stack([losses.sum(), right.sum(), mask.sum(), out.codevector_perplexity * mask.sum()])
+        return torch.stack([losses.sum(), correct.sum(), mask.sum(), out.codevector_perplexity * mask.sum()])
 
     def _finite(self, sums: torch.Tensor) -> np.ndarray:
-        # they are the same on all processes, so that none ends while others wait for it
+        # the sums are the same on all processes, so that none ends while others wait for it
         if not torch.isfinite(sums[0]):
             step = self.state.global_step + self.model.training
             raise PretrainingError(f"loss is {sums[0]:g} at step {step}: lower --learning_rate")
         return sums.cpu().double().numpy()
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs) -> torch.Tensor:  # noqa: ANN001, ANN003
-        """Contrastive and diversity loss, a mean over the masked frames of all processes."""
+        """Contrastive and diversity loss, as mean over the masked frames of all processes."""
         self.running = "{} clips of {:,}".format(*inputs["attention_mask"].shape)
         sums = self._measure(model, inputs)
-        everywhere = self.accelerator.reduce(sums.detach().clone(), "sum")
-        self._sums += self._finite(everywhere)
-        idle = sums[2] - sums[3] / (self.model.quantizer.num_groups * self.model.quantizer.num_vars)
-        # gradients are averaged over processes
-        return (sums[0] + DIVERSITY * idle) / everywhere[2].clamp(min=1) * self.accelerator.num_processes
+        totals = self.accelerator.reduce(sums.detach().clone(), "sum")
+        self._sums += self._finite(totals)
+        unused = sums[2] - sums[3] / (self.model.quantizer.num_groups * self.model.quantizer.num_vars)
+        # times the processes, because gradients are averaged over them
+        return (sums[0] + DIVERSITY * unused) / totals[2].clamp(min=1) * self.accelerator.num_processes
 
     def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
-        """What the Trainer calls loss has the codebook's share in it: the contrastive one, and what
-        goes with it."""
+        """Log the contrastive loss as `loss`, and the Trainer's sum of losses as `objective`."""
         if "loss" in logs:
             logs |= {"objective": logs["loss"], **_means(self._sums)}
             self._sums = np.zeros(4)
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args: object, **kwargs: object) -> dict[str, float]:
-        """The same figures on the validation side, with the same masks each epoch; prints the
-        epoch's line."""
+        """Measure on the validation side, with the same masks each epoch, and print the epoch."""
         self.model.eval()
         sums = torch.zeros(4, device=self.args.device)
         with torch.no_grad():
@@ -117,36 +116,35 @@ class PretrainTrainer(Trainer):
 
 
 class Cooling(TrainerCallback):
-    """Lowers the temperature of the codebook's draws geometrically over the steps of the run."""
+    """Callback that lowers the temperature of the codebook geometrically over all steps."""
 
     def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:  # noqa: ANN001, ANN003
-        """Set it for the step to come."""
-        warm, cool = TEMPERATURES
-        model.quantizer.temperature = warm * (cool / warm) ** (state.global_step / max(1, state.max_steps - 1))
+        """Set the temperature of the next step."""
+        first, last = TEMPERATURES
+        model.quantizer.temperature = first * (last / first) ** (state.global_step / max(1, state.max_steps - 1))
 
 
 def pretrain(config: PretrainConfig) -> list[dict] | None:
-    """Train on the train side of a split without its labels, and write a folder that fine-tuning
-    continues from.
+    """Pretrain on the unlabelled train side of a split, and write a folder to fine-tune.
 
-    The folder `config.output` gets the model (safetensors, config, `preprocessor_config.json`) and
-    `history.json`, when all is done; until then the last epoch's checkpoint lies in a folder
-    `….checkpoints` beside it. The model's config remembers the speakers of the train and validation
-    sides.
+    The folder `config.output` appears when all is done. It holds the model (safetensors, config,
+    `preprocessor_config.json`) and `history.json`. Until then the checkpoint of the last epoch lies
+    in a folder `….checkpoints` beside it. The config of the model lists the speakers of the train
+    and validation sides.
 
     Returns:
         The history, a row an epoch; None on all but the first process.
 
     Raises:
         UserError: for a dataset, protocol, model or flag that does not fit, before anything is
-            written; for a training that cannot go on.
+            written, and for a training that cannot go on.
     """
     files.refuse_existing(config.output)
     output = Path(config.output)
     scratch = output.with_name(f"{output.name}.checkpoints")
     args = _arguments(config, scratch)
     checkpoint = recovery.starting_point(scratch, args)
-    model, extractor, kept = objective.load(config.model, config.seed)
+    model, extractor, original_settings = objective.load(config.model, config.seed)
     rows, split = protocols.load_split(config)
     protocols.refuse_seen(SeenSpeakers.of(model.config), config.model, rows, split)
     setup.remember_speakers(model, rows, split)
@@ -168,7 +166,7 @@ def pretrain(config: PretrainConfig) -> list[dict] | None:
         disk_guard("the model is saved (--resume_from_checkpoint true does that again)"),
         files.new_folder(output) as partial,
     ):
-        objective.save(model, kept, partial)
+        objective.save(model, original_settings, partial)
         extractor.save_pretrained(partial)
         (partial / "history.json").write_text(json.dumps(history, indent=2) + "\n")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -177,20 +175,20 @@ def pretrain(config: PretrainConfig) -> list[dict] | None:
 
 def _arguments(config: PretrainConfig, scratch: Path) -> TrainingArguments:
     machine = machine_defaults()
-    gentle = config.model not in objective.SCRATCH
+    from_checkpoint = config.model not in objective.SCRATCH
     try:
         args = TrainingArguments(
             output_dir=str(scratch),
             resume_from_checkpoint=config.resume_from_checkpoint,
             num_train_epochs=config.epochs,
-            learning_rate=config.learning_rate or (5e-5 if gentle else 1e-3),
+            learning_rate=config.learning_rate or (5e-5 if from_checkpoint else 1e-3),
             per_device_train_batch_size=config.batch_size,
             per_device_eval_batch_size=config.batch_size,
             seed=config.seed,
             bf16=machine["bf16"] if config.bf16 is None else config.bf16,
             use_cpu=machine["use_cpu"],
             warmup_steps=0.1,  # below 1 it is a share of all steps
-            adam_beta2=0.98,  # this, epsilon and weight decay as for wav2vec 2.0
+            adam_beta2=0.98,  # as are epsilon and weight decay, that of wav2vec 2.0
             adam_epsilon=1e-6,
             weight_decay=0.01,
             eval_strategy="epoch",
@@ -202,7 +200,7 @@ def _arguments(config: PretrainConfig, scratch: Path) -> TrainingArguments:
             remove_unused_columns=False,
             dataloader_pin_memory=torch.cuda.is_available(),
         )
-    except ValueError as error:  # it checks itself what the processor can do
+    except ValueError as error:  # TrainingArguments checks what the processor supports
         raise PretrainingError(str(error)) from error
     args._n_gpu = min(args.n_gpu, 1)  # one GPU a process: nn.DataParallel would copy the codebook out of reach
     setup.set_threads(config.threads, args)
@@ -229,9 +227,9 @@ def _trainer(config, args, rows, split, model, extractor) -> PretrainTrainer:  #
 
 
 def _means(sums: np.ndarray) -> dict[str, float]:
-    loss, right, frames, perplexity = sums.tolist()
+    loss, correct, frames, perplexity = sums.tolist()
     frames = max(frames, 1)
-    return {"loss": loss / frames, "accuracy": right / frames, "perplexity": perplexity / frames}
+    return {"loss": loss / frames, "accuracy": correct / frames, "perplexity": perplexity / frames}
 
 
 def _opening(trainer: PretrainTrainer, name: str, split: protocols.Split) -> str:
