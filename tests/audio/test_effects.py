@@ -254,7 +254,7 @@ def test_one_may_have_a_probability_of_its_own():
     assert augmentation.strengths == {"gain": (6.0,), "codec": ()}
     rng, drawn = np.random.default_rng(0), []
     for _ in range(2_000):
-        drawn += list(augmentation._drawn(False, rng))
+        drawn += list(augmentation._draw_names(False, rng))
     assert drawn.count("gain") == 2_000
     assert drawn.count("codec") == pytest.approx(500, abs=60)
 
