@@ -72,7 +72,7 @@ def _alive(process: str) -> bool:
 
 
 def health(predictor: Predictor, limits: Limits, folder: Path | None, commit: str | None) -> dict[str, Any]:
-    """What `/health` answers: which model the app serves, how it was tested, and the limits."""
+    """The answer of `/health`: the model that the app serves, its test, and the limits."""
     results = Results.beside(folder)
     return {
         "status": "ok",

@@ -1,4 +1,4 @@
-"""What visitors upload, and how much of it they may: every limit is a flag of `ser-hf app`."""
+"""Uploads of visitors and their limits: every limit is a flag of `ser-hf app`."""
 
 import os
 import zipfile

@@ -1,4 +1,4 @@
-"""What a dataset holds: counts, tables and pictures."""
+"""The description of a dataset: counts, tables and pictures."""
 
 import sys
 from collections import Counter, defaultdict

@@ -37,7 +37,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)", re.IGNORECASE)
 
 
 class DownloadError(UserError):
-    """What cannot be downloaded; the message names it and the remedy."""
+    """A recording or record that cannot be downloaded; the message names it and the remedy."""
 
 
 def fetch(corpora: Sequence[str], folder: Path, server: str | None = None) -> dict[str, list[Path]]:

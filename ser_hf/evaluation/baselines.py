@@ -245,7 +245,7 @@ def _decisions(model: Pipeline, values: np.ndarray) -> np.ndarray:
 
 
 def decision_temperature(model: Pipeline, side: Side) -> float:
-    """What decision values are divided by to become logits: the likeliest on a side.
+    """The divisor that turns decision values into logits: the likeliest on a side.
 
     A temperature leaves the predictions as they are, which Platt's scaling does not.
     """

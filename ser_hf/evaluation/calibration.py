@@ -186,7 +186,7 @@ def fit_calibration(
 
 
 def calibrate_or_warn(calibrate: Callable[..., dict], coverage: float | None, error: float | None) -> dict | None:
-    """What `calibrate(coverage=, error=)` returns, or without a threshold where that fails.
+    """The result of `calibrate(coverage=, error=)`, or of one without a threshold.
 
     Returns None where nothing fits, and prints why: at the end of a training, a model without a
     threshold is better than none.

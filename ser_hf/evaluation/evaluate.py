@@ -24,7 +24,7 @@ from ser_hf.protocols import PROTOCOLS, SIDES, LeakError, Split, refuse_seen
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What is known of the training of a model; empty for a model from elsewhere."""
+    """The record of a model's training; empty for a model from elsewhere."""
 
     training: dict = field(default_factory=dict)
     """As in `Results`, and so are the next two."""

@@ -51,7 +51,7 @@ class ExplanationError(UserError):
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """A model's answer for a clip, and how much each moment counts for it."""
+    """A model's prediction for a clip, and the importance of each moment for it."""
 
     file: str
     label: str
@@ -60,24 +60,21 @@ class Explanation:
     seconds: np.ndarray
     """Middles of the clip's cells, shape `(cells,)`."""
     importance: np.ndarray
-    """Nats that the label's log probability falls by without the cell, shape `(cells,)`; negative
-    where it rises."""
+    """Nats by which the label's log probability falls without each cell, shape `(cells,)`."""
     samples: np.ndarray
     """Shape `(samples,)`, 16 kHz."""
     window: float
     """Seconds that were replaced at a time."""
     stretch: tuple[float, float] | None
-    """Where the shortest stretch with half of all importance starts and ends, in seconds; None
-    where nothing counts."""
+    """Start and end, in seconds, of the shortest stretch with half of all importance, if any."""
     without: dict[str, float] | None
     """Probabilities of the labels when that stretch is replaced."""
     layer_weights: list[float] | None
-    """Shares of the layers where the model mixes them, that of the encoder's input first; they add
-    up to 1."""
+    """Shares of the layers, the encoder's input first, which sum to 1; None without a mix."""
 
 
 def explain(predictor: Predictor, source: audio.Source) -> Explanation:
-    """Measure how much each moment of a recording counts for the model's answer.
+    """Measure how much each moment of a recording counts for the model's prediction.
 
     Windows of `WINDOW` seconds (shorter for clips below a second, longer for those above ten), a
     third of that apart, are replaced by `noise_floor`, one at a time. A cell, a third of a window

@@ -15,7 +15,7 @@ BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#7f7f7f"
 
 
 def draw_results(results: Results, folder: Path) -> list[Path]:
-    """Write every picture that the results have figures for; the names tell what each shows."""
+    """Write every picture that the results have figures for; each is named after what it shows."""
     with mpl.rc_context(STYLE):
         figures = {"confusion_matrix.png": confusion_matrix(results), "groups.png": groups(results)}
         if results.history:
@@ -168,7 +168,7 @@ def robustness(results: Results) -> Figure:
 
 
 def bias_probes(results: Results) -> Figure:
-    """How well what is no emotion can be read from the embeddings, beside guessing."""
+    """Scores of the linear probes beside chance: what the embeddings tell besides emotion."""
     rows = [(name, row) for name, row in results.bias_probes["probes"].items() if row.get("score") is not None]
     figure = Figure(figsize=(8.4, 1.8 + 0.5 * len(rows)))
     axes = figure.subplots()
@@ -199,7 +199,7 @@ def baselines(results: Results) -> Figure:
 
 
 def flag(results: Results) -> str:
-    """What a picture must say of the results it shows, below its title."""
+    """The warning of the results, to stand below the title of each picture."""
     if not results.notes:
         return ""
     return "\n" + "\n".join("LEAKS SPEAKERS" if "leaks" in n else n.split(":")[0] for n in results.notes)

@@ -22,7 +22,7 @@ class ResultsError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSetup:
-    """What was tested on what."""
+    """The model, the dataset and the split of a test."""
 
     protocol: str
     protocol_hash: str
@@ -50,7 +50,7 @@ class EvaluationSetup:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationFigures:
-    """What the test gave."""
+    """The figures of a test."""
 
     n: int
     accuracy: float
@@ -93,7 +93,7 @@ class EvaluationOrigin:
 
 @dataclass(frozen=True, kw_only=True)
 class FurtherEvidence:
-    """What is measured on request, None where it was not."""
+    """Figures that are measured on request; None where they were not."""
 
     calibration: dict | None = None
     robustness: dict | None = None

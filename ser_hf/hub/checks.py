@@ -1,4 +1,4 @@
-"""Whether a model may be published: its results are of its weights, its card is of its results."""
+"""Checks before a push: the results are of the weights, and the card is of the results."""
 
 import re
 from pathlib import Path

@@ -196,7 +196,7 @@ def commit_files(
 
 
 def find_model(model: str, revision: str | None = None) -> ModelInfo:
-    """What the Hub says of a model: its full name, its commit, whether it is private or gated.
+    """The Hub's record of a model: its full name, its commit, whether it is private or gated.
 
     Args:
         model: its id.
@@ -274,7 +274,7 @@ def _check_branch(branch: str | None, repo: str) -> None:
 
 
 def _branch(name: str, kind: Kind, branch: str) -> DatasetInfo | ModelInfo | SpaceInfo:
-    """What the Hub says of a branch, created from main where there is none."""
+    """The Hub's record of a branch, created from main where there is none."""
     api = HfApi()
     with _as_hub_error(name):
         refs = api.list_repo_refs(name, repo_type=kind)

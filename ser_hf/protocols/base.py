@@ -1,4 +1,4 @@
-"""What every protocol is made of: the columns it reads, the sides it returns, its errors."""
+"""The parts of every protocol: the columns it reads, the sides it returns, its errors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

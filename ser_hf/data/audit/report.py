@@ -1,4 +1,4 @@
-"""What is wrong with folders of recordings: read only, a report and never a repair."""
+"""The audit of folders of recordings: it reads and reports, and never repairs."""
 
 import base64
 import json

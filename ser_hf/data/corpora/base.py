@@ -1,4 +1,4 @@
-"""What a corpus of recordings is, and what is read of one: files, recordings, a scan.
+"""Corpora of recordings, and the result of reading one: files, recordings, a scan.
 
 No audio is decoded here.
 """
