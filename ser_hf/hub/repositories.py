@@ -60,10 +60,9 @@ def check_push(repo: str, private: bool = True) -> str:
         HubError: if the name is bad, the token is missing, wrong or can only read, or the Hub
             cannot be reached.
 
-    >>> check_push("my dataset")
+    >>> check_push("my dataset")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ser_hf.hub.repositories.HubError: 'my dataset' is no name for a dataset on the Hub: take
-    owner/name, of letters, digits, -, _, .
+    ser_hf.hub.repositories.HubError: 'my dataset' is no name for a dataset on the Hub: take ...
     """
     return _writable(repo, private, "dataset").id
 
