@@ -17,13 +17,11 @@ _BAND = signal.ellip(5, 0.5, 40, [300, 3400], "bandpass", fs=_RATE, output="sos"
 
 
 class AugmentError(UserError):
-    """An augmentation that does not exist or cannot be; the message names it and what is
-    allowed."""
+    """An augmentation that does not exist or cannot be applied."""
 
 
 def speed(samples: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> np.ndarray:
-    """Play faster or slower; the pitch moves along (Ko et al., "Audio augmentation for speech
-    recognition", 2015).
+    """Play faster or slower; the pitch moves along (Ko et al. 2015, Interspeech).
 
     The factor is one of 1 ± 0.02, 1 ± 0.04, … within `share`; the length becomes `ceil(samples /
     factor)`. A clip that would fall below 400 samples stays as it is.
@@ -42,8 +40,7 @@ def gain(samples: np.ndarray, rng: np.random.Generator, decibel: float = 6.0) ->
 def noise(
     samples: np.ndarray, rng: np.random.Generator, noises: Sequence[np.ndarray], low: float = 10.0, high: float = 30.0
 ) -> np.ndarray:
-    """Add a random stretch of one of `noises`, `low` to `high` dB below the voiced part of the
-    clip, uniformly.
+    """Add a stretch of one of `noises`, `low` to `high` dB below the voice, drawn uniformly.
 
     A noise shorter than the clip is run forth and back, so that nothing jumps where it starts over.
     A silent clip, or a silent stretch, leaves the clip as it is.
@@ -64,8 +61,7 @@ def noise(
 
 
 def room(samples: np.ndarray, rng: np.random.Generator, seconds: float = 0.4) -> np.ndarray:
-    """Reverberation of a random room whose RT60 is uniform in (0.1, `seconds`]; same length, same
-    RMS."""
+    """Reverberate as a room of RT60 uniform in (0.1, `seconds`]; length and RMS stay."""
     return reverberate(samples, rng, seconds - (seconds - _SHORTEST_RT60) * rng.random())
 
 
@@ -82,8 +78,7 @@ def reverberate(samples: np.ndarray, rng: np.random.Generator, rt60: float) -> n
 
 
 def codec(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A telephone line: 300 to 3400 Hz, 8 kHz, 8-bit mu-law (ITU-T G.711), and back to 16 kHz; same
-    length.
+    """Pass a telephone line: 300 to 3400 Hz, 8 kHz, 8-bit mu-law (ITU-T G.711); length stays.
 
     The line is driven to full scale, as a recording's level says nothing about that of a call.
     `rng` is not used.
@@ -101,8 +96,7 @@ def _power(samples: np.ndarray) -> float:
 
 
 def _stretch(noise: np.ndarray, length: int, rng: np.random.Generator) -> np.ndarray:
-    """`length` samples of a noise from a random place on; forth and back where it is shorter than
-    that."""
+    """Take `length` samples of a noise from a random place, back and forth if it is shorter."""
     if len(noise) >= length:
         start = int(rng.integers(len(noise) - length + 1))
         return noise[start : start + length]
@@ -112,8 +106,7 @@ def _stretch(noise: np.ndarray, length: int, rng: np.random.Generator) -> np.nda
 
 
 def _response(rng: np.random.Generator, rt60: float) -> np.ndarray:
-    """A room's impulse response of unit energy: the direct path, then Gaussian noise that decays by
-    60 dB in RT60.
+    """Make a room's impulse response: the direct path, then noise that decays by 60 dB in RT60.
 
     Polack's statistical model of late reverberation (La transmission de l'énergie sonore dans les
     salles, 1988). The echoes have as much energy as the direct path, as at the reverberation radius
@@ -130,8 +123,7 @@ def _telephone(samples: np.ndarray) -> np.ndarray:
 
 
 def _mu_law(samples: np.ndarray) -> np.ndarray:
-    """Coded to 8 bits and decoded as ITU-T G.711 does: from a bias of 33 in 14 bits on, each octave
-    has 16 steps."""
+    """Code to 8 bits and decode, as ITU-T G.711: 16 steps an octave, a bias of 33 in 14 bits."""
     biased = np.minimum(np.abs(samples) * 8192 + 33, 8191)
     step = np.ldexp(np.float32(1), np.frexp(biased)[1] - 5)
     return np.sign(samples) * (np.floor(biased / step) * step + step / 2 - 33) / 8192

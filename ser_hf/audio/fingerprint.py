@@ -1,5 +1,4 @@
-"""Near duplicates: the same recording again, though trimmed, louder, resampled, transcoded or a
-little noisy.
+"""Near duplicates: the same recording trimmed, louder, resampled, transcoded or noisier.
 
 The method is that of Haitsma and Kalker, "A highly robust audio fingerprinting system" (ISMIR
 2002): every 12 ms one 32-bit word says whether the energy difference of neighbouring bands between

@@ -163,8 +163,7 @@ def mono(samples: np.ndarray, name: str = "the recording") -> np.ndarray:
 
 
 def mono_16k(blocks: Iterable[np.ndarray], rate: int, name: str = "the recording") -> Iterator[np.ndarray]:
-    """Average the channels of float32 blocks of shape `(frames, channels)` and resample to
-    `(samples,)` at 16 kHz.
+    """Average float32 blocks `(frames, channels)` and resample them to `(samples,)` at 16 kHz.
 
     Raises:
         AudioError: if they are less than 0.1 s in all, or hold NaN or infinity.

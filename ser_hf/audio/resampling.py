@@ -23,8 +23,7 @@ _DENSE = 400_000  # elements of the largest filter matrix that is not kept spars
 
 
 def resample(samples: np.ndarray, rate: int, new_rate: int = 16_000) -> np.ndarray:
-    """Windowed-sinc resampling of shape `(samples,)`, equal to `torchaudio.functional.resample`
-    with its defaults.
+    """Resample `(samples,)` as `torchaudio.functional.resample` does with its defaults.
 
     Smith, "Digital audio resampling", https://ccrma.stanford.edu/~jos/resample/; Hann window, 6
     zero crossings, roll-off 0.99. Output length is `ceil(samples * new_rate / rate)`.
@@ -34,8 +33,7 @@ def resample(samples: np.ndarray, rate: int, new_rate: int = 16_000) -> np.ndarr
 
 
 def resample_blocks(blocks: Iterable[np.ndarray], rate: int, new_rate: int = 16_000) -> Iterator[np.ndarray]:
-    """`resample` for a recording that comes in parts: the outputs joined are those of the parts
-    joined."""
+    """Resample a recording that comes in parts, as `resample` would the whole of it."""
     resampler = Resampler(rate, new_rate)
     for block in blocks:
         if len(ready := resampler.feed(block)):
@@ -60,8 +58,7 @@ class Resampler:
         self._received = self._produced = 0
 
     def feed(self, block: np.ndarray) -> np.ndarray:
-        """Take the next samples, shape `(samples,)`, and give those outputs that no later sample
-        can change."""
+        """Take the next samples `(samples,)`; return outputs that no later sample can change."""
         block = block.astype(np.float32, copy=False)
         if self._old == self._new:
             return block
@@ -86,8 +83,7 @@ class Resampler:
 
 
 def _filtered(padded: np.ndarray, old: int, new: int, length: int) -> np.ndarray:
-    """`length` outputs from phase 0 on, some multiple of a period; the input at that phase stands
-    at `padded[taps]`."""
+    """Compute `length` outputs from phase 0 on, whose input is `padded[taps]`."""
     starts, taps = _filter_bank(old, new)
     matrix = _filter_matrix(old, new)
     inputs, outputs = matrix.shape
@@ -98,8 +94,7 @@ def _filtered(padded: np.ndarray, old: int, new: int, length: int) -> np.ndarray
 
 @lru_cache(maxsize=8)
 def _filter_bank(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
-    """For each of the `new` phases: where its taps start (relative to the block) and the taps,
-    shape `(new, taps)`."""
+    """Return where the taps of each phase start in the block, and the taps `(new, taps)`."""
     base = min(old, new) * _ROLLOFF
     width = math.ceil(_ZEROS * old / base)
     position = np.arange(new) * old / new
@@ -112,8 +107,7 @@ def _filter_bank(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=8)
 def _filter_matrix(old: int, new: int) -> "np.ndarray | sparse.csc_array":
-    """What a row of inputs is multiplied with to give one or several periods of outputs, shape
-    `(inputs, outputs)`.
+    """Return the matrix `(inputs, outputs)` that gives one or several periods of outputs.
 
     Each output has its taps in its column; where periods are long, as from 24,414 Hz, hardly
     anything else is in it.

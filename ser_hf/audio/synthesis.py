@@ -22,8 +22,10 @@ _BANDWIDTHS = np.array([80.0, 100.0, 140.0, 220.0])
 
 @dataclass(frozen=True)
 class Prosody:
-    """How something is said. Semitones are relative to the speaker's own pitch; contours rise over
-    the utterance."""
+    """How an utterance is spoken.
+
+    Semitones are relative to the speaker's own pitch; contours rise over the utterance.
+    """
 
     level: float = 0.0  # semitones
     range: float = 2.0  # semitones of movement on each syllable
@@ -57,8 +59,7 @@ _MOST = np.array([14, 14, 14, 1.8, 20, 0.9, 0.4, 0.9, 0.9])
 
 @dataclass(frozen=True)
 class SyntheticVoice:
-    """A speaker: pitch in Hz, formants relative to a man's, pace in syllables a second, manner as
-    offsets from it."""
+    """A speaker: pitch in Hz, formants relative to a man's, syllables a second, and manner."""
 
     pitch: float
     formants: float
@@ -104,8 +105,7 @@ def synthesize(voice: SyntheticVoice, emotion: str, syllables: list[int], rng: n
 
 
 def _pulses(pitch: np.ndarray, prosody: Prosody, rng: np.random.Generator) -> np.ndarray:
-    """The glottal source: a pulse each period (Rosenberg 1971), every second one weaker if rough,
-    and breath."""
+    """Make the glottal source: a pulse each period (Rosenberg 1971), roughness and breath."""
     cycles = np.cumsum(pitch / SAMPLING_RATE)
     phase, count = np.modf(cycles)
     jitter = rng.normal(size=int(cycles[-1]) + 2)[count.astype(int)]
@@ -115,8 +115,7 @@ def _pulses(pitch: np.ndarray, prosody: Prosody, rng: np.random.Generator) -> np
 
 
 def _resonate(source: np.ndarray, formants: np.ndarray) -> np.ndarray:
-    """Filter frame by frame with the formants `(samples, 4)` at each frame's start, and
-    overlap-add."""
+    """Filter with the formants `(samples, 4)` at each frame's start, and overlap-add."""
     padded = np.pad(source, (_FRAME, _FRAME))
     starts = np.arange(0, len(padded) - _FRAME, _HOP)
     frames = padded[starts[:, None] + np.arange(_FRAME)] * np.hanning(_FRAME)

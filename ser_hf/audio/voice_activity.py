@@ -155,8 +155,7 @@ class VadStream:
 
 
 class _Silero(nn.Module):
-    """silero-vad 6 at 16 kHz: a spectrum by convolution, four convolutions, an LSTM from frame to
-    frame."""
+    """silero-vad 6 at 16 kHz: a spectrum by convolution, four convolutions and an LSTM."""
 
     def __init__(self, weights: Path) -> None:
         super().__init__()
@@ -175,8 +174,7 @@ class _Silero(nn.Module):
     def forward(
         self, frames: np.ndarray, state: tuple[torch.Tensor, torch.Tensor] | None
     ) -> tuple[np.ndarray, tuple[torch.Tensor, torch.Tensor]]:
-        """Probability of voice in each of `(frames, 64 + 512)` samples that follow each other, and
-        the new state."""
+        """Return the probability of voice in each of `(frames, 64 + 512)` samples, and a state."""
         hidden = functional.pad(torch.from_numpy(frames)[:, None], (0, 64), mode="reflect")
         hidden = self.stft_conv(hidden)
         hidden = (hidden[:, :129].square() + hidden[:, 129:].square()).sqrt()

@@ -1,5 +1,4 @@
-"""What calibration and adaptation give a recipe, by cross-validation over the predictions of its
-runs.
+"""What calibration and adaptation give a recipe, cross-validated over its predictions.
 
 Each fold is calibrated on the other folds. Each clip is predicted after adaptation to other clips
 of its speaker.
@@ -50,8 +49,7 @@ def read_predictions(run: Path) -> RunPredictions:
 
 
 def shared_temperature(runs: Sequence[RunPredictions]) -> float:
-    """One temperature for several runs, fitted to their predictions together
-    (`calibration.fit_temperature`)."""
+    """Fit one temperature to the predictions of several runs together."""
     logits, labels = (np.concatenate([getattr(run, name) for run in runs]) for name in ("logits", "labels"))
     return calibration.fit_temperature(logits, labels)
 

@@ -117,8 +117,7 @@ def _run_one(
 
 
 def _report(pooled: list[Results], runs: list[Results], folders: list[str], seed: int) -> dict:
-    """Figures of each run, pooled over folds for each seed, and their mean and standard deviation
-    (n - 1)."""
+    """Report the figures of each run, and their mean and standard deviation (n - 1)."""
     report = {
         "seeds": [seed + number for number in range(len(pooled))],
         "pooled": [_figures(results) for results in pooled],

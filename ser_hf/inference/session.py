@@ -81,8 +81,10 @@ class InferenceSession:
         return self.backend.batches and (self.pool.on_gpu or self.front_end.on_frames)
 
     def submit(self, clips: list[np.ndarray]) -> Future[np.ndarray]:
-        """Probabilities `(clips, labels)` of clips of one length; of several only where the backend
-        batches."""
+        """Compute probabilities `(clips, labels)` of clips of one length.
+
+        More than one clip needs a backend that batches.
+        """
         return self.pool.submit(self._probabilities, clips)
 
     def submit_logits(self, clips: list[np.ndarray]) -> Future[np.ndarray]:

@@ -49,8 +49,10 @@ class TorchBackend:
         return self.model(torch.from_numpy(features).to(self.device)).logits.float().cpu().numpy()
 
     def outputs(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Logits `(clips, labels)`, and the embeddings `(clips, width)`: the inputs of the last
-        linear layer."""
+        """Compute logits `(clips, labels)` and embeddings `(clips, width)`.
+
+        Embeddings are the inputs of the last linear layer.
+        """
         thread, inputs = threading.get_ident(), []
 
         def keep(_: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:

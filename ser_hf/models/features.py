@@ -93,8 +93,7 @@ class StackedMelFrontEnd(FrontEnd):
         return np.log(np.maximum(power @ self.extractor.mel_filters, 1.192092955078125e-07)).astype(np.float32)
 
     def finish(self, prepared: np.ndarray) -> np.ndarray:
-        """Zero mean and unit variance of each mel bin over the clip; an even number of frames,
-        stacked."""
+        """Normalise each mel bin over the clip, and stack an even number of frames."""
         mel = (prepared - prepared.mean(axis=0)) / np.sqrt(prepared.var(axis=0, ddof=1) + 1e-7)
         stride = self.extractor.stride
         even = len(mel) + len(mel) % 2
@@ -150,8 +149,7 @@ class Collator:
     """Pads features to the longest of a batch, with an attention mask where the model takes one."""
 
     def __init__(self, extractor: FeatureExtractionMixin, rule: str) -> None:
-        """Take the extractor of a model and its padding rule
-        (`ser_hf.models.padding.padding_rule`)."""
+        """Take a model's extractor and its rule of `ser_hf.models.padding.padding_rule`."""
         self.input_name = extractor.model_input_names[0]
         self.with_mask = rule != "fixed length"
         self.rounds_up = rule in ("attention mask", "masked group norm")

@@ -29,8 +29,7 @@ _MESSAGES: dict[type[Exception], tuple[str, str]] = {
 
 
 def explain(error: BaseException) -> tuple[str, str] | None:
-    """The reason and the remedy of an error that huggingface_hub raised, or that was raised because
-    of one.
+    """Say reason and remedy of an error of huggingface_hub, or of one that it caused.
 
     HTTPError is that of its HTTP library, whose name changed with version 2.
 
