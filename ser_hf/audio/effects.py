@@ -12,7 +12,7 @@ from ser_hf.errors import UserError
 _RATE = audio.SAMPLING_RATE
 _GRID = 0.02  # of speed: factors of few digits keep the resampler's periods, and with them its matrices, short
 _SHORTEST = 400  # samples: one frame of the mel front ends
-_SHORTEST_RT60 = 0.1  # seconds
+SHORTEST_RT60 = 0.1  # seconds
 _BAND = signal.ellip(5, 0.5, 40, [300, 3400], "bandpass", fs=_RATE, output="sos")  # of telephones
 
 
@@ -62,7 +62,7 @@ def noise(
 
 def room(samples: np.ndarray, rng: np.random.Generator, seconds: float = 0.4) -> np.ndarray:
     """Reverberate as a room of RT60 uniform in (0.1, `seconds`]; length and RMS stay."""
-    return reverberate(samples, rng, seconds - (seconds - _SHORTEST_RT60) * rng.random())
+    return reverberate(samples, rng, seconds - (seconds - SHORTEST_RT60) * rng.random())
 
 
 def reverberate(samples: np.ndarray, rng: np.random.Generator, rt60: float) -> np.ndarray:

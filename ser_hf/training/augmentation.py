@@ -10,7 +10,7 @@ import numpy as np
 
 from ser_hf import audio
 from ser_hf.audio import voice_activity
-from ser_hf.audio.effects import _RATE, _SHORTEST_RT60, AugmentError, codec, gain, noise, room, speed
+from ser_hf.audio.effects import SHORTEST_RT60, AugmentError, codec, gain, noise, room, speed
 
 
 def vary(length: int, bounds: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
@@ -158,7 +158,7 @@ class Step:
 AUGMENTATIONS: dict[str, Step] = {
     # waveforms first, in the order of a recording: the speaker, reverberation, noise, the line
     "speed": Step(speed, False, 0.02, 0.5, "a share from 0.02 to 0.5, such as speed:0.1"),
-    "room": Step(room, False, _SHORTEST_RT60, 5.0, "0.1 to 5 seconds, such as room:0.4"),
+    "room": Step(room, False, SHORTEST_RT60, 5.0, "0.1 to 5 seconds, such as room:0.4"),
     "noise": Step(
         noise, False, -20.0, 60.0, "two numbers of dB, from -20 to 60, the lower first, such as noise:10-30", pair=True
     ),
@@ -256,7 +256,7 @@ def needs_noise(text: str) -> bool:
 def silences(clips: Iterable[np.ndarray], seconds: float = 60.0) -> list[np.ndarray]:
     """Background sound: `seconds` of the clips' `voice_activity.unvoiced_edges`, in order."""
     edges = []
-    missing = round(seconds * _RATE)
+    missing = round(seconds * audio.SAMPLING_RATE)
     for clip in clips:
         for edge in voice_activity.unvoiced_edges(clip):
             edges.append(edge[:missing].copy())  # a view would keep the clip in memory

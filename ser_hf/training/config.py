@@ -68,7 +68,8 @@ class FinetuneConfig(SplitSettings):
         metadata={"help": "at the edges of training clips; vary: cut at random; random_trim: all of it or none"},
     )
     augment: str = field(
-        default="", metadata={"help": "the waveform, such as speed:0.1,gain:6,noise:10-30,room:0.4,codec"}
+        default="",
+        metadata={"help": "the clips, such as speed:0.1,gain:6,noise:10-30,room:0.4,codec; see docs/training.md"},
     )
     augment_probability: float = field(default=0.5, metadata={"help": "of each augmentation"})
     noise_dir: str | None = field(default=None, metadata={"help": "of noises; else the corpus' own silence"})

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from transformers import Trainer, TrainingArguments
 
 from ser_hf.errors import UserError
-from ser_hf.training.optimization import AVERAGE_FILE as AVERAGE
+from ser_hf.training.optimization import AVERAGE_FILE
 
 RUN, STATE = "ser_hf.json", "trainer_state.json"
 
@@ -32,7 +32,7 @@ def complete(checkpoint: Path) -> bool:
     except (OSError, json.JSONDecodeError):
         return False
     weights = [*checkpoint.glob("*model*.safetensors"), *checkpoint.glob("pytorch_model_fsdp*")]
-    needed = ["optimizer*", "scheduler.pt", "rng_state*", *([AVERAGE] if averages else [])]
+    needed = ["optimizer*", "scheduler.pt", "rng_state*", *([AVERAGE_FILE] if averages else [])]
     return bool(weights) and all(any(checkpoint.glob(name)) for name in needed)
 
 

@@ -27,9 +27,9 @@ from ser_hf.utils.files import replacing
 class ValidationWatch(TrainerCallback):
     """Sets the sampler's epoch, prints a line a validation, writes `history.json`, stops early.
 
-    transformers' `EarlyStoppingCallback` does not fit: `on_train_begin` clears its wish to stop, so
-    a resumed run that had stopped would train another epoch. Patience is counted from the Trainer's
-    state, which every checkpoint holds.
+    transformers' `EarlyStoppingCallback` does not fit. Its `CallbackHandler` resets
+    `should_training_stop` when training begins, so a run that had stopped would train another epoch
+    when it is resumed. Patience is counted from the Trainer's state, which every checkpoint holds.
     """
 
     def __init__(
