@@ -4,6 +4,7 @@ Every import that may fail stands in the check that reports it: the command has 
 torchaudio or transformers cannot be imported.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -230,10 +231,10 @@ def check_hub() -> Iterator[Check]:
     import urllib.request
 
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    request = urllib.request.Request(endpoint, method="HEAD")
     try:
-        urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=HUB_TIMEOUT).close()
-    except urllib.error.HTTPError:
-        pass  # it answered
+        with contextlib.suppress(urllib.error.HTTPError):  # an error status is an answer, too
+            urllib.request.urlopen(request, timeout=HUB_TIMEOUT).close()
     except (OSError, ValueError) as error:
         error = getattr(error, "reason", error)  # what URLError wraps
         remedy = "check network and proxy, or export HF_HUB_OFFLINE=1 to work from the cache"

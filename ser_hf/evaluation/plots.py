@@ -18,18 +18,10 @@ def draw_results(results: Results, folder: Path) -> list[Path]:
     """Write every picture that the results have figures for; each is named after what it shows."""
     with mpl.rc_context(STYLE):
         figures = {"confusion_matrix.png": confusion_matrix(results), "groups.png": groups(results)}
-        if results.history:
-            figures["history.png"] = history(results)
-        if results.reliability:
-            figures["reliability.png"] = reliability(results)
-        if results.risk_coverage:
-            figures["risk_coverage.png"] = risk_coverage(results)
-        if results.robustness:
-            figures["robustness.png"] = robustness(results)
-        if results.bias_probes:
-            figures["bias_probes.png"] = bias_probes(results)
-        if results.baselines:
-            figures["baselines.png"] = baselines(results)
+        # Each of these draws the field of the results that has its name.
+        for draw in (history, reliability, risk_coverage, robustness, bias_probes, baselines):
+            if getattr(results, draw.__name__):
+                figures[f"{draw.__name__}.png"] = draw(results)
         return save(figures, folder)
 
 

@@ -22,11 +22,8 @@ from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2Ber
 
 from ser_hf.models import loading, padding, presets
 
-SMALL = "small"
-SCRATCH = (*presets.BUILT_IN, SMALL)
+SCRATCH = (*presets.BUILT_IN, presets.SMALL)
 """Names of the models that pretraining starts from random weights."""
-_DROPOUTS = ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout")
-_DROPOUTS += ("layerdrop", "feat_quantizer_dropout")
 _OBJECTIVE_WEIGHTS = ("quantizer.", "project_hid.", "project_q.")
 """Prefixes of weights that a fine-tuned checkpoint lacks, and that may start at random."""
 
@@ -192,34 +189,8 @@ def save(model: PreTrainedModel, original_settings: dict, folder: str | PathLike
     (model if stock else model.base_model).save_pretrained(folder)
 
 
-def small_config() -> Wav2Vec2Config:
-    """Config of a small wav2vec 2.0 of waveforms with 50 frames a second.
-
-    Its layer norms make pretraining stable. It has four convolutions with long strides instead of
-    seven, which cover 23 ms a frame. At this size, the first convolutions would otherwise take most
-    of the time. It has no dropout, as `tiny`.
-    """
-    return Wav2Vec2Config(
-        conv_dim=(64, 128, 192, 192),
-        conv_kernel=(20, 8, 4, 2),
-        conv_stride=(10, 4, 4, 2),
-        feat_extract_norm="layer",
-        do_stable_layer_norm=True,
-        hidden_size=192,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=768,
-        num_conv_pos_embeddings=64,
-        num_codevectors_per_group=64,
-        codevector_dim=128,
-        proj_codevector_dim=128,
-        classifier_proj_size=192,
-        **dict.fromkeys(_DROPOUTS, 0.0),
-    )
-
-
 def _new(name: str) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
-    config = small_config() if name == SMALL else presets.preset_config(name)
+    config = presets.small_config() if name == presets.SMALL else presets.preset_config(name)
     # at these sizes, plain attention is faster on a CPU than the fused kernel
     model = CLASSES[config.model_type]._from_config(config, attn_implementation="eager")
     if isinstance(model, Wav2Vec2ForPreTraining):
