@@ -20,6 +20,11 @@ class FinetuneConfig(SplitSettings):
         default="facebook/wav2vec2-base",
         metadata={"metavar": "DIR|REPO|NAME", "help": "backbone, or `tiny` or `tiny-50`: from scratch, no download"},
     )
+    window: int | None = field(
+        default=None,
+        metadata={"help": "whole seconds of Whisper's input; fits nearly all training clips if unset"},
+    )
+    keep_layers: int | None = field(default=None, metadata={"help": "of the encoder, from below; all if unset"})
     seeds: int = field(default=1, metadata={"help": "repeat with so many seeds, from --seed on; mean and sd"})
     search: int = field(default=0, metadata={"help": "trials of a hyperparameter search on validation UAR (optuna)"})
     extra_train_speakers: bool = field(
@@ -141,7 +146,16 @@ _MODES_OF = {
 }
 """The modes in which a flag does something; in others it is refused."""
 _MINIMA = {
-    **{"patience": 0, "threads": 1, "seeds": 1, "search": 0, "layers": 1, "lora_rank": 1},
+    **{
+        "patience": 0,
+        "threads": 1,
+        "seeds": 1,
+        "search": 0,
+        "layers": 1,
+        "lora_rank": 1,
+        "keep_layers": 1,
+        "window": 4,
+    },
     **{"ema_decay": 0, "sam_rho": 0, "aux_egemaps_weight": 0},
     **{"mixup": 0, "focal_gamma": 0, "mask_time_prob": 0, "mask_feature_prob": 0},
 }

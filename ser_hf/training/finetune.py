@@ -12,7 +12,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torchinfo
-from transformers import FeatureExtractionMixin, PreTrainedModel, TrainingArguments
+from transformers import AutoModelForAudioClassification, FeatureExtractionMixin, PreTrainedModel, TrainingArguments
 from transformers.trainer_callback import TrainerState
 
 from ser_hf import protocols
@@ -22,6 +22,7 @@ from ser_hf.evaluation.results import Results
 from ser_hf.evaluation.run import write_evidence
 from ser_hf.inference.predictor import Predictor
 from ser_hf.models import loading
+from ser_hf.models.cutting import window_of
 from ser_hf.models.features import Collator, front_end_of
 from ser_hf.models.padding import ignore_padding, padding_rule
 from ser_hf.models.seen_speakers import SeenSpeakers
@@ -93,8 +94,7 @@ def _trained_model(config: FinetuneConfig, args: TrainingArguments, prepared: se
     if weights is None:
         return prepared.trained.finished()
     # Under FSDP each process holds a part of every tensor: load the whole ones into a new model.
-    model, _ = loading.load_for_training(config.model, args.seed)
-    model.config = prepared.trained.model.config
+    model = AutoModelForAudioClassification.from_config(prepared.trained.model.config)
     gathered = modes.TrainableModel(model, None)
     if config.mode == "lora":
         gathered.adapt(config.lora_rank)
@@ -157,8 +157,7 @@ def _finetune_probe(config: FinetuneConfig, args: TrainingArguments) -> Results 
     if Path(args.output_dir, "results.json").exists():
         raise UserError(f"'{args.output_dir}' holds an earlier run: choose another --output_dir")
     rows, split = protocols.load_split(config)
-    model, extractor = loading.load_for_training(config.model, args.seed)
-    protocols.refuse_seen(SeenSpeakers.of(model.config), config.model, rows, split)
+    model, extractor = setup.load_model(config, args, rows, split)
     probe.check(config, model)
     if args.process_index:
         return None  # a head is trained in seconds, by one process
@@ -223,7 +222,7 @@ def _record(
         "base_model": config.model,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "padding": padding,
-        "settings": _settings(config, args),
+        "settings": _settings(config, args, window_of(model.config)),
     }
     return evaluate.TrainingRecord(training, history, seconds, calibrated, args.world_size)
 
@@ -266,10 +265,11 @@ _CONFIG = ("mode", "silence", "augment", "mixup", "balance", "loss")
 _CONFIG += ("layer_decay", "ema_decay", "sam_rho", "aux_egemaps_weight")
 
 
-def _settings(config: FinetuneConfig, args: TrainingArguments) -> dict:
+def _settings(config: FinetuneConfig, args: TrainingArguments, window: int | None) -> dict:
     """Collect the settings that the card shows; of a probe only those that it uses."""
     probed = config.mode == "probe"
     ours = {name: getattr(config, name) for name in (_PROBE_CONFIG if probed else _CONFIG)}
     theirs = {name: getattr(args, name) for name in (_PROBE_ARGUMENTS if probed else _ARGUMENTS)}
+    ours |= {"window": window, "keep_layers": config.keep_layers}
     theirs = {name: str(value.value) if isinstance(value, Enum) else value for name, value in theirs.items()}
     return {"base model": config.model, **{name: value for name, value in ours.items() if value}, **theirs}

@@ -11,7 +11,7 @@ import transformers
 from transformers import PreTrainedModel, TrainingArguments
 
 from ser_hf import audio, protocols
-from ser_hf.models import loading, presets
+from ser_hf.models import cutting, loading, presets
 from ser_hf.models.features import front_end_of
 from ser_hf.models.padding import frames_of, ignore_padding
 from ser_hf.models.seen_speakers import SeenSpeakers
@@ -134,13 +134,36 @@ def set_threads(threads: int | None, args: TrainingArguments) -> None:
         torch.set_num_threads(threads or max(1, joblib.cpu_count() // local))
 
 
+def load_model(
+    config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, split: protocols.Split
+) -> tuple[PreTrainedModel, transformers.FeatureExtractionMixin]:
+    """Load the model, and cut it to the window and the layers of the run; also its extractor.
+
+    Raises:
+        UserError: for a model that cannot be loaded or cut, or that saw the speakers of the test.
+    """
+    attention = None if config.attention == "auto" else config.attention
+    model, extractor = loading.load_for_training(config.model, args.seed, attention)
+    protocols.refuse_seen(SeenSpeakers.of(model.config), config.model, rows, split)
+    if config.keep_layers is not None:
+        cutting.keep_layers(model, config.keep_layers)
+    durations = np.array(rows.select_columns(["duration"])[split.train]["duration"])
+    window = cutting.choose_window(durations, model.config, config.window)
+    if window is None:
+        return model, extractor
+    if args.process_index == 0:
+        longer = int((durations > window).sum())
+        cut = f"; a random stretch is taken of {longer:,} longer clips" if longer else ""
+        fitting = 1 - longer / len(durations)
+        print(f"window: {window} s, fits {fitting:.1%} of the training clips{cut}".replace("%", " %"), flush=True)
+    return model, cutting.cut_window(model, extractor, window)
+
+
 def _model(
     config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, split: protocols.Split
 ) -> tuple[modes.TrainableModel, transformers.FeatureExtractionMixin, str]:
     """Load the model and freeze what its mode freezes; also its extractor and its padding rule."""
-    attention = None if config.attention == "auto" else config.attention
-    model, extractor = loading.load_for_training(config.model, args.seed, attention)
-    protocols.refuse_seen(SeenSpeakers.of(model.config), config.model, rows, split)
+    model, extractor = load_model(config, args, rows, split)
     padding = ignore_padding(model)
     _set_masking(model, config)
     freeze = (

@@ -9,6 +9,8 @@ from transformers import (
     Wav2Vec2BertConfig,
     Wav2Vec2Config,
     Wav2Vec2FeatureExtractor,
+    WhisperConfig,
+    WhisperFeatureExtractor,
 )
 
 from ser_hf.labels import ID2LABEL, LABEL2ID
@@ -64,4 +66,26 @@ def make_model(kind, folder, seed=0):
         model.classifier.weight.data *= 50  # answers that differ from clip to clip, as those of a trained model do
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)
+    return folder
+
+
+def make_whisper(folder, seconds=30, layers=3, seed=0, **settings):
+    """Write a small untrained Whisper classifier with the eight labels, and its extractor."""
+    torch.manual_seed(seed)
+    config = WhisperConfig(
+        d_model=32,
+        encoder_layers=layers,
+        encoder_attention_heads=2,
+        encoder_ffn_dim=48,
+        decoder_layers=1,
+        classifier_proj_size=32,
+        max_source_positions=50 * seconds,
+        id2label=ID2LABEL,
+        label2id=LABEL2ID,
+        **settings,
+    )
+    model = AutoModelForAudioClassification.from_config(config)
+    model.classifier.weight.data *= 50
+    model.save_pretrained(folder)
+    WhisperFeatureExtractor(chunk_length=seconds).save_pretrained(folder)
     return folder
