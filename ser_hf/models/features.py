@@ -6,6 +6,7 @@ an attention mask.
 
 import numpy as np
 import torch
+from torch.nn import functional
 from transformers import (
     FeatureExtractionMixin,
     NemotronAsrStreamingFeatureExtractor,
@@ -28,7 +29,7 @@ class FrontEnd:
     masks it. `finish` does what depends on the whole of what is left, as normalisation does. Here
     nothing can be prepared: the stock extractor does all its work in `finish`.
 
-    A subclass overrides both steps and sets the three attributes.
+    A subclass overrides both steps and sets the attributes.
     """
 
     hop = 1
@@ -37,6 +38,8 @@ class FrontEnd:
     """Whether `prepare` returns log mel frames `(frames, mel bins)`, not the waveform."""
     fixed_window = False
     """Whether the features of every clip have one shape, whatever its length."""
+    longest: int | None = None
+    """Samples of the longest clip that the features hold whole; None where any is."""
 
     def __init__(self, extractor: FeatureExtractionMixin) -> None:
         """Take the extractor of a model; its first input name is the one that is used."""
@@ -122,13 +125,55 @@ class MelFrontEnd(FrontEnd):
 
 
 class WhisperFrontEnd(FrontEnd):
-    """Front end of Whisper: log mel `(mel bins, frames)` of 30 s, the clip and silence behind it.
+    """Front end of Whisper: log mel `(mel bins, frames)` of a window, the clip and silence behind.
 
-    The stock extractor clips the mel to 8 below the maximum of the window, so that nothing can be
-    prepared that a cut leaves as it is.
+    The features are those of the stock extractor within 1e-5. It computes the silence, too, which
+    takes most of its time.
     """
 
+    hop = 160
+    on_frames = True
     fixed_window = True
+    extractor: WhisperFeatureExtractor
+
+    def __init__(self, extractor: WhisperFeatureExtractor) -> None:
+        """Take the extractor, which sets the window, the hop and the filters."""
+        super().__init__(extractor)
+        self.hop, self.longest = extractor.hop_length, extractor.n_samples
+        self._taper = torch.hann_window(extractor.n_fft)
+        self._filters = extractor.mel_filters.astype(np.float32)
+
+    def extract(self, samples: np.ndarray) -> np.ndarray:
+        """Features of one clip, of its beginning where it is longer than the window."""
+        return self.finish(self.prepare(samples[: self.longest]))
+
+    def prepare(self, samples: np.ndarray) -> np.ndarray:
+        """Natural logarithm of the mel power of the frames that touch a clip, `(frames, bins)`.
+
+        The clip is followed by silence to the end of the window, and mirrored at its edges, as the
+        stock extractor has it; a longer clip has no silence behind it. A Hann window and a power
+        spectrum of `n_fft` samples are taken every `hop` samples. There is no dither.
+        """
+        size, edge = self.extractor.n_fft, self.extractor.n_fft // 2
+        # a buffer of torch's: the address of another one may change how the transform rounds
+        window = torch.zeros(max(self.longest, len(samples)))
+        window.numpy()[: len(samples)] = samples
+        mirrored = functional.pad(window[None], (edge, edge), mode="reflect")[0]
+        frames = min(-(-(len(samples) + edge) // self.hop), len(window) // self.hop)
+        spectrum = torch.fft.rfft(mirrored.unfold(0, size, self.hop)[:frames] * self._taper).numpy()
+        power = (spectrum.real**2 + spectrum.imag**2) @ self._filters
+        return np.log(np.maximum(power, np.float32(_LEAST_POWER)))
+
+    def finish(self, prepared: np.ndarray) -> np.ndarray:
+        """Fill or cut to the window, clip to 8 decades, and scale; `(bins, frames)`."""
+        mel = np.full((prepared.shape[1], self.extractor.nb_max_frames), np.log(_LEAST_POWER), dtype=np.float32)
+        frames = prepared[: mel.shape[1]]
+        mel[:, : len(frames)] = frames.T
+        mel /= np.float32(np.log(10))
+        return (np.maximum(mel, mel.max() - np.float32(8)) + np.float32(4)) / np.float32(4)
+
+
+_LEAST_POWER = 1e-10  # of a mel bin, to which the stock extractor raises what is less
 
 
 FRONT_ENDS: dict[type, type[FrontEnd]] = {

@@ -153,6 +153,8 @@ class SpeechDataset(Dataset):
         self.front_end = front_end_of(extractor)
         prepared_by = WaveformAsPrepared(self.front_end) if self._keeps_waveforms() else self.front_end
         self._mixes_frames = prepared_by.on_frames
+        longest = self.front_end.longest if store is None else None  # what is frozen took the window already
+        self._window = None if longest is None else longest // prepared_by.hop
         self._clips = DecodedClips(self.rows, prepared_by) if store is None else CachedClips(self.rows, store)
 
     def __len__(self) -> int:
@@ -171,13 +173,19 @@ class SpeechDataset(Dataset):
         self._clips.keep(range(int(fits.sum())))
         return self
 
+    def unvaried_lengths(self) -> np.ndarray:
+        """Seconds of each whole clip, or of the window where the model has a fixed one."""
+        if self.front_end.fixed_window:
+            return np.full(len(self), self.front_end.longest / audio.SAMPLING_RATE)
+        return self.durations
+
     def lengths(self, epoch: int) -> np.ndarray:
         """Seconds of each clip in an epoch after its silence is varied, shape `(clips,)`.
 
-        Changes of speed are not counted.
+        Changes of speed are not counted. A clip in a fixed window is as long as the window.
         """
-        if self.variation is None or self.variation.silence == "keep":
-            return self.durations
+        if self.front_end.fixed_window or self.variation is None or self.variation.silence == "keep":
+            return self.unvaried_lengths()
         seconds = self.durations.copy()
         for index in self._clips.has_extents():  # the same draws as in __getitem__, which cuts the clip
             length, bounds = self._clips.extent(index)
@@ -227,12 +235,20 @@ class SpeechDataset(Dataset):
         return prepared[start:end]
 
     def _span(self, index: int, length: int, bounds: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
-        """Start and end to cut a clip to, in steps of the prepared clip like `length`."""
+        """Start and end to cut a clip to, in steps of the prepared clip like `length`.
+
+        Of a clip that the window of the model does not hold, a random stretch is left.
+        """
+        start, end = 0, length
         if self.variation.silence == "vary":
-            return vary(length, bounds, rng)
+            start, end = vary(length, bounds, rng)
         if self.variation.silence == "random_trim":
-            return random_trim(length, bounds, rng, round(voice_activity.MARGIN / self.durations[index] * length))
-        return 0, length
+            margin = round(voice_activity.MARGIN / self.durations[index] * length)
+            start, end = random_trim(length, bounds, rng, margin)
+        if self._window is not None and end - start > self._window:
+            start = int(rng.integers(start, end - self._window + 1))
+            end = start + self._window
+        return start, end
 
     def _keeps_waveforms(self) -> bool:
         """Whether the variation changes waveforms, so that they are kept and not mel frames."""

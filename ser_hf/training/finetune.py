@@ -242,7 +242,7 @@ def _opening(config: FinetuneConfig, args: TrainingArguments, prepared: setup.Pr
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     sampler = prepared.trainer.recipe.sampler
-    clips, seconds = len(train) / sampler.steps, train.durations.sum() / sampler.steps
+    clips, seconds = len(train) / sampler.steps, train.unvaried_lengths().sum() / sampler.steps
     micro = args.gradient_accumulation_steps * args.world_size
     lines = [
         f"{config.model}, mode {config.mode}: {total:,} parameters, {trained:,} trained",

@@ -178,6 +178,8 @@ def _fit_masking(
     config: FinetuneConfig, model: PreTrainedModel, extractor: transformers.FeatureExtractionMixin, train: SpeechDataset
 ) -> None:
     """Shorten SpecAugment's masks to the shortest clip, played as fast as augmentation may."""
+    if front_end_of(extractor).fixed_window:
+        return  # no window is shorter than a mask
     fastest = (1.5 if config.augment else 1.0) * (np.exp(0.5) if "tempo" in config.augment else 1.0)
     samples = int(train.shortest() / fastest * audio.SAMPLING_RATE)
     shortest = front_end_of(extractor).extract(np.zeros(samples, dtype=np.float32))
@@ -291,7 +293,7 @@ def _sampler(
             f"{len(train)} clips cannot be shared by {parts} batches: lower --gradient_accumulation_steps"
         )
     if config.frame_budget:
-        steps = steps_for(train.durations, config.frame_budget, parts)
+        steps = steps_for(train.unvaried_lengths(), config.frame_budget, parts)
     else:
         steps = max(1, min(-(-len(train) // (args.per_device_train_batch_size * parts)), len(train) // parts))
     seed = args.seed if args.data_seed is None else args.data_seed

@@ -84,15 +84,43 @@ def test_frames_are_padded_with_what_they_hold(models, rule, longest):
     assert batch["input_values"][1, 9:].abs().sum() == 0
 
 
-def test_whisper_takes_a_fixed_window():
-    extractor = WhisperFeatureExtractor(feature_size=80)
+WHISPER_CLIPS = {
+    "short": noise(8_000),
+    "quiet": 1e-4 * noise(8_000),
+    "silence": np.zeros(8_000, dtype=np.float32),
+    "tone": np.sin(np.arange(40_000) * 0.1).astype(np.float32) * np.linspace(1, 0, 40_000, dtype=np.float32),
+    "shorter than a frame": noise(100),
+    "one sample": noise(1),
+    "nearly the window": noise(79_979),
+    "the window": noise(80_000),
+    "longer": noise(90_001),
+}
+
+
+@pytest.mark.parametrize("name", WHISPER_CLIPS)
+def test_features_of_whisper_are_those_of_the_stock_extractor(name):
+    extractor, clip = WhisperFeatureExtractor(feature_size=80, chunk_length=5), WHISPER_CLIPS[name]
     front_end = front_end_of(extractor)
-    assert front_end.fixed_window
-    assert not front_end.on_frames
-    short, long = (front_end.extract(noise(samples)) for samples in (8_000, 40_000))
-    assert short.shape == long.shape == (80, 3_000)
-    stock = extractor(noise(40_000), sampling_rate=16_000, return_tensors="np")["input_features"][0]
-    np.testing.assert_array_equal(long, stock)
+    features = front_end.extract(clip)
+    assert features.dtype == np.float32
+    stock = extractor(clip, sampling_rate=16_000, return_tensors="np")["input_features"][0]
+    assert features.shape == (80, 500)
+    np.testing.assert_allclose(features, stock, atol=1e-6)
+    if name != "longer":  # its last frame holds what follows, where the stock one mirrors
+        np.testing.assert_array_equal(front_end.finish(front_end.prepare(clip)), features)
+
+
+def test_frames_of_whisper_are_natural_logarithms_of_power():
+    front_end = front_end_of(WhisperFeatureExtractor(feature_size=80, chunk_length=5))
+    assert (front_end.on_frames, front_end.fixed_window, front_end.hop, front_end.longest) == (True, True, 160, 80_000)
+    prepared = front_end.prepare(noise(16_000))
+    assert prepared.shape == (102, 80)  # 100 of a second, and two that reach into it from behind
+    np.testing.assert_allclose(front_end.prepare(2 * noise(16_000)), prepared + np.log(4), atol=1e-5)
+    assert front_end.prepare(noise(160_000)).shape == (1_000, 80)  # of all of a clip longer than the window
+    stretch = front_end.finish(front_end.prepare(noise(160_000))[300:900])
+    assert stretch.shape == (80, 500)
+    from_there = front_end.extract(noise(160_000)[300 * 160 :])
+    np.testing.assert_allclose(stretch[:, 2:-1], from_there[:, 2:-1], atol=2e-5)
 
 
 def test_an_extractor_without_an_entry_has_the_front_end_of_its_base(monkeypatch):

@@ -2,7 +2,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, WhisperFeatureExtractor
 
 from ser_hf import audio
 from ser_hf.audio import effects, voice_activity
@@ -246,3 +246,27 @@ def test_what_belongs_to_clips_is_batched_with_them(extractors):
     assert batch["weight"].is_floating_point()
     plain = TrainingCollator(extractor, "attention mask")([{"features": np.zeros(300, dtype=np.float32)}])
     assert plain.keys() == {"input_values", "attention_mask"}
+
+
+@pytest.mark.parametrize("augment", ["", "gain:6", "hiss:10-40,gaps:0.3"])
+def test_of_a_clip_longer_than_the_window_each_epoch_takes_a_random_stretch(rows, augment):
+    extractor = WhisperFeatureExtractor(chunk_length=1)
+    parsed = augmentation.parse(augment, (), 1e-9) if augment else None  # not applied, but prepared for
+    made = SpeechDataset(rows, INDICES, extractor, Variation(silence="keep", augmentation=parsed, seed=7)).decode()
+    assert made.durations.min() > 1.0
+    assert made.lengths(0).tolist() == made.unvaried_lengths().tolist() == [1.0] * len(INDICES)
+    front_end = front_end_of(extractor)
+    for place, index in enumerate(INDICES):
+        prepared = front_end.prepare(audio.load(rows[index]["audio"]))
+        features = [made[epoch, place]["features"] for epoch in range(3)]
+        assert {one.shape for one in features} == {(80, 100)}
+        assert not np.array_equal(features[0], features[1])
+        np.testing.assert_array_equal(features[0], made[0, place]["features"])
+        if augment != "gain:6":  # the stretch of a waveform need not begin with a frame
+            stretches = {front_end.finish(prepared[i : i + 100]).tobytes(): i for i in range(len(prepared) - 99)}
+            starts = {stretches[one.tobytes()] for one in features}
+            assert len(starts) > 1
+    # validation takes the beginning, as the stock extractor does
+    alone = SpeechDataset(rows, INDICES, extractor)[0]["features"]
+    stock = extractor(audio.load(rows[INDICES[0]]["audio"]), sampling_rate=16_000, return_tensors="np")
+    np.testing.assert_allclose(alone[:, :-1], stock["input_features"][0][:, :-1], atol=1e-5)
