@@ -27,7 +27,8 @@ class Backend(Protocol):
     """Whether clips of one length may share a batch: no prediction changes by more than rounding
     then."""
     digest: str
-    """16 hexadecimal digits of the weights or of the graph; equal digests mean equal logits."""
+    """16 hexadecimal digits of the weights (`ser_hf.models.loading.digest`), whatever they were
+    rounded to on this backend."""
 
     def logits(self, features: "np.ndarray") -> "np.ndarray":
         """Logits of clips of one length.

@@ -5,7 +5,6 @@ cache. Later loads neither build the model in torch nor export it.
 """
 
 import hashlib
-from functools import cached_property
 from os import PathLike
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from ser_hf.inference.onnx_runtime import GRAPH_FILES, exported_backends, open_s
 from ser_hf.models import loading
 from ser_hf.utils import files
 
-FORMAT = 1
+FORMAT = 2
 """Format of the graphs in the cache. Count it up when `onnx_graph.write_graph` writes others."""
 
 _DESCRIPTION = ("config.json", "preprocessor_config.json", "processor_config.json")
@@ -48,23 +47,42 @@ class OnnxBackend:
             UserError: for a file that cannot be read, or a graph with other inputs.
         """
         self.config, self.extractor, self.batches = config, extractor, batches
-        self._graph = Path(graph)
+        self._graph = graph
         self._session, self._input = open_session(graph), extractor.model_input_names[0]
         inputs = [value.name for value in self._session.get_inputs()]
-        if inputs != [self._input] or [value.name for value in self._session.get_outputs()] != ["logits"]:
+        self._outputs = [value.name for value in self._session.get_outputs()]
+        if inputs != [self._input] or "logits" not in self._outputs:
             raise UserError(
                 f"'{graph}' takes {', '.join(inputs)}, not {self._input} alone: write it with `ser-hf export`"
             )
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """Digest of the graph."""
-        with self._graph.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        """Digest of the weights that the graph was written from.
+
+        Raises:
+            UserError: for a graph of an earlier format, which does not tell.
+        """
+        self._check_format()
+        return self._session.get_modelmeta().custom_metadata_map[onnx_graph.DIGEST]
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Logits `(clips, labels)` of unpadded features."""
         return self._session.run(["logits"], {self._input: features})[0]
+
+    def outputs(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Compute logits `(clips, labels)` and embeddings `(clips, width)`.
+
+        Raises:
+            UserError: for a graph of an earlier format, which has no embeddings.
+        """
+        self._check_format()
+        logits, embeddings = self._session.run(["logits", "embedding"], {self._input: features})
+        return logits, embeddings
+
+    def _check_format(self) -> None:
+        if "embedding" not in self._outputs:
+            raise UserError(f"'{self._graph}' gives no embeddings: write it again with `ser-hf export`")
 
 
 def load(model: str | PathLike, device: str | None, revision: str | None, int8: bool = False) -> OnnxBackend:

@@ -22,6 +22,7 @@ from ser_hf.audio import synthesis
 from ser_hf.errors import UserError, first_line
 from ser_hf.inference.onnx_runtime import open_session, runtime_errors
 from ser_hf.labels import EMOTIONS
+from ser_hf.models import loading
 from ser_hf.models.features import front_end_of
 from ser_hf.utils import files
 
@@ -36,6 +37,9 @@ MAX_DIFFERENCE = {"onnx": 1e-4, "onnx-int8": 0.1}
 
 CLEAR_LEAD = 0.05
 """Lead of a label in torch above which int8 may not change it."""
+
+DIGEST = "ser_hf weights"
+"""Key in a graph's metadata: the digest of the weights that it was written from."""
 
 CHECK_CLIPS = 16
 """Synthetic clips of the check where it is given none."""
@@ -76,9 +80,10 @@ def write_checked(
 def write_graph(
     model: PreTrainedModel, extractor: FeatureExtractionMixin, rule: str, path: Path, int8: bool = False
 ) -> None:
-    """Write a model as an ONNX graph from its unpadded first input to `logits`.
+    """Write a model as an ONNX graph from its unpadded first input to `logits` and `embedding`.
 
-    The graph takes any number of clips of any length.
+    The graph takes any number of clips of any length. `embedding` holds the inputs of the last
+    linear layer, shape `(clips, width)`. The metadata hold the digest of the weights.
 
     Args:
         model: as `ser_hf.models.loading.load_for_prediction` gives it, like the next two; it is
@@ -100,7 +105,9 @@ def write_graph(
         _trace(model, extractor, rule, traced)
         if int8:
             _quantise(traced, quantised)
-        (quantised if int8 else traced).replace(path)
+        written = quantised if int8 else traced
+        _note_digest(written, loading.digest(model))
+        written.replace(path)
 
 
 def compare(model: PreTrainedModel, extractor: FeatureExtractionMixin, path: Path, clips: Iterable[np.ndarray]) -> dict:
@@ -164,24 +171,32 @@ def _refuse_difference(figures: dict, backend: str) -> None:
         )
 
 
-class _Logits(nn.Module):
-    """A model's logits for features without padding."""
+class _Outputs(nn.Module):
+    """A model's logits for features without padding, and the inputs of its last linear layer."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        return self.model(clips).logits
+    def forward(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        inputs: list[torch.Tensor] = []
+        hook = loading.last_linear(self.model).register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+        try:
+            # without a copy, the name `embedding` could go to a tensor that has one
+            return self.model(clips).logits, inputs[0].clone()
+        finally:
+            hook.remove()
 
 
 def _trace(model: PreTrainedModel, extractor: FeatureExtractionMixin, rule: str, path: Path) -> None:
     name = extractor.model_input_names[0]
     noise = np.random.default_rng(0).normal(size=2 * audio.SAMPLING_RATE).astype(np.float32)
     features = torch.from_numpy(front_end_of(extractor).extract(noise))
-    axes = {name: {0: "clips"} | ({} if rule == "fixed length" else {1: "time"}), "logits": {0: "clips"}}
-    options = {"dynamo": False, "input_names": [name], "output_names": ["logits"], "dynamic_axes": axes}
-    wrapped = _Logits(model).eval()  # the exporter would leave the model in the mode of its wrapper
+    outputs = ["logits", "embedding"]
+    axes = {name: {0: "clips"} | ({} if rule == "fixed length" else {1: "time"})}
+    axes |= {output: {0: "clips"} for output in outputs}
+    options = {"dynamo": False, "input_names": [name], "output_names": outputs, "dynamic_axes": axes}
+    wrapped = _Outputs(model).eval()  # the exporter would leave the model in the mode of its wrapper
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # that it is not the newest exporter, and that Python's conditions are traced
         try:
@@ -190,6 +205,14 @@ def _trace(model: PreTrainedModel, extractor: FeatureExtractionMixin, rule: str,
             kind = model.config.model_type
             reason = first_line(error)[:160]
             raise UserError(f"a {kind} cannot be exported ({reason}): use --backend torch") from error
+
+
+def _note_digest(path: Path, digest: str) -> None:
+    import onnx
+
+    graph = onnx.load(path)
+    onnx.helper.set_model_props(graph, {DIGEST: digest})
+    onnx.save(graph, path)
 
 
 def _quantise(traced: Path, quantised: Path) -> None:

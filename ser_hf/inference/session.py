@@ -98,7 +98,7 @@ class InferenceSession:
             UserError: for a backend that has no embeddings.
         """
         if not isinstance(self.backend, EmbeddingBackend):
-            raise UserError("only torch gives embeddings: use --backend torch")
+            raise UserError("this backend gives no embeddings: use --backend torch")
         return self.pool.submit(self._outputs, clips)
 
     def rows(self, clips: Iterable[np.ndarray], submit: Callable[[list[np.ndarray]], Future]) -> Iterator:

@@ -63,7 +63,7 @@ class Adaptation:
             AdaptationError: for another `digest` (`ser_hf.inference.backends.Backend`).
         """
         if self.model != digest:
-            raise AdaptationError("the voice was fitted to another model, or on another backend: adapt this one again")
+            raise AdaptationError("the voice was fitted to another model: adapt this one again")
 
     def save(self, path: str | PathLike) -> None:
         """Write a small safetensors file, which holds no sound.

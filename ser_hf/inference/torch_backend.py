@@ -31,6 +31,8 @@ class TorchBackend:
         self.device = _checked_device(device)
         self.model, self.extractor, self.padding_rule = loading.load_for_prediction(model, revision)
         self.config = self.model.config
+        if bfloat16:
+            _ = self.digest  # before the weights are rounded
         self._last_layer = loading.last_linear(self.model)
         self._hooks = threading.Lock()
         self.model.to(self.device)

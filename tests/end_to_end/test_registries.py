@@ -221,7 +221,7 @@ def test_backend(tuned, recordings, clips, monkeypatch, capsys, fails):
     assert predictor.probabilities(clips[:2]).argmax(axis=1).tolist() == [3, 3]
     talk = {"array": np.resize(np.concatenate(clips), 12 * 16_000), "sampling_rate": 16_000}
     assert predictor.predict(talk)["label"] == EMOTIONS[3]
-    with pytest.raises(UserError, match="only torch gives embeddings"):
+    with pytest.raises(UserError, match="this backend gives no embeddings"):
         predictor.outputs(clips[:1])
     with pytest.raises(UserError, match="runs on certain, without torch's weights"):
         _ = predictor.model

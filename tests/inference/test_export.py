@@ -82,6 +82,34 @@ def test_the_mask_of_another_batch_is_not_baked_in(models, tmp_path):
     )
 
 
+@pytest.mark.parametrize(("quantised", "largest"), [(False, 1e-5), (True, 0.3)])
+@pytest.mark.parametrize("kind", ["bert", "group"])
+def test_a_graph_gives_the_embeddings_and_the_digest_of_torch(kind, quantised, largest, home, models, clips):
+    torchs = backends.load(models[kind], "torch", "cpu")
+    graph = backends.load(models[kind], "onnx-int8" if quantised else "onnx")
+    assert graph.digest == torchs.digest
+    for clip in clips[:3]:
+        features = front_end_of(torchs.extractor).extract(clip)[None]
+        logits, embeddings = graph.outputs(features)
+        np.testing.assert_array_equal(logits, graph.logits(features))
+        wanted = torchs.outputs(features)[1]
+        assert embeddings.shape == wanted.shape
+        np.testing.assert_allclose(embeddings, wanted, atol=largest * np.abs(wanted).max())
+
+
+def test_a_graph_without_embeddings_predicts_and_says_how_to_adapt(home, models, clips):
+    new = backends.load(models["layer"], "onnx")
+    graph = onnx.load(new._graph)
+    del graph.graph.output[1], graph.metadata_props[:]
+    onnx.save(graph, new._graph)
+    old = Predictor(models["layer"], backend="onnx")
+    np.testing.assert_array_equal(
+        old.probabilities(clips[:1]), softmax(new.logits(old.session._features(clips[:1])), axis=-1)
+    )
+    with pytest.raises(UserError, match=r"gives no embeddings: write it again with `ser-hf export`$"):
+        old.adapt(clips[:2])
+
+
 @pytest.mark.parametrize("kind", ["bert", "group"])
 def test_int8_quantises_no_convolution_and_logs_nothing(kind, models, tmp_path, caplog):
     onnx_graph.write_graph(*loaded(kind, models), tmp_path / "model.onnx", int8=True)
