@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 import numpy as np
+from scipy.special import softmax
 
 from ser_hf import audio
 from ser_hf.audio import SAMPLING_RATE, concatenate, resampling, voice_activity
+from ser_hf.errors import UserError
 from ser_hf.inference.prediction import Prediction, Segment, prediction, segment
 from ser_hf.inference.session import InferenceSession
 
@@ -29,18 +31,33 @@ _SMOOTHING = 0.5  # share of the last probabilities of a stream in the next: a s
 _HYSTERESIS = 0.1  # by which another label must lead before the label of a stream changes
 
 
-def split_long(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
-    """Read a recording up to `LONG` samples.
+def longest_clip(session: InferenceSession) -> int:
+    """Samples up to which a recording is one clip: `LONG`, or a shorter window of the model.
+
+    Raises:
+        UserError: for a window that is shorter than those of long recordings.
+    """
+    longest = session.front_end.longest or LONG
+    if longest < WINDOW:
+        seconds, needed = longest / SAMPLING_RATE, WINDOW // SAMPLING_RATE
+        raise UserError(f"the window of the model is {seconds:g} s: give a model whose window is {needed} s or more")
+    return min(LONG, longest)
+
+
+def split_long(
+    blocks: Iterable[np.ndarray], longest_clip: int = LONG
+) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
+    """Read a recording up to `longest_clip` samples.
 
     Returns:
-        The waveform of a recording of up to `LONG` samples; or None, and the blocks of a longer
+        The waveform of a recording of up to so many samples; or None, and the blocks of a longer
         one, of which the first are in memory.
     """
     blocks, head, length = iter(blocks), [], 0
     for block in blocks:
         head.append(block)
         length += len(block)
-        if length > LONG:
+        if length > longest_clip:
             return None, chain(head, blocks)
     return concatenate(head), iter(())
 
@@ -200,6 +217,71 @@ def predict_windows(
     while waiting:
         take()
     return timeline.read(windows.voiced, windows.length)
+
+
+def rows(
+    waveforms: Iterable[np.ndarray], session: InferenceSession, submit: Callable[[list[np.ndarray]], Future]
+) -> Iterator:
+    """Results of `submit` for waveforms of any lengths, one a waveform, in their order.
+
+    A waveform that the window of the model does not hold is cut into windows, as `predict_windows`
+    does. Its logits are the logarithms of the mean probabilities, and its embedding is the mean of
+    the embeddings, with the same weights. Where no voice is found, the logits are 0, and the
+    embedding is that of the first window.
+
+    Args:
+        waveforms: shape `(samples,)`, 16 kHz.
+        session: that predicts them.
+        submit: its `submit_logits` or `submit_outputs`.
+    """
+    weights: deque[np.ndarray | None] = deque()  # of the waveforms whose rows are awaited
+
+    def parts() -> Iterator[np.ndarray]:
+        for waveform in waveforms:
+            if session.front_end.longest is None or len(waveform) <= session.front_end.longest:
+                weights.append(None)
+                yield waveform
+                continue
+            windows = Windows([waveform], session)
+            kept = list(windows)
+            weights.append(_window_weights([window.start for window in kept], windows) if kept else np.zeros(1))
+            yield from [window.samples for window in kept] or [waveform[:WINDOW]]
+
+    waiting: list = []
+    for row in session.rows(parts(), submit):
+        waiting.append(row)
+        if weights[0] is None:
+            weights.popleft()
+            yield waiting.pop()
+        elif len(waiting) == len(weights[0]):
+            yield _mean_row(waiting, weights.popleft())
+            waiting = []
+
+
+def _window_weights(starts: list[int], windows: Windows) -> np.ndarray:
+    """Weights of the windows, which sum to 1, in the mean that `Timeline.read` takes."""
+    shared: dict[int, np.ndarray] = {}
+    for index, start in enumerate(starts):
+        for cell in range(start // HOP, -(-(start + WINDOW) // HOP)):
+            overlap = min(start + WINDOW, (cell + 1) * HOP) - max(start, cell * HOP)
+            shared.setdefault(cell, np.zeros(len(starts)))[index] = overlap
+    total = np.zeros(len(starts))
+    for cell, overlaps in shared.items():
+        voice_here = windows.voiced.within(cell * HOP, min((cell + 1) * HOP, windows.length))[0]
+        total += voice_here * overlaps / overlaps.sum()
+    return total / total.sum()
+
+
+def _mean_row(rows: list, weights: np.ndarray) -> object:
+    """The row of a waveform, of those of its windows: logits, or logits and an embedding."""
+    if isinstance(rows[0], tuple):
+        logits, embeddings = zip(*rows, strict=True)
+        mean = np.average(embeddings, axis=0, weights=weights if weights.any() else None)
+        return _mean_row(list(logits), weights), mean.astype(np.float32)
+    if not weights.any():
+        return np.zeros_like(rows[0])
+    probabilities = weights @ softmax(np.stack(rows), axis=-1)
+    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)).astype(np.float32)
 
 
 class Stream:

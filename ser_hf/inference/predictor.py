@@ -115,6 +115,7 @@ class Predictor:
             abstain_below=self.seen_speakers.abstain_below or 0.0,
             batch_size=batch_size,
         )
+        self._longest_clip = long_audio.longest_clip(self.session)
 
     @property
     def labels(self) -> list[str]:
@@ -228,8 +229,9 @@ class Predictor:
     ) -> Prediction | list[Prediction]:
         """Predict one recording of any length, or a list of them.
 
-        A recording of up to 10 s is one clip. A longer one is cut into windows of 4 s every 2 s,
-        and those that hold voice are predicted; memory does not grow with its length.
+        A recording of up to 10 s, or of up to the window of the model where that is shorter, is one
+        clip. A longer one is cut into windows of 4 s every 2 s, and those that hold voice are
+        predicted; memory does not grow with its length.
 
         Args:
             source: whatever `ser_hf.audio.load` takes, or a list of such.
@@ -307,16 +309,19 @@ class Predictor:
     def probabilities(self, waveforms: Iterable[np.ndarray]) -> np.ndarray:
         """Probabilities `(clips, labels)` of 16 kHz waveforms; each is one clip, of any length.
 
-        They are those of `predict` before rounding. Any thread may call this, on any backend.
+        They are those of `predict` before rounding. A clip that is longer than the window of the
+        model is cut into windows, and has the mean of their probabilities. Any thread may call
+        this, on any backend.
         """
         return softmax(self.logits(waveforms), axis=-1)
 
     def logits(self, waveforms: Iterable[np.ndarray]) -> np.ndarray:
         """Float32 logits `(clips, labels)` of 16 kHz waveforms, as `probabilities` takes them.
 
+        Those of a clip longer than the window of the model are the logarithms of its probabilities.
         Memory holds few of the waveforms at a time, so that a generator may decode them.
         """
-        rows = list(self.session.rows(waveforms, self.session.submit_logits))
+        rows = list(long_audio.rows(waveforms, self.session, self.session.submit_logits))
         return np.stack(rows) if rows else np.zeros((0, len(self.labels)), dtype=np.float32)
 
     def outputs(self, waveforms: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -324,12 +329,13 @@ class Predictor:
 
         Returns:
             Float32 logits `(clips, labels)`, and embeddings `(clips, width)`: the inputs of the
-            last linear layer, which come before any adaptation.
+            last linear layer, which come before any adaptation. A clip that is longer than the
+            window of the model has the mean over its windows.
 
         Raises:
             UserError: on a backend without embeddings.
         """
-        logits, embeddings = zip(*self.session.rows(waveforms, self.session.submit_outputs), strict=True)
+        logits, embeddings = zip(*long_audio.rows(waveforms, self.session, self.session.submit_outputs), strict=True)
         return np.stack(logits), np.stack(embeddings)
 
     def _logits_of_parts(
@@ -346,12 +352,20 @@ class Predictor:
         return np.concatenate(rows)
 
     def _parts(self, source: audio.Source, longest: float | None) -> Iterator[np.ndarray]:
-        """A recording of up to `LONG`, or the windows of a longer one."""
-        clip, blocks = _read(source, longest)
+        """A recording that is one clip, or the windows of a longer one."""
+        clip, blocks = self._read(source, longest)
         if clip is None:
             yield from (window.samples for window in long_audio.Windows(blocks, self.session))
         else:
             yield clip
+
+    def _read(
+        self, source: audio.Source, longest: float | None, on_samples: OnSamples | None = None
+    ) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
+        """The samples of a recording that is one clip, or None and the blocks of a longer one."""
+        blocks = audio.limit_duration(longest, audio.stream(source), prediction.source_name(source))
+        blocks = blocks if on_samples is None else _observed(blocks, on_samples)
+        return long_audio.split_long(blocks, self._longest_clip)
 
     def _submit(
         self,
@@ -367,7 +381,7 @@ class Predictor:
         names = [prediction.source_name(source) for source in sources]
         for index, source in enumerate(sources):
             try:
-                clip, blocks = _read(source, longest, on_samples)
+                clip, blocks = self._read(source, longest, on_samples)
                 if clip is None:
                     pending[index] = partial(_same, self._predict_long(names[index], blocks, deadline))
                 else:
@@ -391,14 +405,6 @@ class Predictor:
         windows = long_audio.Windows(blocks, self.session)
         mean, segments = long_audio.predict_windows(windows, self.session, partial(deadline.check, name))
         return prediction.prediction(name, windows.length, mean, segments, self.labels, self.abstain_below)
-
-
-def _read(
-    source: audio.Source, longest: float | None, on_samples: OnSamples | None = None
-) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
-    """The samples of a recording of up to `LONG`, or None and the blocks of a longer one."""
-    blocks = audio.limit_duration(longest, audio.stream(source), prediction.source_name(source))
-    return long_audio.split_long(blocks if on_samples is None else _observed(blocks, on_samples))
 
 
 def _observed(blocks: Iterable[np.ndarray], on_samples: OnSamples) -> Iterator[np.ndarray]:
