@@ -59,8 +59,10 @@ def load_for_training(
     check_folder(name)
     try:
         extractor = AutoFeatureExtractor.from_pretrained(name)
-        model = AutoModelForAudioClassification.from_pretrained(
+        labels = AutoConfig.from_pretrained(name).id2label
+        model, info = AutoModelForAudioClassification.from_pretrained(
             name,
+            output_loading_info=True,
             num_labels=len(EMOTIONS),
             id2label=ID2LABEL,
             label2id=LABEL2ID,
@@ -71,7 +73,15 @@ def load_for_training(
         )
     except LOADING_ERRORS as error:
         raise _cannot_load(name, error, "give a folder, or --model tiny, which needs no download") from error
+    # a mismatched key comes with its two shapes
+    missing = [*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])]
+    model.head_is_new = labels != ID2LABEL or any(key.startswith(("projector.", "classifier.")) for key in missing)
     return model, extractor
+
+
+def head_is_new(model: PreTrainedModel) -> bool:
+    """Whether `load_for_training` made the head of a model anew, or found one of other labels."""
+    return getattr(model, "head_is_new", True)
 
 
 def load_for_prediction(

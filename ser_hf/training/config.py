@@ -46,6 +46,10 @@ class FinetuneConfig(SplitSettings):
     figures_only: bool = field(
         default=False, metadata={"help": "allow a probe that stock transformers cannot load: figures, and no model"}
     )
+    head_start: bool | None = field(
+        default=None,
+        metadata={"help": "begin the head at a regression on frozen features; a new one on pretrained layers if unset"},
+    )
     freeze_feature_encoder: bool | None = field(
         default=None, metadata={"help": "freeze the convolutional front end; a pretrained one is if unset"}
     )
@@ -114,12 +118,13 @@ class FinetuneConfig(SplitSettings):
     aux_egemaps_weight: float = field(
         default=0.0, metadata={"help": "weight of a second task, to predict a clip's eGeMAPS functionals; 0: none"}
     )
-    layer_decay: float = field(
-        default=1.0, metadata={"help": "factor of the learning rate from a layer to the next below"}
+    layer_decay: float | None = field(
+        default=None,
+        metadata={"help": "of the learning rate from a layer to the next below; pretrained 0.8, else 1 if unset"},
     )
 
     def __post_init__(self) -> None:
-        """Refuse values out of range and flags that do not go together; fill in the patience.
+        """Refuse values out of range and flags that do not go together; fill in two defaults.
 
         Raises:
             UserError: naming the flag and the value.
@@ -128,6 +133,9 @@ class FinetuneConfig(SplitSettings):
         _check(self)
         if self.patience is None:
             self.patience = 20 if self.mode == "probe" else 5
+        if self.layer_decay is None and self.mode != "probe":
+            # adapters begin at zero, in every layer
+            self.layer_decay = LAYER_DECAY if self.mode != "lora" and is_pretrained(self) else 1.0
 
 
 _TRAINED_MODES = ("full", "partial", "lora")
@@ -141,7 +149,7 @@ _MODES_OF = {
     "aux_egemaps_weight": ("full", "partial"),
     **dict.fromkeys(("augment", "augment_probability", "noise_dir", "mixup"), _TRAINED_MODES),
     **dict.fromkeys(("mask_time_prob", "mask_feature_prob", "fast_dropout", "attention"), _TRAINED_MODES),
-    **dict.fromkeys(("ema_decay", "sam_rho", "layer_decay"), _TRAINED_MODES),
+    **dict.fromkeys(("ema_decay", "sam_rho", "layer_decay", "head_start"), _TRAINED_MODES),
     **dict.fromkeys(("frame_budget", "cache_frozen", "batching"), _TRAINED_MODES),
 }
 """The modes in which a flag does something; in others it is refused."""
@@ -167,8 +175,9 @@ def _check(config: FinetuneConfig) -> None:
         if value is not None and value < minimum:
             raise UserError(f"--{name} is {value}: at least {minimum} is needed")
     for name in ("augment_probability", "layer_decay"):
-        if not 0 < getattr(config, name) <= 1:
-            raise UserError(f"--{name} is {getattr(config, name)}: above 0 and at most 1 is needed")
+        value = getattr(config, name)
+        if value is not None and not 0 < value <= 1:
+            raise UserError(f"--{name} is {value}: above 0 and at most 1 is needed")
     if config.ema_decay >= 1:
         raise UserError(f"--ema_decay is {config.ema_decay}: below 1 is needed, or nothing is learnt")
     if config.ema_decay and under_fsdp():
@@ -191,6 +200,13 @@ def _check(config: FinetuneConfig) -> None:
     _check_abstaining(config)
     if config.search and (config.mode == "probe" or config.fold == "all" or config.seeds > 1):
         raise UserError("--search looks at one fold and one seed of a model that is trained: leave out the others")
+
+
+def is_pretrained(config: FinetuneConfig) -> bool:
+    """Whether the backbone comes with weights; the built-in ones do not."""
+    from ser_hf.models.presets import BUILT_IN
+
+    return config.model not in BUILT_IN
 
 
 def under_fsdp() -> bool:
@@ -251,7 +267,9 @@ def check_trainer(config: FinetuneConfig, args: "TrainingArguments") -> None:
 
 
 SCRATCH = {"learning_rate": 6e-4, "num_train_epochs": 12.0, "label_smoothing_factor": 0.1, "weight_decay": 0.05}
-PRETRAINED = {"learning_rate": 5e-5, "num_train_epochs": 12.0, "label_smoothing_factor": 0.0, "weight_decay": 0.01}
+PRETRAINED = {"learning_rate": 5e-5, "num_train_epochs": 5.0, "label_smoothing_factor": 0.1, "weight_decay": 0.01}
+LAYER_DECAY = 0.8
+"""Default of `layer_decay` for pretrained layers; rates below the top learn what is general."""
 PROBE = {"learning_rate": 3e-3, "num_train_epochs": 60.0, "label_smoothing_factor": 0.0, "weight_decay": 0.01}
 _WITHOUT_VALIDATION = {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
 
@@ -273,9 +291,7 @@ def trainer_defaults(config: FinetuneConfig) -> dict:
     """Our defaults for `TrainingArguments`, gentler for pretrained weights than from scratch."""
     import torch
 
-    from ser_hf.models.presets import BUILT_IN
-
-    by_mode = PROBE if config.mode == "probe" else SCRATCH if config.model in BUILT_IN else PRETRAINED
+    by_mode = PROBE if config.mode == "probe" else PRETRAINED if is_pretrained(config) else SCRATCH
     return {
         **machine_defaults(),
         **by_mode,

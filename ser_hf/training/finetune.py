@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -81,6 +82,8 @@ def _train(prepared: setup.Prepared, checkpoint: str | None) -> None:
             trainer._load_best_model()
             return
     trainer.train(resume_from_checkpoint=checkpoint)
+    if prepared.start_is_kept and trainer.args.process_index == 0:
+        print(f"no epoch was better than the head start, which is kept: validation UAR {prepared.start.uar:.3f}")
 
 
 def _trained_model(config: FinetuneConfig, args: TrainingArguments, prepared: setup.Prepared) -> PreTrainedModel | None:
@@ -121,6 +124,8 @@ def _write_tested(
             predictor.model.save_pretrained(folder)
         history = by_epoch(prepared.trainer.state.log_history)
         record = _record(config, args, model, prepared.padding, history, seconds, calibrated)
+        if prepared.start is not None:
+            record.training["head_start"] = {**asdict(prepared.start), "kept": prepared.start_is_kept}
         results, probabilities, _ = evaluate.evaluate(
             predictor, rows, [split], config.dataset, str(args.output_dir), record
         )
@@ -252,6 +257,7 @@ def _opening(config: FinetuneConfig, args: TrainingArguments, prepared: setup.Pr
         f"{args.world_size} process(es) on {args.device.type}, {sampler.steps:,} steps an epoch of {clips:.1f} clips "
         f"({seconds:.0f} s) in {micro} batch(es), {'bf16' if args.bf16 else 'fp16' if args.fp16 else 'fp32'}",
     ]
+    lines += [str(prepared.start)] * (prepared.start is not None)
     lines += [f"NOTE: {split.note}"] * bool(split.note) + [f"WARNING: {split.warning}"] * bool(split.warning)
     return "\n".join(lines)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import PreTrainedModel
 
 from ser_hf.models import loading
@@ -55,7 +56,30 @@ class TrainableModel:
         if self.front is not None:
             self.front.restore()
         losses.detach(self.model)
+        for module in self.model.modules():
+            if type(module) is Float32Linear:
+                module.__class__ = nn.Linear
         return self.model
+
+
+class Float32Linear(nn.Linear):
+    """Linear layer that computes in the precision of its weights under autocast."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Compute as `nn.Linear` does without autocast."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return functional.linear(hidden.to(self.weight.dtype), self.weight, self.bias)
+
+
+def widen_head(model: PreTrainedModel) -> None:
+    """Make the linear layers of a head compute in float32 under autocast, until `finished`.
+
+    A head that standardises its input needs it. The mean of a feature of Whisper is up to 120 times
+    its deviation, and bf16 has steps of 1/256.
+    """
+    for layer in (getattr(model, "projector", None), loading.last_linear(model)):
+        if layer is not None:
+            layer.__class__ = Float32Linear
 
 
 def layers_of(model: PreTrainedModel) -> nn.ModuleList:

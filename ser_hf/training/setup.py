@@ -15,7 +15,7 @@ from ser_hf.models import cutting, loading, presets
 from ser_hf.models.features import front_end_of
 from ser_hf.models.padding import frames_of, ignore_padding
 from ser_hf.models.seen_speakers import SeenSpeakers
-from ser_hf.training import cpu_kernels, feature_cache, losses, modes
+from ser_hf.training import cpu_kernels, feature_cache, head_start, losses, modes
 from ser_hf.training.augmentation import from_folder, needs_noise, parse, silences
 from ser_hf.training.config import FinetuneConfig, under_fsdp
 from ser_hf.training.dataset import SpeechDataset, TrainingCollator, Variation
@@ -46,6 +46,13 @@ class Prepared:
     trainer: SerTrainer
     watch: ValidationWatch
     padding: str
+    start: head_start.HeadStart | None
+    """What the head begins with; None for random weights, or for those it was saved with."""
+
+    @property
+    def start_is_kept(self) -> bool:
+        """Whether no epoch was better on the validation side than the head start."""
+        return self.trainer.recipe.judge_start and self.trainer.state.best_global_step == 0
 
 
 def prepare(
@@ -59,7 +66,7 @@ def prepare(
     # The order below matters; a comment says why wherever a step may not move.
     # Threads first: computing frozen outputs is the longest part of the setup.
     set_threads(config.threads, args)
-    trained, extractor, padding = _model(config, args, rows, split)
+    trained, extractor, padding, start = _model(config, args, rows, split)
     variation = _variation(config, args, rows, split, extractor)
     # The front end is still in its place: its outputs are computed by the model as it was loaded.
     cache = _frozen_outputs(config, args, rows, split, trained, extractor, variation)
@@ -86,11 +93,12 @@ def prepare(
     objective = losses.Objective(args.label_smoothing_factor, config.focal_gamma if config.loss == "focal" else 0.0)
     run = {"model_type": trained.model.config.model_type, "protocol_hash": split.hash, "mode": config.mode}
     run |= {"seed": args.seed, **recipe_of(config, args), "steps_an_epoch": sampler.steps}
-    recipe = Recipe(sampler, objective, config.layer_decay, config.ema_decay, config.sam_rho, run)
+    judge_start = start is not None and validation is not None and args.load_best_model_at_end
+    recipe = Recipe(sampler, objective, config.layer_decay, config.ema_decay, config.sam_rho, run, judge_start)
     collator = TrainingCollator(extractor, padding)
     clips = (train, validation)
     trainer, watch = make_trainer(args, trained.trainable, clips, collator, recipe, config.patience, padding)
-    return Prepared(rows, split, trained, extractor, trainer, watch, padding)
+    return Prepared(rows, split, trained, extractor, trainer, watch, padding, start)
 
 
 def _validation(
@@ -161,17 +169,28 @@ def load_model(
 
 def _model(
     config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, split: protocols.Split
-) -> tuple[modes.TrainableModel, transformers.FeatureExtractionMixin, str]:
-    """Load the model and freeze what its mode freezes; also its extractor and its padding rule."""
+) -> tuple[modes.TrainableModel, transformers.FeatureExtractionMixin, str, head_start.HeadStart | None]:
+    """Load the model, begin its head and freeze what its mode freezes.
+
+    Returns:
+        The model, its extractor, its padding rule, and what its head begins with.
+    """
     model, extractor = load_model(config, args, rows, split)
     padding = ignore_padding(model)
+    # After the padding rule, which the pooled features must keep. Before masks are set: the cache's
+    # key should not depend on them. Before anything is frozen: the head may become wider.
+    start = None
+    if head_start.wanted(config, model):
+        start = head_start.begin(config, args, rows, split, model, extractor)
     _set_masking(model, config)
     freeze = (
         config.model not in presets.BUILT_IN if config.freeze_feature_encoder is None else config.freeze_feature_encoder
     )
     trained = modes.prepare(model, config.mode, freeze, config.layers)
     drop_unused(model)
-    return trained, extractor, padding
+    if start is not None:
+        modes.widen_head(model)
+    return trained, extractor, padding, start
 
 
 def _fit_masking(

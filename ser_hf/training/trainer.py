@@ -95,6 +95,8 @@ class Recipe:
     """Radius of sharpness-aware minimisation; 0: none."""
     run: dict = field(default_factory=dict)
     """What a resumed run must agree on; kept in each checkpoint."""
+    judge_start: bool = False
+    """Whether the weights before the first step are validated, and can be the best checkpoint."""
 
 
 class SerTrainer(Trainer):
@@ -248,6 +250,21 @@ class SerTrainer(Trainer):
             self.average.put()  # of the last step, or of the best checkpoint, which has been loaded
         return output
 
+    def _evaluate(self, trial: object, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False) -> dict:
+        # Private in transformers: `eval_on_start` validates the start, and never keeps it.
+        starts = skip_scheduler and self.recipe.judge_start
+        if not starts:
+            return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        if any("eval_loss" in row for row in self.state.log_history):
+            return {}  # a resumed run
+        self.state.epoch = 0.0
+        figures = super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
+        self._determine_best_metric(figures, trial)
+        # set here: step 0 counts as none where the Trainer saves
+        self.state.best_model_checkpoint = str(Path(self._get_output_dir(trial), "checkpoint-0"))
+        self._save_checkpoint(self.model, trial)
+        return figures
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         # Private in transformers: the one place that knows from which checkpoint a run goes on.
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -313,6 +330,7 @@ def make_trainer(
     if padding == ALONE:
         args.per_device_eval_batch_size = 1
     args.label_names = ["labels"]
+    args.eval_on_start = args.eval_on_start or recipe.judge_start
     judged = args.eval_strategy != "no" and args.metric_for_best_model
     metric = (args.metric_for_best_model or "uar", args.greater_is_better is not False)
     watch = ValidationWatch(recipe.sampler, patience if judged else 0, *metric)

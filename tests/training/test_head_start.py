@@ -1,0 +1,277 @@
+"""The head start: what is fitted, that stock heads compute it, and that no run ends below it."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers.small import FAST
+from sklearn.linear_model import LogisticRegression
+from transformers import (
+    ASTConfig,
+    ASTFeatureExtractor,
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForAudioClassification,
+    Wav2Vec2Model,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
+
+from ser_hf import audio, protocols
+from ser_hf.cli.main import main
+from ser_hf.inference.predictor import Predictor
+from ser_hf.labels import ID2LABEL, LABEL2ID
+from ser_hf.models import loading
+from ser_hf.models.padding import ignore_padding
+from ser_hf.training import feature_cache, head_start, modes, setup
+from ser_hf.training.config import FinetuneConfig, training_arguments
+from ser_hf.training.recovery import TrainingError
+
+LABELS = {"id2label": ID2LABEL, "label2id": LABEL2ID}
+
+
+def clusters(clips, width=12, labels=8, seed=0):
+    """Features around a centre for each label, one of them of a mean far above its deviation."""
+    rng = np.random.default_rng(seed)
+    numbers = np.arange(clips) % labels
+    centres = np.random.default_rng(9).normal(size=(labels, width))
+    features = centres[numbers] + rng.normal(size=(clips, width))
+    features[:, 0] = features[:, 0] * 0.02 + 3
+    return features, numbers
+
+
+def test_the_regression_is_that_of_scikit_learn():
+    features, labels = clusters(160)
+    for penalty, regression in zip(head_start.PENALTIES, head_start.fit(features, labels), strict=True):
+        standardised = (features - features.mean(0)) / features.std(0)
+        reference = LogisticRegression(C=penalty, tol=1e-6, max_iter=1000).fit(standardised, labels)
+        np.testing.assert_allclose(regression.logits(features), reference.decision_function(standardised), atol=0.03)
+
+
+def test_weights_are_those_of_repeated_clips():
+    features, labels = clusters(80)
+    weights = 1.0 + (labels == 3)
+    repeated = np.repeat(np.arange(80), weights.astype(int))
+    mean, deviation = features.mean(0), features.std(0)
+    reference = LogisticRegression(C=0.03, max_iter=1000).fit(
+        ((features - mean) / deviation)[repeated], labels[repeated]
+    )
+    regression = list(head_start.fit(features, labels, weights))[head_start.PENALTIES.index(0.03)]
+    np.testing.assert_allclose(regression.coefficients, reference.coef_, atol=5e-3)
+
+
+def test_labels_without_clips_are_never_answered():
+    features, labels = clusters(60, labels=2)
+    for regression in head_start.fit(features, labels * 5 + 1):
+        logits = regression.logits(features)
+        assert set(logits.argmax(1)) == {1, 6}
+        assert (logits[:, [0, 2, 3, 4, 5, 7]] < logits[:, [1, 6]].min() - 1).all()
+    assert (logits.argmax(1) == labels * 5 + 1).mean() > 0.9
+    with pytest.raises(TrainingError, match=r"^all clips to train on are 'calm': .* --head_start false$"):
+        list(head_start.fit(features, np.ones(60, dtype=int)))
+
+
+def test_a_constant_feature_is_left_out():
+    features, labels = clusters(80)
+    features[:, 4] = 7 + np.random.default_rng(0).normal(size=80) * 1e-6  # rounding of a float32
+    regression = next(head_start.fit(features, labels))
+    assert regression.scale[4] == 0
+    assert (regression.scale[:4] > 0).all()
+    assert np.isfinite(regression.logits(features)).all()
+
+
+def test_the_penalty_is_chosen_on_validation():
+    train, validation = clusters(64, seed=1), clusters(160, seed=2)
+    start, regression = head_start.choose(train, validation, None, np.repeat(["a", "b"], 32))
+    recalls = []
+    for each in head_start.fit(*train):
+        hits = each.logits(validation[0]).argmax(1) == validation[1]
+        recalls.append(np.mean([hits[validation[1] == label].mean() for label in range(8)]))
+    assert start.penalty == head_start.PENALTIES[int(np.argmax(recalls))]
+    assert start.uar == pytest.approx(max(recalls))
+    assert (regression.logits(validation[0]).argmax(1) == validation[1]).mean() == pytest.approx(max(recalls))
+    assert f"C {start.penalty:g}, validation UAR {start.uar:.3f} before training" in str(start)
+
+
+def test_without_validation_no_speaker_judges_itself():
+    """A feature that tells the label of each known speaker, differently, is worth nothing."""
+    rng = np.random.default_rng(0)
+    labels, speakers = np.tile(np.arange(8), 40), np.repeat(np.arange(8), 40)
+    # one cluster for each speaker and label: linear over known speakers, of no use for others
+    features = np.eye(64)[speakers * 8 + labels] + rng.normal(size=(320, 64)) * 0.05
+    nothing = np.zeros((0, 64)), np.zeros(0, dtype=int)
+    start, _ = head_start.choose((features, labels), nothing, None, speakers)
+    assert (start.chosen_on, start.uar < 0.3) == ("held-out training speakers", True)
+    start, _ = head_start.choose((features, labels), nothing, None, np.zeros(320))
+    assert (start.chosen_on, start.uar > 0.9) == ("held-out training clips", True)
+    assert "UAR on held-out training clips" in str(start)
+
+
+def few(split, every):
+    """One in so many clips of training and validation, and one of the test."""
+    return replace(split, train=split.train[::every], validation=split.validation[::every], test=split.test[:1])
+
+
+def networks():
+    """Each kind of head: pooled over valid frames, over all, over layers; none to standardise."""
+    whisper = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+    whisper |= {"classifier_proj_size": 8, "max_source_positions": 250, "num_mel_bins": 80}
+    ast = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ast |= {"num_mel_bins": 32, "max_length": 128}
+    return {
+        "whisper": (WhisperConfig(**whisper, **LABELS), WhisperFeatureExtractor(chunk_length=5)),
+        "layers": (
+            WhisperConfig(**whisper, **LABELS, use_weighted_layer_sum=True),
+            WhisperFeatureExtractor(chunk_length=5),
+        ),
+        "ast": (ASTConfig(**ast, **LABELS), ASTFeatureExtractor(num_mel_bins=32, max_length=128)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["whisper", "layers", "ast", "group", "layer", "bert"])
+def test_the_stock_model_answers_as_the_regression_does(models, rows, tmp_path, kind):
+    if kind in models:
+        config, extractor = AutoConfig.from_pretrained(models[kind]), AutoFeatureExtractor.from_pretrained(models[kind])
+        config.classifier_proj_size = 8
+    else:
+        config, extractor = networks()[kind]
+    torch.manual_seed(0)
+    model = AutoModelForAudioClassification.from_config(config)
+    ignore_padding(model)
+    split = few(protocols.split(rows, "speaker"), 13)
+    settings = FinetuneConfig(dataset="d", model="some/backbone", cache_dir=str(tmp_path / "cache"), balance="label")
+    args = training_arguments(settings, output_dir=str(tmp_path / "run"), bf16=False, use_cpu=True)
+    start = head_start.begin(settings, args, rows, split, model, extractor)
+    assert start.chosen_on == "validation"
+    assert "projector.weight" not in model.state_dict() or model.config.classifier_proj_size == 16
+
+    # What scikit-learn says of the inputs of the stock head, pooled by hand.
+    pooled = {"train": [], "validation": []}
+    model.eval()
+    for side, values in pooled.items():
+        for clip in rows.select(getattr(split, side))["audio"]:
+            batch = extractor(audio.load(clip), sampling_rate=16_000, return_tensors="pt")
+            with torch.inference_mode():
+                base = model.encoder if kind in ("whisper", "layers") else model.base_model
+                inputs = batch[extractor.model_input_names[0]]
+                out = base(inputs, output_hidden_states=True)
+                hidden = torch.stack(out.hidden_states).mean(0) if kind == "layers" else out.last_hidden_state
+                values.append((model.classifier.layernorm(out.pooler_output) if kind == "ast" else hidden.mean(1))[0])
+    train, validation = (torch.stack(side).double().numpy() for side in pooled.values())
+    labels = np.array(rows.select(split.train)["label"])
+    mean, deviation = train.mean(0), train.std(0)
+    varies = deviation > 1e-4 * abs(mean)
+    standardised = [np.where(varies, (side - mean) / deviation, 0) for side in (train, validation)]
+    _, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    weights = len(labels) / len(counts) / counts[group]
+    reference = LogisticRegression(C=start.penalty, max_iter=2000, tol=1e-6).fit(standardised[0], labels, weights)
+
+    model.save_pretrained(tmp_path / "saved")
+    extractor.save_pretrained(tmp_path / "saved")
+    predictor = Predictor(tmp_path / "saved", backend="torch")
+    clips = [audio.load(clip) for clip in rows.select(split.validation)["audio"]]
+    found = np.array([[each["scores"][name] for name in ID2LABEL.values()] for each in predictor.predict(clips)])
+    expected = reference.predict_proba(standardised[1])
+    np.testing.assert_allclose(found[:, reference.classes_], expected, atol=0.01)
+
+
+def test_other_seeds_and_folds_find_the_features(rows, models, tmp_path, capsys):
+    settings = FinetuneConfig(dataset="d", model="some/backbone", cache_dir=str(tmp_path / "cache"))
+    args = training_arguments(settings, output_dir=str(tmp_path / "run"), bf16=False, use_cpu=True)
+    extractor = AutoFeatureExtractor.from_pretrained(models["group"])
+    split = few(protocols.split(rows, "speaker"), 29)
+    made = []
+    for seed in (0, 1):
+        model = AutoModelForAudioClassification.from_pretrained(models["group"])
+        torch.manual_seed(seed)
+        model.classifier.reset_parameters()
+        made.append(head_start.begin(settings, args, rows, split, model, extractor))
+        split = replace(split, train=split.test + split.train[1:], test=split.train[:1])
+        said = capsys.readouterr().out
+        assert ("from the cache" in said) == (seed == 1)
+    assert len(made) == 2
+
+
+@pytest.fixture(scope="module")
+def encoder(models, tmp_path_factory):
+    """A pretrained encoder without a head."""
+    folder = tmp_path_factory.mktemp("encoder")
+    Wav2Vec2Model.from_pretrained(models["group"]).save_pretrained(folder)
+    AutoFeatureExtractor.from_pretrained(models["group"]).save_pretrained(folder)
+    return folder
+
+
+def test_a_new_head_begins_there_and_a_trained_one_is_kept(models, encoder):
+    def wanted(folder, **settings):
+        model, _ = loading.load_for_training(folder)
+        return head_start.wanted(FinetuneConfig(dataset="d", model=str(folder), **settings), model)
+
+    assert wanted(encoder)
+    assert not wanted(encoder, head_start=False)
+    assert not wanted(models["group"])
+    assert wanted(models["group"], head_start=True)
+    assert not wanted("tiny")
+
+
+def finetune(built, encoder, folder, *flags):
+    words = ["finetune", "--dataset", str(built), "--model", str(encoder), "--output_dir", str(folder), *FAST]
+    assert main([*words, "--cache_dir", str(folder.parent / "cache"), *flags]) == 0
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_training_never_ends_below_its_start(built, encoder, tmp_path, capsys):
+    """A rate that spoils everything: the model is the regression, and says so."""
+    results = finetune(built, encoder, tmp_path / "run", "--learning_rate", "0.3", "--calibrate", "false")
+    start, history = results["training"]["head_start"], results["history"]
+    assert [row["epoch"] for row in history] == [0, 1, 2]
+    assert history[0]["eval_uar"] == pytest.approx(start["uar"], abs=1e-6)
+    assert max(row["eval_uar"] for row in history[1:]) <= start["uar"]
+    assert start["kept"]
+    said = capsys.readouterr().out
+    assert f"head start: logistic regression, C {start['penalty']:g}, validation UAR {start['uar']:.3f}" in said
+    assert "no epoch was better than the head start, which is kept" in said
+    saved = AutoModelForAudioClassification.from_pretrained(tmp_path / "run")
+    off_diagonal = saved.projector.weight - saved.projector.weight.diag().diag()
+    assert not off_diagonal.any()
+    backbone = Wav2Vec2Model.from_pretrained(encoder).state_dict()
+    assert all(torch.equal(value, backbone[key]) for key, value in saved.wav2vec2.state_dict().items())
+    assert "No epoch was better, and that is the model." in (tmp_path / "run" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("mode", ["full", "lora", "partial"])
+def test_each_mode_begins_there(rows, models, tmp_path, mode):
+    config = AutoConfig.from_pretrained(models["group"])
+    config.num_hidden_layers = 2
+    torch.manual_seed(0)
+    Wav2Vec2Model(config).save_pretrained(tmp_path / "encoder")
+    AutoFeatureExtractor.from_pretrained(models["group"]).save_pretrained(tmp_path / "encoder")
+    settings = FinetuneConfig(dataset="d", model=str(tmp_path / "encoder"), mode=mode, cache_dir=str(tmp_path / "c"))
+    args = training_arguments(settings, output_dir=str(tmp_path / "run"), bf16=False, use_cpu=True, report_to=[])
+    prepared = setup.prepare(settings, args, rows, few(protocols.split(rows, "speaker"), 13))
+    assert prepared.trainer.evaluate()["eval_uar"] == pytest.approx(prepared.start.uar, abs=1e-6)
+
+
+def test_the_head_computes_in_float32_under_autocast(models):
+    model = AutoModelForAudioClassification.from_pretrained(models["group"]).eval()
+    modes.widen_head(model)
+    hidden = torch.randn(2, 3, 16) * 0.01 + 1
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.classifier(model.projector(hidden))
+    expected = model.classifier(model.projector(hidden))
+    assert torch.equal(found, expected)
+    assert type(modes.TrainableModel(model, None).finished().projector) is torch.nn.Linear
+
+
+def test_features_are_kept_more_finely_than_half_precision(models, rows, tmp_path):
+    model, extractor = loading.load_for_training(models["layer"])
+    ignore_padding(model)
+    cache, _ = feature_cache.feature_cache(
+        rows.select([0]), "x", model, extractor, lambda batch: head_start._pooled(model, batch), tmp_path
+    )
+    kept = cache[rows[0]["sha256"]][0].sum(0)
+    with torch.inference_mode():
+        inputs = extractor(audio.load(rows[0]["audio"]), sampling_rate=16_000, return_tensors="pt")["input_values"]
+        exact = model.eval().projector(model.wav2vec2(inputs).last_hidden_state).mean(1)[0].numpy()
+    np.testing.assert_allclose(kept, exact, rtol=1e-5, atol=1e-6)
