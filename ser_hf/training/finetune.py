@@ -5,7 +5,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -82,8 +81,9 @@ def _train(prepared: setup.Prepared, checkpoint: str | None) -> None:
             trainer._load_best_model()
             return
     trainer.train(resume_from_checkpoint=checkpoint)
-    if prepared.start_is_kept and trainer.args.process_index == 0:
-        print(f"no epoch was better than the head start, which is kept: validation UAR {prepared.start.uar:.3f}")
+    start = prepared.head_start()
+    if start and start["kept"] and trainer.args.process_index == 0:
+        print(f"no epoch was better than the head start, which is kept: validation UAR {start['uar']:.3f}")
 
 
 def _trained_model(config: FinetuneConfig, args: TrainingArguments, prepared: setup.Prepared) -> PreTrainedModel | None:
@@ -124,8 +124,7 @@ def _write_tested(
             predictor.model.save_pretrained(folder)
         history = by_epoch(prepared.trainer.state.log_history)
         record = _record(config, args, model, prepared.padding, history, seconds, calibrated)
-        if prepared.start is not None:
-            record.training["head_start"] = {**asdict(prepared.start), "kept": prepared.start_is_kept}
+        record.training["head_start"] = prepared.head_start()
         results, probabilities, _ = evaluate.evaluate(
             predictor, rows, [split], config.dataset, str(args.output_dir), record
         )

@@ -49,10 +49,15 @@ class Prepared:
     start: head_start.HeadStart | None
     """What the head begins with; None for random weights, or for those it was saved with."""
 
-    @property
-    def start_is_kept(self) -> bool:
-        """Whether no epoch was better on the validation side than the head start."""
-        return self.trainer.recipe.judge_start and self.trainer.state.best_global_step == 0
+    def head_start(self) -> dict | None:
+        """What `Results.training` says of the head start; None where there was none.
+
+        `kept` is whether no epoch was better on the validation side.
+        """
+        if self.start is None:
+            return None
+        kept = self.trainer.recipe.judge_start and self.trainer.state.best_global_step == 0
+        return {**asdict(self.start), "kept": kept}
 
 
 def prepare(

@@ -247,7 +247,7 @@ def test_a_run_goes_on_only_as_what_it_began(built, models, tuned, fails, tmp_pa
     assert "has learning_rate " in fails(*same, "--learning_rate", "1e-6")
     assert "has num_train_epochs 2" in fails(*same, "--num_train_epochs", "9")
     assert "has clips a step 16, not 8" in fails(*same, "--per_device_train_batch_size", "8")
-    assert "has layer_decay 1.0, not 0.5" in fails(*same, "--layer_decay", "0.5")
+    assert "has layer_decay 0.8, not 0.5" in fails(*same, "--layer_decay", "0.5")
     assert "has balance none, not label" in fails(*same, "--balance", "label")
     (tmp_path / "m" / checkpoint.name / "trainer_state.json").unlink()  # cut off while it was saved
     assert "holds no checkpoint" in fails(*base, "--model", models["bert"])
@@ -300,6 +300,9 @@ def test_pretrained_models_get_gentler_defaults():
     _, scratch = parse_finetune(["--dataset", "d", "--model", "tiny"])
     _, pretrained = parse_finetune(["--dataset", "d", "--model", "some/backbone"])
     assert pretrained.learning_rate < scratch.learning_rate / 10
+    flags = {"tiny": [], "some/backbone": [], "a/b": ["--mode", "lora"], "c/d": ["--mode", "probe"]}
+    parsed = [parse_finetune(["--dataset", "d", "--model", name, *more])[0] for name, more in flags.items()]
+    assert [config.layer_decay for config in parsed] == [1.0, 0.8, 1.0, None]
     assert parse_finetune(["--dataset", "d"])[0].model == "facebook/wav2vec2-base"
 
 

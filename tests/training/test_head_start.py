@@ -1,12 +1,10 @@
 """The head start: what is fitted, that stock heads compute it, and that no run ends below it."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from helpers.small import FAST
 from sklearn.linear_model import LogisticRegression
 from transformers import (
     ASTConfig,
@@ -20,14 +18,16 @@ from transformers import (
 )
 
 from ser_hf import audio, protocols
-from ser_hf.cli.main import main
+from ser_hf.evaluation import reports
+from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import ID2LABEL, LABEL2ID
 from ser_hf.models import loading
 from ser_hf.models.padding import ignore_padding
-from ser_hf.training import feature_cache, head_start, modes, setup
+from ser_hf.training import feature_cache, finetune, head_start, modes, setup
 from ser_hf.training.config import FinetuneConfig, training_arguments
 from ser_hf.training.recovery import TrainingError
+from ser_hf.training.trainer import by_epoch
 
 LABELS = {"id2label": ID2LABEL, "label2id": LABEL2ID}
 
@@ -215,29 +215,70 @@ def test_a_new_head_begins_there_and_a_trained_one_is_kept(models, encoder):
     assert not wanted("tiny")
 
 
-def finetune(built, encoder, folder, *flags):
-    words = ["finetune", "--dataset", str(built), "--model", str(encoder), "--output_dir", str(folder), *FAST]
-    assert main([*words, "--cache_dir", str(folder.parent / "cache"), *flags]) == 0
-    return json.loads((folder / "results.json").read_text())
+def prepared_run(rows, encoder, folder, mode="full", **settings):
+    config = FinetuneConfig(dataset="d", model=str(encoder), mode=mode, cache_dir=str(folder / "cache"), threads=1)
+    settings = {"bf16": False, "use_cpu": True, "report_to": [], "num_train_epochs": 2, **settings}
+    args = training_arguments(config, output_dir=str(folder / "run"), **settings)
+    return setup.prepare(config, args, rows, few(protocols.split(rows, "speaker"), 13))
 
 
-def test_training_never_ends_below_its_start(built, encoder, tmp_path, capsys):
+def test_training_never_ends_below_its_start(rows, encoder, tmp_path, capsys):
     """A rate that spoils everything: the model is the regression, and says so."""
-    results = finetune(built, encoder, tmp_path / "run", "--learning_rate", "0.3", "--calibrate", "false")
-    start, history = results["training"]["head_start"], results["history"]
+    prepared = prepared_run(rows, encoder, tmp_path, learning_rate=0.3)
+    finetune._train(prepared, None)
+    start, history = prepared.start, by_epoch(prepared.trainer.state.log_history)
     assert [row["epoch"] for row in history] == [0, 1, 2]
-    assert history[0]["eval_uar"] == pytest.approx(start["uar"], abs=1e-6)
-    assert max(row["eval_uar"] for row in history[1:]) <= start["uar"]
-    assert start["kept"]
-    said = capsys.readouterr().out
-    assert f"head start: logistic regression, C {start['penalty']:g}, validation UAR {start['uar']:.3f}" in said
-    assert "no epoch was better than the head start, which is kept" in said
-    saved = AutoModelForAudioClassification.from_pretrained(tmp_path / "run")
-    off_diagonal = saved.projector.weight - saved.projector.weight.diag().diag()
-    assert not off_diagonal.any()
+    assert history[0]["eval_uar"] == pytest.approx(start.uar, abs=1e-6)
+    assert max(row["eval_uar"] for row in history[1:]) <= start.uar
+    figures = {"penalty": start.penalty, "uar": start.uar, "chosen_on": "validation"}
+    assert prepared.head_start() == {**figures, "kept": True}
+    assert "no epoch was better than the head start, which is kept" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} >= {"checkpoint-0"}
+    model = prepared.trained.finished()
+    assert not (model.projector.weight - model.projector.weight.diag().diag()).any()
     backbone = Wav2Vec2Model.from_pretrained(encoder).state_dict()
-    assert all(torch.equal(value, backbone[key]) for key, value in saved.wav2vec2.state_dict().items())
-    assert "No epoch was better, and that is the model." in (tmp_path / "run" / "README.md").read_text()
+    learnt = {key for key, value in model.wav2vec2.state_dict().items() if not torch.equal(value, backbone[key])}
+    assert not learnt
+
+
+def test_a_better_epoch_wins(rows, encoder, tmp_path, monkeypatch):
+    """A start that answers by a label that validation lacks, a little above the others."""
+    validation = few(protocols.split(rows, "speaker"), 13).validation
+    lacking = min(set(range(8)) - set(rows.select(validation)["label"]))
+
+    def put(model, regression):
+        model.classifier.bias.data[lacking] = 0.01
+
+    monkeypatch.setattr(head_start, "_check", lambda *_: None)
+    monkeypatch.setattr(head_start, "put", put)
+    prepared = prepared_run(rows, encoder, tmp_path, learning_rate=1e-2, num_train_epochs=3)
+    finetune._train(prepared, None)
+    uars = [row["eval_uar"] for row in by_epoch(prepared.trainer.state.log_history)]
+    assert max(uars) > uars[0] == 0
+    assert not prepared.head_start()["kept"]
+    assert prepared.trainer.evaluate()["eval_uar"] == max(uars)
+
+
+def test_a_run_that_began_is_not_judged_again(rows, encoder, tmp_path):
+    """Resumed at its first checkpoint, which is the start, it ends with the same weights."""
+    whole = prepared_run(rows, encoder, tmp_path / "whole")
+    whole.trainer.train()
+    begun = prepared_run(rows, encoder, tmp_path / "parts", save_total_limit=9)
+    begun.trainer.train()
+    resumed = prepared_run(rows, encoder, tmp_path / "parts")
+    resumed.trainer.train(resume_from_checkpoint=str(tmp_path / "parts" / "run" / "checkpoint-0"))
+    assert [row["epoch"] for row in by_epoch(resumed.trainer.state.log_history)] == [0, 1, 2]
+    assert all(
+        torch.equal(a, b) for a, b in zip(*(run.trained.model.parameters() for run in (whole, resumed)), strict=True)
+    )
+
+
+def test_the_card_tells_the_start(tuned, tmp_path):
+    results = Results.load(tuned / "results.json")
+    assert "logistic regression" not in reports.model_card(results, [])
+    start = {"penalty": 0.01, "uar": 0.7123, "chosen_on": "validation", "kept": True}
+    results.training["head_start"] = start
+    assert "UAR 0.712 on validation. No epoch was better, and that is the model." in reports.model_card(results, [])
 
 
 @pytest.mark.parametrize("mode", ["full", "lora", "partial"])
@@ -247,9 +288,7 @@ def test_each_mode_begins_there(rows, models, tmp_path, mode):
     torch.manual_seed(0)
     Wav2Vec2Model(config).save_pretrained(tmp_path / "encoder")
     AutoFeatureExtractor.from_pretrained(models["group"]).save_pretrained(tmp_path / "encoder")
-    settings = FinetuneConfig(dataset="d", model=str(tmp_path / "encoder"), mode=mode, cache_dir=str(tmp_path / "c"))
-    args = training_arguments(settings, output_dir=str(tmp_path / "run"), bf16=False, use_cpu=True, report_to=[])
-    prepared = setup.prepare(settings, args, rows, few(protocols.split(rows, "speaker"), 13))
+    prepared = prepared_run(rows, tmp_path / "encoder", tmp_path, mode)
     assert prepared.trainer.evaluate()["eval_uar"] == pytest.approx(prepared.start.uar, abs=1e-6)
 
 
