@@ -5,9 +5,12 @@ import json
 import os
 import pickle
 import shutil
+import tempfile
 
 os.environ.update(HF_HUB_OFFLINE="1", GRADIO_ANALYTICS_ENABLED="False", TOKENIZERS_PARALLELISM="false")
-
+if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker inherits the folder, so that all share its graphs
+    CACHES = tempfile.TemporaryDirectory(prefix="ser_hf-tests-")
+    os.environ["HF_HOME"] = CACHES.name
 
 import pytest
 import torch
@@ -113,7 +116,7 @@ def app_url(tuned):
 
 @pytest.fixture
 def home(monkeypatch, tmp_path):
-    """An empty cache of graphs."""
+    """An empty cache, and in it the folder of the graphs."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path / "home"))
     return tmp_path / "home" / "ser_hf" / "onnx"
 

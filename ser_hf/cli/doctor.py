@@ -36,7 +36,6 @@ _ABILITIES = {
     "baselines": "eGeMAPS baselines",
     "ffmpeg": "FFmpeg bindings, for your own code alone",
     "mcp": "ser-hf app --mcp",
-    "onnx": "ser-hf export, --backend onnx and onnx-int8",
     "search": "ser-hf finetune --search",
     "vad": "silero-vad in place of an energy threshold",
 }
@@ -244,12 +243,14 @@ def check_hub() -> Iterator[Check]:
 
 
 def check_bundled_model() -> Iterator[Check]:
-    """Whether the bundled model loads and predicts a synthetic voice."""
+    """Whether the bundled model loads and predicts a synthetic voice, and on which backend."""
     remedy = f"mend what fails above, or reinstall {PACKAGE}"
     try:
         import numpy as np
 
+        from ser_hf import BUNDLED_MODEL
         from ser_hf.audio import synthesis
+        from ser_hf.inference import auto_backend
         from ser_hf.inference.predictor import Predictor
 
         quiet_transformers()
@@ -258,6 +259,7 @@ def check_bundled_model() -> Iterator[Check]:
             synthesis.SyntheticVoice.of("doctor", female=True), "happy", [0, 1, 2, 3, 4, 1], rng
         )
         prediction = Predictor().predict(clip.astype(np.float32))
+        choice, _ = auto_backend.choose(BUNDLED_MODEL)
     except (ImportError, OSError, RuntimeError, ValueError, AttributeError, UserError) as error:
         yield Check("bundled model", "fail", f"it predicts nothing: {first_line(error)}", remedy)
         return
@@ -267,6 +269,7 @@ def check_bundled_model() -> Iterator[Check]:
     else:
         detail = f"predicts '{prediction['label']}' for a synthetic voice ({prediction['score']:.2f})"
         yield Check("bundled model", "ok", detail)
+        yield Check("backend", "ok", f"auto runs the bundled model on {choice.backend}: {choice.reason}")
 
 
 CHECKS: tuple[Callable[[], Iterable[Check]], ...] = (

@@ -30,7 +30,7 @@ class ModelSettings:
         default=None, metadata={"metavar": "NAME", "help": "branch, tag or commit of a model on the Hub"}
     )
     backend: str = field(
-        default="torch",
+        default="auto",
         metadata={"metavar": "NAME", "help": f"{', '.join(BACKENDS)}, see docs/serving.md"},
     )
 

@@ -122,7 +122,8 @@ def calibrate_model(
     on.
 
     Args:
-        predictor: with the eight labels, in the order of `ser_hf.labels.EMOTIONS`.
+        predictor: on the backend `torch`, with the eight labels, in the order of
+            `ser_hf.labels.EMOTIONS`.
         dataset: with the columns of `ser_hf.data.dataset.FEATURES`.
         indices: of the validation clips; memory does not grow with them.
         coverage: share of clips to be answered (`metrics.abstention_threshold`); no threshold where
@@ -133,12 +134,14 @@ def calibrate_model(
         As `fit_calibration`.
 
     Raises:
-        CalibrationError: for other labels, and as `fit_temperature` does.
+        CalibrationError: for other labels or another backend, and as `fit_temperature` does.
         ConfidenceError: as `metrics.abstention_threshold` does.
         AudioError: for a clip that cannot be decoded.
     """
     if predictor.labels != list(EMOTIONS):
         raise CalibrationError(f"'{predictor.name}' has the labels {predictor.labels}: they must be {list(EMOTIONS)}")
+    if predictor.backend != "torch":
+        raise CalibrationError(f"'{predictor.name}' runs on {predictor.backend}: load it with backend='torch'")
     rows = dataset.select(indices)
     fitted = fit_calibration(
         predictor.logits(decoded_clips(rows)), np.array(rows["label"], dtype=np.int64), coverage, error

@@ -68,7 +68,7 @@ def evaluate(
     """
     if predictor.labels != list(EMOTIONS):
         raise LeakError(f"'{predictor.name}' has the labels {predictor.labels}: they must be {list(EMOTIONS)}")
-    seen = SeenSpeakers.of(predictor.model.config)
+    seen = SeenSpeakers.of(predictor.config)
     for split in splits:
         refuse_seen(seen, predictor.name, dataset, split)
     started = time.perf_counter()

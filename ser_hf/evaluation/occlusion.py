@@ -142,10 +142,9 @@ def noise_floor(samples: np.ndarray, seed: int = 0) -> np.ndarray:
 
 def layer_weights(predictor: Predictor) -> list[float] | None:
     """Shares with which a model mixes its layers, the encoder's input first; None without a mix."""
-    model = getattr(predictor, "model", None)
-    if not getattr(getattr(model, "config", None), "use_weighted_layer_sum", False):
+    if not getattr(getattr(predictor, "config", None), "use_weighted_layer_sum", False):
         return None
-    return model.layer_weights.detach().float().softmax(-1).tolist()
+    return predictor.model.layer_weights.detach().float().softmax(-1).tolist()
 
 
 def summary(explanation: Explanation) -> dict:

@@ -131,8 +131,8 @@ def run_calibration(settings: CalibrateSettings) -> dict:
     if coverage is not None or error is not None:
         metrics.check_abstention(coverage, error)
     rows, split = protocols.load_split(settings)
-    predictor = Predictor(model)
-    protocols.refuse_seen(SeenSpeakers.of(predictor.model.config), model, rows, split, "validation")
+    predictor = Predictor(model, backend="torch")  # its weights are changed and saved
+    protocols.refuse_seen(SeenSpeakers.of(predictor.config), model, rows, split, "validation")
     fitted = calibration.calibrate_model(predictor, rows, split.validation, coverage, error)
     with files.new_folder(output) as partial:
         predictor.model.save_pretrained(partial)

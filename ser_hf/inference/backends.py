@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 class Backend(Protocol):
     """A loaded model; any number of threads may call it."""
 
+    name: str
+    """Key of `BACKENDS`; under `auto`, that of the backend which it chose."""
     config: "PreTrainedConfig"
     extractor: "FeatureExtractionMixin"
     device: str
@@ -55,6 +57,12 @@ Loader = Callable[[str | PathLike, str | None, str | None], Backend]
 """Loads a model: its name, the device (None: a GPU where there is one), and the revision."""
 
 
+def _load_auto(model: str | PathLike, device: str | None, revision: str | None) -> Backend:
+    from ser_hf.inference import auto_backend
+
+    return auto_backend.load(model, device, revision)
+
+
 def _load_torch(model: str | PathLike, device: str | None, revision: str | None, bfloat16: bool = False) -> Backend:
     from ser_hf.inference import torch_backend  # torch takes seconds to import
 
@@ -68,6 +76,7 @@ def _load_onnx(model: str | PathLike, device: str | None, revision: str | None, 
 
 
 BACKENDS: dict[str, Loader] = {
+    "auto": _load_auto,
     "torch": _load_torch,
     "torch-bf16": partial(_load_torch, bfloat16=True),
     "onnx": _load_onnx,
@@ -77,7 +86,7 @@ BACKENDS: dict[str, Loader] = {
 
 
 def load(
-    model: str | PathLike, backend: str = "torch", device: str | None = None, revision: str | None = None
+    model: str | PathLike, backend: str = "auto", device: str | None = None, revision: str | None = None
 ) -> Backend:
     """Load a fine-tuned model on a backend.
 

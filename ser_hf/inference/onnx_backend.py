@@ -5,14 +5,17 @@ cache. Later loads neither build the model in torch nor export it.
 """
 
 import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoFeatureExtractor, FeatureExtractionMixin, PreTrainedConfig
+from transformers import AutoConfig, AutoFeatureExtractor, FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 
-from ser_hf.errors import UserError, first_line
+from ser_hf.errors import UserError
 from ser_hf.inference import onnx_graph
 from ser_hf.inference.onnx_runtime import GRAPH_FILES, exported_backends, open_session, require
 from ser_hf.models import loading
@@ -33,21 +36,28 @@ class OnnxBackend:
     device = "cpu"
 
     def __init__(
-        self, graph: str | PathLike, config: PreTrainedConfig, extractor: FeatureExtractionMixin, batches: bool
+        self,
+        name: str,
+        graph: str | PathLike,
+        config: PreTrainedConfig,
+        extractor: FeatureExtractionMixin,
+        source: "ModelSource",
     ) -> None:
         """Open a graph that `onnx_graph.write_graph` wrote.
 
         Args:
+            name: `onnx` or `onnx-int8`.
             graph: path of the file.
             config: of the model.
             extractor: of the model.
-            batches: whether clips of one length may share a batch.
+            source: of the model.
 
         Raises:
             UserError: for a file that cannot be read, or a graph with other inputs.
         """
-        self.config, self.extractor, self.batches = config, extractor, batches
-        self._graph = graph
+        self.name, self.config, self.extractor = name, config, extractor
+        self.batches = name != "onnx-int8"  # it takes its scales from the whole batch
+        self._graph, self._source = Path(graph), source
         self._session, self._input = open_session(graph), extractor.model_input_names[0]
         inputs = [value.name for value in self._session.get_inputs()]
         self._outputs = [value.name for value in self._session.get_outputs()]
@@ -65,6 +75,17 @@ class OnnxBackend:
         """
         self._check_format()
         return self._session.get_modelmeta().custom_metadata_map[onnx_graph.DIGEST]
+
+    @cached_property
+    def model(self) -> PreTrainedModel:
+        """The model in torch, loaded beside the graph; changing it changes no prediction.
+
+        Raises:
+            UserError: for a folder with the graph alone.
+        """
+        if not self._source.weights:
+            raise UserError(f"'{self._source.name}' was exported, without torch's weights: give the model itself")
+        return loading.load_for_prediction(self._source.name, self._source.commit)[0]
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Logits `(clips, labels)` of unpadded features."""
@@ -85,6 +106,55 @@ class OnnxBackend:
             raise UserError(f"'{self._graph}' gives no embeddings: write it again with `ser-hf export`")
 
 
+@dataclass(frozen=True)
+class ModelSource:
+    """Where the files of a model lie."""
+
+    name: str
+    """A folder, or a Hub id."""
+    folder: Path
+    """That folder, or the snapshot of the Hub id."""
+    weights: list[str]
+    """Files of the weights in it; none in a folder that was exported."""
+
+    @classmethod
+    def of(cls, model: str | PathLike, revision: str | None, graphs: Iterable[str] = GRAPH_FILES) -> "ModelSource":
+        """Find a model, and download it where it is on the Hub: its weights, or else its graph.
+
+        Args:
+            model: a folder or a Hub id.
+            revision: of a Hub id.
+            graphs: backends whose graphs a Hub id without weights may give.
+
+        Raises:
+            UserError: where there is no such model.
+        """
+        if Path(model).is_dir() and not revision:
+            folder = Path(model)
+        else:
+            loading.check_folder(model, revision)
+            folder = _snapshot(model, revision, graphs)
+        try:
+            return cls(str(model), folder, loading.weight_files(folder))
+        except loading.LOADING_ERRORS as error:
+            raise _cannot_load(model, error) from error
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of a Hub id."""
+        return None if Path(self.name).is_dir() else self.folder.name
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the description and of the files of the weights: 64 hexadecimal digits."""
+        digest = hashlib.sha256()
+        described = (name for name in _DESCRIPTION if (self.folder / name).is_file())
+        for name in (*described, *self.weights):
+            with (self.folder / name).open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+
 def load(model: str | PathLike, device: str | None, revision: str | None, int8: bool = False) -> OnnxBackend:
     """Load a model whose graph lies in its folder or in the cache; else write the graph first.
 
@@ -95,54 +165,61 @@ def load(model: str | PathLike, device: str | None, revision: str | None, int8: 
     if device not in (None, "cpu"):
         raise UserError(f"{backend} runs on the processor, not on '{device}': use --backend torch there")
     require("onnxruntime")
-    folder = _model_folder(model, GRAPH_FILES[backend], revision)
+    return load_source(ModelSource.of(model, revision, [backend]), backend)
+
+
+def load_source(source: ModelSource, backend: str, graphs: Path | None = None) -> OnnxBackend:
+    """Load a model that was found already.
+
+    Args:
+        source: of the model.
+        backend: `onnx` or `onnx-int8`.
+        graphs: folder for the graph of a model with weights; that in the cache where None.
+
+    Raises:
+        UserError: as `load`.
+    """
+    folder = source.folder
     try:
         config, extractor = AutoConfig.from_pretrained(folder), AutoFeatureExtractor.from_pretrained(folder)
-        weights = loading.weight_files(folder)
     except loading.LOADING_ERRORS as error:
-        raise _cannot_load(model, error) from error
-    loading.check_labels(model, config)
-    graph = _cached_graph(model, folder, int8) if weights else folder / GRAPH_FILES[backend]
+        raise _cannot_load(source.name, error) from error
+    loading.check_labels(source.name, config)
+    graph = _cached_graph(source, backend, graphs) if source.weights else folder / GRAPH_FILES[backend]
     if not graph.is_file():
         exported = exported_backends(folder)
         remedy = f"use --backend {exported[0]}" if exported else "give the folder that fine-tuning wrote"
-        raise UserError(f"'{model}' holds neither model.safetensors nor {graph.name}: {remedy}")
-    return OnnxBackend(graph, config, extractor, batches=not int8)  # int8 takes its scales from the whole batch
+        raise UserError(f"'{source.name}' holds neither model.safetensors nor {graph.name}: {remedy}")
+    return OnnxBackend(backend, graph, config, extractor, source)
 
 
-def _model_folder(model: str | PathLike, graph: str, revision: str | None) -> Path:
-    """The folder of a model, or the snapshot of a Hub id: its safetensors, or else its graph."""
-    if Path(model).is_dir() and not revision:
-        return Path(model)
-    loading.check_folder(model, revision)
+def _snapshot(model: str | PathLike, revision: str | None, graphs: Iterable[str]) -> Path:
+    """The snapshot of a Hub id: its safetensors, or else its graphs."""
     try:
         weights = [*loading.WEIGHTS, "model-*-of-*.safetensors"]
         folder = Path(snapshot_download(str(model), revision=revision, allow_patterns=[*_DESCRIPTION, *weights]))
         if not loading.weight_files(folder):
-            snapshot_download(str(model), revision=folder.name, allow_patterns=[graph])
+            exported = [GRAPH_FILES[name] for name in graphs]
+            snapshot_download(str(model), revision=folder.name, allow_patterns=exported)
     except loading.LOADING_ERRORS as error:
-        raise _cannot_load(model, error) from error
+        shown = f"{model}' at '{revision}" if revision else model
+        raise _cannot_load(shown, error) from error
     return folder
 
 
-def _cached_graph(model: str | PathLike, folder: Path, int8: bool) -> Path:
-    """The cached graph of the weights in `folder`, written now where the cache has none."""
-    key = hashlib.sha256(f"{FORMAT}".encode())
-    described = (name for name in _DESCRIPTION if (folder / name).is_file())
-    for name in (*described, *loading.weight_files(folder)):
-        with (folder / name).open("rb") as file:
-            key.update(hashlib.file_digest(file, "sha256").digest())
-    graph = files.cache_dir("onnx") / f"{key.hexdigest()[:16]}-{'int8' if int8 else 'fp32'}.onnx"
+def _cached_graph(source: ModelSource, backend: str, graphs: Path | None) -> Path:
+    """The graph of the weights, written now where the cache, or the folder `graphs`, has none."""
+    key = hashlib.sha256(f"{FORMAT} {source.digest}".encode()).hexdigest()[:16]
+    int8 = backend == "onnx-int8"
+    graph = (graphs or files.cache_dir("onnx")) / f"{key}-{'int8' if int8 else 'fp32'}.onnx"
     if graph.is_file():  # graphs are never changed, so that reading one needs no lock
         return graph
     require("onnx")
     with files.cache_lock(graph):
         if not graph.is_file():  # another process may have written it while this one waited
-            commit = None if Path(model).is_dir() else folder.name
-            onnx_graph.write_checked(*loading.load_for_prediction(model, commit), graph, int8=int8)
+            onnx_graph.write_checked(*loading.load_for_prediction(source.name, source.commit), graph, int8=int8)
     return graph
 
 
 def _cannot_load(model: str | PathLike, error: Exception) -> loading.ModelError:
-    remedy = "give a Hub id or the folder that fine-tuning wrote"
-    return loading.ModelError(f"model '{model}' cannot be loaded ({first_line(error)[:160]}): {remedy}")
+    return loading.cannot_load(model, error, "give a Hub id or the folder that fine-tuning wrote")

@@ -139,7 +139,12 @@ def compare(model: PreTrainedModel, extractor: FeatureExtractionMixin, path: Pat
         except runtime_errors() as error:
             reason, length = first_line(error)[:160], audio.duration(clip)
             raise UserError(f"the graph fails on {length} s ({reason}): use --backend torch") from error
-    expected, actual = softmax(torch_logits, axis=-1), softmax(graph_logits, axis=-1)
+    return differences(np.array(torch_logits), np.array(graph_logits))
+
+
+def differences(torch_logits: np.ndarray, other_logits: np.ndarray) -> dict:
+    """Compare the probabilities of logits `(clips, labels)`; gives the figures of `compare`."""
+    expected, actual = softmax(torch_logits, axis=-1), softmax(other_logits, axis=-1)
     same, ranked = expected.argmax(-1) == actual.argmax(-1), np.sort(expected, axis=-1)
     return {
         "clips": len(same),

@@ -49,7 +49,7 @@ def require(*packages: str) -> None:
     """
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"ONNX needs the package {package}: pip install -e '.[onnx]'")
+            raise UserError(f"ONNX needs the package {package}: pip install {package}")
 
 
 def runtime_errors() -> tuple[type[Exception], ...]:

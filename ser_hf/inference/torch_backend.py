@@ -28,6 +28,7 @@ class TorchBackend:
         Raises:
             UserError: where it cannot be loaded, or there is no such device.
         """
+        self.name = "torch-bf16" if bfloat16 else "torch"
         self.device = _checked_device(device)
         self.model, self.extractor, self.padding_rule = loading.load_for_prediction(model, revision)
         self.config = self.model.config

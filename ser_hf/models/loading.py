@@ -72,7 +72,7 @@ def load_for_training(
             **({"attn_implementation": attention} if attention else {}),
         )
     except LOADING_ERRORS as error:
-        raise _cannot_load(name, error, "give a folder, or --model tiny, which needs no download") from error
+        raise cannot_load(name, error, "give a folder, or --model tiny, which needs no download") from error
     # a mismatched key comes with its two shapes
     missing = [*info["missing_keys"], *(key[0] for key in info["mismatched_keys"])]
     model.head_is_new = labels != ID2LABEL or any(key.startswith(("projector.", "classifier.")) for key in missing)
@@ -113,7 +113,7 @@ def load_for_prediction(
         )
     except LOADING_ERRORS as error:
         shown = f"{name}' at '{revision}" if revision else name
-        raise _cannot_load(shown, error, "give the folder that fine-tuning wrote") from error
+        raise cannot_load(shown, error, "give the folder that fine-tuning wrote") from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])[0]
         raise ModelError(f"'{name}' has no trained weights for {missing}: fine-tune it first with `ser-hf finetune`")
@@ -201,7 +201,8 @@ def weight_files(folder: Path) -> list[str]:
     return [index.name, *sorted(set(json.loads(index.read_text())["weight_map"].values()))]
 
 
-def _cannot_load(name: str | PathLike, error: Exception, remedy: str) -> ModelError:
+def cannot_load(name: str | PathLike, error: Exception, remedy: str) -> ModelError:
+    """The error for a model that raised one of `LOADING_ERRORS`: the Hub's reason, or its own."""
     if refused := hub_errors.explain(error):
         return ModelError(f"model '{name}' cannot be loaded ({refused[0]}): {refused[1]}, or {remedy}")
     return ModelError(f"model '{name}' cannot be loaded ({first_line(error)[:160]}): {remedy}")

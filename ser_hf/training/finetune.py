@@ -118,7 +118,7 @@ def _write_tested(
         _save(model, prepared.extractor, folder)
         (folder / "model_summary.txt").write_text(model_summary(model, prepared.extractor))
         # What is tested is what was saved, read back as a user reads it.
-        predictor = Predictor(folder)
+        predictor = Predictor(folder, backend="torch")
         calibrated = _calibrate(config, predictor, rows, split)
         if calibrated is not None or config.temperature is not None:
             predictor.model.save_pretrained(folder)

@@ -19,7 +19,7 @@ REQUIRES = [
     "torch==2.11.0",
     "torchaudio==2.11.0",
     "gradio<7,>=6.31",
-    "onnx>=1.18; extra == 'onnx'",
+    "optuna>=4; extra == 'search'",
     "gradio[mcp]<7,>=6.31; extra == 'mcp'",
 ]
 VERSIONS = {"torch": "2.11.0+cpu", "torchaudio": "2.11.0", "gradio": "6.31.0"}
@@ -171,10 +171,10 @@ def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
 
 def test_extras_that_are_missing(installed):
     checks = {check.name: check for check in doctor.check_extras()}
-    assert {name: check.status for name, check in checks.items()} == {"extra onnx": "warn", "extra mcp": "warn"}
-    assert checks["extra onnx"].remedy == "pip install 'onnx>=1.18'"
+    assert {name: check.status for name, check in checks.items()} == {"extra search": "warn", "extra mcp": "warn"}
+    assert checks["extra search"].remedy == "pip install 'optuna>=4'"
     assert checks["extra mcp"].remedy == "pip install 'gradio[mcp]<7,>=6.31'"
-    installed.update(onnx="1.20.0", mcp="1.22.0")
+    installed.update(optuna="4.1", mcp="1.22.0")
     assert {check.status for check in doctor.check_extras()} == {"ok"}
 
 

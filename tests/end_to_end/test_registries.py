@@ -206,7 +206,7 @@ def test_front_end(rows, models, clips, monkeypatch):
 class CertainBackend:
     """Predicts one label, whatever it is given."""
 
-    device, batches, digest = "cpu", True, "0" * 16
+    name, device, batches, digest = "certain", "cpu", True, "0" * 16
 
     def __init__(self, model):
         self.config, self.extractor = AutoConfig.from_pretrained(model), AutoFeatureExtractor.from_pretrained(model)

@@ -27,7 +27,7 @@ def draw(degrees, n=2000, seed=0):
 @pytest.fixture(scope="module")
 def head(models, rows):
     """Weights and biases of a last layer that knows a little, for the model `group`."""
-    predictor = Predictor(models["group"])
+    predictor = Predictor(models["group"], backend="torch")
     train = rows.select(protocols.split(rows).train[::2])
     embeddings = predictor.outputs([audio.load(one) for one in train["audio"]])[1]
     scale = embeddings.std(axis=0) + 1e-9
@@ -39,7 +39,7 @@ def head(models, rows):
 def sure(models, rows, head):
     """A model that is far too sure of itself, the validation clips, and its logits and their
     labels."""
-    predictor = Predictor(models["group"])
+    predictor = Predictor(models["group"], backend="torch")
     predictor.model.config.ser_hf = {"protocol_hash": "h", "speakers": ["ravdess-01"]}
     layer = loading.last_linear(predictor.model)
     layer.weight.data, layer.bias.data = (3 * one.float() for one in head)
@@ -96,14 +96,14 @@ def test_undone_gives_the_probabilities_before(degrees):
 
 @pytest.mark.parametrize("kind", ["bert", "group"])
 def test_a_folded_model_is_calibrated_in_a_stock_pipeline(models, rows, tmp_path, kind):
-    predictor = Predictor(models[kind])
+    predictor = Predictor(models[kind], backend="torch")
     calibration.fold_temperature(predictor.model, 1 / 10)  # an untrained model is sure of nothing
     clips = [audio.load(one) for one in rows[:3]["audio"]]
     before = predictor.outputs(clips)[0].astype(np.float64)
     calibration.fold_temperature(predictor.model, 2.5)
     predictor.model.save_pretrained(tmp_path)
     predictor.extractor.save_pretrained(tmp_path)
-    ours = Predictor(tmp_path).probabilities(clips)
+    ours = Predictor(tmp_path, backend="torch").probabilities(clips)
     np.testing.assert_allclose(ours, softmax(before / 2.5, axis=1), atol=1e-6)
     assert np.abs(ours - softmax(before, axis=1)).max() > 1e-3
     stock = pipeline("audio-classification", model=str(tmp_path))
@@ -113,7 +113,7 @@ def test_a_folded_model_is_calibrated_in_a_stock_pipeline(models, rows, tmp_path
 
 
 def test_what_cannot_be_folded_is_refused(models):
-    model = Predictor(models["bert"]).model
+    model = Predictor(models["bert"], backend="torch").model
     for degrees in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(CalibrationError, match=f"temperature {degrees} cannot be folded"):
             calibration.fold_temperature(model, degrees)
@@ -184,6 +184,9 @@ def test_a_wish_that_fails_leaves_the_model_as_it_was(sure, rows):
             calibration.calibrate_model(predictor, rows, chosen, **wish)
     np.testing.assert_array_equal(logits_of(predictor, rows, indices)[0], before)
     assert "temperature" not in predictor.model.config.ser_hf
+    predictor.session.backend.name = "onnx"
+    with pytest.raises(ConfidenceError, match=r"runs on onnx: load it with backend='torch'$"):
+        calibration.calibrate_model(predictor, rows, indices)
     predictor.session.labels = predictor.labels[::-1]
     with pytest.raises(ConfidenceError, match="they must be"):
         calibration.calibrate_model(predictor, rows, indices)

@@ -19,7 +19,7 @@ def random_model(tuned, rows, tmp_path):
     split = protocols.split(rows, "random")
     predictor = Predictor(tuned)
     speakers = sorted(set(rows.select(split.train)["speaker"]))
-    SeenSpeakers().trained("random", split.hash, 0, speakers).remember(predictor.model.config)
+    SeenSpeakers().trained("random", split.hash, 0, speakers).remember(predictor.config)
     return predictor, split
 
 

@@ -34,7 +34,7 @@ def train_on(folder):
 
 def test_a_kept_graph_needs_no_weights_and_no_exporter(home, models, clips, monkeypatch):
     first = Predictor(models["layer"], backend="onnx").probabilities(clips[:3])
-    np.testing.assert_allclose(first, Predictor(models["layer"]).probabilities(clips[:3]), atol=1e-5)
+    np.testing.assert_allclose(first, Predictor(models["layer"], backend="torch").probabilities(clips[:3]), atol=1e-5)
     monkeypatch.delattr(loading, "load_for_prediction")
     monkeypatch.setitem(sys.modules, "onnx", None)
     np.testing.assert_array_equal(Predictor(models["layer"], backend="onnx").probabilities(clips[:3]), first)
@@ -85,7 +85,7 @@ def test_a_hub_id_is_one_commit(home, models, monkeypatch, tmp_path):
 
 def test_an_exported_folder_says_what_it_can(int8):
     with pytest.raises(UserError, match="without torch's weights: use --backend onnx-int8"):
-        backends.load(int8)
+        backends.load(int8, "torch")
     with pytest.raises(UserError, match=r"neither model.safetensors nor model.onnx: use --backend onnx-int8"):
         backends.load(int8, "onnx")
 
@@ -110,7 +110,7 @@ def test_a_graph_with_other_inputs_is_refused(int8, models, tmp_path):
 
 def test_wrong_backends_and_devices_end_in_one_line(models):
     for named, message in (
-        ({"backend": "tensorrt"}, "'tensorrt' is no backend: choose one of torch, torch-bf16, onnx, onnx-int8"),
+        ({"backend": "tensorrt"}, "'tensorrt' is no backend: choose one of auto, torch, torch-bf16, onnx, onnx-int8"),
         ({"backend": "onnx", "device": "cuda"}, "onnx runs on the processor, not on 'cuda': use --backend torch there"),
         ({"device": "abacus"}, "torch has no device 'abacus' here: use cpu"),
         ({"backend": "onnx", "revision": "v1"}, "is a folder and has no revision 'v1': leave out --revision"),

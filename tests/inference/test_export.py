@@ -133,7 +133,8 @@ def test_int8_leaves_logging_as_it_was(models, tmp_path, monkeypatch):
 
 
 def test_int8_keeps_the_labels_of_a_trained_model(tuned, int8, clips):
-    torchs, graphs = Predictor(tuned).probabilities(clips), Predictor(int8, backend="onnx-int8").probabilities(clips)
+    torchs, graphs = (Predictor(model, backend=name) for model, name in ((tuned, "torch"), (int8, "onnx-int8")))
+    torchs, graphs = torchs.probabilities(clips), graphs.probabilities(clips)
     assert 0 < np.abs(torchs - graphs).max() < 0.05
     assert (torchs.argmax(-1) == graphs.argmax(-1)).mean() > 0.95
 
@@ -227,7 +228,7 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(package, home
         lambda: backends.load(models["layer"], "onnx"),
         lambda: export.export(models["layer"], tmp_path / "exported"),
     ):
-        with pytest.raises(UserError, match=rf"^ONNX needs the package {package}: pip install .*\[onnx\]'$"):
+        with pytest.raises(UserError, match=rf"^ONNX needs the package {package}: pip install {package}$"):
             attempt()
 
 

@@ -68,7 +68,7 @@ def test_answers_equal_those_of_the_stock_pipeline(kind, models, clips):
     from transformers import pipeline
 
     stock = pipeline("audio-classification", model=str(models[kind]), top_k=None, device="cpu")
-    ours = Predictor(models[kind], device="cpu")
+    ours = Predictor(models[kind], device="cpu", backend="torch")
     for clip, answer in zip(clips[:4], ours.each(clips[:4]), strict=True):
         expected = {row["label"]: row["score"] for row in stock({"array": audio.load(clip), "sampling_rate": RATE})}
         assert answer["scores"] == pytest.approx({name: expected[name] for name in EMOTIONS}, abs=2e-6)
@@ -76,7 +76,7 @@ def test_answers_equal_those_of_the_stock_pipeline(kind, models, clips):
 
 @pytest.mark.parametrize("kind", ["bert", "group"])
 def test_logits_are_those_of_one_clip_at_a_time_in_batches_of_one_length_too(kind, models, clips):
-    predictor = Predictor(models[kind], device="cpu", batch_size=3)
+    predictor = Predictor(models[kind], device="cpu", batch_size=3, backend="torch")
     waveforms = [audio.load(clip) for clip in clips]
     waveforms += [waveform[::-1].copy() for waveform in waveforms] * 2  # lengths that occur thrice
     alone = predictor.logits(iter(waveforms))

@@ -19,7 +19,7 @@ from ser_hf.inference.speaker_adaptation import Adaptation, AdaptationError
 
 @pytest.fixture(scope="module")
 def predictor(tuned):
-    return Predictor(tuned, device="cpu")
+    return Predictor(tuned, device="cpu", backend="torch")
 
 
 @pytest.fixture(scope="module")

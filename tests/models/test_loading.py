@@ -43,7 +43,7 @@ def padded_probabilities(model, extractor, rule, clips):
 
 @pytest.mark.parametrize("kind", ["bert", "group", "layer"])
 def test_a_prediction_does_not_depend_on_other_clips(models, kind):
-    predictor, loaded = Predictor(models[kind]), loading.load_for_prediction(models[kind])
+    predictor, loaded = Predictor(models[kind], backend="torch"), loading.load_for_prediction(models[kind])
     together = predictor.probabilities(CLIPS)
     alone = np.concatenate([predictor.probabilities([clip]) for clip in CLIPS])
     np.testing.assert_allclose(together, alone, atol=1e-6)
@@ -111,7 +111,7 @@ def test_models_that_mix_padding_in_behind_the_mask_take_one_clip_at_a_time(tmp_
     model.classifier.weight.data *= 50
     model.save_pretrained(tmp_path)
     Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(tmp_path)
-    predictor = Predictor(tmp_path)
+    predictor = Predictor(tmp_path, backend="torch")
     alone = np.concatenate([predictor.probabilities([clip]) for clip in CLIPS])
     np.testing.assert_allclose(predictor.probabilities(CLIPS), alone, atol=1e-6)
 
@@ -119,7 +119,7 @@ def test_models_that_mix_padding_in_behind_the_mask_take_one_clip_at_a_time(tmp_
 def test_half_precision_weights_are_loaded_in_full(models, tmp_path):
     AutoModelForAudioClassification.from_pretrained(models["layer"]).half().save_pretrained(tmp_path)
     Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(tmp_path)
-    half, full = Predictor(tmp_path), Predictor(models["layer"])
+    half, full = (Predictor(folder, backend="torch") for folder in (tmp_path, models["layer"]))
     np.testing.assert_allclose(half.probabilities(CLIPS), full.probabilities(CLIPS), atol=0.02)
     assert loading.load_for_training(tmp_path)[0].dtype == torch.float32
 
@@ -198,7 +198,7 @@ def test_frames_are_counted_as_the_encoder_makes_them(models):
 
 @pytest.mark.parametrize("kind", ["bert", "group", "layer"])
 def test_the_last_layer_makes_the_logits_of_the_embeddings(models, kind):
-    predictor = Predictor(models[kind], batch_size=3)
+    predictor = Predictor(models[kind], batch_size=3, backend="torch")
     rng = np.random.default_rng(0)
     clips = [rng.standard_normal(size).astype(np.float32) / 9 for size in (9000, 16_000, 12_345, 8000, 20_000)]
     logits, embeddings = predictor.outputs(clips)
