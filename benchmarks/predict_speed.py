@@ -1,13 +1,19 @@
 """Prediction speed: stock `pipeline("audio-classification")` against ours, alternately, on the same
 clips and weights.
 
-    python benchmarks/predict_speed.py --dataset DIR [--models base tiny | --model DIR] [--clips
-        1000] [--rounds 4] [--backends torch torch-bf16 onnx onnx-int8] [--minutes 30]
+    [taskset -c 0] python benchmarks/predict_speed.py --dataset DIR
+        [--models base tiny whisper | --model DIR] [--clips 1000] [--rounds 4]
+        [--backends torch torch-bf16 onnx onnx-int8] [--minutes 30]
 
-`base` is a 12-layer wav2vec2-base, `tiny` the project's own small model. Both have random weights
-whose last layer is centred, so that clips differ in their labels. --model is a trained model. Clips
-are encoded bytes, which `ser_hf.audio` decodes for all, within the measured time. Every contestant
-is a process with a peak memory of its own. They predict in turn while the others wait.
+`base` is a 12-layer wav2vec2-base, `tiny` the project's own small model, `whisper` two layers of
+whisper-tiny's shape with a window of 5 s. They have random weights whose last layer is centred, so
+that clips differ in their labels. --model is a trained model. Clips are encoded bytes, which
+`ser_hf.audio` decodes for all, within the measured time. Every contestant is a process with a peak
+memory of its own. They predict in turn while the others wait.
+
+A Whisper with a window is measured against the same layers at 30 s, too, which is what stock
+transformers makes of a Whisper. Labels are compared with stock's at the window, since those of the
+30 s model are another model's.
 
 One recording of --minutes is predicted as a whole. Stock also gets it in the windows that ours
 takes (4 s every 2 s; ours leaves out windows without voice). Start-up is a fresh process to its
@@ -37,8 +43,13 @@ import numpy as np
 
 from ser_hf.inference.backends import BACKENDS
 
-GOALS = {"onnx": 2.4, "onnx-int8": 3.5}  # times the better stock setting, at base size
-STOCK = ("stock, alone", "stock, 8 together")
+GOALS = {"base": {"onnx": 2.4, "onnx-int8": 3.5}, "whisper": {"torch": 5.0, "onnx-int8": 10.0}}
+"""Times the better stock setting, for a Whisper that of 30 s."""
+STOCK = {"stock, alone": 1, "stock, 8 together": 8}
+AT_30_S = {"stock at 30 s, alone": 1, "stock at 30 s, 8 together": 8}
+"""Clips in a batch of each stock contestant, on the model itself and on its layers at 30 s."""
+ALONE, TOGETHER = STOCK
+RANDOM = ("base", "tiny", "whisper")
 WINDOW, HOP, RATE = 64_000, 32_000, 16_000
 TIMEOUT = 1800  # seconds
 
@@ -104,7 +115,8 @@ def serve(name: str, model: str, clips: str, limit: int) -> None:
     replies, sys.stdout = sys.stdout, sys.stderr
     if limit:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    contestant = Stock(model, 1 if name == STOCK[0] else 8) if name in STOCK else Ours(model, name)
+    sizes = STOCK | AT_30_S
+    contestant = Stock(model, sizes[name]) if name in sizes else Ours(model, name)
     contestant.clips(pickle.loads(Path(clips).read_bytes())[:1])
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
@@ -151,7 +163,13 @@ class Process:
 def make_model(size: str, folder: Path) -> str:
     """A model of random weights, its last layer centred on a few voices."""
     import torch
-    from transformers import AutoModelForAudioClassification, Wav2Vec2Config, Wav2Vec2FeatureExtractor
+    from transformers import (
+        AutoModelForAudioClassification,
+        Wav2Vec2Config,
+        Wav2Vec2FeatureExtractor,
+        WhisperConfig,
+        WhisperFeatureExtractor,
+    )
 
     from ser_hf.inference import onnx_graph
     from ser_hf.labels import ID2LABEL, LABEL2ID
@@ -161,6 +179,11 @@ def make_model(size: str, folder: Path) -> str:
     torch.manual_seed(0)
     if size == "tiny":
         model, extractor = loading.load_for_training(presets.TINY)
+    elif size == "whisper":
+        shape = {"encoder_layers": 2, "d_model": 384, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536}
+        config = WhisperConfig(**shape, max_source_positions=250, id2label=ID2LABEL, label2id=LABEL2ID)
+        model = AutoModelForAudioClassification.from_config(config)
+        extractor = WhisperFeatureExtractor(chunk_length=5)
     else:
         config = Wav2Vec2Config(id2label=ID2LABEL, label2id=LABEL2ID)
         model, extractor = AutoModelForAudioClassification.from_config(config), Wav2Vec2FeatureExtractor()
@@ -169,6 +192,30 @@ def make_model(size: str, folder: Path) -> str:
         model.classifier.bias -= torch.cat([model.eval()(clip).logits for clip in clips]).mean(0)
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)
+    return str(folder)
+
+
+def at_30_seconds(model: str, folder: Path) -> str | None:
+    """The stock classifier of a windowed Whisper's layers at 30 s; None for another architecture.
+
+    The sinusoids of the positions are those of stock transformers, of which a window is the start.
+    """
+    import torch
+    from transformers import AutoConfig, AutoFeatureExtractor, AutoModelForAudioClassification
+
+    config = AutoConfig.from_pretrained(model)
+    if config.model_type != "whisper":
+        return None
+    weights = AutoModelForAudioClassification.from_pretrained(model, dtype=torch.float32).state_dict()
+    window = config.max_source_positions
+    config.max_source_positions = 1500
+    whole = AutoModelForAudioClassification.from_config(config, dtype=torch.float32)
+    positions = whole.state_dict()["encoder.embed_positions.weight"].clone()
+    positions[:window] = weights["encoder.embed_positions.weight"]
+    whole.load_state_dict(weights | {"encoder.embed_positions.weight": positions})
+    whole.save_pretrained(folder)
+    extractor = AutoFeatureExtractor.from_pretrained(model)
+    type(extractor)(feature_size=extractor.feature_size, chunk_length=30).save_pretrained(folder)
     return str(folder)
 
 
@@ -222,31 +269,46 @@ def check_agreement(name: str, scores: list[dict], stock: list[dict], trained: b
 
 
 def compare_clips(processes: dict[str, Process], parts: list[Path], seconds: float, size: str) -> bool:
-    """The table of the clips, a part of them in each round; whether all agree as they must."""
+    """The table of the clips, a part of them in each round; whether all agree as they must.
+
+    Args:
+        processes: contestants by name.
+        parts: files of encoded clips, one a round.
+        seconds: of sound in all clips.
+        size: a name of --models, or the folder of a trained model.
+    """
     replies, agreements = run_rounds({name: (process, "clips") for name, process in processes.items()}, parts), []
     scores = {name: [answer for run in runs for answer in run["answers"]] for name, runs in replies.items()}
-    stock = scores[STOCK[0]]
-    best = [min(a["seconds"], b["seconds"]) for a, b in zip(*map(replies.get, STOCK), strict=True)]
-    print(f"\n{size}: {len(stock)} clips, {seconds:,.0f} s of sound, in {len(parts)} rounds, {os.cpu_count()} cores")
-    print("| | clips/s | times real time | times the better stock | peak MiB | labels as stock's alone, furthest |")
+    stock, long = scores[ALONE], AT_30_S.keys() <= replies.keys()
+    goals = GOALS["whisper"] if long else GOALS.get(size, {})
+    others = AT_30_S if long else STOCK
+    best = [min(a["seconds"], b["seconds"]) for a, b in zip(*map(replies.get, others), strict=True)]
+    cores = len(os.sched_getaffinity(0))
+    print(f"\n{size}: {len(stock)} clips, {seconds:,.0f} s of sound, in {len(parts)} rounds, {cores} cores")
+    print(
+        f"| | clips/s | times real time | times the better stock{' at 30 s' if long else ''} | peak MiB "
+        "| labels as stock's alone, furthest |"
+    )
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     for name, runs in replies.items():
         durations = [run["seconds"] for run in runs]
         ratios = [fastest / duration for fastest, duration in zip(best, durations, strict=True)]
-        words, agrees = check_agreement(name, scores[name], stock, size not in ("base", "tiny"))
-        agreements.append(agrees or name in STOCK)
+        words, agrees = check_agreement(name, scores[name], stock, size not in RANDOM)
+        words = "another model" if name in AT_30_S else words
+        agreements.append(agrees or name in STOCK or name in AT_30_S)
         rate, real = spread([len(run["answers"]) / run["seconds"] for run in runs]), seconds / sum(durations)
         print(f"| {name} | {rate} | {real:,.0f} | {spread(ratios)} | {runs[-1]['peak']:,.0f} | {words} |")
-        if size == "base" and name in GOALS:
-            reached = "reached" if statistics.median(ratios) >= GOALS[name] else "not reached"
-            print(f"{name}: {GOALS[name]} times the better stock is {reached}", file=sys.stderr)
+        if name in goals:
+            reached = "reached" if statistics.median(ratios) >= goals[name] else "not reached"
+            print(f"{name}: {goals[name]} times the better stock is {reached}", file=sys.stderr)
     return all(agreements)
 
 
 def compare_long(processes: dict[str, Process], args: argparse.Namespace, recording: Path) -> None:
     """The table of the long recording: ours whole, and stock in windows."""
-    requests = {f"{STOCK[1]}, windows": (processes[STOCK[1]], "windows")}
-    requests |= {name: (process, "recording") for name, process in processes.items() if name not in STOCK}
+    requests = {f"{TOGETHER}, windows": (processes[TOGETHER], "windows")}
+    ours = {name: process for name, process in processes.items() if name not in STOCK | AT_30_S}
+    requests |= {name: (process, "recording") for name, process in ours.items()}
     replies = run_rounds(requests, [recording] * args.long_rounds)
     print(f"\none recording of {args.minutes:g} minutes")
     print("| | seconds | times real time | peak MiB |\n| --- | ---: | ---: | ---: |")
@@ -259,17 +321,17 @@ def compare_long(processes: dict[str, Process], args: argparse.Namespace, record
 def stock_whole(model: str, clips: Path, recording: Path) -> None:
     """The last line of that table: stock takes all at once, in four fifths of free memory."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") * 8 // 10
-    process = Process(STOCK[0], model, clips, memory)
+    process = Process(ALONE, model, clips, memory)
     reply = process.request("recording", recording)
     process.end()
     result = reply.get("failed", "done")
     print(f"| stock, whole, in {memory / 2**30:.0f} GiB | {reply['seconds']:.1f} | {result} | {reply['peak']:,.0f} |")
 
 
-def start_up(names: list[str], model: str, clips: Path) -> None:
+def start_up(models: dict[str, str], clips: Path) -> None:
     """Seconds of a fresh process to its first answer, twice: the first one exports ONNX graphs."""
     print("\n| fresh process to its first answer | seconds | once more |\n| --- | ---: | ---: |")
-    for name in names:
+    for name, model in models.items():
         durations = []
         for _ in range(2):
             began = time.perf_counter()
@@ -283,7 +345,7 @@ def main() -> None:
     """Compare, for each model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", metavar="DIR", required="--serve" not in sys.argv)
-    parser.add_argument("--models", nargs="*", choices=("base", "tiny"), default=["base", "tiny"])
+    parser.add_argument("--models", nargs="*", choices=RANDOM, default=["base", "tiny"])
     parser.add_argument("--model", metavar="DIR", help="a trained one, instead of --models")
     parser.add_argument("--backends", nargs="*", choices=BACKENDS, default=list(BACKENDS))
     parser.add_argument("--clips", type=int, default=1000)
@@ -294,18 +356,22 @@ def main() -> None:
     args = parser.parse_args()
     if args.serve:
         return serve(*args.serve[:3], int(args.serve[3]))
-    names, agree = [*STOCK, *args.backends], True
+    agree = True
     with tempfile.TemporaryDirectory() as temporary:
         parts, recording, seconds = make_inputs(args, Path(temporary))
         for size in [args.model] if args.model else args.models:
             model = args.model or make_model(size, Path(temporary) / size)
-            start_up(names, model, parts[0])
-            processes = {name: Process(name, model, parts[0]) for name in names}
+            models = dict.fromkeys([*STOCK, *args.backends], model)
+            long = at_30_seconds(model, Path(temporary) / "at-30-s")
+            models |= dict.fromkeys(AT_30_S, long) if long else {}
+            start_up(models, parts[0])
+            processes = {name: Process(name, folder, parts[0]) for name, folder in models.items()}
             agree &= compare_clips(processes, parts, seconds, size)
             compare_long(processes, args, recording)
             for process in processes.values():
                 process.end()
-            stock_whole(model, parts[0], recording)
+            if not long:  # a Whisper reads the start of a recording and no more
+                stock_whole(model, parts[0], recording)
     return None if agree else sys.exit("answers differ from stock's: see the last column of the first table")
 
 
