@@ -21,7 +21,7 @@ from ser_hf.inference.onnx_runtime import GRAPH_FILES, exported_backends, open_s
 from ser_hf.models import loading
 from ser_hf.utils import files
 
-FORMAT = 2
+FORMAT = 3
 """Format of the graphs in the cache. Count it up when `onnx_graph.write_graph` writes others."""
 
 _DESCRIPTION = ("config.json", "preprocessor_config.json", "processor_config.json")

@@ -1,7 +1,11 @@
 """Models as ONNX graphs, in fp32 or with int8 matrix products, and their comparison with torch.
 
 Convolutions stay in fp32. One int8 scale for all frames of a clip leaves nothing of the quiet
-frames, and the layer norm behind the convolutions brings the rounding errors up to full size.
+frames, and the layer norm behind the convolutions brings the rounding errors up to full size. The
+head stays in fp32, too: after pooling it takes no time.
+
+Rounded weights move the embeddings of all clips in one direction. The mean of that error over a few
+clips is taken back (bias correction, Nagel et al. 2019).
 """
 
 import logging
@@ -9,6 +13,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -91,8 +96,8 @@ def write_graph(
         extractor: names the input.
         rule: the padding rule; with `fixed length` the graph has that length.
         path: written when it is complete.
-        int8: products of activations and weights in int8; the scale of the activations is taken
-            from each batch.
+        int8: products of activations and weights in int8, but for the head; the scale of the
+            activations is taken from each batch.
 
     Raises:
         UserError: for an architecture that cannot be exported, or a model of more than 2 GB.
@@ -106,7 +111,8 @@ def write_graph(
         if int8:
             _quantise(traced, quantised)
         written = quantised if int8 else traced
-        _note_digest(written, loading.digest(model))
+        correction = _mean_error(quantised, traced, extractor) if int8 else None
+        _complete(written, loading.digest(model), correction)
         written.replace(path)
 
 
@@ -177,20 +183,35 @@ def _refuse_difference(figures: dict, backend: str) -> None:
 
 
 class _Outputs(nn.Module):
-    """A model's logits for features without padding, and the inputs of its last linear layer."""
+    """A model's logits for features without padding, and the inputs of its last linear layer.
+
+    `correction` is added to those inputs. The frames are averaged before the projector instead of
+    after it, which is the same and costs one frame's product.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        # values of no weight: the exporter lets equal tensors share one, and these are replaced
+        values = 1e-12 * torch.arange(1, loading.last_linear(model).in_features + 1)
+        self.correction = nn.Parameter(values, requires_grad=False)
 
     def forward(self, clips: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         inputs: list[torch.Tensor] = []
-        hook = loading.last_linear(self.model).register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+
+        def keep(_: nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor]:
+            inputs.append(args[0] + self.correction)
+            return (inputs[0],)
+
+        hooks = [loading.last_linear(self.model).register_forward_pre_hook(keep)]
+        if isinstance(projector := getattr(self.model, "projector", None), nn.Linear):
+            hooks.append(projector.register_forward_pre_hook(lambda _, args: (args[0].mean(1, keepdim=True),)))
         try:
             # without a copy, the name `embedding` could go to a tensor that has one
             return self.model(clips).logits, inputs[0].clone()
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
 
 
 def _trace(model: PreTrainedModel, extractor: FeatureExtractionMixin, rule: str, path: Path) -> None:
@@ -212,21 +233,41 @@ def _trace(model: PreTrainedModel, extractor: FeatureExtractionMixin, rule: str,
             raise UserError(f"a {kind} cannot be exported ({reason}): use --backend torch") from error
 
 
-def _note_digest(path: Path, digest: str) -> None:
+def _complete(path: Path, digest: str, correction: np.ndarray | None) -> None:
+    """Write the digest of the weights and the correction of the embeddings into a graph."""
     import onnx
 
     graph = onnx.load(path)
     onnx.helper.set_model_props(graph, {DIGEST: digest})
+    tensor = next(tensor for tensor in graph.graph.initializer if tensor.name == "correction")
+    values = np.zeros(tensor.dims, dtype=np.float32) if correction is None else correction
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, "correction"))
     onnx.save(graph, path)
 
 
 def _quantise(traced: Path, quantised: Path) -> None:
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     # unsigned weights take a third longer; a scale for each output costs nothing
-    kinds = {"op_types_to_quantize": ["MatMul", "Gemm"], "weight_type": QuantType.QInt8, "per_channel": True}
+    kinds = {"op_types_to_quantize": ["MatMul"], "weight_type": QuantType.QInt8, "per_channel": True}
+    nodes = onnx.load(traced).graph.node
+    # what follows pooling; ONNX Runtime makes a MatMul of this name of each Gemm first
+    head = [f"{node.name}_MatMul" for node in nodes if node.op_type == "Gemm"]
+    head += [node.name for node in nodes if node.name.startswith("/model/projector/")]
     with _root_logger_quiet():
-        quantize_dynamic(traced, quantised, **kinds)
+        quantize_dynamic(traced, quantised, nodes_to_exclude=head, **kinds)
+
+
+def _mean_error(quantised: Path, traced: Path, extractor: FeatureExtractionMixin) -> np.ndarray:
+    """What rounding takes from the embeddings, `(width,)`: a mean over clips not of the check."""
+    sessions, front_end = [open_session(path) for path in (traced, quantised)], front_end_of(extractor)
+    errors = []
+    for clip in islice(check_clips(2 * CHECK_CLIPS), CHECK_CLIPS, None):
+        inputs = {extractor.model_input_names[0]: front_end.extract(clip)[None]}
+        exact, rounded = (session.run(["embedding"], inputs)[0] for session in sessions)
+        errors.append(exact - rounded)
+    return np.concatenate(errors).mean(axis=0)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from helpers.small import make_whisper
 from scipy.special import softmax
 from transformers import AutoModelForAudioClassification, HubertConfig, Wav2Vec2FeatureExtractor, WavLMConfig
 
@@ -108,6 +109,40 @@ def test_a_graph_without_embeddings_predicts_and_says_how_to_adapt(home, models,
     )
     with pytest.raises(UserError, match=r"gives no embeddings: write it again with `ser-hf export`$"):
         old.adapt(clips[:2])
+
+
+def test_the_mean_error_of_int8_is_taken_back(tmp_path, clips):
+    model, extractor, rule = loading.load_for_prediction(make_whisper(tmp_path, seconds=4))
+    front_end, graphs = front_end_of(extractor), []
+    for int8 in (False, True):
+        onnx_graph.write_graph(model, extractor, rule, tmp_path / f"{int8}.onnx", int8)
+        graphs.append(tmp_path / f"{int8}.onnx")
+    uncorrected = onnx.load(graphs[1])
+    correction = next(tensor for tensor in uncorrected.graph.initializer if tensor.name == "correction")
+    taken_back = onnx.numpy_helper.to_array(correction)
+    # not 0: ONNX Runtime would leave the addition out, and fuse what is around it otherwise
+    correction.CopyFrom(onnx.numpy_helper.from_array(np.full_like(taken_back, 1e-12), "correction"))
+    onnx.save(uncorrected, tmp_path / "uncorrected.onnx")
+    graphs.append(tmp_path / "uncorrected.onnx")
+    features = [{"input_features": front_end.extract(clip)[None]} for clip in clips[:12]]
+    exact, corrected, rounded = (
+        np.concatenate([onnx_runtime.open_session(graph).run(["embedding"], one)[0] for one in features])
+        for graph in graphs
+    )
+    np.testing.assert_allclose(corrected - rounded, np.tile(taken_back, (12, 1)), atol=1e-6)
+    with_it, without = (np.linalg.norm((values - exact).mean(axis=0)) for values in (corrected, rounded))
+    assert with_it < 0.5 * without
+
+
+def test_int8_leaves_the_head_in_fp32(tmp_path):
+    onnx_graph.write_graph(
+        *loading.load_for_prediction(make_whisper(tmp_path, seconds=4)), tmp_path / "model.onnx", int8=True
+    )
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    weights = {tensor.name: list(tensor.dims) for tensor in graph.initializer if tensor.data_type == 1}  # floats
+    assert [32, 32] in weights.values()
+    assert [32, 8] in weights.values() or [8, 32] in weights.values()
+    assert sum(node.op_type == "MatMulInteger" for node in graph.node) == 3 * 6
 
 
 @pytest.mark.parametrize("kind", ["bert", "group"])
