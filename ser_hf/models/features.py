@@ -65,6 +65,10 @@ class FrontEnd:
         """Features, as `extract` returns them, of what `prepare` returned or of a stretch of it."""
         return self._stock(prepared)
 
+    def steps(self, features: np.ndarray) -> int:
+        """Number of samples or mel frames in what `extract` returned."""
+        return len(features)
+
     def _stock(self, samples: np.ndarray) -> np.ndarray:
         """Features of the stock extractor, without the frames at the end that it masks."""
         batch = self.extractor(samples, sampling_rate=audio.SAMPLING_RATE, return_tensors="np")
@@ -171,6 +175,10 @@ class WhisperFrontEnd(FrontEnd):
         mel[:, : len(frames)] = frames.T
         mel /= np.float32(np.log(10))
         return (np.maximum(mel, mel.max() - np.float32(8)) + np.float32(4)) / np.float32(4)
+
+    def steps(self, features: np.ndarray) -> int:
+        """Number of mel frames of the window."""
+        return features.shape[1]
 
 
 _LEAST_POWER = 1e-10  # of a mel bin, to which the stock extractor raises what is less

@@ -106,8 +106,10 @@ def embeddings(
         Arrays `(1 | stretches, layers + 1, width)`, and whether they had to be computed.
     """
     stretched = config.pooling == "attentive"
-    ten_seconds = front_end_of(extractor).extract(np.zeros(10 * audio.SAMPLING_RATE, dtype=np.float32))
-    stretch = max(1, round(STRETCH * padding.frames_of(model, len(ten_seconds)) / 10))
+    front_end = front_end_of(extractor)
+    length = 10 * audio.SAMPLING_RATE if front_end.longest is None else front_end.longest
+    frames = padding.frames_of(model, front_end.steps(front_end.extract(np.zeros(length, dtype=np.float32))))
+    stretch = max(1, round(STRETCH * frames * audio.SAMPLING_RATE / length))
 
     def compute(batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
         hidden = torch.stack(model(**batch, output_hidden_states=True).hidden_states, dim=2)  # its hooks count frames

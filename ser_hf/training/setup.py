@@ -202,12 +202,13 @@ def _fit_masking(
     config: FinetuneConfig, model: PreTrainedModel, extractor: transformers.FeatureExtractionMixin, train: SpeechDataset
 ) -> None:
     """Shorten SpecAugment's masks to the shortest clip, played as fast as augmentation may."""
-    if front_end_of(extractor).fixed_window:
+    front_end = front_end_of(extractor)
+    if front_end.fixed_window:
         return  # no window is shorter than a mask
     fastest = (1.5 if config.augment else 1.0) * (np.exp(0.5) if "tempo" in config.augment else 1.0)
     samples = int(train.shortest() / fastest * audio.SAMPLING_RATE)
-    shortest = front_end_of(extractor).extract(np.zeros(samples, dtype=np.float32))
-    loading.fit_masking(model, frames_of(model, len(shortest)))
+    shortest = front_end.extract(np.zeros(samples, dtype=np.float32))
+    loading.fit_masking(model, frames_of(model, front_end.steps(shortest)))
 
 
 def _make_trainable(

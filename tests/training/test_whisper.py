@@ -2,13 +2,19 @@
 
 import json
 
+import numpy as np
 import pytest
+import torch
 from helpers.small import FAST, make_whisper
 from transformers import pipeline
 
 from ser_hf import audio
 from ser_hf.cli.main import main
 from ser_hf.inference.predictor import Predictor
+from ser_hf.models import loading, padding
+from ser_hf.models.features import front_end_of
+from ser_hf.training import probe
+from ser_hf.training.config import FinetuneConfig, training_arguments
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +67,19 @@ def test_what_cannot_be_cut_is_refused_in_one_line(run, built, tmp_path, capsys,
     assert main(["finetune", *paths, *FAST, *flags]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "m").exists()
+
+
+def test_a_probe_averages_stretches_of_the_window(run, rows, built, tmp_path):
+    config = FinetuneConfig(
+        dataset=str(built), mode="probe", pooling="attentive", figures_only=True, cache_dir=str(tmp_path)
+    )
+    model, extractor = loading.load_for_training(run)
+    args = training_arguments(config, output_dir=str(tmp_path), use_cpu=True, bf16=False)
+    clips = rows.select([3, 50])
+    cache, _ = probe.embeddings(config, args, clips, model, extractor)
+    features = torch.from_numpy(front_end_of(extractor).extract(audio.load(clips[1]["audio"])))
+    assert padding.frames_of(model, front_end_of(extractor).steps(features.numpy())) == 200
+    with torch.inference_mode():
+        hidden = torch.stack(model.eval()(features[None], output_hidden_states=True).hidden_states, dim=2)[0]
+    expected = hidden.unflatten(0, (40, 5)).mean(1)  # 0.1 s is five frames
+    np.testing.assert_allclose(cache[clips[1]["sha256"]][0], expected, atol=5e-3, rtol=2e-3)
