@@ -15,6 +15,7 @@ from ser_hf.data.corpora import CORPORA
 from ser_hf.data.dataset import decoded_clips
 from ser_hf.evaluation import calibration, metrics
 from ser_hf.evaluation.results import GROUPS, Results, score
+from ser_hf.inference.onnx_runtime import GRAPH_FILES
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading
@@ -81,6 +82,7 @@ def evaluate(
         dataset_name,
         model_name or predictor.name,
         device=predictor.device,
+        backend=predictor.backend,
         seen=seen,
         weights=loading.digest(predictor.model),
         record=record,
@@ -102,6 +104,7 @@ def build_results(
     model_name: str,
     *,
     device: str = "cpu",
+    backend: str | None = None,
     seen: SeenSpeakers | None = None,
     weights: str = "",
     record: TrainingRecord | None = None,
@@ -116,6 +119,7 @@ def build_results(
         dataset_name: as it stands in the results.
         model_name: as it stands in the results.
         device: that the predictions were computed on.
+        backend: of the predictor that computed them.
         seen: what the model's config remembers: its training speakers, temperature and threshold.
             None for predictions of a model that is known to be trained under these splits.
         weights: digest of the model.
@@ -153,7 +157,7 @@ def build_results(
         chance=1 / max(1, sum(row["support"] > 0 for row in figures["per_class"].values())),
         training=record.training,
         history=record.history,
-        environment=describe_environment(device, record.processes),
+        environment=describe_environment(device, record.processes, backend),
         seconds=record.seconds | (seconds or {}),
         calibration=_calibration_figures(probabilities, references, seen, record) if calibrated else None,
     )
@@ -210,9 +214,10 @@ def _describe_data(dataset: datasets.Dataset, splits: list[Split]) -> dict:
     }
 
 
-def describe_environment(device: str, processes: int | None = None) -> dict:
-    """Versions, Python, platform and device, and how many processes trained where that is known."""
-    packages = ("torch", "torchaudio", "transformers", "datasets", "accelerate")
+def describe_environment(device: str, processes: int | None = None, backend: str | None = None) -> dict:
+    """Versions, Python, platform, device; the backend, and how many processes trained, if known."""
+    packages = ["torch", "torchaudio", "transformers", "datasets", "accelerate"]
+    packages += ["onnxruntime"] if backend in GRAPH_FILES else []
     name = torch.cuda.get_device_name() if device.startswith("cuda") else platform.machine()
     return {
         "python": platform.python_version(),
@@ -221,4 +226,5 @@ def describe_environment(device: str, processes: int | None = None) -> dict:
         "ser-hf": __version__,  # not the metadata's: an interpreter may run a source tree that is not installed
         **{package: version(package) for package in packages},
         **({"processes": processes} if processes else {}),
+        **({"backend": backend} if backend else {}),
     }

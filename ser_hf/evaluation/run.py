@@ -56,7 +56,7 @@ def run_evaluation(settings: EvaluateSettings) -> Results:
     if settings.into_model and not Path(model).is_dir():
         raise UserError(f"--into_model: '{model}' is no folder of this machine: leave the flag out")
     rows, splits = protocols.load_splits(settings)
-    predictor = Predictor(model)
+    predictor = Predictor(model, backend=settings.backend)
     record = _training_record(Path(model), splits)
     results, probabilities, embeddings = evaluate.evaluate(predictor, rows, splits, settings.dataset, record=record)
     if settings.also:

@@ -6,6 +6,7 @@ They lie in a module that imports nothing heavy, so that `--help` is fast.
 from dataclasses import dataclass, field
 
 from ser_hf.errors import UserError
+from ser_hf.inference.backends import BACKENDS
 from ser_hf.protocols import SplitSettings
 
 ALSO = ("robustness", "bias-probes", "baselines")
@@ -18,6 +19,9 @@ class EvaluateSettings(SplitSettings):
 
     model: str = field(metadata={"metavar": "DIR|REPO", "help": "folder or Hub id of the model"})
     output: str = field(metadata={"metavar": "DIR", "help": "must not exist yet; it appears when it is complete"})
+    backend: str = field(
+        default="auto", metadata={"metavar": "NAME", "help": f"{', '.join(BACKENDS)}, see docs/serving.md"}
+    )
     also: list[str] = field(
         default_factory=list,
         metadata={

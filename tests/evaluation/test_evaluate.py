@@ -30,6 +30,8 @@ def test_evaluate_repeats_what_fine_tuning_said(tuned, built, tmp_path, capsys):
     for name in ("accuracy", "uar", "macro_f1", "weighted_f1", "ci95", "per_class", "per_speaker", "protocol_hash"):
         assert getattr(ours, name) == getattr(theirs, name)
     assert ours.ece == pytest.approx(theirs.ece, abs=1e-6)
+    assert theirs.environment["backend"] == "torch"  # of the weights that were trained
+    assert ours.environment["backend"] == Predictor(tuned).backend
     assert (out / "classification_report.txt").read_text() in capsys.readouterr().out
     assert (out / "plots" / "confusion_matrix.png").stat().st_size > 10_000
 
@@ -37,9 +39,12 @@ def test_evaluate_repeats_what_fine_tuning_said(tuned, built, tmp_path, capsys):
 def test_results_from_elsewhere_in_a_models_folder_are_no_obstacle(tuned, built, tmp_path):
     model = shutil.copytree(tuned, tmp_path / "model")
     (model / "results.json").write_text('{"accuracy": 0.9}')
-    flags = ["--dataset", str(built), "--output", str(tmp_path / "out"), "--into_model"]
+    flags = ["--dataset", str(built), "--output", str(tmp_path / "out"), "--into_model", "--backend", "onnx"]
     assert main(["evaluate", "--model", str(model), *flags]) == 0
-    assert Results.load(model / "results.json").uar == Results.load(tuned / "results.json").uar
+    ours, theirs = Results.load(model / "results.json"), Results.load(tuned / "results.json")
+    assert (ours.uar, ours.weights) == (theirs.uar, theirs.weights)
+    assert ours.environment["backend"] == "onnx"
+    assert {"onnxruntime"} == set(ours.environment) - set(theirs.environment)
 
 
 def test_a_model_is_not_tested_on_speakers_it_was_trained_on(tuned, built, fails, tmp_path):

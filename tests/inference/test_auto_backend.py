@@ -96,6 +96,20 @@ def test_backends_run_in_turn_by_one_thread_and_their_first_call_is_not_counted(
     assert measured["torch"].logits.shape == (2, 1)
 
 
+@pytest.mark.parametrize(("seconds", "count"), [(0.1, 8), (1.5, 6), (60.0, 3)])
+def test_a_slow_model_runs_fewer_clips(seconds, count, models):
+    _, extractor, _ = loading.load_for_prediction(models["layer"])
+    now = [0.0]
+
+    def logits(features):
+        now[0] += seconds
+        return np.zeros((1, 2), dtype=np.float32)
+
+    backends = {"torch": SimpleNamespace(extractor=extractor, logits=logits)}
+    measured = auto_backend.measure(backends, [np.ones(1600, dtype=np.float32)] * 8, lambda: now[0])
+    assert len(measured["torch"].seconds) == count
+
+
 @pytest.fixture
 def said(capsys):
     """Gives the lines on stderr, without the progress bars of transformers."""
