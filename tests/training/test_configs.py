@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForAudioClassification
 
 from ser_hf.cli.train import parse_finetune
 from ser_hf.protocols.builtin import PROTOCOLS
+from ser_hf.training.augmentation import parse
 
 FOLDER, PAGE = ROOT / "configs" / "accelerate", ROOT / "docs" / "scaling.md"
 FIELDS = {
@@ -107,7 +108,27 @@ def test_the_table_names_the_files_that_there_are():
     assert set(re.findall(r"^\| `(\w+)\.yaml`", PAGE.read_text(), re.MULTILINE)) == set(FIELDS)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+PRETRAINED = {"whisper-base": "openai/whisper-base", "wav2vec2-base": "facebook/wav2vec2-base"}
+FROM_NOTHING = sorted(path for path in (ROOT / "configs").glob("*.yaml") if path.stem not in PRETRAINED)
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_recipes_of_pretrained_backbones_are_gentle(name):
+    config, args = parse_finetune([str(ROOT / "configs" / f"{name}.yaml"), "--dataset", "d"])
+    assert config.model == PRETRAINED[name]
+    assert config.protocol in PROTOCOLS
+    assert config.head_start
+    assert 0 < args.learning_rate <= 5e-5
+    assert 0.7 <= config.layer_decay <= 0.9
+    assert 0.1 <= args.warmup_steps <= 0.2
+    assert (str(args.eval_strategy.value), args.load_best_model_at_end) == ("epoch", True)
+    if name == "whisper-base":
+        assert parse(config.augment, [], config.augment_probability).names(of_frames=True) == ["bands", "gaps"]
+    else:  # it takes waveforms, and its convolutions are computed once
+        assert config.augment == ""
+
+
+@pytest.mark.parametrize("path", FROM_NOTHING, ids=lambda path: path.stem)
 def test_recipes_differ_in_their_protocol_alone(path):
     config, args = parse_finetune([str(path), "--dataset", "d"])
     assert config.protocol == path.stem
