@@ -29,6 +29,7 @@ from ser_hf.inference import onnx_backend, onnx_graph, torch_backend
 from ser_hf.inference.backends import Backend
 from ser_hf.inference.onnx_backend import ModelSource
 from ser_hf.inference.onnx_runtime import exported_backends
+from ser_hf.models import loading
 from ser_hf.models.features import front_end_of
 from ser_hf.utils import files
 
@@ -93,7 +94,9 @@ def choose(model: str | PathLike, device: str | None = None, revision: str | Non
     Raises:
         UserError: where torch cannot load the model.
     """
-    if device not in (None, "cpu") or (device is None and torch.cuda.is_available()):
+    if device is None and torch.cuda.is_available() and not _is_graph_alone(Path(model)):
+        device = "cuda"
+    if device not in (None, "cpu"):
         loaded = torch_backend.load(model, device, revision)
         return Choice("torch", f"the device is {loaded.device}"), loaded
     if importlib.util.find_spec("onnxruntime") is None:
@@ -193,6 +196,10 @@ def processor() -> str:
     fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
     known = [fields[name] for name in ("model name", "flags", "Features") if name in fields]  # Features: on Arm
     return " ".join([platform.machine(), *known])
+
+
+def _is_graph_alone(folder: Path) -> bool:
+    return bool(exported_backends(folder)) and not loading.weight_files(folder)
 
 
 def _kept(source: ModelSource) -> tuple[Choice, Backend]:

@@ -5,7 +5,9 @@ cache. Later loads neither build the model in torch nor export it.
 """
 
 import hashlib
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -23,6 +25,9 @@ from ser_hf.utils import files
 
 FORMAT = 3
 """Format of the graphs in the cache. Count it up when `onnx_graph.write_graph` writes others."""
+
+CACHE_BYTES = 2**31
+"""Bytes of all graphs in the cache; those not used for longest make room for a new one."""
 
 _DESCRIPTION = ("config.json", "preprocessor_config.json", "processor_config.json")
 
@@ -213,12 +218,28 @@ def _cached_graph(source: ModelSource, backend: str, graphs: Path | None) -> Pat
     int8 = backend == "onnx-int8"
     graph = (graphs or files.cache_dir("onnx")) / f"{key}-{'int8' if int8 else 'fp32'}.onnx"
     if graph.is_file():  # graphs are never changed, so that reading one needs no lock
+        with suppress(OSError):  # of a cache that cannot be written
+            os.utime(graph)
         return graph
     require("onnx")
     with files.cache_lock(graph):
         if not graph.is_file():  # another process may have written it while this one waited
             onnx_graph.write_checked(*loading.load_for_prediction(source.name, source.commit), graph, int8=int8)
+            _make_room(graph)
     return graph
+
+
+def _make_room(graph: Path) -> None:
+    """Remove the graphs beside a new one that were not used for longest, down to `CACHE_BYTES`."""
+    found = []
+    for path in graph.parent.glob("[!.]*.onnx"):  # a dot: another process writes it
+        with suppress(FileNotFoundError):  # another process may make room, too
+            found.append((path != graph, -path.stat().st_mtime, path.stat().st_size, path))
+    total = 0
+    for is_older, _, size, path in sorted(found):
+        total += size
+        if is_older and total > CACHE_BYTES:
+            path.unlink(missing_ok=True)
 
 
 def _cannot_load(model: str | PathLike, error: Exception) -> loading.ModelError:

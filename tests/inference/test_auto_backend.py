@@ -239,13 +239,16 @@ def test_a_gpu_runs_torch_without_a_comparison(comparisons, models, monkeypatch)
     monkeypatch.setattr(torch_backend, "load", load)
     assert auto_backend.choose(models["layer"])[0] == Choice("torch", "the device is cuda")
     assert auto_backend.choose(models["layer"], "cuda:1", "v1")[0].backend == "torch"
-    assert loads == [(None, None), ("cuda:1", "v1")]
+    assert loads == [("cuda", None), ("cuda:1", "v1")]
     assert comparisons == []
 
 
-def test_a_folder_with_a_graph_alone_runs_it(home, models, tmp_path):
+def test_a_folder_with_a_graph_alone_runs_it(models, tmp_path, monkeypatch):
     export.export(models["bert"], tmp_path / "int8", int8=True)
     predictor = Predictor(tmp_path / "int8")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Predictor(tmp_path / "int8").backend == "onnx-int8"
+    monkeypatch.undo()
     assert predictor.backend == "onnx-int8"
     with pytest.raises(UserError, match="was exported, without torch's weights: give the model itself"):
         _ = predictor.model

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +55,25 @@ def test_other_weights_labels_or_formats_are_another_graph(home, tmp_path, monke
     monkeypatch.setattr(onnx_backend, "FORMAT", 0)
     backends.load(folder, "onnx")
     assert sorted(path.name[17:] for path in home.glob("*.onnx")) == ["fp32.onnx"] * 4 + ["int8.onnx"]
+
+
+def test_graphs_that_were_not_used_for_longest_make_room(home, models, monkeypatch):
+    home.mkdir(parents=True)
+    for age, name in enumerate(("new-fp32.onnx", "old-int8.onnx", "older-fp32.onnx", ".older.7.onnx", "note.txt")):
+        (home / name).write_bytes(b"0" * 1000)
+        os.utime(home / name, (1e9 - age, 1e9 - age))
+    size = onnx_backend.load(models["layer"], None, None)._graph.stat().st_size  # all have room
+    assert len(list(home.glob("[!.]*.onnx"))) == 4
+    monkeypatch.setattr(onnx_backend, "CACHE_BYTES", 3.5 * size)
+    for age, name in enumerate(("new-fp32.onnx", "old-int8.onnx", "older-fp32.onnx")):
+        (home / name).write_bytes(b"0" * size)
+        os.utime(home / name, (1e9 - age, 1e9 - age))
+    backends.load(models["layer"], "onnx")  # used now
+    backends.load(models["bert"], "onnx")
+    names = {path.name for path in home.iterdir() if path.suffix != ".lock"}
+    assert {"new-fp32.onnx", ".older.7.onnx", "note.txt"} <= names
+    assert not {"old-int8.onnx", "older-fp32.onnx"} & names
+    assert len(names) == 5
 
 
 def test_an_unreadable_kept_graph_is_named(home, models):
