@@ -14,7 +14,7 @@ from ser_hf.cli.evaluate import baseline, calibrate, compare, evaluate, explain,
 from ser_hf.cli.publish import export, push
 from ser_hf.cli.serve import app, predict
 from ser_hf.cli.settings import CommandLine
-from ser_hf.cli.train import finetune, leakage_curve, pretrain
+from ser_hf.cli.train import finetune, leakage_curve, pretrain, soup
 from ser_hf.errors import UserError
 
 COMMANDS: dict[str, Callable[[CommandLine], int | None]] = {
@@ -23,6 +23,7 @@ COMMANDS: dict[str, Callable[[CommandLine], int | None]] = {
     "data splits": splits,
     "finetune": finetune,
     "pretrain": pretrain,
+    "soup": soup,
     "evaluate": evaluate,
     "leakage-curve": leakage_curve,
     "baseline": baseline,

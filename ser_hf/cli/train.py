@@ -1,12 +1,13 @@
-"""Commands that train models: finetune, pretrain and leakage-curve."""
+"""Commands that train models: finetune, pretrain, soup and leakage-curve."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ser_hf.cli.output import quiet_transformers
 from ser_hf.cli.settings import CommandLine
 from ser_hf.errors import UserError
+from ser_hf.protocols import SplitSettings
 from ser_hf.training.config import FinetuneConfig, check_trainer, trainer_defaults
 
 if TYPE_CHECKING:
@@ -22,6 +23,19 @@ class LeakageCurveSettings:
     output: str = field(
         metadata={"metavar": "DIR", "help": "gets leakage_curve.json, leakage_curve.png and a folder a protocol"}
     )
+
+
+@dataclass(kw_only=True)
+class SoupSettings(SplitSettings):
+    """Which runs `ser-hf soup` averages, and under which split they were trained."""
+
+    runs: list[str] = field(metadata={"positional": True, "metavar": "RUN ...", "help": "folders of finished runs"})
+    output: str = field(metadata={"metavar": "DIR", "help": "gets the model and its evidence; must not exist yet"})
+    choose: Literal["greedy", "uniform"] = field(
+        default="greedy", metadata={"help": "greedy: runs that do not lower the validation UAR of the average"}
+    )
+    extra_train_speakers: bool = field(default=False, metadata={"help": "as the runs were trained"})
+    train_on_validation: bool = field(default=False, metadata={"help": "as the runs were trained"})
 
 
 def finetune(line: CommandLine) -> None:
@@ -74,6 +88,19 @@ def pretrain(line: CommandLine) -> None:
     if history is not None:
         output = config.output
         print(f"model and history.json: {output}  (go on with `ser-hf finetune --model {output}`)")
+
+
+def soup(line: CommandLine) -> None:
+    """Average the weights of runs that share a head start, and test the average.
+
+    The output folder gets the model with its evidence and card.
+    """
+    settings = line.parse(SoupSettings)
+    from ser_hf.experiments.soup import cook
+
+    quiet_transformers()
+    results = cook(settings.runs, settings, Path(settings.output), settings.choose)
+    print(f"{results.report()}\nthe model, results.json and the card README.md: {settings.output}")
 
 
 def leakage_curve(line: CommandLine) -> None:
