@@ -10,6 +10,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
+from ser_hf.models.encoder_layers import encoder_layers
 from ser_hf.models.loading import ModelError
 
 SHORTEST_WINDOW = 4
@@ -95,22 +96,3 @@ def keep_layers(model: PreTrainedModel, count: int) -> None:
     model.config.num_hidden_layers = count
     if (weights := getattr(model, "layer_weights", None)) is not None:
         model.layer_weights = nn.Parameter(weights.detach()[: count + 1].clone())
-
-
-def encoder_layers(model: PreTrainedModel) -> tuple[nn.Module, str]:
-    """Find the list of the layers of a model's encoder.
-
-    Returns:
-        The module that owns the `torch.nn.ModuleList`, and the name of its attribute.
-
-    Raises:
-        ModelError: where it is not found.
-    """
-    base = model.base_model
-    encoder = getattr(base, "encoder", None)
-    for owner in (encoder, getattr(encoder, "encoder", None), base):
-        for name in ("layers", "layer"):
-            layers = getattr(owner, name, None)
-            if isinstance(layers, nn.ModuleList) and len(layers) == model.config.num_hidden_layers:
-                return owner, name
-    raise ModelError(f"the layers of a {model.config.model_type} are not found: leave out --keep_layers")

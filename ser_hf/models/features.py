@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 from transformers import (
+    ASTFeatureExtractor,
     FeatureExtractionMixin,
     NemotronAsrStreamingFeatureExtractor,
     SeamlessM4TFeatureExtractor,
@@ -181,11 +182,24 @@ class WhisperFrontEnd(FrontEnd):
         return features.shape[1]
 
 
+class SpectrogramFrontEnd(FrontEnd):
+    """Front end of AST: log mel `(frames, mel bins)` of a window, the clip and zeros behind it."""
+
+    fixed_window = True
+    extractor: ASTFeatureExtractor
+
+    def __init__(self, extractor: ASTFeatureExtractor) -> None:
+        """Take the extractor, which sets the number of frames: 25 ms every 10 ms."""
+        super().__init__(extractor)
+        self.longest = 400 + 160 * (extractor.max_length - 1)
+
+
 _LEAST_POWER = 1e-10  # of a mel bin, to which the stock extractor raises what is less
 
 
 FRONT_ENDS: dict[type, type[FrontEnd]] = {
     FeatureExtractionMixin: FrontEnd,
+    ASTFeatureExtractor: SpectrogramFrontEnd,
     NemotronAsrStreamingFeatureExtractor: MelFrontEnd,
     SeamlessM4TFeatureExtractor: StackedMelFrontEnd,
     WhisperFeatureExtractor: WhisperFrontEnd,

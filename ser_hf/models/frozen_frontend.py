@@ -5,14 +5,25 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from ser_hf.errors import UserError
-from ser_hf.models import padding
+from ser_hf.models.encoder_layers import layers_of
 
-_INDEPENDENT_LAYERS = frozenset({"wav2vec2", "hubert", "unispeech", "unispeech-sat", "wav2vec2-bert"})
-"""Architectures whose layers need nothing but the output of the layer below. WavLM's share a
-position bias."""
+_CONVOLUTIONAL = frozenset({"wav2vec2", "hubert", "wavlm", "unispeech", "unispeech-sat", "data2vec-audio"})
+"""Architectures whose convolutions on the waveform take most of the time below the layers."""
+
+CACHEABLE = {
+    **dict.fromkeys(sorted(_CONVOLUTIONAL), (True, True)),
+    "whisper": (True, True),
+    "wav2vec2-bert": (False, True),
+    "audio-spectrogram-transformer": (False, True),
+}
+"""Whether the convolutions and the lower layers can be cached, by architecture.
+
+What w2v-BERT and AST have below their layers is one matrix product, quicker than a read from disk.
+"""
 
 
 class CacheError(UserError):
@@ -32,23 +43,28 @@ class FrozenFrontend:
             CacheError: for an architecture whose frozen part cannot be separated from the rest.
         """
         self.model, self.base, self.depth = model, model.base_model, depth
-        has_convolutions = hasattr(self.base, "feature_extractor")
-        if model.config.model_type not in padding.MASKABLE or not (has_convolutions or depth):
-            raise CacheError(f"the front of a {model.config.model_type} cannot be cached: pass --cache_frozen false")
+        kind = model.config.model_type
+        convolutions, layers = CACHEABLE.get(kind, (False, False))
+        if not (layers if depth else convolutions):
+            raise CacheError(f"the front of a {kind} cannot be cached: pass --cache_frozen false")
         if depth and getattr(model.config, "use_weighted_layer_sum", False):
             raise CacheError("the head takes every layer, so none can be left out: pass --cache_frozen false")
-        if depth and model.config.model_type not in _INDEPENDENT_LAYERS:
-            raise CacheError(f"the layers of a {model.config.model_type} cannot be cached: pass --cache_frozen false")
-        self._originals: list[tuple[nn.Module, str, object]] = []
+        self._originals: list[tuple[nn.Module, str, object, bool]] = []
+        self._hook: RemovableHandle | None = None
 
     def outputs(self, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """Outputs of the frozen part: `(frames, dimensions)` for each clip, without padding."""
-        if self.depth:
-            hidden = _run_to(self.model, batch, self.base.encoder.layers[self.depth], take_input=True)
+        """Outputs of the frozen part: `(frames, dimensions)` for each clip, without padding.
+
+        A model without an attention mask has as many frames for every clip.
+        """
+        if self.depth or self.model.config.model_type not in _CONVOLUTIONAL:
+            hidden = _run_to(self.model, batch, layers_of(self.model)[self.depth], take_input=True)
         else:
             hidden = _run_to(self.model, batch, self.base.feature_extractor, take_input=False).transpose(1, 2)
+        if "attention_mask" not in batch:
+            return list(hidden)
         lengths = batch["attention_mask"].sum(-1)
-        if hasattr(self.base, "feature_extractor"):
+        if self.model.config.model_type in _CONVOLUTIONAL:
             lengths = self.model._get_feat_extract_output_lengths(lengths)
         return [row[:length] for row, length in zip(hidden, lengths.tolist(), strict=True)]
 
@@ -58,37 +74,71 @@ class FrozenFrontend:
         Each module of the frozen part is replaced by one that hands its input on, from the input
         upwards, so that the forward pass of transformers stays as it is.
         """
-        if hasattr(self.base, "feature_extractor"):
-            # The forward pass transposes what the convolutions return, and counts their frames.
-            self._replace(self.base, "feature_extractor", _Transpose())
-            for owner in (self.model, self.base):
-                self._replace(owner, "_get_feat_extract_output_lengths", lambda lengths, *_, **__: lengths)
-        if not self.depth:
-            return
-        encoder = self.base.encoder
-        self._replace(self.base, "feature_projection", _Duplicate())
-        # SpecAugment lies between the projection and the encoder, inside the frozen part
-        self._replace(self.base, "_mask_hidden_states", lambda hidden, *_, **__: hidden)
-        self._replace(encoder, "dropout", _Identity())
-        if hasattr(encoder, "pos_conv_embed"):
-            self._replace(encoder, "pos_conv_embed", _Zero())
+        kind = self.model.config.model_type
+        if kind in _CONVOLUTIONAL:
+            self._bypass_convolutions()
+        elif kind == "whisper":
+            self._bypass_whisper()
+        elif kind == "wav2vec2-bert":
+            self._bypass_projection()
+        else:
+            self._replace(self.base, "embeddings", _Identity())
+        layers = layers_of(self.model)
+        for number in range(self.depth):
+            stand_in = _Identity()
+            if kind == "wavlm":
+                stand_in = _Biased() if number else _LowestBiased(layers[0].attention)
+            self._replace(layers, str(number), stand_in)
+
+    def _bypass_convolutions(self) -> None:
+        # The forward pass transposes what the convolutions return, and counts their frames.
+        self._replace(self.base, "feature_extractor", _Transpose())
+        for owner in (self.model, self.base):
+            self._replace(owner, "_get_feat_extract_output_lengths", lambda lengths, *_, **__: lengths)
+        if self.depth:
+            self._bypass_projection()
+            self._replace(self.base.encoder, "pos_conv_embed", _Zero())
             # the stable variant normalises after its layers, above the frozen part
             if not getattr(self.model.config, "do_stable_layer_norm", False):
-                self._replace(encoder, "layer_norm", _Identity())
-        for number in range(self.depth):
-            self._replace(encoder.layers, str(number), _Identity())
+                self._replace(self.base.encoder, "layer_norm", _Identity())
+
+    def _bypass_projection(self) -> None:
+        returns_input = self.model.config.model_type != "hubert"
+        self._replace(self.base, "feature_projection", _Duplicate() if returns_input else _Identity())
+        # SpecAugment lies between the projection and the encoder, inside the frozen part
+        self._replace(self.base, "_mask_hidden_states", lambda hidden, *_, **__: hidden)
+        self._replace(self.base.encoder, "dropout", _Identity())
+
+    def _bypass_whisper(self) -> None:
+        """Add the cached frames in place of the positions, to convolutions that return zeros.
+
+        The forward pass adds both, after an activation that no module holds and that maps zero to
+        zero. It refuses any other number of frames along the last axis than the config's.
+        """
+        encoder = self.base.encoder
+        stored = _Stored()
+        for name in ("conv1", "conv2"):
+            self._replace(encoder, name, _Silent())
+        self._replace(encoder, "embed_positions", stored)
+        self._hook = encoder.register_forward_pre_hook(stored.take, with_kwargs=True)
+        if self.depth:  # the dropout lies above the positions, which are all that is frozen at depth 0
+            self._replace(encoder, "dropout", 0.0)
 
     def restore(self) -> None:
         """Undo `bypass`, in the reverse order."""
-        for owner, name, original in reversed(self._originals):
-            if isinstance(original, nn.Module):
+        for owner, name, original, was_own in reversed(self._originals):
+            if was_own:
                 setattr(owner, name, original)
             else:
                 delattr(owner, name)  # the method of the class is found again
         self._originals = []
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = None
 
     def _replace(self, owner: nn.Module, name: str, replacement: object) -> None:
-        self._originals.append((owner, name, getattr(owner, name)))
+        original = getattr(owner, name)
+        self._originals.append((owner, name, original, isinstance(original, nn.Module) or name in vars(owner)))
         setattr(owner, name, replacement)
 
 
@@ -114,6 +164,52 @@ class _Zero(nn.Module):
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         return frames.new_zeros(())
+
+
+class _Silent(nn.Module):
+    """In place of a convolution of Whisper: one frame of zeros."""
+
+    stride = (1,)
+    """The frames that the forward pass expects are those of the positions."""
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return frames.new_zeros(1, 1, 1)
+
+
+class _Stored(nn.Module):
+    """In place of Whisper's table of positions, which is added to what the convolutions return."""
+
+    num_embeddings = 1
+    frames: torch.Tensor
+
+    def take(self, encoder: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Keep the frames of a forward pass, and hand them on with the time along the last axis."""
+        self.frames = args[0]
+        return (self.frames.transpose(1, 2), *args[1:]), kwargs
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        return self.frames
+
+
+class _Biased(nn.Module):
+    """In place of a layer of WavLM, which hands the bias of the positions on."""
+
+    def forward(
+        self, frames: torch.Tensor, position_bias: torch.Tensor | None = None, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return frames, position_bias
+
+
+class _LowestBiased(nn.Module):
+    """In place of the lowest layer of WavLM, which computes the bias of the positions for all."""
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, frames: torch.Tensor, **kwargs: object) -> tuple[torch.Tensor, torch.Tensor]:
+        clips, count = frames.shape[:2]
+        return frames, self.attention.compute_bias(count, count).repeat(clips, 1, 1)
 
 
 class _Reached(Exception):

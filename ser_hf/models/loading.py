@@ -158,7 +158,15 @@ def last_linear(model: PreTrainedModel) -> nn.Linear:
 
 
 def freeze_feature_encoder(model: PreTrainedModel) -> bool:
-    """Freeze the convolutional front end; return whether the model has one."""
+    """Freeze the convolutional front end; return whether the model has one.
+
+    That of Whisper includes its table of positions, which stock transformers does not train either.
+    """
+    if model.config.model_type == "whisper":
+        encoder = model.base_model.encoder
+        for part in (encoder.conv1, encoder.conv2, encoder.embed_positions):
+            part.requires_grad_(False)
+        return True
     if hasattr(model, "freeze_feature_encoder"):
         model.freeze_feature_encoder()
         return True

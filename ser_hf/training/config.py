@@ -38,6 +38,9 @@ class FinetuneConfig(SplitSettings):
         metadata={"help": "what is trained: all, the top layers, merged adapters, or the head"},
     )
     layers: int | None = field(default=None, metadata={"help": "trained at the top in mode partial; a third if unset"})
+    layer_mix: bool = field(
+        default=False, metadata={"help": "the head takes a learnt mix of all layers, in mode full or partial"}
+    )
     lora_rank: int = field(default=16, metadata={"help": "of the adapters in mode lora"})
     pooling: Literal["mean", "attentive"] = field(
         default="mean", metadata={"help": "of a probe over time; attentive: weighted mean and deviation"}
@@ -146,6 +149,7 @@ _MODES_OF = {
     "lora_rank": ("lora",),
     "layers": ("partial",),
     "freeze_feature_encoder": ("full",),
+    "layer_mix": ("full", "partial"),
     "aux_egemaps_weight": ("full", "partial"),
     **dict.fromkeys(("augment", "augment_probability", "noise_dir", "mixup"), _TRAINED_MODES),
     **dict.fromkeys(("mask_time_prob", "mask_feature_prob", "fast_dropout", "attention"), _TRAINED_MODES),

@@ -154,6 +154,8 @@ def _key(rows: datasets.Dataset, name: str, model: PreTrainedModel, extractor: F
     for part in (config, extractor.to_dict()):
         digest.update(json.dumps(part, sort_keys=True, default=str).encode())
     for key, tensor in sorted(model.base_model.state_dict().items()):
+        if key.startswith(("projector.", "classifier.")):  # Whisper's base model is the classifier itself
+            continue
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().data)
     digest.update("".join(sorted(set(rows["sha256"]))).encode())
@@ -161,4 +163,5 @@ def _key(rows: datasets.Dataset, name: str, model: PreTrainedModel, extractor: F
 
 
 _IRRELEVANT_KEYS = (CONFIG_KEY, "_name_or_path", "use_weighted_layer_sum", "apply_spec_augment", "mask_time_length")
+_IRRELEVANT_KEYS += ("classifier_proj_size",)
 """Settings of a model's config that do not change the frozen outputs."""

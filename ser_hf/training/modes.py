@@ -1,6 +1,5 @@
 """Training modes: full, the top layers (partial), low-rank adapters (lora), or the head (probe)."""
 
-import re
 from dataclasses import dataclass
 
 import torch
@@ -9,15 +8,14 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from ser_hf.models import loading
+from ser_hf.models.encoder_layers import HEAD_MODULES, LAYER_NAME, final_norm, layers_of
 from ser_hf.models.frozen_frontend import CacheError, FrozenFrontend
 from ser_hf.training import losses
 
 MODES = ("full", "partial", "lora", "probe")
-LAYER_NAME = re.compile(r"\.encoder\.layers\.(\d+)\.")
-"""Matches the name of a parameter of an encoder layer, and captures the number of the layer."""
-HEAD_MODULES = ("projector", "classifier", "layer_weights", "functionals")
-"""Modules of a model that belong to its head."""
-_ADAPTED = r".*\.encoder\.layers\.\d+\..*\b(q_proj|k_proj|v_proj|out_proj|linear_q|linear_k|linear_v|linear_out)"
+_ATTENTION = {"q_proj", "k_proj", "v_proj", "out_proj", "o_proj", "linear_q", "linear_k", "linear_v", "linear_out"}
+_FEED_FORWARD = {"fc1", "fc2", "intermediate_dense", "output_dense"}
+"""Names of the linear layers that take adapters, over all architectures."""
 
 
 @dataclass
@@ -37,7 +35,7 @@ class TrainableModel:
         return self.model if self.adapted is None else self.adapted
 
     def adapt(self, rank: int) -> None:
-        """Add low-rank adapters to the attention of every layer (Hu et al. 2022).
+        """Add low-rank adapters (Hu et al. 2022) to attention and feed-forward of every layer.
 
         The head is trained in full.
         """
@@ -45,7 +43,7 @@ class TrainableModel:
 
         heads = [name for name in HEAD_MODULES if isinstance(getattr(self.model, name, None), nn.Module)]
         config = LoraConfig(
-            r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=_ADAPTED, modules_to_save=heads
+            r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules=adapted(self.model), modules_to_save=heads
         )
         self.adapted = get_peft_model(self.model, config)
 
@@ -82,16 +80,31 @@ def widen_head(model: PreTrainedModel) -> None:
             layer.__class__ = Float32Linear
 
 
-def layers_of(model: PreTrainedModel) -> nn.ModuleList:
-    """The encoder's layers.
+def adapted(model: PreTrainedModel) -> list[str]:
+    """Names of the linear layers of an encoder that take adapters.
+
+    The attention of WavLM takes none: it reads the weights itself, past any adapter.
+    """
+    kinds = _FEED_FORWARD if model.config.model_type == "wavlm" else _ATTENTION | _FEED_FORWARD
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and LAYER_NAME.search(name) and name.split(".")[-1] in kinds
+    ]
+
+
+def mix_layers(model: PreTrainedModel) -> None:
+    """Make the head take a learnt mix of all layers, in place; it begins with their mean.
 
     Raises:
-        ModelError: for an architecture without `encoder.layers`.
+        ModelError: for an architecture whose stock head cannot.
     """
-    layers = getattr(getattr(model.base_model, "encoder", None), "layers", None)
-    if layers is None:
-        raise loading.ModelError(f"a {model.config.model_type} has no encoder.layers: use --mode full")
-    return layers
+    if not hasattr(model.config, "use_weighted_layer_sum"):
+        raise loading.ModelError(f"the head of a {model.config.model_type} cannot mix layers: leave out --layer_mix")
+    if not model.config.use_weighted_layer_sum:
+        model.config.use_weighted_layer_sum = True
+        count = len(layers_of(model)) + 1  # and the input of the lowest
+        model.layer_weights = nn.Parameter(torch.full((count,), 1 / count))
 
 
 def prepare(model: PreTrainedModel, mode: str, freeze_convolutions: bool, layers: int | None) -> TrainableModel:
@@ -123,16 +136,14 @@ def prepare(model: PreTrainedModel, mode: str, freeze_convolutions: bool, layers
             )
         depth = len(encoder) - count
         encoder[depth:].requires_grad_(True)
-        if getattr(model.config, "do_stable_layer_norm", False):  # the last norm follows the layers
-            model.base_model.encoder.layer_norm.requires_grad_(True)
-        return TrainableModel(model, _front(model, depth))
+        if norm := final_norm(model):
+            model.get_submodule(norm).requires_grad_(True)
+        return TrainableModel(model, _front(model, depth) or _front(model, 0))
     if getattr(model.config, "use_weighted_layer_sum", False):  # its weights are no module, so peft cannot save them
         raise loading.ModelError("adapters cannot train a head that mixes layers: use --mode partial or full")
-    if model.config.model_type == "wavlm":  # its attention reads the weights itself, past any adapter
-        raise loading.ModelError("the adapters of a wavlm would learn nothing: use --mode partial or full")
-    if not any(re.fullmatch(_ADAPTED, name) for name, _ in model.named_modules()):
-        raise loading.ModelError(f"a {model.config.model_type} has no attention to adapt: use --mode partial")
-    return TrainableModel(model, _front(model, 0) if hasattr(model.base_model, "feature_extractor") else None)
+    if not adapted(model):
+        raise loading.ModelError(f"a {model.config.model_type} has nothing to adapt: use --mode partial")
+    return TrainableModel(model, _front(model, 0))
 
 
 def _front(model: PreTrainedModel, depth: int) -> FrozenFrontend | None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import TrainerCallback
 
-from ser_hf.training.modes import HEAD_MODULES, LAYER_NAME
+from ser_hf.models.encoder_layers import HEAD_MODULES, LAYER_NAME, final_norm
 
 AVERAGE_FILE = "average.safetensors"
 """File of the average in each checkpoint."""
@@ -108,8 +108,8 @@ def layer_decayed_groups(model: nn.Module, rate: float, decay: float) -> dict[st
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     depths = {name: int(match[1]) + 1 for name in names if (match := LAYER_NAME.search(name))}
     top = max(depths.values(), default=0) + 1
-    if getattr(model.config, "do_stable_layer_norm", False):  # the last norm follows the layers
-        depths |= {name: top - 1 for name in names if ".encoder.layer_norm." in name}
+    if norm := final_norm(model):  # learns as the layer below it does
+        depths |= {name: top - 1 for name in names if name.startswith(f"{norm}.")}
     for name in names:
         depths.setdefault(name, top if any(part in name.split(".") for part in HEAD_MODULES) else 0)
     return {name: rate * decay ** (top - depth) for name, depth in depths.items()}

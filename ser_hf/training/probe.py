@@ -23,8 +23,9 @@ from ser_hf import audio, protocols
 from ser_hf.evaluation import calibration, metrics
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import padding
+from ser_hf.models.encoder_layers import layers_of
 from ser_hf.models.features import front_end_of
-from ser_hf.training import feature_cache, modes
+from ser_hf.training import feature_cache
 from ser_hf.training.config import FinetuneConfig
 from ser_hf.training.losses import Objective, clip_weights
 from ser_hf.training.recovery import TrainingError
@@ -92,7 +93,7 @@ def check(config: FinetuneConfig, model: PreTrainedModel) -> None:
         )
     if stock and not (hasattr(model.config, "use_weighted_layer_sum") and hasattr(model, "projector")):
         raise TrainingError(f"a {model.config.model_type} cannot mix its layers: use another --mode or backbone")
-    modes.layers_of(model)
+    layers_of(model)
 
 
 def embeddings(

@@ -160,6 +160,8 @@ def load_model(
     protocols.refuse_seen(SeenSpeakers.of(model.config), config.model, rows, split)
     if config.keep_layers is not None:
         cutting.keep_layers(model, config.keep_layers)
+    if config.layer_mix:  # after the layers are counted
+        modes.mix_layers(model)
     durations = np.array(rows.select_columns(["duration"])[split.train]["duration"])
     window = cutting.choose_window(durations, model.config, config.window)
     if window is None:
@@ -287,10 +289,15 @@ def _frozen_outputs(
 ) -> feature_cache.FeatureCache | None:
     """Compute the outputs of the frozen front end, or read them from the cache.
 
-    None where there is no frozen front end, where augmentation changes its input, where FSDP would
-    miss it in the state dict, or where `--cache_frozen false` says so.
+    None where there is no frozen front end, where its input changes from epoch to epoch, where FSDP
+    would miss it in the state dict, or where `--cache_frozen false` says so.
     """
     unfit = trained.front is None or variation.of_sound() or under_fsdp()
+    if not unfit and front_end_of(extractor).fixed_window and variation.silence != "keep":
+        # every frame of a window depends on all others, so cached ones cannot be cut
+        if config.cache_frozen:
+            raise TrainingError(f"--cache_frozen true: --silence {variation.silence} cuts what is cached, give keep")
+        unfit = True
     if unfit or config.cache_frozen is False:
         if config.cache_frozen:
             raise TrainingError("--cache_frozen true: there is no frozen front that stays the same, leave it out")

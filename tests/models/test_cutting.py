@@ -9,6 +9,7 @@ from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, 
 
 from ser_hf.labels import ID2LABEL
 from ser_hf.models import cutting
+from ser_hf.models.encoder_layers import encoder_layers
 from ser_hf.models.loading import ModelError, load_for_training
 
 
@@ -102,7 +103,7 @@ def test_the_lower_layers_are_kept_and_load_in_transformers(family, tmp_path):
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert loaded.config.num_hidden_layers == 2
-    owner, name = cutting.encoder_layers(loaded)
+    owner, name = encoder_layers(loaded)
     assert len(getattr(owner, name)) == 2
     for key, tensor in loaded.state_dict().items():
         expected = torch.arange(3.0) if key == "layer_weights" else before[key]

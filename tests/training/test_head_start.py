@@ -119,14 +119,14 @@ def networks():
     whisper = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
     whisper |= {"classifier_proj_size": 8, "max_source_positions": 250, "num_mel_bins": 80}
     ast = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    ast |= {"num_mel_bins": 32, "max_length": 128}
+    ast |= {"num_mel_bins": 32, "max_length": 400}
     return {
         "whisper": (WhisperConfig(**whisper, **LABELS), WhisperFeatureExtractor(chunk_length=5)),
         "layers": (
             WhisperConfig(**whisper, **LABELS, use_weighted_layer_sum=True),
             WhisperFeatureExtractor(chunk_length=5),
         ),
-        "ast": (ASTConfig(**ast, **LABELS), ASTFeatureExtractor(num_mel_bins=32, max_length=128)),
+        "ast": (ASTConfig(**ast, **LABELS), ASTFeatureExtractor(num_mel_bins=32, max_length=400)),
     }
 
 
