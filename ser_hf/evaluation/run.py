@@ -11,7 +11,17 @@ import numpy as np
 
 from ser_hf import protocols
 from ser_hf.errors import UserError
-from ser_hf.evaluation import baselines, bias_probes, calibration, evaluate, metrics, plots, reports, robustness
+from ser_hf.evaluation import (
+    adaptation_head,
+    baselines,
+    bias_probes,
+    calibration,
+    evaluate,
+    metrics,
+    plots,
+    reports,
+    robustness,
+)
 from ser_hf.evaluation.results import PredictionTable, Results
 from ser_hf.evaluation.settings import BaselineSettings, CalibrateSettings, EvaluateSettings
 from ser_hf.inference.predictor import Predictor
@@ -117,6 +127,8 @@ def run_baseline(settings: BaselineSettings) -> Results:
 def run_calibration(settings: CalibrateSettings) -> dict:
     """Calibrate a model on the validation side of a split, and write the calibrated model.
 
+    Its adaptation head is trained on the training side.
+
     Returns:
         As `ser_hf.evaluation.calibration.fit_calibration`.
 
@@ -137,6 +149,7 @@ def run_calibration(settings: CalibrateSettings) -> dict:
     with files.new_folder(output) as partial:
         predictor.model.save_pretrained(partial)
         predictor.extractor.save_pretrained(partial)
+        adaptation_head.write_head(predictor, rows, split, partial)
     return fitted
 
 

@@ -131,7 +131,7 @@ def adapt_across_clips(
         for part in np.array_split(rows, min(_PARTS, len(rows))):
             rest = rng.permutation(np.setdiff1d(rows, part))[:clips]
             if len(rest):
-                adapted[part] = speaker_adaptation.fit(logits[rest], "", clustered).moved(logits[part])
+                adapted[part] = speaker_adaptation.fit(logits[rest], "", clustered=clustered).moved(logits[part])
     return adapted
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ser_hf.inference import adaptation_head
 from ser_hf.inference.onnx_graph import OPSET, write_checked
 from ser_hf.inference.onnx_runtime import GRAPH_FILES, require
 from ser_hf.models import loading
@@ -20,8 +21,8 @@ def export(
 
     Args:
         model: a folder that fine-tuning wrote, or a Hub id.
-        output: gets `model.onnx` or `model_int8.onnx`, `config.json`, `preprocessor_config.json`
-            and `export.json`.
+        output: gets `model.onnx` or `model_int8.onnx`, `config.json`, `preprocessor_config.json`,
+            `export.json`, and the adaptation head if the model has one.
         int8: matrix products in int8.
         clips: waveforms of shape `(samples,)` at 16 kHz, on which the graph is compared with torch;
             synthetic voices where None.
@@ -45,6 +46,8 @@ def export(
         check = write_checked(loaded, extractor, rule, folder / GRAPH_FILES[backend], int8, clips)
         loaded.config.save_pretrained(folder)
         extractor.save_pretrained(folder)
+        if (head := adaptation_head.load_beside(model)) is not None:
+            head.save(folder / adaptation_head.FILE)
         # the name alone, without where it lies on this machine: the folder may be pushed
         name = Path(model).resolve().name if Path(model).exists() else str(model)
         report = {"model": name, "digest": loading.digest(loaded), "backend": backend, "check": check}

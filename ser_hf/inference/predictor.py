@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 from scipy.special import softmax
@@ -19,10 +19,12 @@ from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedMod
 from ser_hf import BUNDLED_MODEL, audio
 from ser_hf.audio import voice_activity
 from ser_hf.errors import UserError
-from ser_hf.inference import backends, long_audio, prediction, speaker_adaptation
+from ser_hf.inference import adaptation_head, backends, long_audio, prediction, speaker_adaptation
 from ser_hf.inference.prediction import FailedPrediction, Prediction
 from ser_hf.inference.session import InferencePool, InferenceSession
 from ser_hf.models.seen_speakers import SeenSpeakers
+
+_Result = TypeVar("_Result")
 
 
 class TimeoutExceeded(UserError):
@@ -45,7 +47,7 @@ class Deadline:
         if self._until is not None and time.monotonic() > self._until:
             raise _timed_out(file)
 
-    def result(self, future: Future[np.ndarray], file: str | None) -> np.ndarray:
+    def result(self, future: Future[_Result], file: str | None) -> _Result:
         """Wait for a result, at most until the deadline, then cancel it.
 
         Raises:
@@ -109,6 +111,7 @@ class Predictor:
         loaded = backends.load(model, backend, device, revision)
         config = loaded.config
         self.seen_speakers = SeenSpeakers.of(config)
+        self.adaptation_head = adaptation_head.load_beside(model, revision)
         self.session = InferenceSession(
             backend=loaded,
             pool=InferencePool(loaded.device),
@@ -190,6 +193,9 @@ class Predictor:
     ) -> "Predictor":
         """Adapt to one voice (`ser_hf.inference.speaker_adaptation`).
 
+        Where the model has an adaptation head, it predicts from embeddings that are standardised by
+        the clips. Otherwise the logits are moved.
+
         A few clips without labels are enough. They should hold several emotions, and count as if
         they held all of them about as often. The confidence for the voice is not calibrated.
 
@@ -205,6 +211,7 @@ class Predictor:
 
         Raises:
             AdaptationError: where there is no clip or the model does not fit.
+            AdaptationHeadError: where the model's adaptation head belongs to other weights.
             AudioError, TimeoutExceeded: for a clip that cannot be used, as `predict`.
         """
         if self.adaptation is not None:
@@ -213,7 +220,7 @@ class Predictor:
         if isinstance(clips, str | PathLike):
             clips = speaker_adaptation.Adaptation.load(clips)
         if not isinstance(clips, speaker_adaptation.Adaptation):
-            clips = speaker_adaptation.fit(self._logits_of_parts(clips, timeout, longest), digest)
+            clips = self._fit_voice(clips, timeout, longest)
         clips.check_model(digest)
         adapted = copy(self)
         adapted.session = replace(self.session, adaptation=clips)
@@ -348,18 +355,25 @@ class Predictor:
         logits, embeddings = zip(*long_audio.rows(waveforms, self.session, self.session.submit_outputs), strict=True)
         return np.stack(logits), np.stack(embeddings)
 
-    def _logits_of_parts(
+    def _fit_voice(
         self, sources: Iterable[audio.Source], timeout: float | None, longest: float | None
-    ) -> np.ndarray:
-        """Logits `(parts, labels)` of recordings; of long ones, the windows with voice."""
-        rows: list[np.ndarray] = []
+    ) -> speaker_adaptation.Adaptation:
+        """Fit an adaptation to recordings; of long ones, to the windows with voice."""
+        digest, head = self.session.backend.digest, self.adaptation_head
+        if head is not None:
+            head.check_model(digest)
+        submit = self.session.submit_logits if head is None else self.session.submit_outputs
+        rows = []
         for source in sources:
             deadline = Deadline(timeout)
             for part in self._parts(source, longest):
-                rows.append(deadline.result(self.session.submit_logits([part]), prediction.source_name(source)))
+                rows.append(deadline.result(submit([part]), prediction.source_name(source)))
         if not rows:
             raise speaker_adaptation.AdaptationError("there is no voice to adapt to: give at least one clip of it")
-        return np.concatenate(rows)
+        if head is None:
+            return speaker_adaptation.fit(np.concatenate(rows), digest)
+        logits, embeddings = map(np.concatenate, zip(*rows, strict=True))
+        return speaker_adaptation.fit_with_head(head, logits, embeddings, digest)
 
     def _parts(self, source: audio.Source, longest: float | None) -> Iterator[np.ndarray]:
         """A recording that is one clip, or the windows of a longer one."""

@@ -144,17 +144,17 @@ class InferenceSession:
         return np.stack([self.front_end.extract(clip) for clip in clips])
 
     def _logits(self, clips: list[np.ndarray]) -> np.ndarray:
-        return self._adapted(self.backend.logits(self._features(clips)))
+        if self.adaptation is not None and self.adaptation.embedding_weight is not None:
+            return self._outputs(clips)[0]
+        logits = self.backend.logits(self._features(clips))
+        return logits if self.adaptation is None else self.adaptation.moved(logits)
 
     def _outputs(self, clips: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         logits, embeddings = self.backend.outputs(self._features(clips))
-        return self._adapted(logits), embeddings
+        return logits if self.adaptation is None else self.adaptation.moved(logits, embeddings), embeddings
 
     def _probabilities(self, clips: list[np.ndarray]) -> np.ndarray:
         return softmax(self._logits(clips), axis=-1)
-
-    def _adapted(self, logits: np.ndarray) -> np.ndarray:
-        return logits if self.adaptation is None else self.adaptation.moved(logits)
 
 
 def _row(future: Future, row: int) -> object:

@@ -105,6 +105,9 @@ class FinetuneConfig(SplitSettings):
         default=None,
         metadata={"help": "fold this one in, measured elsewhere, after --train_on_validation"},
     )
+    adaptation_head: bool = field(
+        default=True, metadata={"help": "train the head that adapts to a voice; a probe has none"}
+    )
     abstain_coverage: float | None = field(
         default=None, metadata={"help": "share of validation clips to answer; below their confidence it abstains"}
     )
@@ -153,7 +156,7 @@ _MODES_OF = {
     "aux_egemaps_weight": ("full", "partial"),
     **dict.fromkeys(("augment", "augment_probability", "noise_dir", "mixup"), _TRAINED_MODES),
     **dict.fromkeys(("mask_time_prob", "mask_feature_prob", "fast_dropout", "attention"), _TRAINED_MODES),
-    **dict.fromkeys(("ema_decay", "sam_rho", "layer_decay", "head_start"), _TRAINED_MODES),
+    **dict.fromkeys(("ema_decay", "sam_rho", "layer_decay", "head_start", "adaptation_head"), _TRAINED_MODES),
     **dict.fromkeys(("frame_budget", "cache_frozen", "batching"), _TRAINED_MODES),
 }
 """The modes in which a flag does something; in others it is refused."""

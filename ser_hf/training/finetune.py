@@ -17,7 +17,7 @@ from transformers.trainer_callback import TrainerState
 
 from ser_hf import protocols
 from ser_hf.errors import UserError
-from ser_hf.evaluation import calibration, evaluate
+from ser_hf.evaluation import adaptation_head, calibration, evaluate
 from ser_hf.evaluation.results import Results
 from ser_hf.evaluation.run import write_evidence
 from ser_hf.inference.predictor import Predictor
@@ -36,10 +36,10 @@ from ser_hf.utils import files
 def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     """Fine-tune, choose the checkpoint by validation UAR, test once, and write all of it.
 
-    `args.output_dir` gets the model (safetensors, config, `preprocessor_config.json`),
-    `results.json`, `predictions.csv`, `plots/`, `classification_report.txt`, `model_summary.txt`,
-    `history.json` and the model card `README.md`. Checkpoints and TensorBoard's events lie beside
-    them.
+    `args.output_dir` gets the model (safetensors, config, `preprocessor_config.json`), its
+    adaptation head, `results.json`, `predictions.csv`, `embeddings.npy` of the test clips,
+    `plots/`, `classification_report.txt`, `model_summary.txt`, `history.json` and the model card
+    `README.md`. Checkpoints and TensorBoard's events lie beside them.
 
     Returns:
         The results on the test side; None on all but the first process.
@@ -125,10 +125,13 @@ def _write_tested(
         history = by_epoch(prepared.trainer.state.log_history)
         record = _record(config, args, model, prepared.padding, history, seconds, calibrated)
         record.training["head_start"] = prepared.head_start()
-        results, probabilities, _ = evaluate.evaluate(
+        results, probabilities, embeddings = evaluate.evaluate(
             predictor, rows, [split], config.dataset, str(args.output_dir), record
         )
         write_evidence(results, folder, probabilities, rows, [split], card=True)
+        if config.adaptation_head:
+            adaptation_head.write_head(predictor, rows, split, folder)
+            np.save(folder / "embeddings.npy", embeddings.astype(np.float16))  # for studies of adaptation
     return results
 
 
@@ -153,6 +156,8 @@ def _write_untested(
         calibration.apply_temperature(model, config.temperature)
     with disk_guard("the model is saved"), _appearing_in(args.output_dir) as folder:
         _save(model, prepared.extractor, folder)
+        if config.adaptation_head:
+            adaptation_head.write_head(Predictor(folder, backend="torch"), prepared.rows, prepared.split, folder)
     print(f"trained on everybody, tested on nobody: {args.output_dir}", flush=True)
 
 

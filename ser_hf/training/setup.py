@@ -32,7 +32,7 @@ _NOT_RECIPE |= {"extra_train_speakers", "train_on_validation"}
 # those that change no step,
 _NOT_RECIPE |= {"seeds", "search", "threads", "cache_dir", "patience", "figures_only"}
 # and those of what comes after training.
-_NOT_RECIPE |= {"calibrate", "temperature", "abstain_coverage", "abstain_error"}
+_NOT_RECIPE |= {"calibrate", "temperature", "abstain_coverage", "abstain_error", "adaptation_head"}
 
 
 @dataclass

@@ -1,7 +1,9 @@
 """One voice from a few of its clips: the arithmetic, the file, and that nothing else changes."""
 
 import json
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,14 +14,21 @@ from sklearn.mixture import GaussianMixture
 
 from ser_hf import audio
 from ser_hf.cli.main import main
-from ser_hf.inference import speaker_adaptation
+from ser_hf.inference import adaptation_head, speaker_adaptation
 from ser_hf.inference.predictor import Predictor, TimeoutExceeded
-from ser_hf.inference.speaker_adaptation import Adaptation, AdaptationError
+from ser_hf.inference.speaker_adaptation import AdaptationError
 
 
 @pytest.fixture(scope="module")
-def predictor(tuned):
-    return Predictor(tuned, device="cpu", backend="torch")
+def bare(tuned, tmp_path_factory):
+    """The tuned model without its adaptation head."""
+    ignored = shutil.ignore_patterns(adaptation_head.FILE)
+    return shutil.copytree(tuned, tmp_path_factory.mktemp("bare") / "model", ignore=ignored)
+
+
+@pytest.fixture(scope="module")
+def predictor(bare):
+    return Predictor(bare, device="cpu", backend="torch")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +60,7 @@ def test_clusters_hold_against_emotions_that_are_missing():
     rng = np.random.default_rng(0)
     truth = rng.integers(5, size=120)
     raw = 3 * np.eye(8)[truth] + 0.8 * rng.normal(size=(120, 8)) + np.array([0, 0, 1, 0, 0, 0, 0, 0])
-    voices = [speaker_adaptation.fit(raw, "", clustered) for clustered in (0, speaker_adaptation.CLUSTERED)]
+    voices = [speaker_adaptation.fit(raw, "", clustered=clustered) for clustered in (0, speaker_adaptation.CLUSTERED)]
     evenly, clustered = ((voice.moved(raw).argmax(axis=1) == truth).mean() for voice in voices)
     assert evenly < 0.85  # over eight labels, where there are five
     assert clustered > evenly + 0.05
@@ -70,7 +79,7 @@ def test_the_clusters_are_those_of_a_gaussian_mixture():
 
 def test_few_clips_move_little_and_what_is_even_nothing():
     row = np.array([[3.0, 0.0, 0.0, 0.0]])
-    few, many = (speaker_adaptation.fit(np.repeat(row, clips, axis=0), "", 0).offset for clips in (1, 100))
+    few, many = (speaker_adaptation.fit(np.repeat(row, clips, axis=0), "", clustered=0).offset for clips in (1, 100))
     assert -0.5 < few[0] < 0
     assert many[0] < -2  # a single emotion over and over is taken for the voice
     assert np.allclose(speaker_adaptation.fit(10 * np.eye(4), "").offset, 0, atol=1e-9)
@@ -91,8 +100,8 @@ def test_all_logits_are_moved(predictor, clips):
     assert np.abs(expected - softmax(raw, axis=1)).max() > 0.01
 
 
-def test_onnx_adapts_as_torch_does(predictor, clips, tuned):
-    onnx = Predictor(tuned, backend="onnx")
+def test_onnx_adapts_as_torch_does(predictor, clips, bare):
+    onnx = Predictor(bare, backend="onnx")
     voice = onnx.adapt(clips)
     assert np.allclose(voice.adaptation.offset, predictor.adapt(clips).adaptation.offset, atol=1e-3)
     assert voice.predict(clips[0])["scores"] == pytest.approx(
@@ -132,7 +141,7 @@ def test_a_long_recording_is_adapted_to_in_windows(predictor, clips):
         predictor.adapt([silent])
 
 
-def test_what_cannot_be_adapted_is_refused(predictor, clips, tuned, models, tmp_path):
+def test_what_cannot_be_adapted_is_refused(predictor, clips, bare, models, tmp_path):
     with pytest.raises(AdaptationError, match="at least one clip"):
         predictor.adapt([])
     with pytest.raises(TimeoutExceeded, match=r"-21\.wav' took longer"):
@@ -143,7 +152,7 @@ def test_what_cannot_be_adapted_is_refused(predictor, clips, tuned, models, tmp_
         predictor.adapt(clips).adapt(clips)
     voice = predictor.adapt(clips).adaptation
     with pytest.raises(AdaptationError, match="fitted to another model"):
-        predictor.adapt(Adaptation(voice.weight, voice.offset, 6, "0" * 16))
+        predictor.adapt(replace(voice, model="0" * 16))
     foreign = tmp_path / "other.safetensors"
     save_file({"mean": torch.zeros(2)}, foreign)
     for path, message in (
@@ -157,8 +166,8 @@ def test_what_cannot_be_adapted_is_refused(predictor, clips, tuned, models, tmp_
         voice.save(tmp_path / "voice.bin")
 
 
-def test_the_command_adapts_saves_and_uses_a_voice(predictor, clips, tuned, tmp_path, capsys, fails):
-    file, base = tmp_path / "anna.safetensors", ["predict", "--model", str(tuned), clips[0]]
+def test_the_command_adapts_saves_and_uses_a_voice(predictor, clips, bare, tmp_path, capsys, fails):
+    file, base = tmp_path / "anna.safetensors", ["predict", "--model", str(bare), clips[0]]
     assert main([*base, "--adapt", *clips, "--save_voice", str(file)]) == 0
     first = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert first == predictor.adapt(clips).predict(clips[0])
