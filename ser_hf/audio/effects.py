@@ -1,8 +1,11 @@
-"""Effects on a waveform: speed, gain, noise, reverberation and codecs."""
+"""Effects on a waveform: speed, gain, noise, reverberation, clipping, an offset and codecs."""
 
+import io
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
+import soundfile
 from scipy import signal
 
 from ser_hf import audio
@@ -13,7 +16,9 @@ _RATE = audio.SAMPLING_RATE
 _GRID = 0.02  # of speed: factors of few digits keep the resampler's periods, and with them its matrices, short
 _SHORTEST = 400  # samples: one frame of the mel front ends
 SHORTEST_RT60 = 0.1  # seconds
-_BAND = signal.ellip(5, 0.5, 40, [300, 3400], "bandpass", fs=_RATE, output="sos")  # of telephones
+_KILOBITS = {"MP3": (8, 160), "OPUS": (6, 256)}  # bounds of the encoders at 16 kHz
+TELEPHONE_BAND = (300.0, 3400.0)
+"""Hz that a telephone carries."""
 
 
 class AugmentError(UserError):
@@ -77,6 +82,28 @@ def reverberate(samples: np.ndarray, rng: np.random.Generator, rt60: float) -> n
     return (echoed * np.sqrt(before / after)).astype(np.float32)
 
 
+def clipping(samples: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> np.ndarray:
+    """Overdrive a microphone: clip the loudest samples of the voice, up to `share` of them."""
+    return clip_loudest(samples, share * (1 - rng.random()))
+
+
+def clip_loudest(samples: np.ndarray, share: float) -> np.ndarray:
+    """Clip the loudest `share` of the voiced samples, without restoring the level.
+
+    The limit is the quantile `1 - share` of the magnitudes in `voice_activity.voiced_span`.
+    """
+    start, end = voice_activity.voiced_span(samples)
+    if start == end:
+        return samples
+    limit = float(np.quantile(np.abs(samples[start:end]), 1 - share))
+    return np.clip(samples, -limit, limit) if limit else samples  # 0 where most of it is digital silence
+
+
+def offset(samples: np.ndarray, rng: np.random.Generator, share: float = 0.02) -> np.ndarray:
+    """Add a constant, as a poor sound card does: up to `share` of full scale, of either sign."""
+    return samples + np.float32(rng.uniform(-share, share))
+
+
 def codec(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Pass a telephone line: 300 to 3400 Hz, 8 kHz, 8-bit mu-law (ITU-T G.711); length stays.
 
@@ -89,6 +116,54 @@ def codec(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     peak = float(np.abs(narrow).max()) or 1.0
     wide = resampling.resample(_mu_law(narrow / peak) * peak, _RATE // 2)[: len(samples)]
     return _telephone(wide)  # as at both ends of a line: the resampler lets through some of what mirrors at 4 kHz
+
+
+def line_response(frequencies: np.ndarray, lowest: float, highest: float) -> np.ndarray:
+    """What a line leaves of the power at some frequencies: filters at both ends, as in `codec`.
+
+    Args:
+        frequencies: in Hz, of any shape.
+        lowest: of the band in Hz; 0 for all that is low.
+        highest: of the band in Hz, below 8000.
+    """
+    _, response = signal.sosfreqz(_filter_at_end(lowest, highest), frequencies, fs=_RATE)
+    return np.abs(response) ** 4
+
+
+def mp3(samples: np.ndarray, rng: np.random.Generator, low: float = 16.0, high: float = 48.0) -> np.ndarray:
+    """Pass through MP3 of `low` to `high` kbit/s, drawn uniformly (ISO/IEC 11172-3, by LAME)."""
+    return encoded(samples, rng.uniform(low, high), "MP3")
+
+
+def opus(samples: np.ndarray, rng: np.random.Generator, low: float = 8.0, high: float = 24.0) -> np.ndarray:
+    """Pass through Opus of `low` to `high` kbit/s, drawn uniformly (RFC 6716, by libopus)."""
+    return encoded(samples, rng.uniform(low, high), "OPUS")
+
+
+def encoded(samples: np.ndarray, kilobits: float, form: Literal["MP3", "OPUS"]) -> np.ndarray:
+    """Encode and decode a clip by libsndfile, as float: same length, no delay.
+
+    A silent clip stays as it is.
+
+    Args:
+        samples: shape `(samples,)`, 16 kHz.
+        kilobits: average bitrate in kbit/s.
+        form: `MP3` (LAME; 9 to 160 kbit/s at this rate) or `OPUS` (libopus; 6 to 256 kbit/s).
+    """
+    if not samples.any():
+        return samples
+    # libsndfile spreads its compression levels 0 to 1 evenly over the encoder's bitrates, from the
+    # highest down. MP3 of a constant bitrate would lack the header from which decoders know the
+    # delay.
+    settings = {"format": "OGG", "subtype": "OPUS"}
+    if form == "MP3":
+        settings = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "AVERAGE"}
+    lowest, highest = _KILOBITS[form]
+    file = io.BytesIO()
+    soundfile.write(file, samples, _RATE, compression_level=(highest - kilobits) / (highest - lowest), **settings)
+    file.seek(0)
+    decoded, _ = soundfile.read(file, dtype="float32")
+    return np.pad(decoded[: len(samples)], (0, max(0, len(samples) - len(decoded))))
 
 
 def _power(samples: np.ndarray) -> float:
@@ -116,6 +191,15 @@ def _response(rng: np.random.Generator, rt60: float) -> np.ndarray:
     echoes = rng.standard_normal(len(time), dtype=np.float32) * 10 ** (-3 * time / np.float32(rt60))
     response = np.concatenate([[np.sqrt(np.square(echoes).sum())], echoes])
     return (response / np.sqrt(2) / response[0]).astype(np.float32)
+
+
+def _filter_at_end(lowest: float, highest: float) -> np.ndarray:
+    """Second-order sections of the filter at one end of a line; no high-pass if `lowest` is 0."""
+    edges, kind = ([lowest, highest], "bandpass") if lowest else (highest, "lowpass")
+    return signal.ellip(5, 0.5, 40, edges, kind, fs=_RATE, output="sos")
+
+
+_BAND = _filter_at_end(*TELEPHONE_BAND)
 
 
 def _telephone(samples: np.ndarray) -> np.ndarray:

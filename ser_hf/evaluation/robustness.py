@@ -5,7 +5,6 @@ its name and the clip's samples. So a clip is damaged in the same way whatever e
 """
 
 import hashlib
-import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from itertools import islice
 import datasets
 import joblib
 import numpy as np
-import soundfile
 from scipy import fft
 from tqdm import tqdm
 
@@ -82,13 +80,13 @@ def noise(samples: np.ndarray, rng: np.random.Generator, decibel: float, pink: b
 
 
 def clipping(samples: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> np.ndarray:
-    """Clip the loudest `share` of the voiced samples, as an overdriven microphone does.
+    """Clip the loudest `share` of the voiced samples (`ser_hf.audio.effects.clip_loudest`)."""
+    return effects.clip_loudest(samples, share)
 
-    The limit is the quantile `1 - share` of their magnitudes. The level is not restored.
-    """
-    start, end = voice_activity.voiced_span(samples)
-    limit = float(np.quantile(np.abs(samples[start:end]), 1 - share))
-    return np.clip(samples, -limit, limit) if limit else samples  # 0 where most of it is digital silence
+
+def offset(samples: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
+    """Add a constant of `share` of full scale, as a poor sound card does."""
+    return samples + np.float32(share)
 
 
 def trimmed(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -111,27 +109,8 @@ def speed(samples: np.ndarray, rng: np.random.Generator, factor: float) -> np.nd
 
 
 def coded(samples: np.ndarray, rng: np.random.Generator, kilobits: float, form: str) -> np.ndarray:
-    """Encode and decode a clip by libsndfile, as float: same length, no delay.
-
-    Args:
-        samples: shape `(samples,)`, 16 kHz.
-        rng: not used.
-        kilobits: average bitrate in kbit/s.
-        form: `MP3` (LAME; 8 to 160 kbit/s at this rate) or `OPUS` (libopus; 6 to 256 kbit/s).
-    """
-    # libsndfile spreads its compression levels 0 to 1 evenly over the encoder's bitrates, from the
-    # highest down. MP3 of a constant bitrate would lack the header from which decoders know the
-    # delay.
-    if form == "MP3":
-        settings = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "AVERAGE"}
-        lowest, highest = 8, 160
-    else:
-        settings, lowest, highest = {"format": "OGG", "subtype": "OPUS"}, 6, 256
-    file = io.BytesIO()
-    soundfile.write(file, samples, _RATE, compression_level=(highest - kilobits) / (highest - lowest), **settings)
-    file.seek(0)
-    decoded, _ = soundfile.read(file, dtype="float32")
-    return np.pad(decoded[: len(samples)], (0, max(0, len(samples) - len(decoded))))
+    """Encode and decode a clip at so many kbit/s (`ser_hf.audio.effects.encoded`)."""
+    return effects.encoded(samples, kilobits, form)
 
 
 CONDITIONS: tuple[Condition, ...] = (
@@ -144,6 +123,9 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition("noise 0 dB", "noise", partial(noise, decibel=0)),
     Condition("white noise 20 dB", "noise", partial(noise, decibel=20, pink=False)),
     Condition("room 0.4 s", "room", partial(effects.reverberate, rt60=0.4)),
+    Condition("offset 0.1 %", "offset", partial(offset, share=0.001)),
+    Condition("offset 1 %", "offset", partial(offset, share=0.01)),
+    Condition("offset 3 %", "offset", partial(offset, share=0.03)),
     Condition("telephone", "codec", effects.codec),
     Condition("mp3 24 kbit/s", "codec", partial(coded, kilobits=24, form="MP3")),
     Condition("opus 16 kbit/s", "codec", partial(coded, kilobits=16, form="OPUS")),

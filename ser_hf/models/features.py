@@ -4,6 +4,8 @@ A clip's features never depend on other clips: the front end takes one clip, and
 an attention mask.
 """
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from torch.nn import functional
@@ -69,6 +71,15 @@ class FrontEnd:
     def steps(self, features: np.ndarray) -> int:
         """Number of samples or mel frames in what `extract` returned."""
         return len(features)
+
+    @cached_property
+    def bin_frequencies(self) -> np.ndarray:
+        """Middle of each mel bin in Hz, shape `(bins,)`, of a front end on mel frames."""
+        filters = np.asarray(self.extractor.mel_filters, dtype=np.float64)
+        if filters.shape[0] < filters.shape[1]:  # extractors differ; the spectrum is the longer axis
+            filters = filters.T
+        spectrum = np.linspace(0, audio.SAMPLING_RATE / 2, len(filters))
+        return spectrum @ filters / filters.sum(axis=0)
 
     def _stock(self, samples: np.ndarray) -> np.ndarray:
         """Features of the stock extractor, without the frames at the end that it masks."""

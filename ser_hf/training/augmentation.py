@@ -10,7 +10,21 @@ import numpy as np
 
 from ser_hf import audio
 from ser_hf.audio import voice_activity
-from ser_hf.audio.effects import SHORTEST_RT60, AugmentError, codec, gain, noise, room, speed
+from ser_hf.audio.effects import (
+    SHORTEST_RT60,
+    TELEPHONE_BAND,
+    AugmentError,
+    clipping,
+    codec,
+    gain,
+    line_response,
+    mp3,
+    noise,
+    offset,
+    opus,
+    room,
+    speed,
+)
 
 
 def vary(length: int, bounds: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
@@ -45,6 +59,7 @@ def random_trim(length: int, bounds: tuple[int, int], rng: np.random.Generator, 
 
 _MIN_FRAMES = 12  # shorter clips are not sped up
 _HISS = 0.5  # standard deviation of the log power of a noise, over frames and bins
+_LEAST_LEFT = 1e-8  # of the power outside a band
 _TILT = 1.0  # standard deviation of the log power of a noise at five points of the spectrum
 
 
@@ -78,6 +93,26 @@ def hiss(mel: np.ndarray, rng: np.random.Generator, low: float = 10.0, high: flo
     level = loud - rng.uniform(low, high) * np.log(10) / 10 + tilt
     grain = _HISS * rng.standard_normal(mel.shape, dtype=np.float32)
     return np.logaddexp(mel, level.astype(np.float32) + grain)
+
+
+def band(
+    mel: np.ndarray, rng: np.random.Generator, low: float = 3400.0, high: float = 7000.0, *, frequencies: np.ndarray
+) -> np.ndarray:
+    """Leave the band of a telephone or of a file of low bitrate.
+
+    What lies above an edge is removed, and in half of the clips what lies below 300 Hz, too. The
+    filters are those of `ser_hf.audio.effects.codec`.
+
+    Args:
+        mel: log mel frames `(frames, bins)`.
+        rng: generator, from which two numbers are drawn.
+        low, high: bounds in Hz of the edge, which is drawn uniformly.
+        frequencies: of the middle of each bin in Hz, shape `(bins,)`.
+    """
+    highest = rng.uniform(low, high)
+    lowest = TELEPHONE_BAND[0] if rng.random() < 0.5 else 0.0
+    left = line_response(frequencies, lowest, highest)
+    return mel + np.log(np.maximum(left, _LEAST_LEFT)).astype(np.float32)
 
 
 def bands(mel: np.ndarray, rng: np.random.Generator, widest: float = 10.0) -> np.ndarray:
@@ -156,18 +191,30 @@ class Step:
 
 
 AUGMENTATIONS: dict[str, Step] = {
-    # waveforms first, in the order of a recording: the speaker, reverberation, noise, the line
+    # waveforms first, in the order of a recording: speaker, room, microphone, line, file
     "speed": Step(speed, False, 0.02, 0.5, "a share from 0.02 to 0.5, such as speed:0.1"),
     "room": Step(room, False, SHORTEST_RT60, 5.0, "0.1 to 5 seconds, such as room:0.4"),
     "noise": Step(
         noise, False, -20.0, 60.0, "two numbers of dB, from -20 to 60, the lower first, such as noise:10-30", pair=True
     ),
+    "clip": Step(clipping, False, 0.001, 0.5, "a share of the samples from 0.001 to 0.5, such as clip:0.1"),
+    "offset": Step(offset, False, 0.0001, 0.2, "a share of full scale from 0.0001 to 0.2, such as offset:0.02"),
     "codec": Step(codec),
+    "mp3": Step(mp3, False, 9.0, 160.0, "two rates of 9 to 160 kbit/s, such as mp3:16-48", pair=True),
+    "opus": Step(opus, False, 6.0, 256.0, "two rates of 6 to 256 kbit/s, such as opus:8-24", pair=True),
     "gain": Step(gain, False, 0.1, 40.0, "0.1 to 40 dB, such as gain:6"),
     "tempo": Step(tempo, True, 0.02, 0.5, "a share from 0.02 to 0.5, such as tempo:0.1"),
     "tract": Step(tract, True, 0.01, 0.3, "a share from 0.01 to 0.3, such as tract:0.06"),
     "hiss": Step(
         hiss, True, -20.0, 60.0, "two numbers of dB, from -20 to 60, the lower first, such as hiss:10-40", pair=True
+    ),
+    "band": Step(
+        band,
+        True,
+        500.0,
+        7900.0,
+        "two numbers of Hz, from 500 to 7900, such as band:3400-7000",
+        pair=True,
     ),
     "bands": Step(bands, True, 1.0, 40.0, "1 to 40 bins, such as bands:10"),
     "gaps": Step(gaps, True, 0.01, 2.0, "0.01 to 2 seconds, such as gaps:0.3"),
@@ -201,14 +248,20 @@ class Augmentation:
             samples = AUGMENTATIONS[name].apply(samples, rng, *extra, *self.strengths[name])
         return samples
 
-    def of_frames(self, mel: np.ndarray, rng: np.random.Generator, rate: float = 100.0) -> np.ndarray:
-        """Apply each augmentation of log mel frames `(frames, bins)` with its probability.
+    def of_frames(
+        self, mel: np.ndarray, rng: np.random.Generator, frequencies: np.ndarray, rate: float = 100.0
+    ) -> np.ndarray:
+        """Apply each augmentation of log mel frames with its probability.
 
-        A second has `rate` frames.
+        Args:
+            mel: shape `(frames, bins)`.
+            rng: generator.
+            frequencies: of the middle of each bin in Hz, shape `(bins,)`.
+            rate: frames in a second.
         """
+        extras = {"gaps": {"rate": rate}, "band": {"frequencies": frequencies}}
         for name in self._draw_names(True, rng):
-            extra = {"rate": rate} if name == "gaps" else {}
-            mel = AUGMENTATIONS[name].apply(mel, rng, *self.strengths[name], **extra)
+            mel = AUGMENTATIONS[name].apply(mel, rng, *self.strengths[name], **extras.get(name, {}))
         return mel
 
     def names(self, of_frames: bool) -> list[str]:

@@ -225,7 +225,8 @@ class SpeechDataset(Dataset):
                 prepared = augmentation(prepared, rng)
             if augmentation.names(of_frames=True):
                 mel = prepared if self._mixes_frames else self.front_end.prepare(prepared)
-                mel = augmentation.of_frames(mel, rng, audio.SAMPLING_RATE / self.front_end.hop)
+                rate = audio.SAMPLING_RATE / self.front_end.hop
+                mel = augmentation.of_frames(mel, rng, self.front_end.bin_frequencies, rate)
                 return {"features": self.front_end.finish(mel), **example}
         return {"features": self._clips.finish(prepared), **example}
 

@@ -53,13 +53,13 @@ def test_short_and_silent_clips_stay_clips(condition, samples):
         out = condition(clip)
         assert np.isfinite(out).all()
         assert len(out) >= min(samples, 1_600)
-        assert np.abs(out).max(initial=0) < 1e-4 or clip.any()  # Opus has a floor of its own
+        assert out.any() == clip.any() or condition.kind == "offset"
 
 
 def test_names_are_unique_and_of_a_kind():
     assert len(BY_NAME) == len(robustness.CONDITIONS)
     assert {condition.kind for condition in robustness.CONDITIONS} == {
-        *("gain", "noise", "room", "codec", "clipping", "trimming", "speed")
+        *("gain", "noise", "room", "offset", "codec", "clipping", "trimming", "speed")
     }
 
 
@@ -69,6 +69,12 @@ def test_gain_is_exact_and_nothing_clips(by):
     out = BY_NAME[f"gain {by:+d} dB"](clip)
     assert decibel(out) - decibel(clip) == pytest.approx(by, abs=1e-4)
     np.testing.assert_allclose(out / 10 ** (by / 20), clip, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "constant"), [("offset 0.1 %", 0.001), ("offset 1 %", 0.01), ("offset 3 %", 0.03)])
+def test_an_offset_is_a_share_of_full_scale(name, constant):
+    clip = voice()
+    np.testing.assert_allclose(BY_NAME[name](clip) - clip, constant, atol=1e-7)
 
 
 @pytest.mark.parametrize(

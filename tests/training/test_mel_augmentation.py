@@ -1,10 +1,15 @@
 import numpy as np
 import pytest
+from transformers import WhisperFeatureExtractor
 
+from ser_hf.audio import effects
 from ser_hf.audio.effects import AugmentError
+from ser_hf.models.features import front_end_of
 from ser_hf.training import augmentation
 
 FRAMES, BINS = 200, 80
+HERTZ = np.linspace(50, 7950, BINS)
+"""The middle of each bin."""
 
 
 def seeded(seed=0):
@@ -73,11 +78,44 @@ def test_masks_become_zeros_in_what_the_model_hears():
     assert all((augmentation.gaps(mel[:20], seeded(s), 2.0) != mel[:20]).any(axis=1).sum() <= 5 for s in range(50))
 
 
+def test_a_band_is_that_of_the_telephone_codec():
+    """The voice is noise of the band of speech, at the level of a recording."""
+    front_end = front_end_of(WhisperFeatureExtractor(chunk_length=4))
+    assert np.all(np.diff(front_end.bin_frequencies) > 0)
+    assert front_end.bin_frequencies[7] == pytest.approx(297.6, abs=0.1)
+    clip = (0.05 * seeded().normal(size=48_000)).astype(np.float32)
+    plain, coded = (front_end.prepare(samples)[5:290] for samples in (clip, effects.codec(clip, seeded())))
+    seed = next(seed for seed in range(9) if _cuts_low(seed))
+    made = augmentation.band(plain, seeded(seed), 3400, 3400, frequencies=front_end.bin_frequencies)
+    features = [front_end.finish(mel) for mel in (plain, coded, made)]
+    assert np.abs(features[0] - features[1]).mean() > 0.3  # a quarter is 10 dB
+    assert np.abs(features[2] - features[1]).mean() < 0.05
+
+
+def _cuts_low(seed):
+    rng = seeded(seed)
+    rng.random()
+    return rng.random() < 0.5
+
+
+def test_a_band_ends_where_it_was_drawn_and_begins_at_300_hz_in_half_of_the_clips():
+    mel = np.zeros((3, BINS), dtype=np.float32)
+    edges, low = [], 0
+    for seed in range(200):
+        left = augmentation.band(mel, seeded(seed), 2000, 6000, frequencies=HERTZ)[0] > -3
+        edges.append(HERTZ[left].max())
+        assert edges[-1] == pytest.approx(seeded(seed).uniform(2000, 6000), abs=200)
+        low += not left[0]
+    assert min(edges) < 2200
+    assert max(edges) > 5800
+    assert 80 < low < 120
+
+
 def test_no_step_changes_its_input():
     mel = seeded().normal(size=(FRAMES, BINS)).astype(np.float32)
     before = mel.copy()
-    for step in (step.apply for step in augmentation.AUGMENTATIONS.values() if step.of_frames):
-        assert step(mel, seeded(1)).dtype == np.float32
+    made = augmentation.parse("tempo,tract,hiss,band,bands,gaps", probability=1).of_frames(mel, seeded(1), HERTZ)
+    assert made.dtype == np.float32
     augmentation.mix_mels(mel, mel[:50], 0.7)
     np.testing.assert_array_equal(mel, before)
 
