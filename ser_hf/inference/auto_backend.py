@@ -243,7 +243,7 @@ def _read(path: Path) -> Choice | None:
 def _compare(source: ModelSource, graphs: Path | None = None) -> tuple[Choice, Backend]:
     """Compare the backends; `graphs` is that of `onnx_backend.load_source`."""
     print(
-        f"'{source.name}' runs on this machine for the first time: its backends are compared, which takes seconds",
+        f"the backends of '{source.name}' are compared on this machine, which takes seconds",
         file=sys.stderr,
     )
     loaded, refused = {}, {}

@@ -137,9 +137,7 @@ def test_a_choice_is_kept_for_processor_weights_and_versions(comparisons, tmp_pa
     model = make_model("layer", tmp_path / "model")
     choice, loaded = auto_backend.choose(model)
     assert choice.backend == loaded.name == "onnx"
-    assert said() == [
-        f"'{model}' runs on this machine for the first time: its backends are compared, which takes seconds"
-    ]
+    assert said() == [f"the backends of '{model}' are compared on this machine, which takes seconds"]
     shutil.copytree(model, tmp_path / "copy")
     with monkeypatch.context() as patch:
         patch.delattr(loading, "load_for_prediction")  # neither torch nor the exporter
