@@ -3,7 +3,7 @@ clips and weights.
 
     [taskset -c 0] python benchmarks/predict_speed.py --dataset DIR
         [--models base tiny whisper | --model DIR] [--clips 1000] [--rounds 4]
-        [--backends torch torch-bf16 onnx onnx-int8] [--minutes 30]
+        [--backends auto torch torch-bf16 onnx onnx-int8] [--minutes 30]
 
 `base` is a 12-layer wav2vec2-base, `tiny` the project's own small model, `whisper` two layers of
 whisper-tiny's shape with a window of 5 s. They have random weights whose last layer is centred, so
@@ -20,7 +20,7 @@ takes (4 s every 2 s; ours leaves out windows without voice). Start-up is a fres
 first answer.
 
 The script exits with 1 where answers differ. fp32 must give the labels of stock at batch size 1,
-int8 99.5 % of them. Labels of random weights have tiny margins, so there int8 must keep
+int8 and `auto` 99.5 % of them. Labels of random weights have tiny margins, so there int8 must keep
 probabilities within 0.01.
 """
 
@@ -107,6 +107,12 @@ class Ours:
         return [self.predictor.predict(path)["scores"]]
 
 
+def make_contestant(name: str, model: str) -> Stock | Ours:
+    """The stock pipeline for a name of stock, ours for the name of a backend."""
+    sizes = STOCK | AT_30_S
+    return Stock(model, sizes[name]) if name in sizes else Ours(model, name)
+
+
 def serve(name: str, model: str, clips: str, limit: int) -> None:
     """A contestant's process: reads requests and writes replies, one line of JSON each.
 
@@ -115,8 +121,7 @@ def serve(name: str, model: str, clips: str, limit: int) -> None:
     replies, sys.stdout = sys.stdout, sys.stderr
     if limit:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    sizes = STOCK | AT_30_S
-    contestant = Stock(model, sizes[name]) if name in sizes else Ours(model, name)
+    contestant = make_contestant(name, model)
     contestant.clips(pickle.loads(Path(clips).read_bytes())[:1])
     print("ready", file=replies, flush=True)
     for line in sys.stdin:
@@ -264,7 +269,7 @@ def check_agreement(name: str, scores: list[dict], stock: list[dict], trained: b
     equal = sum(max(a, key=a.get) == max(b, key=b.get) for a, b in zip(scores, stock, strict=True))
     distance = max(abs(a[label] - b[label]) for a, b in zip(scores, stock, strict=True) for label in b)
     exact = equal == len(stock) or name not in ("torch", "onnx")
-    near = name != "onnx-int8" or (equal >= 0.995 * len(stock) if trained else distance <= 0.01)
+    near = name not in ("onnx-int8", "auto") or (equal >= 0.995 * len(stock) if trained else distance <= 0.01)
     return f"{equal} of {len(stock)}, {distance:.1e}", exact and near
 
 

@@ -3,6 +3,8 @@ weights.
 
     python benchmarks/train_speed.py --dataset DIR [--size base|tiny] [--clips 64] [--epochs 2]
         [--rounds 3] [--levers [NAME ...] | --processes 2]
+    python benchmarks/train_speed.py --dataset DIR --size whisper [--model DIR] [--keep_layers 3]
+        [--protocol speaker] [--clips 256] [--epochs 3] [--rounds 3]
 
 Every run is a process of its own, so that it has a peak memory of its own. `base` is a 12-layer
 wav2vec2-base of random weights. `train` is the time of the epochs alone. `whole` adds what comes
@@ -13,6 +15,13 @@ model must agree.
 the processor has it, torch.compile where it is named. `--processes N` measures ours in N processes
 (gloo, or a GPU each) against one, at the same clips a step. Nothing is drawn at random in the model
 then, so the validation loss after training must agree, too.
+
+`whisper` compares the stock recipe at 30 s with ours, which fits the window to the clips, keeps the
+lower layers, begins the head at a regression, and computes what is frozen once. --model is a real
+Whisper; without it, the weights of whisper-tiny's shape are random. Training and validation clips
+are of different speakers, and the table has the UAR after the last epoch. What ours saves must
+predict in the stock pipeline as the trained model did. A training on what is cached must end at the
+loss of one that computes it in every step.
 """
 
 import argparse
@@ -29,7 +38,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-BATCH = {"base": 8, "tiny": 16}
+BATCH = {"base": 8, "tiny": 16, "whisper": 8}
+WHISPER_STOCK = {"learning_rate": 3e-5, "warmup_steps": 0.1, "lr_scheduler_type": "linear"}
+"""Settings of transformers' audio-classification example for whisper-tiny, batch 8."""
+WHISPER_OURS = {"full": ["--mode", "full"], "partial": ["--mode", "partial", "--layers", "1"]}
+GOAL = 8.0  # times the stock recipe on Whisper
 OFF = ["--batching", "shuffled", "--cache_frozen", "false", "--fast_dropout", "false"]
 OFF += ["--silence", "keep", "--bf16", "false"]
 LEVERS = {
@@ -48,19 +61,38 @@ LEVERS = {
 }
 
 
-def subset(dataset: str, clips: int):  # noqa: ANN201
-    """Clips drawn at random from all of the dataset, and the split that trains on them."""
+def subset(dataset: str, clips: int, protocol: str | None = None, validated: int = 8):  # noqa: ANN201
+    """Clips drawn at random, and the split that trains on them.
+
+    They come from all of the dataset. With a protocol the validation clips are of its validation
+    side, whose speakers are others.
+    """
     from ser_hf.data.dataset import load
-    from ser_hf.protocols import Split
+    from ser_hf.protocols import Split, split
 
-    rows = load(dataset)
-    chosen = np.random.default_rng(0).permutation(len(rows))[: clips + 8].tolist()
-    split = Split(list(range(clips)), list(range(clips, clips + 8)), [], "benchmark", 0, "")
-    return rows.select(chosen), split
+    rows, rng = load(dataset), np.random.default_rng(0)
+    if protocol:
+        whole = split(rows, protocol)
+        train, validation = (rng.permutation(side).tolist() for side in (whole.train, whole.validation))
+        train, validation = train[:clips], validation[:validated]
+        places, taken = list(range(len(train) + len(validation))), len(train)
+        return rows.select(train + validation), Split(places[:taken], places[taken:], [], "benchmark", 0, "")
+    chosen = np.random.default_rng(0).permutation(len(rows))[: clips + validated].tolist()
+    places = list(range(clips + validated))
+    return rows.select(chosen), Split(places[:clips], places[clips:], [], "benchmark", 0, "")
 
 
-def child(recipe: str, dataset: str, model: str, clips: int, epochs: int, batch: int, flags: list[str]) -> None:
-    """One run; prints its seconds, peak memory and the untrained validation loss as JSON."""
+def run_once(args: argparse.Namespace) -> dict | None:
+    """Train once.
+
+    Args:
+        args: `child`, the recipe; `dataset`, `model`, `clips`, `epochs`, `batch`, `flags`, and
+            `protocol` and `validated` of a Whisper.
+
+    Returns:
+        Seconds, peak memory, the untrained validation loss (None where it is not needed), and loss
+        and UAR of the trained model; None on all but the first process.
+    """
     import stock_recipe
     import transformers
 
@@ -70,13 +102,15 @@ def child(recipe: str, dataset: str, model: str, clips: int, epochs: int, batch:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    rows, split = subset(dataset, clips)
+    rows, split = subset(args.dataset, args.clips, args.protocol, args.validated or 8)
+    dataset, model, epochs, batch = args.dataset, args.model, args.epochs, args.batch
     began = time.perf_counter()
-    if recipe == "stock":
+    if args.child == "stock":
         torch.set_num_threads(os.cpu_count())
         loaded, extractor = loading.load_for_training(model, 0)
         settings = {"per_device_train_batch_size": batch, "per_device_eval_batch_size": 1, "num_train_epochs": epochs}
         settings |= {"save_strategy": "no", "report_to": "none", "learning_rate": 5e-5}
+        settings |= WHISPER_STOCK if args.protocol else {}
         sides = (rows.select(split.train), rows.select(split.validation))
         trainer = stock_recipe.trainer(loaded, extractor, *sides, tempfile.mkdtemp(), **settings)
         seconds = None
@@ -84,21 +118,51 @@ def child(recipe: str, dataset: str, model: str, clips: int, epochs: int, batch:
         words = ["--dataset", dataset, "--model", model, "--output_dir", tempfile.mkdtemp(), "--report_to", "none"]
         words += ["--num_train_epochs", str(epochs), "--per_device_train_batch_size", str(batch), "--seed", "0"]
         words += ["--eval_strategy", "no", "--save_strategy", "no", "--load_best_model_at_end", "false"]
-        words += ["--learning_rate", "5e-5", "--cache_dir", tempfile.mkdtemp(), *flags]
+        words += ["--learning_rate", "5e-5", "--cache_dir", tempfile.mkdtemp(), *args.flags]
         run = setup.prepare(*parse_finetune(words), rows, split)
         trainer, seconds = run.trainer, float(run.trainer.train_dataset.lengths(0).mean())
     prepared = time.perf_counter()
-    several = trainer.args.world_size > 1  # evaluated before it trains, the Trainer would not join their gradients
-    loss = None if several else trainer.evaluate()["eval_loss"]
+    # Evaluated before it trains, the Trainer would not join the gradients of several processes. A
+    # Whisper's windows differ, and so do its untrained losses.
+    loss = None if trainer.args.world_size > 1 or args.protocol else trainer.evaluate()["eval_loss"]
     start = time.perf_counter()
     trainer.train()
     train = time.perf_counter() - start
-    after = trainer.evaluate()["eval_loss"]
+    after = trainer.evaluate()
     peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     figures = {"train": train, "whole": train + prepared - began, "peak": peak, "loss": loss, "seconds": seconds}
-    if trainer.args.process_index == 0:
-        print("RESULT " + json.dumps(figures | {"after": after, "device": device}))
+    figures |= {"after": after["eval_loss"], "uar": after["eval_uar"], "device": device}
+    if args.protocol and args.child == "ours":
+        figures["pipeline"] = distance_from_pipeline(run, rows.select(split.validation[:8]))
+    return figures if trainer.args.process_index == 0 else None
+
+
+def distance_from_pipeline(run, clips) -> float:  # noqa: ANN001
+    """How far a probability of the stock pipeline, on what is saved, is from the trained model's.
+
+    Args:
+        run: a `ser_hf.training.setup.Prepared` after training.
+        clips: rows of the dataset.
+    """
+    from transformers import pipeline
+
+    from ser_hf import audio
+    from ser_hf.models.features import front_end_of
+
+    # without the autocast that accelerate wraps around the model
+    model = run.trainer.accelerator.unwrap_model(run.trained.finished(), keep_fp32_wrapper=False).eval()
+    sounds = [audio.load(row["audio"]) for row in clips]
+    features = torch.from_numpy(np.stack([front_end_of(run.extractor).extract(sound) for sound in sounds]))
+    with torch.inference_mode():
+        wanted = model(features).logits.softmax(-1).numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        run.extractor.save_pretrained(folder)
+        answers = pipeline("audio-classification", model=folder)(sounds, top_k=None)
+    scores = [{answer["label"]: answer["score"] for answer in each} for each in answers]
+    found = [[each[label] for label in model.config.id2label.values()] for each in scores]
+    return float(np.abs(np.array(found) - wanted).max())
 
 
 def measure(
@@ -108,6 +172,8 @@ def measure(
     several = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *(several if processes > 1 else []), __file__, "--child", recipe]
     command += ["--dataset", args.dataset, "--model", model, "--clips", str(args.clips), "--epochs", str(epochs)]
+    if args.size == "whisper":
+        command += ["--protocol", args.protocol, "--validated", str(args.validated)]
     command += ["--batch", str(BATCH[args.size] // processes), "--", *flags]
     done = subprocess.run(command, capture_output=True, text=True)
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
@@ -128,6 +194,20 @@ def make_base(folder: str, dropout: bool = True) -> str:
     config = Wav2Vec2Config(id2label=ID2LABEL, label2id=LABEL2ID, **none)
     AutoModelForAudioClassification.from_config(config).save_pretrained(folder)
     Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def make_whisper(folder: str) -> str:
+    """whisper-tiny of random weights at 30 s."""
+    from transformers import AutoModelForAudioClassification, WhisperConfig, WhisperFeatureExtractor
+
+    from ser_hf.labels import ID2LABEL, LABEL2ID
+
+    torch.manual_seed(0)
+    shape = {"encoder_layers": 4, "d_model": 384, "encoder_attention_heads": 6, "encoder_ffn_dim": 1536}
+    config = WhisperConfig(**shape, id2label=ID2LABEL, label2id=LABEL2ID)
+    AutoModelForAudioClassification.from_config(config).save_pretrained(folder)
+    WhisperFeatureExtractor().save_pretrained(folder)
     return folder
 
 
@@ -202,6 +282,52 @@ def compare_recipes(args: argparse.Namespace, model: str) -> None:
     print(f"MFU: {reached / max(peaks.values()):.2f} of the faster of both")
 
 
+def compare_whisper(args: argparse.Namespace, model: str) -> None:
+    """The stock recipe at 30 s, and ours in two modes, alternately; then what they must share."""
+    arms = {"stock": ("stock", [])}
+    arms |= {
+        f"ours, {mode}": ("ours", ["--keep_layers", str(args.keep_layers), *flags])
+        for mode, flags in WHISPER_OURS.items()
+    }
+    runs = {name: [] for name in arms}
+    for place in range(args.rounds):
+        for name, (recipe, flags) in list(arms.items())[:: -1 if place % 2 else 1]:
+            runs[name].append(measure(recipe, args, model, args.epochs, flags))
+            print(f"round {place + 1}, {name}: {json.dumps(runs[name][-1])}", file=sys.stderr, flush=True)
+    distance = max(run["pipeline"] for name, done in runs.items() if name != "stock" for run in done)
+    assert distance < 1e-4, f"the stock pipeline moves a probability by {distance}"
+    examples = args.clips * args.epochs
+    print(f"whisper, {args.clips} clips, {args.epochs} epochs, batch {BATCH['whisper']}, {args.rounds} rounds")
+    print("| recipe | clips/s, training | times stock | times stock, whole run | UAR | peak MiB |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: |")
+    for name, done in runs.items():
+        rate = spread([examples / run["train"] for run in done])
+        ratios = [
+            spread([stock[key] / run[key] for stock, run in zip(runs["stock"], done, strict=True)])
+            for key in ("train", "whole")
+        ]
+        uar, peak = (statistics.median(run[key] for run in done) for key in ("uar", "peak"))
+        print(f"| {name} | {rate} | {ratios[0]} | {ratios[1]} | {uar:.3f} | {peak:,.0f} |")
+        if name != "stock":
+            faster = statistics.median(s["train"] / run["train"] for s, run in zip(runs["stock"], done, strict=True))
+            as_good = uar >= statistics.median(run["uar"] for run in runs["stock"])
+            reached = "reached" if faster >= GOAL and as_good else "not reached"
+            print(f"{name}: {GOAL:g} times the stock recipe at no worse UAR is {reached}", file=sys.stderr)
+    print(f"the stock pipeline moves no probability by more than {distance:.1e}")
+
+
+def cached_equals_uncached(args: argparse.Namespace, model: str) -> None:
+    """Both modes in fp32 on few clips, on cached frames and without: they must end at one loss."""
+    few = argparse.Namespace(**vars(args) | {"clips": min(args.clips, 32)})
+    for mode, flags in WHISPER_OURS.items():
+        words = ["--keep_layers", str(args.keep_layers), *flags, "--bf16", "false", "--silence", "keep"]
+        losses = [
+            measure("ours", few, model, 1, [*words, "--cache_frozen", cached])["after"] for cached in ("true", "false")
+        ]
+        assert abs(losses[0] - losses[1]) < 2e-3, f"{mode} learns differently on cached frames: {losses}"
+        print(f"{mode}: validation loss on cached frames {losses[0]:.5f}, without a cache {losses[1]:.5f}")
+
+
 def compare_levers(args: argparse.Namespace, model: str) -> None:
     """Each option alone over none, one epoch each, in turn; every second round in reverse order."""
     bf16 = torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
@@ -246,18 +372,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--size", choices=BATCH, default="base")
-    parser.add_argument("--clips", type=int, default=64)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--clips", type=int, help="64; of whisper 256")
+    parser.add_argument("--epochs", type=int, help="2; of whisper 3")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--levers", nargs="*", choices=LEVERS, help="all but torch.compile, or those that are named")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--child", help=argparse.SUPPRESS)
-    parser.add_argument("--model", help=argparse.SUPPRESS)
+    parser.add_argument("--model", metavar="DIR", help="a Whisper, for --size whisper; random weights if unset")
+    parser.add_argument("--keep_layers", type=int, default=3, help="that ours keeps of a Whisper")
+    parser.add_argument("--validated", type=int, help="validation clips of a Whisper; 256 if unset")
+    parser.add_argument("--protocol", help="of a Whisper's training and validation side; speaker if unset")
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     parser.add_argument("flags", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        return child(args.child, args.dataset, args.model, args.clips, args.epochs, args.batch, args.flags)
+        figures = run_once(args)
+        return None if figures is None else print("RESULT " + json.dumps(figures))
+    whisper = args.size == "whisper"
+    args.clips, args.epochs = args.clips or (256 if whisper else 64), args.epochs or (3 if whisper else 2)
+    if whisper:
+        args.protocol, args.validated = args.protocol or "speaker", args.validated or 256
+        with tempfile.TemporaryDirectory() as folder:
+            model = args.model or make_whisper(folder)
+            compare_whisper(args, model)
+            return cached_equals_uncached(args, model)
     with tempfile.TemporaryDirectory() as folder:
         model = "tiny" if args.size == "tiny" else make_base(folder, dropout=args.processes == 1)
         several = compare_processes if args.processes > 1 else compare_recipes
