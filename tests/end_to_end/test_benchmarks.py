@@ -60,13 +60,22 @@ def test_training_of_a_whisper_is_compared_with_the_stock_recipe(train_speed, bu
     assert float(lines[-1].split()[-1]) < 1e-5
 
 
+def test_training_on_cached_frames_of_a_whisper_ends_at_one_loss(train_speed, built, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train_speed, "WHISPER_OURS", {"partial": train_speed.WHISPER_OURS["partial"]})
+    settings = {"dataset": str(built), "clips": 16, "validated": 8, "protocol": "speaker", "keep_layers": 2}
+    model = make_whisper(tmp_path / "model", seconds=6)
+    train_speed.cached_equals_uncached(argparse.Namespace(**settings), model)
+    cached, uncached = (float(words.split()[-1]) for words in capsys.readouterr().out.splitlines()[-1].split(","))
+    assert cached == pytest.approx(uncached, abs=1e-4)
+
+
 def test_prediction_of_a_whisper_is_compared_with_stock_at_30_s(monkeypatch, rows, home, tmp_path, capsys):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import predict_speed
 
     model = str(make_whisper(tmp_path / "model", seconds=4))
     long = predict_speed.at_30_seconds(model, tmp_path / "long")
-    names = dict.fromkeys([*predict_speed.STOCK, "torch", "onnx"], model) | dict.fromkeys(predict_speed.AT_30_S, long)
+    names = dict.fromkeys([*predict_speed.STOCK, "torch"], model) | dict.fromkeys(predict_speed.AT_30_S, long)
 
     class Process:
         def __init__(self, name):
