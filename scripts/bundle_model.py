@@ -38,7 +38,8 @@ from ser_hf import BUNDLED_MODEL
 from ser_hf.errors import UserError
 from ser_hf.evaluation.results import Results
 from ser_hf.experiments import adaptation_study
-from ser_hf.models import presets
+from ser_hf.inference import adaptation_head
+from ser_hf.models import loading, presets
 from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.protocols.builtin import EMOBOX_FOLDS
 from ser_hf.utils import templates
@@ -273,6 +274,9 @@ def write_bundle(
         save_file(weights, partial / "model.safetensors", {"format": "pt"})
         (partial / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
         shutil.copy(model / "preprocessor_config.json", partial)
+        if (head := adaptation_head.load_beside(model)) is not None:
+            rounded = loading.digest(loading.load_for_prediction(partial)[0])  # fp16 has another digest
+            dataclasses.replace(head, model=rounded).save(partial / adaptation_head.FILE)
         results.save(partial / "results.json")
         _write_figures(partial, figures, recipe)
 

@@ -41,7 +41,9 @@ def main() -> None:
         uar = adaptation_study.adapted_uar(folds, degrees, count)
         name = "all" if count is None else count
         print(f"| {name} | {statistics.fmean(uar):.3f} | {statistics.stdev(uar):.3f} |")
-    print("\n| emotions missing | not adapted | moved evenly | and clusters |\n| ---: | ---: | ---: | ---: |")
+    print(
+        "\n| emotions missing | not adapted | without clusters | with clusters |\n| ---: | ---: | ---: | ---: |"
+    )
     for missing in MISSING:
         columns = zip(*(lacking(folds, degrees, missing, draw) for draw in range(DRAWS)), strict=True)
         print(f"| {missing} | {' | '.join(f'{statistics.fmean(column):.3f}' for column in columns)} |")
@@ -50,14 +52,14 @@ def main() -> None:
 def lacking(
     folds: list[adaptation_study.RunPredictions], degrees: list[float], missing: int, draw: int
 ) -> Iterator[float]:
-    """UAR not adapted, with logits moved evenly, and with `speaker_adaptation.fit`."""
+    """UAR not adapted, adapted without clusters, and with them."""
     rng = np.random.default_rng([draw, missing])
     subsets = [np.concatenate(list(_without_emotions(fold, missing, rng))) for fold in folds]
     truth = np.concatenate([fold.labels[rows] for fold, rows in zip(folds, subsets, strict=True)])
     for clips, clustered in ((0, 0.0), (None, 0.0), (None, speaker_adaptation.CLUSTERED)):
         moved = [
             adaptation_study.adapt_across_clips(
-                fold.logits[rows] / t, fold.speakers[rows], np.random.default_rng([draw, place]), clips, clustered
+                fold.select(rows).calibrated(t), np.random.default_rng([draw, place]), clips, clustered
             )
             for place, (fold, rows, t) in enumerate(zip(folds, subsets, degrees, strict=True))
         ]

@@ -43,16 +43,26 @@ def predict_file(
 
 
 def predict_batch(
-    predictor: Predictor, limits: Limits, files: list[UploadedFile]
+    predictor: Predictor, limits: Limits, files: list[UploadedFile], one_speaker: bool = False
 ) -> Iterator[Prediction | FailedPrediction]:
     """Predict several recordings in their order, zips opened.
+
+    Args:
+        predictor: that answers.
+        limits: of a visitor.
+        files: the uploads.
+        one_speaker: adapt to all recordings that can be read before the first is predicted.
 
     Yields:
         Predictions; `file` and `error` in the place of a recording that cannot be read.
 
     Raises:
         UploadError: as `uploads.recordings`.
+        AdaptationError: for too few clips of one speaker.
     """
+    if one_speaker:
+        readable = (recording.source for recording in uploads.recordings(files, limits) if recording.source)
+        predictor = predictor.adapt_to_one_speaker(readable, limits.timeout, limits.seconds, on_error="skip")
     unreadable: deque[tuple[int, FailedPrediction]] = deque()
 
     def sources() -> Iterator[dict]:
@@ -103,9 +113,10 @@ class RecordingRoutes:
             return await self._respond(lambda: timeline_of(predict_file(self._predictor, self._limits, _only(files))))
 
     async def batch(self, request: Request) -> Response:
-        """A list of predictions, one for each recording."""
+        """A list of predictions, one for each recording; `?one_speaker=true` adapts to them all."""
+        together = request.query_params.get("one_speaker", "false") == "true"
         async with self._files(request) as files:
-            return await self._respond(lambda: list(predict_batch(self._predictor, self._limits, files)))
+            return await self._respond(lambda: list(predict_batch(self._predictor, self._limits, files, together)))
 
     @asynccontextmanager
     async def _files(self, request: Request) -> AsyncIterator[list[UploadedFile]]:

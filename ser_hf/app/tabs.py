@@ -136,13 +136,13 @@ def _after_chunk(predictor: Predictor, limits: Limits, chunk: str, session: dict
 def add_batch(predictor: Predictor, limits: Limits) -> None:
     """Add the content of the batch tab to the page that is being built."""
 
-    def predict_all(paths: list[str] | None, progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
+    def predict_all(paths: list[str] | None, one_speaker: bool, progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
         hidden = gr.update(visible=False)
         files = [UploadedFile.at(path) for path in paths or []]
         predictions = []
         try:
             total = uploads.count_recordings(files, limits)
-            for prediction in api.predict_batch(predictor, limits, files):
+            for prediction in api.predict_batch(predictor, limits, files, one_speaker):
                 predictions.append(prediction)
                 progress((len(predictions), total), unit="recordings")
         except UserError as error:
@@ -159,6 +159,7 @@ def add_batch(predictor: Predictor, limits: Limits) -> None:
         return html.message_html(text, "note"), table_update, *downloads
 
     recordings = gr.File(file_count="multiple", label=f"Recordings or zips (up to {limits.files:,})", elem_id="files")
+    one_speaker = gr.Checkbox(label="All are of one person: adapt to the voice", elem_id="one-speaker")
     button = gr.Button("Analyse all", variant="primary", elem_id="all")
     message = gr.HTML(elem_id="batch-message", padding=False)
     table = gr.HTML(visible=False, elem_id="table", elem_classes="ser-table", padding=False)
@@ -166,7 +167,7 @@ def add_batch(predictor: Predictor, limits: Limits) -> None:
         csv_button = gr.DownloadButton("Save as CSV", visible=False, elem_id="csv")
         jsonl_button = gr.DownloadButton("Save as JSON lines", visible=False, elem_id="jsonl")
     outputs = [message, table, csv_button, jsonl_button]
-    button.click(predict_all, recordings, outputs, api_visibility="private", concurrency_limit=2)
+    button.click(predict_all, [recordings, one_speaker], outputs, api_visibility="private", concurrency_limit=2)
 
 
 _COLUMNS = ["file", "label", "score", "abstained", "duration", "error"]

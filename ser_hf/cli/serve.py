@@ -47,13 +47,18 @@ class PredictSettings(ModelSettings):
         default_factory=list,
         metadata={"metavar": "FILE ...", "help": "clips of one voice without labels, or its saved file"},
     )
+    one_speaker: bool = field(
+        default=False, metadata={"help": "all recordings are of one person: adapt to all of them first"}
+    )
     save_voice: str | None = field(
-        default=None, metadata={"metavar": "FILE.safetensors", "help": "keep what --adapt learnt"}
+        default=None, metadata={"metavar": "FILE.safetensors", "help": "keep what --adapt or --one_speaker learnt"}
     )
 
     def __post_init__(self) -> None:
-        if self.save_voice and not self.adapt:
-            raise UserError("--save_voice needs --adapt FILE…")
+        if self.save_voice and not (self.adapt or self.one_speaker):
+            raise UserError("--save_voice needs --adapt FILE… or --one_speaker")
+        if self.adapt and self.one_speaker:
+            raise UserError("--adapt and --one_speaker each say what to adapt to: give one of them")
         if self.output is not None:
             check_output_file(self.output)
         if missing := [file for file in (*self.files, *self.adapt) if not Path(file).is_file()]:
@@ -95,6 +100,8 @@ def predict(line: CommandLine) -> None:
     if settings.adapt:
         saved = len(settings.adapt) == 1 and Path(settings.adapt[0]).suffix == speaker_adaptation.SUFFIX
         predictor = predictor.adapt(settings.adapt[0] if saved else settings.adapt)
+    if settings.one_speaker:
+        predictor = predictor.adapt_to_one_speaker(settings.files)
     if settings.save_voice:
         predictor.adaptation.save(settings.save_voice)
     predictions = predictor.each(settings.files)

@@ -5,7 +5,7 @@ of its speaker.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ from scipy.special import softmax
 
 from ser_hf.evaluation import calibration, metrics
 from ser_hf.evaluation.results import PredictionTable
-from ser_hf.inference import speaker_adaptation
+from ser_hf.inference import adaptation_head, speaker_adaptation
+from ser_hf.inference.adaptation_head import AdaptationHead
 
 _PARTS = 10  # that the clips of a speaker are cut into
 _DRAWS = 10  # of the parts, and of the clips that are adapted to
@@ -32,20 +33,50 @@ class RunPredictions:
     """Class indices."""
     speakers: np.ndarray
     corpora: np.ndarray
+    embeddings: np.ndarray | None = None
+    """Float32 `(clips, width)`; None where the model has no adaptation head."""
+    head: AdaptationHead | None = None
+
+    def calibrated(self, temperature: float) -> "RunPredictions":
+        """The same predictions, and those of the head, with logits divided by a temperature."""
+        head = self.head
+        if head is not None:
+            head = replace(head, weight=head.weight / temperature, bias=head.bias / temperature)
+        return replace(self, logits=self.logits / temperature, head=head)
+
+    def select(self, rows: np.ndarray) -> "RunPredictions":
+        """The predictions for some of the clips."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen = {name: value[rows] for name, value in arrays.items() if isinstance(value, np.ndarray)}
+        return replace(self, **chosen)
+
+    def adapted(self, part: np.ndarray, rest: np.ndarray, clustered: float) -> np.ndarray:
+        """Logits of the clips `part` after adaptation to the clips `rest`, float64."""
+        if self.head is None:
+            return speaker_adaptation.fit(self.logits[rest], "", clustered=clustered).moved(self.logits[part])
+        voice = speaker_adaptation.fit_with_head(
+            self.head, self.logits[rest], self.embeddings[rest], "", clustered=clustered
+        )
+        return voice.moved(self.logits[part], self.embeddings[part])
 
 
 def read_predictions(run: Path) -> RunPredictions:
-    """Read the predictions that fine-tuning wrote into a run's folder.
+    """Read the predictions that fine-tuning wrote into a run's folder, and its adaptation head.
 
     The model must not be calibrated: its logits are taken from its probabilities.
 
     Raises:
         ResultsError: for a folder without a `predictions.csv`.
+        AdaptationHeadError: for an adaptation head that cannot be read.
     """
     table = PredictionTable.read(run / "predictions.csv")
     with np.errstate(divide="ignore"):
         logits = np.maximum(np.log(table.probabilities.astype(np.float64)), _LEAST_LOGIT)
-    return RunPredictions(table.files, logits, table.labels, table.speakers, table.corpora)
+    predictions = RunPredictions(table.files, logits, table.labels, table.speakers, table.corpora)
+    if not (run / adaptation_head.FILE).is_file():
+        return predictions
+    embeddings, head = np.load(run / "embeddings.npy"), AdaptationHead.load(run / adaptation_head.FILE)
+    return replace(predictions, embeddings=embeddings.astype(np.float32), head=head)
 
 
 def shared_temperature(runs: Sequence[RunPredictions]) -> float:
@@ -72,7 +103,7 @@ def adapted_uar(
     labels, figures = np.concatenate([fold.labels for fold in folds]), []
     for draw in range(_DRAWS):
         adapted = [
-            adapt_across_clips(fold.logits / temperature, fold.speakers, np.random.default_rng([draw, number]), clips)
+            adapt_across_clips(fold.calibrated(temperature), np.random.default_rng([draw, number]), clips)
             for number, (fold, temperature) in enumerate(zip(folds, temperatures, strict=True))
         ]
         figures.append(_uar(labels, np.concatenate(adapted)))
@@ -104,8 +135,7 @@ def adaptation_figures(folds: Sequence[RunPredictions], temperatures: Sequence[f
 
 
 def adapt_across_clips(
-    logits: np.ndarray,
-    speakers: Sequence[str],
+    predictions: RunPredictions,
     rng: np.random.Generator,
     clips: int | None = None,
     clustered: float = speaker_adaptation.CLUSTERED,
@@ -116,8 +146,7 @@ def adapt_across_clips(
     from the other nine.
 
     Args:
-        logits: calibrated ones, shape `(n, labels)`.
-        speakers: of each clip.
+        predictions: calibrated ones of n clips.
         rng: of the parts and of the clips drawn.
         clips: how many are adapted to; all of the other parts if None, none for 0.
         clustered: of `speaker_adaptation.fit`.
@@ -125,13 +154,13 @@ def adapt_across_clips(
     Returns:
         Shape `(n, labels)`, float64.
     """
-    names, adapted = np.asarray(speakers), np.array(logits, dtype=np.float64)
+    names, adapted = predictions.speakers, np.array(predictions.logits, dtype=np.float64)
     for speaker in np.unique(names):
         rows = rng.permutation(np.flatnonzero(names == speaker))
         for part in np.array_split(rows, min(_PARTS, len(rows))):
             rest = rng.permutation(np.setdiff1d(rows, part))[:clips]
             if len(rest):
-                adapted[part] = speaker_adaptation.fit(logits[rest], "", clustered=clustered).moved(logits[part])
+                adapted[part] = predictions.adapted(part, rest, clustered)
     return adapted
 
 

@@ -190,6 +190,7 @@ class Predictor:
         clips: Iterable[audio.Source] | str | PathLike | speaker_adaptation.Adaptation,
         timeout: float | None = None,
         longest: float | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
     ) -> "Predictor":
         """Adapt to one voice (`ser_hf.inference.speaker_adaptation`).
 
@@ -204,6 +205,7 @@ class Predictor:
                 `save` wrote.
             timeout: of `predict`, for each recording.
             longest: of `predict`.
+            on_error: `skip` leaves out a recording that cannot be used.
 
         Returns:
             A predictor with the voice as its `adaptation`, which shares the model and the threads
@@ -220,10 +222,33 @@ class Predictor:
         if isinstance(clips, str | PathLike):
             clips = speaker_adaptation.Adaptation.load(clips)
         if not isinstance(clips, speaker_adaptation.Adaptation):
-            clips = self._fit_voice(clips, timeout, longest)
+            clips = self._fit_voice(clips, timeout, longest, on_error)
         clips.check_model(digest)
         adapted = copy(self)
         adapted.session = replace(self.session, adaptation=clips)
+        return adapted
+
+    def adapt_to_one_speaker(
+        self,
+        clips: Iterable[audio.Source],
+        timeout: float | None = None,
+        longest: float | None = None,
+        on_error: Literal["raise", "skip"] = "raise",
+    ) -> "Predictor":
+        """Adapt to the very recordings that are to be predicted, all of one speaker.
+
+        A clip's prediction then depends on all of them, itself included. Arguments and errors are
+        those of `adapt`.
+
+        Raises:
+            AdaptationError: for fewer clips than `speaker_adaptation.FEWEST_CLIPS`.
+        """
+        adapted = self.adapt(clips, timeout, longest, on_error)
+        if adapted.adaptation.clips < speaker_adaptation.FEWEST_CLIPS:
+            raise speaker_adaptation.AdaptationError(
+                f"{adapted.adaptation.clips} clips of one speaker are too few to adapt to: "
+                f"give {speaker_adaptation.FEWEST_CLIPS} or more, or predict them without adaptation"
+            )
         return adapted
 
     def warm(self) -> "Predictor":
@@ -356,7 +381,7 @@ class Predictor:
         return np.stack(logits), np.stack(embeddings)
 
     def _fit_voice(
-        self, sources: Iterable[audio.Source], timeout: float | None, longest: float | None
+        self, sources: Iterable[audio.Source], timeout: float | None, longest: float | None, on_error: str
     ) -> speaker_adaptation.Adaptation:
         """Fit an adaptation to recordings; of long ones, to the windows with voice."""
         digest, head = self.session.backend.digest, self.adaptation_head
@@ -365,9 +390,12 @@ class Predictor:
         submit = self.session.submit_logits if head is None else self.session.submit_outputs
         rows = []
         for source in sources:
-            deadline = Deadline(timeout)
-            for part in self._parts(source, longest):
-                rows.append(deadline.result(submit([part]), prediction.source_name(source)))
+            deadline, name = Deadline(timeout), prediction.source_name(source)
+            try:
+                rows += [deadline.result(submit([part]), name) for part in self._parts(source, longest)]
+            except UserError:
+                if on_error == "raise":
+                    raise
         if not rows:
             raise speaker_adaptation.AdaptationError("there is no voice to adapt to: give at least one clip of it")
         if head is None:

@@ -29,6 +29,10 @@ PRIOR = 4.0
 """Clips with even predictions that are counted beside those of the voice, so that few clips move
 the logits little."""
 
+FEWEST_CLIPS = 5
+"""Clips that all given recordings of one speaker must have, where they are adapted to
+themselves."""
+
 CLUSTERED = 0.3
 """Weight of the clusters in an adapted prediction."""
 

@@ -8,7 +8,8 @@ from scipy.special import softmax
 
 from ser_hf.evaluation import calibration, metrics
 from ser_hf.experiments import adaptation_study
-from ser_hf.inference import speaker_adaptation
+from ser_hf.inference import adaptation_head, speaker_adaptation
+from ser_hf.inference.adaptation_head import AdaptationHead
 from ser_hf.labels import EMOTIONS
 
 
@@ -55,7 +56,26 @@ def test_figures_are_calibrated_on_other_folds_and_adapted_on_other_clips(folds)
 
 def test_no_clip_is_adapted_on_itself():
     logits = np.eye(8)[[0, 1, 2, 3]] * 5
-    adapted = adaptation_study.adapt_across_clips(logits, ["a", "a", "a", "b"], np.random.default_rng(0))
+    names = np.array(["a", "a", "a", "b"])
+    predictions = adaptation_study.RunPredictions(names, logits, np.arange(4), names, names)
+    adapted = adaptation_study.adapt_across_clips(predictions, np.random.default_rng(0))
     for clip, rest in ((0, [1, 2]), (1, [0, 2]), (2, [0, 1])):
         assert np.allclose(adapted[clip], speaker_adaptation.fit(logits[rest], "").moved(logits[clip]))
     assert np.array_equal(adapted[3], logits[3])  # its speaker has no other clip
+
+
+def test_runs_with_a_head_are_adapted_by_embeddings(folds):
+    rng, runs = np.random.default_rng(1), []
+    for folder, *_ in folds:
+        head = AdaptationHead(np.eye(8), np.zeros(8), np.zeros(8), np.ones(8), "d", 0.3, 1.0)
+        head.save(folder / adaptation_head.FILE)
+        np.save(folder / "embeddings.npy", rng.normal(size=(160, 8)).astype(np.float16))
+        runs.append(adaptation_study.read_predictions(folder))
+    run = runs[0].calibrated(2.0)
+    assert np.array_equal(run.logits, runs[0].logits / 2)
+    rest, part = np.arange(5), np.arange(5, 9)
+    voice = speaker_adaptation.fit_with_head(run.head, run.logits[rest], run.embeddings[rest], "")
+    wanted = voice.moved(run.logits[part], run.embeddings[part])
+    assert np.allclose(run.adapted(part, rest, speaker_adaptation.CLUSTERED), wanted)
+    assert np.allclose(run.select(np.arange(9)).adapted(part, rest, speaker_adaptation.CLUSTERED), wanted)
+    assert len(set(adaptation_study.adapted_uar(runs, [1.0, 1.0], 10))) > 1

@@ -1,5 +1,6 @@
 """Voices from embeddings: the statistics, the file beside the weights, and every backend."""
 
+import json
 import shutil
 
 import numpy as np
@@ -7,6 +8,9 @@ import pytest
 from scipy.special import softmax
 
 from ser_hf import audio
+from ser_hf.app import api
+from ser_hf.app.uploads import Limits, UploadedFile
+from ser_hf.cli.main import main
 from ser_hf.evaluation.adaptation_head import Embedded, fit_head
 from ser_hf.inference import adaptation_head, export, speaker_adaptation
 from ser_hf.inference.adaptation_head import AdaptationHead, AdaptationHeadError
@@ -142,3 +146,20 @@ def test_a_head_of_other_weights_and_other_files_are_refused(with_head, tuned, c
     for file, message in ((tuned / "model.safetensors", "holds no adaptation head"), (clips[0], "cannot be read")):
         with pytest.raises(AdaptationHeadError, match=message):
             AdaptationHead.load(file)
+
+
+def test_recordings_of_one_speaker_are_adapted_to_themselves(with_head, tuned, clips, tmp_path, capsys, fails):
+    base = ["predict", *clips, "--model", str(tuned), "--backend", "torch"]
+    file = tmp_path / "anna.safetensors"
+    assert main([*base, "--one_speaker", "true", "--save_voice", str(file)]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()[-len(clips) :]]
+    assert answers == with_head.adapt(clips).predict(clips)
+    assert with_head.adapt(file).adaptation.clips == len(clips)
+    few = fails("predict", *clips[:4], "--model", str(tuned), "--one_speaker", "true")
+    assert "4 clips of one speaker are too few to adapt to: give 5 or more" in few
+    assert "give one of them" in fails(*base, "--one_speaker", "true", "--adapt", clips[0])
+    (tmp_path / "notes.wav").write_bytes(b"no sound")
+    uploads = [UploadedFile.at(path) for path in (*clips, tmp_path / "notes.wav")]
+    *predicted, failed = api.predict_batch(with_head, Limits(), uploads, one_speaker=True)
+    assert [answer["scores"] for answer in predicted] == [answer["scores"] for answer in answers]
+    assert "error" in failed

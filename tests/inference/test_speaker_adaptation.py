@@ -173,7 +173,7 @@ def test_the_command_adapts_saves_and_uses_a_voice(predictor, clips, bare, tmp_p
     assert first == predictor.adapt(clips).predict(clips[0])
     assert main([*base, "--adapt", str(file)]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == first
-    assert "--save_voice needs --adapt FILE…" in fails(*base, "--save_voice", str(file))
+    assert "--save_voice needs --adapt FILE… or --one_speaker" in fails(*base, "--save_voice", str(file))
     assert "cannot be written" in fails(
         "predict", clips[0], "--model", "none", "--adapt", clips[0], "--save_voice", "v.bin"
     )

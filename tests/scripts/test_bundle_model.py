@@ -12,6 +12,7 @@ from ser_hf import BUNDLED_MODEL, audio
 from ser_hf.cli.main import main
 from ser_hf.errors import UserError
 from ser_hf.evaluation.results import Results
+from ser_hf.inference.adaptation_head import AdaptationHead
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 
@@ -59,8 +60,10 @@ def test_stock_transformers_answers_as_the_predictor_does(bundled, all_speakers,
 
 def test_what_lies_beside_the_weights_says_whose_figures_these_are(bundled, tuned):
     names = {path.name for path in bundled.iterdir()}
-    data = {"config.json", "preprocessor_config.json", "results.json", "seeds.json"}
+    data = {"config.json", "preprocessor_config.json", "results.json", "seeds.json", "adaptation_head.safetensors"}
     assert names == {"README.md", "model.safetensors", *data}
+    head = AdaptationHead.load(bundled / "adaptation_head.safetensors")
+    assert head.model == Predictor(bundled, backend="torch").session.backend.digest  # of the rounded weights
     results = Results.load(bundled / "results.json")
     assert results.uar == Results.load(tuned / "results.json").uar
     (note,) = results.notes
