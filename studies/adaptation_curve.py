@@ -41,9 +41,7 @@ def main() -> None:
         uar = adaptation_study.adapted_uar(folds, degrees, count)
         name = "all" if count is None else count
         print(f"| {name} | {statistics.fmean(uar):.3f} | {statistics.stdev(uar):.3f} |")
-    print(
-        "\n| emotions missing | not adapted | without clusters | with clusters |\n| ---: | ---: | ---: | ---: |"
-    )
+    print("\n| emotions missing | not adapted | without clusters | with clusters |\n| ---: | ---: | ---: | ---: |")
     for missing in MISSING:
         columns = zip(*(lacking(folds, degrees, missing, draw) for draw in range(DRAWS)), strict=True)
         print(f"| {missing} | {' | '.join(f'{statistics.fmean(column):.3f}' for column in columns)} |")

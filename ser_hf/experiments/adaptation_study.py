@@ -76,7 +76,7 @@ def read_predictions(run: Path) -> RunPredictions:
     if not (run / adaptation_head.FILE).is_file():
         return predictions
     embeddings, head = np.load(run / "embeddings.npy"), AdaptationHead.load(run / adaptation_head.FILE)
-    return replace(predictions, embeddings=embeddings.astype(np.float32), head=head)
+    return replace(predictions, embeddings=embeddings, head=head)
 
 
 def shared_temperature(runs: Sequence[RunPredictions]) -> float:

@@ -131,7 +131,7 @@ def _write_tested(
         write_evidence(results, folder, probabilities, rows, [split], card=True)
         if config.adaptation_head:
             adaptation_head.write_head(predictor, rows, split, folder)
-            np.save(folder / "embeddings.npy", embeddings.astype(np.float16))  # for studies of adaptation
+            np.save(folder / "embeddings.npy", embeddings)  # for studies of adaptation
     return results
 
 

@@ -69,7 +69,7 @@ def test_runs_with_a_head_are_adapted_by_embeddings(folds):
     for folder, *_ in folds:
         head = AdaptationHead(np.eye(8), np.zeros(8), np.zeros(8), np.ones(8), "d", 0.3, 1.0)
         head.save(folder / adaptation_head.FILE)
-        np.save(folder / "embeddings.npy", rng.normal(size=(160, 8)).astype(np.float16))
+        np.save(folder / "embeddings.npy", rng.normal(size=(160, 8)).astype(np.float32))
         runs.append(adaptation_study.read_predictions(folder))
     run = runs[0].calibrated(2.0)
     assert np.array_equal(run.logits, runs[0].logits / 2)

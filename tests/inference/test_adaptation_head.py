@@ -151,13 +151,13 @@ def test_a_head_of_other_weights_and_other_files_are_refused(with_head, tuned, c
 def test_recordings_of_one_speaker_are_adapted_to_themselves(with_head, tuned, clips, tmp_path, capsys, fails):
     base = ["predict", *clips, "--model", str(tuned), "--backend", "torch"]
     file = tmp_path / "anna.safetensors"
-    assert main([*base, "--one_speaker", "true", "--save_voice", str(file)]) == 0
+    assert main([*base, "--one_speaker", "--save_voice", str(file)]) == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()[-len(clips) :]]
     assert answers == with_head.adapt(clips).predict(clips)
     assert with_head.adapt(file).adaptation.clips == len(clips)
-    few = fails("predict", *clips[:4], "--model", str(tuned), "--one_speaker", "true")
+    few = fails("predict", *clips[:4], "--model", str(tuned), "--one_speaker")
     assert "4 clips of one speaker are too few to adapt to: give 5 or more" in few
-    assert "give one of them" in fails(*base, "--one_speaker", "true", "--adapt", clips[0])
+    assert "give one of them" in fails(*base, "--one_speaker", "--adapt", clips[0])
     (tmp_path / "notes.wav").write_bytes(b"no sound")
     uploads = [UploadedFile.at(path) for path in (*clips, tmp_path / "notes.wav")]
     *predicted, failed = api.predict_batch(with_head, Limits(), uploads, one_speaker=True)
