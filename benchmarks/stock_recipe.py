@@ -1,9 +1,10 @@
 """The recipe of the transformers documentation for audio classification, to compare with.
 
 `set_transform` with the feature extractor on each clip as it is drawn, padding to the longest clip
-of a shuffled batch, fp32, the default Trainer, the convolutional feature encoder frozen. Two things
-are better here, so that the comparison does not flatter ours. Decoding is our own (torchcodec is
-slower), and the loss is scaled correctly.
+of a shuffled batch, fp32, the default Trainer, the convolutional feature encoder frozen. A Whisper
+has no such encoder to freeze: all its weights are trained, on the 30 s that its extractor pads to.
+Two things are better here, so that the comparison does not flatter ours. Decoding is our own
+(torchcodec is slower), and the loss is scaled correctly.
 
     python benchmarks/stock_recipe.py --dataset DIR --model tiny --seed 42 --epochs 4
 

@@ -75,10 +75,12 @@ class InferenceSession:
     def batches_windows(self) -> bool:
         """Whether it pays to run several windows of a long recording together.
 
-        On a CPU it does for mel frames alone: the first convolution of a waveform takes most of the
-        memory, and in a batch it takes the batch's memory and saves no time.
+        On a CPU it does for models on the mel frames of a window alone. The first convolution of a
+        waveform takes most of the memory, and in a batch it takes the batch's memory and saves no
+        time. A Whisper has as many frames for every window, and a batch takes as long or longer.
         """
-        return self.backend.batches and (self.pool.on_gpu or self.front_end.on_frames)
+        frames = self.front_end.on_frames and not self.front_end.fixed_window
+        return self.backend.batches and (self.pool.on_gpu or frames)
 
     def submit(self, clips: list[np.ndarray]) -> Future[np.ndarray]:
         """Compute probabilities `(clips, labels)` of clips of one length.

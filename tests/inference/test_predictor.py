@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import soundfile
-from helpers.small import ROOT
+from helpers.small import ROOT, make_whisper
 
 from ser_hf import audio
 from ser_hf.audio.voice_activity import FRAME, VoiceActivityDetector
@@ -285,3 +285,12 @@ def test_running_answers_abstain_while_nobody_speaks(predictor, talk):
     assert answers[-1]["abstained"]
     assert answers[-1]["scores"] == answers[-2]["scores"]
     assert answers[-1]["segments"][-1]["end"] < 13
+
+
+def test_on_a_cpu_windows_share_batches_on_mel_frames_that_have_a_length(models, tmp_path):
+    folders = {"bert": models["bert"], "layer": models["layer"], "whisper": make_whisper(tmp_path, seconds=4)}
+    batches = {
+        kind: Predictor(folder, backend="torch", device="cpu").session.batches_windows
+        for kind, folder in folders.items()
+    }
+    assert batches == {"bert": True, "layer": False, "whisper": False}
