@@ -16,7 +16,14 @@ from ser_hf.models import loading
 from ser_hf.models.loading import ModelError
 
 NAME = "you/voices"
-PUSHED = {"config.json", "preprocessor_config.json", "model.safetensors", "results.json", "README.md"}
+PUSHED = {
+    "config.json",
+    "preprocessor_config.json",
+    "model.safetensors",
+    "adaptation_head.safetensors",
+    "results.json",
+    "README.md",
+}
 LOCAL = ("checkpoint", "tensorboard", "predictions")
 
 LOADS = """

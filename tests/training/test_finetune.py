@@ -31,8 +31,10 @@ def test_the_folder_holds_the_model_and_its_evidence(tuned):
     names = {path.name for path in tuned.iterdir() if not path.name.startswith("checkpoint-")}
     assert names == {
         "README.md",
+        "adaptation_head.safetensors",
         "classification_report.txt",
         "config.json",
+        "embeddings.npy",
         "history.json",
         "model.safetensors",
         "model_summary.txt",

@@ -133,6 +133,7 @@ def test_a_model_of_everybody_has_weights_and_no_figures(built, models, rows, tm
     assert main(words) == 0
     names = {path.name for path in folder.iterdir()} - {"tensorboard"}
     assert {name for name in names if not name.startswith("checkpoint-")} == {
+        "adaptation_head.safetensors",
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
