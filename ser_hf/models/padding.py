@@ -43,7 +43,8 @@ def padding_rule(model: PreTrainedModel) -> str:
         `attention mask` for the architectures of `MASKABLE`; `one clip at a time` for all others,
         since some mix masked frames in again behind the mask.
     """
-    if "attention_mask" not in inspect.signature(model.forward).parameters:
+    fixed = model.config.model_type == "audio-spectrogram-transformer"  # it can mask patches, not frames
+    if fixed or "attention_mask" not in inspect.signature(model.forward).parameters:
         return "fixed length"
     if model.config.model_type not in MASKABLE or getattr(model.config, "conv_pos_batch_norm", False):
         return ALONE
