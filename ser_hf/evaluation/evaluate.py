@@ -2,6 +2,7 @@
 
 import platform
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
@@ -19,6 +20,7 @@ from ser_hf.inference.onnx_runtime import GRAPH_FILES
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading
+from ser_hf.models.backbones import describe_pretraining
 from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.protocols import PROTOCOLS, SIDES, LeakError, Split, refuse_seen
 
@@ -159,8 +161,15 @@ def build_results(
         history=record.history,
         environment=describe_environment(device, record.processes, backend),
         seconds=record.seconds | (seconds or {}),
+        backbone=_describe_backbone(seen),
         calibration=_calibration_figures(probabilities, references, seen, record) if calibrated else None,
     )
+
+
+def _describe_backbone(seen: SeenSpeakers | None) -> dict[str, str]:
+    if seen is None or seen.speakers is None:
+        return {}
+    return {"name": seen.backbone or "unknown", "pretrained_on": describe_pretraining(seen.backbone)}
 
 
 def _calibration_figures(
@@ -182,11 +191,31 @@ def _calibration_figures(
     }
     if seen.abstain_below:
         answered = probabilities.max(axis=1) >= seen.abstain_below
-        errors = probabilities.argmax(axis=1)[answered] != references[answered]
         figures |= {"abstain_below": seen.abstain_below, "answered": float(answered.mean())}
-        figures["error"] = float(errors.mean()) if len(errors) else 0.0
+        figures |= _abstention_figures(probabilities.argmax(axis=1), references, answered)
     fitted = record.calibration or {}
     return figures | {name: fitted[name] for name in ("validation", "abstain") if name in fitted}
+
+
+def _abstention_figures(predictions: np.ndarray, references: np.ndarray, answered: np.ndarray) -> dict:
+    """Refusals counted: the figures of what is answered, and UAR with each refusal counted wrong.
+
+    Args:
+        predictions: class indices, shape `(clips,)`, as `references`.
+        references: class indices of the clips.
+        answered: mask of the clips that the model does not abstain on.
+    """
+    errors = predictions[answered] != references[answered]
+    right = answered & (predictions == references)
+    recalls = [right[references == label].mean() for label in np.unique(references)]
+    matrix = metrics.confusion(references[answered], predictions[answered])
+    return {
+        "asked_n": len(references),
+        "answered_n": int(answered.sum()),
+        "error": float(errors.mean()) if len(errors) else 0.0,
+        "uar_answered": float(metrics.scores(matrix)["uar"]) if len(errors) else 0.0,
+        "uar_refusals_wrong": float(np.mean(recalls)),
+    }
 
 
 def _count_speakers(dataset: datasets.Dataset, splits: list[Split], side: str) -> int:
@@ -198,6 +227,13 @@ def _describe_data(dataset: datasets.Dataset, splits: list[Split]) -> dict:
     used = sorted({row for split in splits for row in (*split.train, *split.validation, *split.test)})
     rows = dataset.select(used).select_columns(["corpus", "speaker", "duration"])
     corpora, speakers = np.array(rows["corpus"]), np.array(rows["speaker"])
+    every = np.array(dataset["corpus"])
+    tested, new = Counter(), Counter()
+    for split in splits:
+        known = set(every[split.train + split.validation].tolist())
+        counts = Counter(every[split.test].tolist())
+        tested += counts
+        new += Counter({corpus: count for corpus, count in counts.items() if corpus not in known})
     official = {} if dataset.info.description else {name: corpus.licence for name, corpus in CORPORA.items()}
     return {
         "clips": len(used),
@@ -208,6 +244,8 @@ def _describe_data(dataset: datasets.Dataset, splits: list[Split]) -> dict:
                 "clips": int((corpora == corpus).sum()),
                 "speakers": len(set(speakers[corpora == corpus].tolist())),
                 "licence": official.get(corpus, ""),
+                "test_clips": tested[corpus],
+                "test_clips_of_new_corpus": new[corpus],
             }
             for corpus in sorted(set(corpora.tolist()))
         },

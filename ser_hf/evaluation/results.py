@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,13 @@ class EvaluationSetup:
     fold: int | str
     """A number, or `all` where folds are pooled."""
     folds: int | None
-    """How many the protocol has; None for a protocol of a user's file."""
+    """How many the protocol has; None for a user's file, and where each corpus is a fold."""
     model: str
     weights: str
     """Digest of the model (`ser_hf.models.loading.digest`); empty where no model was saved."""
     dataset: str
     data: dict
-    """Corpora with clips, speakers and licence; clips and hours in all; the dataset's notice."""
+    """Corpora with clips (also of the test), speakers and licence; all clips, hours; the notice."""
     labels: list[str]
     split: dict[str, int]
     """Clips on each side."""
@@ -89,6 +89,8 @@ class EvaluationOrigin:
     """A row for each epoch of that training."""
     environment: dict
     seconds: dict[str, float]
+    backbone: dict[str, str] = field(default_factory=dict)
+    """`name` and `pretrained_on`; empty where the model does not say how it was trained."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +152,19 @@ class Results(FurtherEvidence, EvaluationOrigin, EvaluationFigures, EvaluationSe
             return cls.load(path) if path and path.is_file() else None
         except ResultsError:
             return None
+
+    @property
+    def distribution(self) -> str:
+        """How far the test lies from what the model was trained on."""
+        if self.leaks:
+            return "speakers seen"
+        rows = [row for row in self.data["corpora"].values() if "test_clips" in row]
+        tested, new = (sum(row[name] for row in rows) for name in ("test_clips", "test_clips_of_new_corpus"))
+        if tested == 0:  # results of before this was recorded
+            return "new speakers"
+        if new == tested:
+            return "new speakers of a new corpus"
+        return "new speakers, some of a new corpus" if new else "new speakers of a corpus that was trained on"
 
     @property
     def leaks(self) -> bool:

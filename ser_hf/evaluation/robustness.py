@@ -152,27 +152,31 @@ def evaluate_robustness(
 
     Returns:
         `n`, `seed`, `clean` {`uar`, `accuracy`}, and `conditions`, a list of {`name`, `kind`,
-        `uar`, `accuracy`, `flips`}. `flips` is the share of clips whose predicted label the damage
-        changes. All of it can be written as JSON.
+        `uar`, `accuracy`, `share`, `flips`}. `share` is UAR divided by that of the undamaged clips.
+        `flips` is the share of clips whose predicted label the damage changes. All of it can be
+        written as JSON.
 
     Raises:
         ser_hf.audio.AudioError: for a clip that cannot be decoded.
     """
     rows = dataset.select(indices)
     references, clean = np.array(rows["label"], dtype=np.int64), probabilities.argmax(axis=1)
+    undamaged = _figures(references, clean)
     answers = _predictions(predictor, rows, seed)
+    figures = [_figures(references, row) for row in answers]
     return {
         "n": len(rows),
         "seed": seed,
-        "clean": _figures(references, clean),
+        "clean": undamaged,
         "conditions": [
             {
                 "name": condition.name,
                 "kind": condition.kind,
-                **_figures(references, row),
+                **found,
+                "share": found["uar"] / undamaged["uar"] if undamaged["uar"] else 0.0,
                 "flips": float(np.count_nonzero(row != clean) / max(len(rows), 1)),
             }
-            for condition, row in zip(CONDITIONS, answers, strict=True)
+            for condition, row, found in zip(CONDITIONS, answers, figures, strict=True)
         ],
     }
 

@@ -66,7 +66,8 @@ def cook(
     model.load_state_dict(average(taken))
     # Of all runs, since a greedy choice looks at each: nobody that one of them knows is new to it.
     speakers = sorted({speaker for each in ingredients for speaker in each.seen.speakers or ()})
-    SeenSpeakers().trained(split.name, split.hash, split.fold, speakers).remember(model.config)
+    seen = SeenSpeakers(backbone=ingredients[0].seen.backbone)
+    seen.trained(split.name, split.hash, split.fold, speakers).remember(model.config)
     calibrated = _calibrate(predictor, taken, rows, split)
     with files.new_folder(output) as folder:
         model.save_pretrained(folder)

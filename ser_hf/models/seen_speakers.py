@@ -1,4 +1,4 @@
-"""What a model's config remembers: the split and speakers it was trained on, and its calibration.
+"""What a model's config remembers: backbone, split and speakers of its training, and calibration.
 
 The config holds it as a mapping under `CONFIG_KEY`, so that a pushed model carries it. No code but
 this class reads or writes that mapping.
@@ -29,6 +29,9 @@ class SeenSpeakers:
     """The product of all temperatures that were folded into the last layer."""
     abstain_below: float | None = None
     """The score below which the model abstains."""
+    backbone: str | None = None
+    """Hub id of the pretrained model that all trainings began from
+    (`ser_hf.models.backbones`)."""
 
     @classmethod
     def of(cls, config: PretrainedConfig) -> "SeenSpeakers":
@@ -49,7 +52,7 @@ class SeenSpeakers:
     def trained(self, protocol: str, protocol_hash: str, fold: int, speakers: Iterable[str]) -> "SeenSpeakers":
         """Add the speakers of a training; its weights drop what calibrated the earlier ones."""
         together = tuple(sorted({*(self.speakers or ()), *speakers}))
-        return SeenSpeakers(protocol, protocol_hash, fold, together)
+        return SeenSpeakers(protocol, protocol_hash, fold, together, backbone=self.backbone)
 
     def calibrated(
         self, temperature: float, abstain_below: float | None = None, speakers: Iterable[str] = ()

@@ -36,7 +36,8 @@ class Protocol:
     """`split(columns, fold, seed)` gives index arrays of train, validation and test."""
     corpora: tuple[str, ...]
     """The corpora that a dataset must hold."""
-    folds: int
+    folds: int | None
+    """None where each corpus of the dataset is a fold."""
     validation_shares_speaker: bool = False
     """Whether the validation side is drawn from the speakers of training."""
     leaks: tuple[str, ...] = ()
@@ -44,15 +45,19 @@ class Protocol:
     warning: str = "are also in training or validation; the figure flatters and says nothing about new voices."
     """How the warning of a leak goes on after "N of M test speakers"."""
 
-    def fold_number(self, name: str, fold: int | str) -> int:
+    def fold_count(self, columns: Columns) -> int:
+        """How many folds a dataset has under the protocol."""
+        return len(set(columns["corpus"].tolist())) if self.folds is None else self.folds
+
+    def fold_number(self, name: str, fold: int | str, columns: Columns) -> int:
         """The number of a fold.
 
         Raises:
             ProtocolError: where the protocol, which has this name, has no such fold.
         """
-        text = str(fold)
-        if not (text.isascii() and text.isdigit()) or int(text) >= self.folds:
-            raise ProtocolError(f"fold {fold} is not in '{name}': its folds are 0 to {self.folds - 1}")
+        text, count = str(fold), self.fold_count(columns)
+        if not (text.isascii() and text.isdigit()) or int(text) >= max(count, 1):
+            raise ProtocolError(f"fold {fold} is not in '{name}': its folds are 0 to {count - 1}")
         return int(text)
 
 

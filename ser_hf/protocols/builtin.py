@@ -70,10 +70,40 @@ def _between_corpora(columns: Columns, fold: int, seed: int, train: str) -> Inde
     return _indices(shared & trained & ~validation, shared & validation, shared & test)
 
 
+def _leave_corpus_out(columns: Columns, fold: int, seed: int) -> IndexArrays:
+    corpora = np.unique(columns["corpus"])
+    if len(corpora) < 2:
+        held = ", ".join(corpora.tolist()) or "nothing"
+        raise ProtocolError(
+            f"'{LEAVE_CORPUS_OUT}' needs at least 2 corpora, the dataset holds {held}: "
+            "build it with another (`ser-hf data --other`)"
+        )
+    test = columns["corpus"] == corpora[fold]
+    shared = np.isin(columns["label"], np.intersect1d(columns["label"][test], columns["label"][~test]))
+    chosen = np.isin(columns["speaker"], _validation_speakers(columns, np.delete(corpora, fold), seed))
+    return _indices(shared & ~test & ~chosen, shared & ~test & chosen, shared & test)
+
+
+def _validation_speakers(columns: Columns, corpora: np.ndarray, seed: int) -> list[str]:
+    """A fifth of the women and of the men of each corpus, at least one speaker of two or more."""
+    rng = np.random.default_rng(seed)
+    chosen: list[str] = []
+    for corpus in corpora:
+        rows = columns["corpus"] == corpus
+        speakers, first = np.unique(columns["speaker"][rows], return_index=True)
+        order = rng.permutation(len(speakers))
+        sexes = columns["sex"][rows][first][order]
+        groups = [speakers[order][sexes == sex] for sex in np.unique(sexes)]
+        fifths = [speaker for group in groups for speaker in group[: len(group) // 5].tolist()]
+        chosen += fifths or speakers[order][: int(len(speakers) > 1)].tolist()
+    return chosen
+
+
 def _all_speakers(columns: Columns, fold: int, seed: int) -> IndexArrays:
     return np.arange(len(columns["speaker"])), np.array([], dtype=int), np.array([], dtype=int)
 
 
+LEAVE_CORPUS_OUT = "leave-corpus-out"
 _RAVDESS_AND_TESS = ("ravdess", "tess")
 _VALIDATION = (17, 18, 19, 20)
 _ONE_BY_ONE = tuple((actor,) for actor in range(1, 25))
@@ -89,11 +119,13 @@ PROTOCOLS: dict[str, Protocol] = {
     "sentence": Protocol(_sentence, ("ravdess",), 1, leaks=("speakers",), warning=_SAME_SPEAKERS),
     "ravdess-tess": Protocol(partial(_between_corpora, train="ravdess"), _RAVDESS_AND_TESS, 1),
     "tess-ravdess": Protocol(partial(_between_corpora, train="tess"), _RAVDESS_AND_TESS, 1),
+    LEAVE_CORPUS_OUT: Protocol(_leave_corpus_out, (), None),
 }
 """The registry of protocols by name.
 
 Protocols with folds validate on the actors of the next fold, `loso-ravdess` on those of the next
-two. `tess-oaf-yaf` and `tess-yaf-oaf` validate on a fifth of the words.
+two. `tess-oaf-yaf` and `tess-yaf-oaf` validate on a fifth of the words, `leave-corpus-out` on a
+fifth of the speakers of each corpus that it trains on.
 """
 
 ALL, ALL_SPEAKERS = "all", Protocol(_all_speakers, (), 1)

@@ -68,8 +68,8 @@ def folds(
     """
     options = _Options(near_duplicates, text_disjoint, extra_train_speakers, train_on_validation)
     name, protocol = find_protocol(name)
-    numbers = range(protocol.folds) if fold == "all" else [protocol.fold_number(name, fold)]
     columns = columns_of(dataset)
+    numbers = range(protocol.fold_count(columns)) if fold == "all" else [protocol.fold_number(name, fold, columns)]
     return [_split(columns, name, protocol, number, seed, options) for number in numbers]
 
 

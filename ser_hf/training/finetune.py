@@ -172,7 +172,7 @@ def _finetune_probe(config: FinetuneConfig, args: TrainingArguments) -> Results 
         return None  # a head is trained in seconds, by one process
     setup.set_threads(config.threads, args)
     padding = ignore_padding(model)
-    setup.remember_speakers(model, rows, split)
+    setup.remember_training(model, config.model, rows, split)
     with disk_guard("the backbone's embeddings are computed"):
         probed = probe.probe(config, args, rows, split, model, extractor)
     if probed.calibration is not None:

@@ -1,7 +1,7 @@
 """From settings to a Trainer: the model and what of it is frozen, the clips, the sampler."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import datasets
 import joblib
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from ser_hf import audio, protocols
 from ser_hf.models import cutting, loading, presets
+from ser_hf.models.backbones import backbone_of
 from ser_hf.models.features import front_end_of
 from ser_hf.models.padding import frames_of, ignore_padding
 from ser_hf.models.seen_speakers import SeenSpeakers
@@ -89,7 +90,7 @@ def prepare(
     # frames needs the convolutions.
     _fit_masking(config, trained.model, extractor, train)
     # Before anything wraps the model, whose config is saved with every checkpoint.
-    remember_speakers(trained.model, rows, split)
+    remember_training(trained.model, config.model, rows, split)
     # The bypass, adapters and CPU kernels replace modules, so they come last of what changes the
     # model, and before the Trainer looks at its parameters.
     _make_trainable(config, args, trained, cache)
@@ -131,10 +132,18 @@ def recipe_of(config: FinetuneConfig, args: TrainingArguments) -> dict:
     return {name: getattr(value, "value", value) for name, value in (ours | theirs).items()} | {"clips a step": clips}
 
 
-def remember_speakers(model: PreTrainedModel, rows: datasets.Dataset, split: protocols.Split) -> None:
-    """Write the speakers of training and validation, and the split, into a model's config."""
+def remember_training(model: PreTrainedModel, name: str, rows: datasets.Dataset, split: protocols.Split) -> None:
+    """Write the backbone, the speakers of training and validation, and the split into a config.
+
+    Args:
+        model: that is trained.
+        name: of the model that training begins from.
+        rows: what the split indexes.
+        split: of the training.
+    """
     speakers = rows.select(split.train + split.validation)["speaker"]
-    SeenSpeakers.of(model.config).trained(split.name, split.hash, split.fold, speakers).remember(model.config)
+    seen = replace(SeenSpeakers.of(model.config), backbone=backbone_of(name, model.config))
+    seen.trained(split.name, split.hash, split.fold, speakers).remember(model.config)
 
 
 def set_threads(threads: int | None, args: TrainingArguments) -> None:

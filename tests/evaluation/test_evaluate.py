@@ -58,6 +58,7 @@ def test_a_model_is_not_tested_on_speakers_it_was_trained_on(tuned, built, fails
 def test_unseen_speakers_of_another_protocol_are_fine(tuned, rows):
     results, *_ = evaluate.evaluate(Predictor(tuned), rows, [protocols.split(rows, "tess-oaf-yaf")], "d")
     assert set(results.per_speaker) == {"tess-yaf"}
+    assert results.distribution == "new speakers of a corpus that was trained on"
     assert results.ci95 is None
     assert "1 test speaker(s)" in results.ci95_says
 
@@ -71,8 +72,36 @@ def test_the_random_split_says_in_every_output_that_it_leaks(random_model, rows,
     assert any(warning in note for note in results.notes)
     assert warning in results.report()
     assert results.leaks
+    assert results.distribution == "speakers seen"
     assert warning in reports.model_card(results, [])
     assert "LEAKS" in plots.confusion_matrix(results).axes[0].get_title()
+
+
+def test_a_test_of_a_corpus_that_was_left_out_is_marked(models, rows):
+    splits = protocols.folds(rows, "leave-corpus-out")
+    probabilities = np.full((sum(len(split.test) for split in splits), 8), 0.125)
+    results = evaluate.build_results(probabilities, rows, splits, "d", "m")
+    assert results.distribution == "new speakers of a new corpus"
+    assert [row["test_clips"] for row in results.data["corpora"].values()] == [len(split.test) for split in splits]
+
+
+def test_refusals_are_counted():
+    references = np.array([0, 0, 0, 0, 3, 3])
+    predictions = np.array([0, 0, 3, 0, 3, 0])
+    answered = np.array([True, True, True, False, True, False])
+    assert evaluate._abstention_figures(predictions, references, answered) == {
+        "asked_n": 6,
+        "answered_n": 4,
+        "error": 0.25,
+        "uar_answered": pytest.approx((2 / 3 + 1) / 2),
+        "uar_refusals_wrong": pytest.approx((2 / 4 + 1 / 2) / 2),
+    }
+
+
+def test_the_backbone_is_told(tuned):
+    results = Results.load(tuned / "results.json")
+    assert results.backbone["name"] == SeenSpeakers.of(Predictor(tuned).config).backbone
+    assert f"Backbone: {results.backbone['name']}, pretrained on " in (tuned / "README.md").read_text()
 
 
 def test_pooled_folds_test_every_clip_once(models, rows):

@@ -38,12 +38,13 @@ def figures(results, seed):
     raw["robustness"] = {
         "n": 5,
         "clean": {"uar": 0.5, "accuracy": 0.5},
-        "conditions": [{"name": "noise", "kind": "noise", "uar": 0.4, "accuracy": 0.4, "flips": 0.3}],
+        "conditions": [{"name": "noise", "kind": "noise", "uar": 0.4, "accuracy": 0.4, "share": 0.8, "flips": 0.3}],
     }
     probe = {"score": 0.9, "chance": 0.5, "measure": "balanced accuracy", "classes": 2, "folds": "over clips"}
     raw["bias_probes"] = {"probes": {"corpus": probe}, "warnings": ["The corpus can be read."]}
     raw["baselines"] = [{"name": "mfcc-svm", "accuracy": 0.3, "uar": 0.3, "macro_f1": 0.3, "ci95": ci95}]
     raw["calibration"] = {"temperature": 1.3, "ece_before": 0.2, "abstain_below": 0.5, "answered": 0.7, "error": 0.1}
+    raw["calibration"] |= {"answered_n": 7, "asked_n": 10, "uar_answered": 0.8, "uar_refusals_wrong": 0.6}
     raw["ci95"] = ci95
     for kind in ("corpus", "channel", "sex", "intensity", "speaker"):
         for row in raw[f"per_{kind}"].values():
@@ -91,12 +92,14 @@ def test_every_figure_stands_where_it_belongs(results):
     damage = made.robustness["conditions"][0]
     assert cells(card, "noise") == [
         f"{damage['uar']:.3f}",
+        f"{100 * damage['share']:.1f} %",
         f"{damage['accuracy']:.3f}",
         f"{100 * damage['flips']:.1f} %",
     ]
     assert cells(card, "mfcc-svm")[:2] == [f"{made.baselines[0][name]:.3f}" for name in ("accuracy", "uar")]
     assert f"{made.calibration['temperature']:.3f}" in card
     assert f"{100 * made.calibration['answered']:.1f} %" in card
+    assert f"{made.calibration['uar_refusals_wrong']:.3f}" in card
     assert "> **Warning.** The corpus can be read." in card
 
 

@@ -206,6 +206,7 @@ def test_figures_are_those_counted_by_hand():
         "kind": "gain",
         "uar": pytest.approx(1 / 3),
         "accuracy": 0.25,
+        "share": pytest.approx(1 / 3),
         "flips": 0.75,
     }
     # 10 dB louder: 0.32 for the sad one, the others above 0.9

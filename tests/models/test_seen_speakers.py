@@ -27,8 +27,9 @@ def test_a_config_gives_back_what_was_remembered(tmp_path):
 
 
 def test_training_adds_speakers_and_drops_the_calibration():
-    earlier = SeenSpeakers("random", "abc", 0, ("a", "c"), 1.5, 0.3)
-    assert earlier.trained("speaker", "def", 1, ["b", "a"]) == SeenSpeakers("speaker", "def", 1, ("a", "b", "c"))
+    earlier = SeenSpeakers("random", "abc", 0, ("a", "c"), 1.5, 0.3, "openai/whisper-base")
+    later = SeenSpeakers("speaker", "def", 1, ("a", "b", "c"), backbone="openai/whisper-base")
+    assert earlier.trained("speaker", "def", 1, ["b", "a"]) == later
 
 
 def test_calibrating_a_model_from_elsewhere_makes_no_speakers_known():

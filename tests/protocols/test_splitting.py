@@ -39,6 +39,40 @@ def test_tess_protocols_hold_words_apart_for_validation(rows):
     assert not set(words[split.train]) & set(words[split.validation])
 
 
+def three_corpora(rows):
+    """Half of the RAVDESS actors as a corpus of its own, of two labels."""
+    corpora, labels = np.array(rows["corpus"], dtype=object), np.array(rows["label"])
+    corpora[np.isin(rows["speaker"], sorted(actors(*range(13, 25))))] = "emodb"
+    kept = np.flatnonzero((corpora != "emodb") | np.isin(labels, [0, 1]))  # neutral and calm
+    rows = rows.remove_columns("corpus").add_column("corpus", corpora.tolist(), feature=rows.features["corpus"])
+    return rows.select(kept)
+
+
+def test_every_corpus_is_left_out_in_turn(rows):
+    rows = three_corpora(rows)
+    splits = protocols.folds(rows, "leave-corpus-out")
+    corpora, labels, sexes = (np.array(rows[name]) for name in ("corpus", "label", "sex"))
+    assert [set(corpora[split.test]) for split in splits] == [{"emodb"}, {"ravdess"}, {"tess"}]
+    for split, shared in zip(splits, ({0, 1}, set(range(8)), {0, 2, 3, 4, 5, 6, 7}), strict=True):
+        assert set(corpora[split.train]) == set(corpora) - set(corpora[split.test])
+        assert set(labels[split.test]) == shared
+        assert set(labels[split.train]) <= shared
+        assert not speakers(rows, split.train) & speakers(rows, split.validation)
+        assert split.held_apart[0] == "speakers"
+    chosen = speakers(rows, splits[2].validation)
+    assert len(chosen) == 4  # of six women and six men of either corpus, a fifth is one
+    assert set(sexes[splits[2].validation]) == {"female", "male"}
+    assert protocols.split(rows, "leave-corpus-out", 2, seed=7).hash != splits[2].hash
+    with pytest.raises(ProtocolError, match="fold 3 is not in 'leave-corpus-out': its folds are 0 to 2"):
+        protocols.split(rows, "leave-corpus-out", 3)
+
+
+def test_one_corpus_cannot_be_left_out(rows):
+    tess = rows.select(picked(rows, corpus={"tess"}))
+    with pytest.raises(ProtocolError, match="needs at least 2 corpora, the dataset holds tess: build it with another"):
+        protocols.split(tess, "leave-corpus-out")
+
+
 def test_random_is_a_third_seeded_and_warns_that_it_leaks(rows):
     split = protocols.split(rows, "random")
     assert len(split.test) == int(np.ceil(len(rows) * 0.33))
@@ -98,8 +132,9 @@ def test_all_trains_on_everybody_and_is_for_a_refit_alone(rows):
 
 
 def test_hashes_name_the_split(rows):
-    hashes = {protocols.split(rows, name, fold).hash for name, p in PROTOCOLS.items() for fold in range(p.folds)}
-    assert len(hashes) == sum(p.folds for p in PROTOCOLS.values())
+    fixed = {name: protocol for name, protocol in PROTOCOLS.items() if protocol.folds is not None}
+    every = [split for name in fixed for split in protocols.folds(rows, name)]
+    assert len({split.hash for split in every}) == len(every) == sum(protocol.folds for protocol in fixed.values())
     split = protocols.split(rows, "ravdess-tess")
     sides = {"train": split.train, "validation": split.validation, "test": split.test}
     lines = [f"{side} {i} {Path(rows['file'][i]).stem}" for side, indices in sides.items() for i in indices]

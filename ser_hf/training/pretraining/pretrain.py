@@ -147,7 +147,7 @@ def pretrain(config: PretrainConfig) -> list[dict] | None:
     model, extractor, original_settings = objective.load(config.model, config.seed)
     rows, split = protocols.load_split(config)
     protocols.refuse_seen(SeenSpeakers.of(model.config), config.model, rows, split)
-    setup.remember_speakers(model, rows, split)
+    setup.remember_training(model, config.model, rows, split)
     trainer = _trainer(config, args, rows, split, model, extractor)
     if checkpoint is not None:
         recovery.refuse_other_run(checkpoint, trainer.run)
