@@ -181,6 +181,15 @@ def load(source: str | PathLike) -> datasets.Dataset:
     return rows.cast_column("audio", FEATURES["audio"])
 
 
+def label_aliases(source: str | PathLike) -> list[dict]:
+    """Which label of a corpus counts as which of ours (`Scan.aliases`), as the build recorded it.
+
+    Nothing is known of a dataset that is no folder of this machine.
+    """
+    report = Path(source) / "audit.json"
+    return json.loads(report.read_text(encoding="utf-8")).get("aliases", []) if report.is_file() else []
+
+
 def decoded_clips(rows: datasets.Dataset) -> Iterator[np.ndarray]:
     """Decode the clips of a dataset one after the other.
 

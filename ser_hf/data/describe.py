@@ -34,7 +34,7 @@ def summarise(scans: dict[str, Scan], columns: pa.Table, notice: str) -> dict:
         sex: {label: n}}; `durations` {corpus channel: [n of clips from 0 s, in bins of
         `BIN_SECONDS`]}; `dropped_duplicates`, `unmatched` (the last parts of their paths: the
         report is pushed, too); `missing` (official names); `same_samples` (groups of names);
-        `notes`; `notice`.
+        `notes`; `aliases` (`Scan.aliases`); `notice`.
     """
 
     def paths(files: Iterable[File]) -> list[str]:
@@ -59,6 +59,7 @@ def summarise(scans: dict[str, Scan], columns: pa.Table, notice: str) -> dict:
         "missing": [name for corpus in official for name in corpus.missing(_stems(columns))],
         "same_samples": _same_samples(columns),
         "notes": [note for scan in scans.values() for note in scan.notes],
+        "aliases": [alias for scan in scans.values() for alias in scan.aliases],
         "notice": notice,
     }
 

@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 from ser_hf import __version__
 from ser_hf.data.corpora import CORPORA
-from ser_hf.data.dataset import decoded_clips
+from ser_hf.data.dataset import decoded_clips, label_aliases
 from ser_hf.evaluation import calibration, metrics
 from ser_hf.evaluation.results import GROUPS, Results, score
 from ser_hf.inference.onnx_runtime import GRAPH_FILES
@@ -118,7 +118,7 @@ def build_results(
         probabilities: of the clips of `rows_tested`, shape `(clips, labels)`.
         dataset: what the splits index.
         splits: one, or folds to be pooled.
-        dataset_name: as it stands in the results.
+        dataset_name: as it stands in the results; a folder's `audit.json` gives renamed labels.
         model_name: as it stands in the results.
         device: that the predictions were computed on.
         backend: of the predictor that computed them.
@@ -149,7 +149,7 @@ def build_results(
         model=model_name,
         weights=weights,
         dataset=dataset_name,
-        data=_describe_data(dataset, splits),
+        data=_describe_data(dataset, splits, dataset_name),
         labels=list(EMOTIONS),
         split={side: sum(len(getattr(split, side)) for split in splits) for side in SIDES},
         speakers={side: _count_speakers(dataset, splits, side) for side in SIDES},
@@ -222,8 +222,8 @@ def _count_speakers(dataset: datasets.Dataset, splits: list[Split], side: str) -
     return len({name for split in splits for name in dataset.select(getattr(split, side))["speaker"]})
 
 
-def _describe_data(dataset: datasets.Dataset, splits: list[Split]) -> dict:
-    """Corpora, hours and licences of the recordings that the splits use."""
+def _describe_data(dataset: datasets.Dataset, splits: list[Split], dataset_name: str) -> dict:
+    """Corpora, hours, licences and renamed labels of the recordings that the splits use."""
     used = sorted({row for split in splits for row in (*split.train, *split.validation, *split.test)})
     rows = dataset.select(used).select_columns(["corpus", "speaker", "duration"])
     corpora, speakers = np.array(rows["corpus"]), np.array(rows["speaker"])
@@ -239,6 +239,7 @@ def _describe_data(dataset: datasets.Dataset, splits: list[Split]) -> dict:
         "clips": len(used),
         "hours": round(sum(rows["duration"]) / 3600, 2),
         "notice": dataset.info.description or "",
+        "aliases": [alias for alias in label_aliases(dataset_name) if alias["corpus"] in corpora],
         "corpora": {
             corpus: {
                 "clips": int((corpora == corpus).sum()),

@@ -57,6 +57,11 @@ def test_folders_of_labels(wavs):
         ("emodb/Wut/08b-Wut", "angry", "emodb-08", "female"),
     ]
     assert result.notes == ["emodb: Freude (2) is called happy", "emodb: Aerger (2), Wut (2) merged into angry"]
+    assert [tuple(alias.values()) for alias in result.aliases] == [
+        ("emodb", "Aerger", "angry", 2),
+        ("emodb", "Freude", "happy", 2),
+        ("emodb", "Wut", "angry", 2),
+    ]
 
 
 def test_a_list_with_columns_of_its_own(wavs):
@@ -178,6 +183,9 @@ def test_it_becomes_part_of_the_dataset(wavs, recordings, tmp_path):
     rows = dataset.load(tmp_path / "out")
     assert list(report["counts"]) == ["ravdess speech", "emodb speech"]
     assert report["counts"]["emodb speech"] == {**dict.fromkeys(EMOTIONS, 0), "happy": 2, "angry": 4}
+    assert dataset.label_aliases(tmp_path / "out") == report["aliases"]
+    assert [alias["label"] for alias in report["aliases"]] == ["Aerger", "Freude", "Wut"]
+    assert dataset.label_aliases("somebody/dataset") == []
     assert "Aerger (2), Wut (2) merged into angry" in counts_table(report)
     assert "Aerger (2), Wut (2) merged into angry" in (tmp_path / "out" / "README.md").read_text()
     assert (

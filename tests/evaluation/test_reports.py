@@ -46,6 +46,7 @@ def figures(results, seed):
     raw["calibration"] = {"temperature": 1.3, "ece_before": 0.2, "abstain_below": 0.5, "answered": 0.7, "error": 0.1}
     raw["calibration"] |= {"answered_n": 7, "asked_n": 10, "uar_answered": 0.8, "uar_refusals_wrong": 0.6}
     raw["ci95"] = ci95
+    raw["data"]["aliases"] = [{"corpus": "emodb", "label": "Wut", "counted_as": "angry", "clips": 9}]
     for kind in ("corpus", "channel", "sex", "intensity", "speaker"):
         for row in raw[f"per_{kind}"].values():
             row["ci95"] = ci95
@@ -99,6 +100,7 @@ def test_every_figure_stands_where_it_belongs(results):
     assert cells(card, "mfcc-svm")[:2] == [f"{made.baselines[0][name]:.3f}" for name in ("accuracy", "uar")]
     assert f"{made.calibration['temperature']:.3f}" in card
     assert f"{100 * made.calibration['answered']:.1f} %" in card
+    assert f"| emodb | Wut | angry | {made.data['aliases'][0]['clips']:,} |" in card
     assert f"{made.calibration['uar_refusals_wrong']:.3f}" in card
     assert "> **Warning.** The corpus can be read." in card
 

@@ -198,6 +198,8 @@ class Scan:
     """Everything else: audio with other names, and files that are no audio."""
     notes: list[str] = field(default_factory=list)
     """What an importer merged or dropped, a line each."""
+    aliases: list[dict] = field(default_factory=list)
+    """Labels that a map renamed: `corpus`, its `label`, `counted_as` (empty: dropped), `clips`."""
 
 
 def list_files(folder: str | PathLike) -> tuple[list[File], list[File]]:

@@ -142,7 +142,11 @@ def scan(description: Description) -> Scan:
         )
     _name_speakers(description, rows)
     has_speakers = all("speaker" in row for row in rows)
-    result = Scan(unmatched=sorted(other_files, key=str), notes=_notes(description, counts, has_speakers))
+    result = Scan(
+        unmatched=sorted(other_files, key=str),
+        notes=_notes(description, counts, has_speakers),
+        aliases=_aliases(description, counts),
+    )
     recordings: dict[str, Recording] = {}
     for row in rows:
         recording = _recording(description, row)
@@ -253,6 +257,15 @@ def _recording(description: Description, row: dict) -> Recording | None:
         statement=row.get("statement"),
         repetition=int(repetition) if repetition is not None else None,
     )
+
+
+def _aliases(description: Description, counts: Counter) -> list[dict]:
+    emotions = {label: description.emotion(label) or "" for label in sorted(counts)}
+    return [
+        {"corpus": description.corpus, "label": label, "counted_as": emotion, "clips": counts[label]}
+        for label, emotion in emotions.items()
+        if label != emotion
+    ]
 
 
 def _notes(description: Description, counts: Counter, has_speakers: bool) -> list[str]:
