@@ -100,8 +100,8 @@ def test_refusals_are_counted():
 
 def test_the_backbone_is_told(tuned):
     results = Results.load(tuned / "results.json")
-    assert results.backbone["name"] == SeenSpeakers.of(Predictor(tuned).config).backbone
-    assert f"Backbone: {results.backbone['name']}, pretrained on " in (tuned / "README.md").read_text()
+    assert results.backbone["name"] == "unknown"  # a folder of random weights that names no public backbone
+    assert "Backbone: unknown, pretrained on data that are not known here." in (tuned / "README.md").read_text()
 
 
 def test_pooled_folds_test_every_clip_once(models, rows):
