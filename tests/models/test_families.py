@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from helpers.small import ROOT
 from transformers import AutoModelForAudioClassification
 
 from ser_hf.inference import onnx_graph
@@ -256,3 +257,22 @@ def test_the_graph_of_a_family_predicts_as_torch(family, tmp_path):
     model, extractor = make(family)
     onnx_graph.write_graph(model, extractor, padding.ignore_padding(model), tmp_path / "model.onnx")
     assert onnx_graph.compare(model, extractor, tmp_path / "model.onnx", noises())["max_difference"] < 1e-4
+
+
+def kept(model, mode):
+    """What the documentation calls the part that a mode computes once."""
+    front = modes.prepare(model, mode, True, None).front
+    return "nothing" if front is None else "lower layers" if front.depth else "convolutions"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_table_of_the_documentation_is_right(family):
+    rows = [line.strip("| ").split(" | ") for line in (ROOT / "docs" / "training.md").read_text().splitlines()]
+    (row,) = [row for row in rows if row[0] == family and len(row) == 7]
+    model, _ = make(family)
+    attention = any("feed_forward" not in part for part in ADAPTED[family])
+    mixes = hasattr(model.config, "use_weighted_layer_sum")
+    expected = [padding.padding_rule(model), kept(model, "full"), kept(model, "partial")]
+    expected += ["attention, " * attention + "feed-forward", "yes" if mixes else "no"]
+    assert row[1:6] == expected
+    assert kept(model, "lora") == row[2]
