@@ -16,13 +16,10 @@ from sklearn.model_selection import GroupKFold
 from ser_hf import protocols
 from ser_hf.data.dataset import decoded_clips
 from ser_hf.evaluation import calibration
+from ser_hf.evaluation.discriminant import SHRINKAGES, discriminants
 from ser_hf.inference.adaptation_head import FILE, AdaptationHead
 from ser_hf.inference.predictor import Predictor
-from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading
-
-SHRINKAGES = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
-"""Those that are tried."""
 
 DEFAULT_SHRINKAGE = 0.3
 """Where there are neither validation speakers nor enough training speakers to try any."""
@@ -34,7 +31,6 @@ MOST_CLIPS = 3_000
 """Training clips whose embeddings are computed, spread over the speakers."""
 
 _LEAST_SPREAD = 1e-6
-_ABSENT = -20.0  # logit of a label without a training clip, below the lowest of the others
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +44,8 @@ class Embedded:
     labels: np.ndarray
     """Class indices."""
     speakers: np.ndarray
+    weights: np.ndarray | None = None
+    """Of the clips in training, shape `(clips,)`; alike where None."""
 
 
 def write_head(predictor: Predictor, rows: datasets.Dataset, split: protocols.Split, folder: Path) -> AdaptationHead:
@@ -90,7 +88,7 @@ def fit_head(train: Embedded, validation: Embedded | None, digest: str) -> Adapt
     points = standardised(train.embeddings, train.speakers)
     if validation is not None:
         unseen = standardised(validation.embeddings, validation.speakers)
-        tried = {value: _logits(*_fit(points, train.labels, value), unseen) for value in SHRINKAGES}
+        tried = {value: _logits(*_fit(points, train.labels, value, train.weights), unseen) for value in SHRINKAGES}
         shrinkage = max(tried, key=lambda value: -_best_loss(tried[value], validation.labels))
         temperature = _temperature(tried[shrinkage], validation.labels)
         temperature /= _temperature(np.float64(validation.logits), validation.labels)
@@ -100,8 +98,10 @@ def fit_head(train: Embedded, validation: Embedded | None, digest: str) -> Adapt
         temperature = _deviation(tried[shrinkage]) / _deviation(train.logits)
     else:
         shrinkage = DEFAULT_SHRINKAGE
-        temperature = _deviation(_logits(*_fit(points, train.labels, shrinkage), points)) / _deviation(train.logits)
-    weight, bias = _fit(points, train.labels, shrinkage)
+        temperature = _deviation(_logits(*_fit(points, train.labels, shrinkage, train.weights), points)) / _deviation(
+            train.logits
+        )
+    weight, bias = _fit(points, train.labels, shrinkage, train.weights)
     means, variances = _speaker_statistics(train.embeddings, train.speakers)
     return AdaptationHead(
         weight=np.float32(weight / temperature),
@@ -129,17 +129,11 @@ def _embed(predictor: Predictor, rows: datasets.Dataset, indices: Sequence[int])
     return Embedded(logits, embeddings, np.asarray(chosen["label"]), np.asarray(chosen["speaker"]))
 
 
-def _fit(points: np.ndarray, labels: np.ndarray, shrinkage: float) -> tuple[np.ndarray, np.ndarray]:
+def _fit(
+    points: np.ndarray, labels: np.ndarray, shrinkage: float, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Weight `(labels, width)` and bias `(labels,)` of a discriminant analysis."""
-    counts, width = np.bincount(labels, minlength=len(EMOTIONS)), points.shape[1]
-    centres = np.eye(len(EMOTIONS))[labels].T @ points / np.maximum(counts, 1)[:, None]
-    residuals = points - centres[labels]
-    covariance = residuals.T @ residuals / len(points)
-    target = max(np.trace(covariance) / width, _LEAST_SPREAD) * np.eye(width)
-    weight = np.linalg.solve((1 - shrinkage) * covariance + shrinkage * target, centres.T).T
-    bias = np.log(np.maximum(counts, 1) / len(points)) - (weight * centres).sum(axis=1) / 2
-    lowest = (points @ weight.T + bias).min()
-    return weight, np.where(counts > 0, bias, lowest + _ABSENT)
+    return next(discriminants(points, labels, weights, (shrinkage,)))
 
 
 def _logits(weight: np.ndarray, bias: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -148,9 +142,10 @@ def _logits(weight: np.ndarray, bias: np.ndarray, points: np.ndarray) -> np.ndar
 
 def _cross_fitted(points: np.ndarray, train: Embedded, shrinkage: float) -> np.ndarray:
     """Logits `(clips, labels)`; those of a clip come from a head without its speaker."""
-    logits = np.empty((len(points), len(EMOTIONS)))
+    logits = np.empty_like(train.logits, dtype=np.float64)
     for rest, part in GroupKFold(FOLDS).split(points, groups=train.speakers):
-        logits[part] = _logits(*_fit(points[rest], train.labels[rest], shrinkage), points[part])
+        weights = None if train.weights is None else train.weights[rest]
+        logits[part] = _logits(*_fit(points[rest], train.labels[rest], shrinkage, weights), points[part])
     return logits
 
 

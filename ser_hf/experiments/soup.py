@@ -109,7 +109,7 @@ def refuse_unlike(one: Ingredient, first: Ingredient, split: protocols.Split) ->
         "has another backbone": one.results.training.get("base_model") != first.results.training.get("base_model"),
         "has weights of other shapes": shapes[0] != shapes[1],
         f"was not trained under {split.name} fold {split.fold}": one.seen.protocol_hash != split.hash,
-        "has no head start": "penalty" not in begun[0],
+        "has no head start": "shrinkage" not in begun[0],
         "has another head start": begun[0] != begun[1],
     }
     for problem, holds in problems.items():

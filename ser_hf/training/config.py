@@ -45,13 +45,18 @@ class FinetuneConfig(SplitSettings):
     pooling: Literal["mean", "attentive"] = field(
         default="mean", metadata={"help": "of a probe over time; attentive: weighted mean and deviation"}
     )
-    head: Literal["linear", "mlp"] = field(default="linear", metadata={"help": "of a probe"})
+    head: Literal["linear", "mlp", "closed_form"] = field(
+        default="linear", metadata={"help": "of a probe; closed_form: the head start, and nothing after it"}
+    )
     figures_only: bool = field(
         default=False, metadata={"help": "allow a probe that stock transformers cannot load: figures, and no model"}
     )
     head_start: bool | None = field(
         default=None,
         metadata={"help": "begin the head at a regression on frozen features; a new one on pretrained layers if unset"},
+    )
+    augmented_copies: int = field(
+        default=0, metadata={"help": "of each training clip that a head start is fitted on beside it, by --augment"}
     )
     freeze_feature_encoder: bool | None = field(
         default=None, metadata={"help": "freeze the convolutional front end; a pretrained one is if unset"}
@@ -94,6 +99,10 @@ class FinetuneConfig(SplitSettings):
     )
     balance: Literal["none", "label", "corpus", "both", "speaker"] = field(
         default="none", metadata={"help": "what weighs alike in training; speakers by a square root"}
+    )
+    group_weights: str = field(
+        default="",
+        metadata={"help": "total weight of groups against all else, such as corpus=tess:0.2,channel=song:0.2"},
     )
     balance_by: Literal["loss", "sampler"] = field(default="loss", metadata={"help": "by weights or by drawing"})
     loss: Literal["cross_entropy", "focal"] = field(default="cross_entropy", metadata={"help": "what is minimised"})
@@ -160,7 +169,10 @@ _MODES_OF = {
     **dict.fromkeys(("frame_budget", "cache_frozen", "batching"), _TRAINED_MODES),
 }
 """The modes in which a flag does something; in others it is refused."""
+_OF_CLOSED_FORM = ("augment", "augment_probability", "noise_dir", "adaptation_head")
+"""Flags that `--head closed_form` knows, too; it augments copies of the training clips."""
 _MINIMA = {
+    "augmented_copies": 0,
     **{
         "patience": 0,
         "threads": 1,
@@ -192,11 +204,16 @@ def _check(config: FinetuneConfig) -> None:
     if config.frame_budget is not None and config.frame_budget <= 0:
         raise UserError(f"--frame_budget is {config.frame_budget}: more than 0 seconds are needed")
     defaults = {field.name: field.default for field in fields(config)}
+    closed_form = config.mode == "probe" and config.head == "closed_form"
     for name, modes in _MODES_OF.items():
+        if closed_form and name in _OF_CLOSED_FORM:
+            continue
         if getattr(config, name) != defaults[name] and config.mode not in modes:
             raise UserError(f"--{name} does nothing in --mode {config.mode}, only in {', '.join(modes)}: leave it out")
-    if config.balance_by == "sampler" and (config.mode == "probe" or config.balance == "none"):
+    weighed = config.balance != "none" or config.group_weights
+    if config.balance_by == "sampler" and (config.mode == "probe" or not weighed):
         raise UserError("--balance_by sampler needs a --balance, and a mode other than probe: leave it out")
+    _check_copies(config, closed_form)
     if config.noise_dir and "noise" not in config.augment:
         raise UserError(f"--noise_dir is '{config.noise_dir}', but no noise is added: give --augment noise, too")
     unplanned = config.batching == "shuffled" or config.balance_by == "sampler" or "speed" in config.augment
@@ -207,6 +224,19 @@ def _check(config: FinetuneConfig) -> None:
     _check_abstaining(config)
     if config.search and (config.mode == "probe" or config.fold == "all" or config.seeds > 1):
         raise UserError("--search looks at one fold and one seed of a model that is trained: leave out the others")
+
+
+def _check_copies(config: FinetuneConfig, closed_form: bool) -> None:
+    """Refuse copies that nothing augments or fits, and flags that a closed form has no use for."""
+    if closed_form and config.pooling != "mean":
+        raise UserError(f"--head closed_form pools as stock heads do: leave out --pooling {config.pooling}")
+    if closed_form and config.augment and not config.augmented_copies:
+        raise UserError("--augment does nothing to --head closed_form without --augmented_copies: give both")
+    if config.augmented_copies and not config.augment:
+        raise UserError(f"--augmented_copies is {config.augmented_copies}, but nothing is augmented: give --augment")
+    starts = closed_form or (config.mode != "probe" and config.head_start is not False and is_pretrained(config))
+    if config.augmented_copies and not (starts or config.head_start):
+        raise UserError("--augmented_copies are of a head start, and there is none: leave it out")
 
 
 def is_pretrained(config: FinetuneConfig) -> bool:
@@ -222,7 +252,8 @@ def under_fsdp() -> bool:
 
 
 def _check_abstaining(config: FinetuneConfig) -> None:
-    if config.train_on_validation and (config.mode == "probe" or config.search):
+    trained_probe = config.mode == "probe" and config.head != "closed_form"
+    if config.train_on_validation and (trained_probe or config.search):
         raise UserError(
             "--train_on_validation chooses nothing, which a probe and a search do by validation: leave it out"
         )

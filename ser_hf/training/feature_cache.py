@@ -25,6 +25,9 @@ VERSION = 1
 
 _CHUNK = 256  # clips decoded at a time
 
+Features = Callable[[np.ndarray, str], np.ndarray]
+"""Maps a waveform `(samples,)` and the sha256 of its recording to features of the model."""
+
 
 class FeatureCache:
     """Arrays `(frames, dimensions)`, one a recording, mapped from disk and keyed by sha256."""
@@ -57,12 +60,13 @@ def feature_cache(
     extractor: FeatureExtractionMixin,
     compute: Callable[[dict[str, torch.Tensor]], list[torch.Tensor]],
     cache: Path | None = None,
+    features: Features | None = None,
 ) -> tuple[FeatureCache, bool]:
     """Open the cached outputs for every recording of a dataset, or compute them.
 
-    The key covers the weights and config of the model, the extractor, the sounds of the recordings,
-    `name` and `VERSION`. Only one process at a time computes an entry. A second process that needs
-    it waits and then reads it.
+    The key covers the weights and config of the model, the extractor, `name` and `VERSION`. An
+    entry of that key that holds every sound of the recordings is read, and it may hold more. Only
+    one process at a time computes an entry. A second process that needs it waits and then reads it.
 
     Args:
         rows: recordings. A sound that occurs twice is stored once.
@@ -71,6 +75,8 @@ def feature_cache(
         extractor: feature extractor of the model.
         compute: maps a batch of model inputs to one tensor `(frames, ...)` a clip, without padding.
         cache: folder of all entries; `$HF_HOME/ser_hf/frozen` where None.
+        features: maps a waveform `(samples,)` and its sha256 to model features; the extractor's
+            where None. `name` must tell them apart.
 
     Returns:
         The cache, and whether it was computed now.
@@ -78,26 +84,45 @@ def feature_cache(
     Raises:
         CacheError: for values that do not fit into half precision.
     """
-    folder = Path(cache or files.cache_dir("frozen")) / _key(rows, name, model, extractor)
-    if (folder / "index.json").is_file():  # entries never change, so that reading one needs no lock
-        return FeatureCache(folder), False
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    key, sounds = _key(name, model, extractor), set(rows["sha256"])
+    entries = Path(cache or files.cache_dir("frozen")) / key
+    if (found := _holding(entries, sounds)) is not None:  # entries never change, so that reading one needs no lock
+        return FeatureCache(found), False
+    entries.mkdir(parents=True, exist_ok=True)
+    folder = entries / hashlib.sha256("".join(sorted(sounds)).encode()).hexdigest()[:24]
     with files.cache_lock(folder):
-        computed = not (
-            folder / "index.json"
-        ).is_file()  # checked again: another process may have computed it meanwhile
-        if computed:
-            _compute_entry(folder, rows, model, extractor, compute)
-    return FeatureCache(folder), computed
+        # checked again: another process may have computed it meanwhile
+        if (found := _holding(entries, sounds)) is not None:
+            return FeatureCache(found), False
+        _compute_entry(folder, rows, model, compute, features or _stock_features(extractor), extractor)
+    return FeatureCache(folder), True
+
+
+def _holding(entries: Path, sounds: set[str]) -> Path | None:
+    """The first entry that holds every one of the sounds."""
+    for index in sorted(entries.glob("*/index.json")):
+        if sounds <= set(json.loads(index.read_text())["sounds"]):
+            return index.parent
+    return None
+
+
+def _stock_features(extractor: FeatureExtractionMixin) -> Features:
+    front_end = front_end_of(extractor)
+    return lambda samples, _: front_end.extract(samples)
 
 
 def _compute_entry(
-    folder: Path, rows: datasets.Dataset, model: PreTrainedModel, extractor: FeatureExtractionMixin, compute: Callable
+    folder: Path,
+    rows: datasets.Dataset,
+    model: PreTrainedModel,
+    compute: Callable,
+    features: Features,
+    extractor: FeatureExtractionMixin,
 ) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # without an index it is a damaged entry
     try:
         with files.new_folder(folder) as partial, evaluation_mode(model):
-            _write_entry(partial, rows, model, extractor, compute)
+            _write_entry(partial, rows, model, compute, features, extractor)
     except OSError:
         # A file system that keeps locks to one machine lets another machine finish the entry first.
         if not (folder / "index.json").is_file():
@@ -108,15 +133,16 @@ def _write_entry(
     folder: Path,
     rows: datasets.Dataset,
     model: PreTrainedModel,
-    extractor: FeatureExtractionMixin,
     compute: Callable,
+    features: Features,
+    extractor: FeatureExtractionMixin,
 ) -> None:
     distinct = list({sha256: number for number, sha256 in reversed(list(enumerate(rows["sha256"])))}.values())
     # in order of length, so that batches hold little padding
     order = sorted(distinct, key=rows.select_columns("duration")["duration"].__getitem__)
     index = {"sounds": [], "lengths": [], "voices": []}
     with open(folder / "values.f16", "wb") as file:
-        for sha256, voice, tensor in _outputs(rows.select(order), model, extractor, compute):
+        for sha256, voice, tensor in _outputs(rows.select(order), model, compute, features, extractor):
             frames = tensor.half().cpu().numpy()
             if not np.isfinite(frames).all():
                 raise CacheError("the frozen part's values do not fit half precision: pass --cache_frozen false")
@@ -130,25 +156,30 @@ def _write_entry(
 
 
 def _outputs(
-    rows: datasets.Dataset, model: PreTrainedModel, extractor: FeatureExtractionMixin, compute: Callable
+    rows: datasets.Dataset,
+    model: PreTrainedModel,
+    compute: Callable,
+    features: Features,
+    extractor: FeatureExtractionMixin,
 ) -> Iterator[tuple[str, tuple[float, float], torch.Tensor]]:
     """Yield of each row the sha256, the span of its voice as shares of the clip, and the output."""
     rule = padding.ignore_padding(model)
-    collate, front_end = Collator(extractor, rule), front_end_of(extractor)
+    collate = Collator(extractor, rule)
     size = 1 if rule == padding.ALONE else 16
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
         decoded = [audio.load(encoded) for encoded in chunk["audio"]]
         for offset in range(0, len(decoded), size):
             clips = decoded[offset : offset + size]
-            batch = collate([{"features": front_end.extract(clip)} for clip in clips])
+            named = zip(clips, chunk["sha256"][offset : offset + size], strict=True)
+            batch = collate([{"features": features(clip, sha256)} for clip, sha256 in named])
             outputs = compute({name: tensor.to(model.device) for name, tensor in batch.items()})
             for clip, sha256, tensor in zip(clips, chunk["sha256"][offset : offset + size], outputs, strict=True):
                 first, last = voice_activity.voiced_span(clip)
                 yield sha256, (first / len(clip), last / len(clip)), tensor
 
 
-def _key(rows: datasets.Dataset, name: str, model: PreTrainedModel, extractor: FeatureExtractionMixin) -> str:
+def _key(name: str, model: PreTrainedModel, extractor: FeatureExtractionMixin) -> str:
     digest = hashlib.sha256(f"{VERSION} {name} ".encode())
     config = {key: value for key, value in model.config.to_dict().items() if key not in _IRRELEVANT_KEYS}
     for part in (config, extractor.to_dict()):
@@ -158,7 +189,6 @@ def _key(rows: datasets.Dataset, name: str, model: PreTrainedModel, extractor: F
             continue
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().data)
-    digest.update("".join(sorted(set(rows["sha256"]))).encode())
     return digest.hexdigest()[:24]
 
 

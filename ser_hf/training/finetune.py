@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,12 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torchinfo
+from scipy.special import softmax
 from transformers import AutoModelForAudioClassification, FeatureExtractionMixin, PreTrainedModel, TrainingArguments
 from transformers.trainer_callback import TrainerState
 
 from ser_hf import protocols
+from ser_hf.data.dataset import decoded_clips
 from ser_hf.errors import UserError
 from ser_hf.evaluation import adaptation_head, calibration, evaluate
 from ser_hf.evaluation.results import Results
@@ -26,11 +29,14 @@ from ser_hf.models.cutting import window_of
 from ser_hf.models.features import Collator, front_end_of
 from ser_hf.models.padding import ignore_padding, padding_rule
 from ser_hf.models.seen_speakers import SeenSpeakers
-from ser_hf.training import modes, probe, setup
+from ser_hf.training import closed_form, modes, probe, setup
 from ser_hf.training.config import FinetuneConfig
 from ser_hf.training.recovery import disk_guard, refuse_other_run, starting_point, surviving
 from ser_hf.training.trainer import by_epoch
 from ser_hf.utils import files
+
+_SAME = 0.02
+"""Nats by which a logit of the saved model may differ from that of the cached features."""
 
 
 def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
@@ -49,7 +55,7 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
             written; for a training that cannot go on (`ser_hf.training.recovery.surviving`).
     """
     if config.mode == "probe":
-        return _finetune_probe(config, args)
+        return (_finetune_closed_form if config.head == "closed_form" else _finetune_probe)(config, args)
     checkpoint = starting_point(Path(args.output_dir), args)
     rows, split = protocols.load_split(config)
     with disk_guard("what is frozen is computed"):
@@ -163,9 +169,7 @@ def _write_untested(
 
 def _finetune_probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     """Train a head on frozen embeddings; where they are cached, the backbone is never called."""
-    if Path(args.output_dir, "results.json").exists():
-        raise UserError(f"'{args.output_dir}' holds an earlier run: choose another --output_dir")
-    rows, split = protocols.load_split(config)
+    rows, split = _begin_probe(config, args)
     model, extractor = setup.load_model(config, args, rows, split)
     probe.check(config, model)
     if args.process_index:
@@ -197,6 +201,76 @@ def _finetune_probe(config: FinetuneConfig, args: TrainingArguments) -> Results 
         )
         write_evidence(results, folder, probed.probabilities, rows, [split], card=not config.figures_only)
     return results
+
+
+def _begin_probe(config: FinetuneConfig, args: TrainingArguments) -> tuple[datasets.Dataset, protocols.Split]:
+    """Load and split the dataset of a run that has no checkpoints to go on from."""
+    if any(Path(args.output_dir, name).exists() for name in ("results.json", *loading.WEIGHTS)):
+        raise UserError(f"'{args.output_dir}' holds an earlier run: choose another --output_dir")
+    return protocols.load_split(config)
+
+
+def _finetune_closed_form(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
+    """Fit a head in closed form; where the features are cached, the backbone is hardly called."""
+    rows, split = _begin_probe(config, args)
+    model, extractor = setup.load_model(config, args, rows, split)
+    if args.process_index:
+        return None  # a head is fitted in seconds, by one process
+    setup.set_threads(config.threads, args)
+    padding = ignore_padding(model)
+    setup.remember_speakers(model, rows, split)
+    with disk_guard("the backbone's features are computed"):
+        fitted = closed_form.fit(config, args, rows, split, model, extractor)
+    print(fitted.start, flush=True)
+    with disk_guard("the model is saved"), _appearing_in(args.output_dir) as folder:
+        _save(model, extractor, folder)
+        if config.adaptation_head:
+            head = adaptation_head.fit_head(fitted.train, fitted.validation, loading.digest(model))
+            head.save(folder / adaptation_head.FILE)
+        if fitted.test is None:
+            print(f"trained on everybody, tested on nobody: {args.output_dir}", flush=True)
+            return None
+        record = _record(config, args, model, padding, [], fitted.seconds, fitted.calibration)
+        record.training["head_start"] = {**asdict(fitted.start), "kept": True}
+        logits, embeddings = _test_outputs(fitted, Predictor(folder, backend="torch"), rows, split)
+        probabilities = softmax(logits, axis=1)
+        results = evaluate.build_results(
+            probabilities,
+            rows,
+            [split],
+            config.dataset,
+            str(args.output_dir),
+            device=str(args.device),
+            seen=SeenSpeakers.of(model.config),
+            weights=loading.digest(model),
+            record=record,
+        )
+        write_evidence(results, folder, probabilities, rows, [split], card=True)
+        np.save(folder / "embeddings.npy", embeddings.astype(np.float16))
+    return results
+
+
+def _test_outputs(
+    fitted: closed_form.Fitted, predictor: Predictor, rows: datasets.Dataset, split: protocols.Split
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and embeddings of the test side, as the saved model gives them.
+
+    They are those of the fit, but for clips that are longer than the window. One clip in a hundred
+    is predicted, to see that the saved model says the same.
+
+    Raises:
+        RuntimeError: where it does not, which is a fault of ours.
+    """
+    logits, embeddings = fitted.test.logits.copy(), fitted.test.embeddings.copy()
+    compared = np.arange(0, len(logits), 100)
+    found, _ = predictor.outputs(decoded_clips(rows.select(np.array(split.test)[compared])))
+    same = np.isclose(found, logits[compared], atol=_SAME).all(axis=1) | fitted.longer[compared]
+    if not same.all():
+        raise RuntimeError("the saved model does not say what was fitted")
+    if fitted.longer.any():
+        chosen = rows.select(np.array(split.test)[fitted.longer])
+        logits[fitted.longer], embeddings[fitted.longer] = predictor.outputs(decoded_clips(chosen))
+    return logits, embeddings
 
 
 @contextmanager
@@ -270,16 +344,21 @@ _PROBE_ARGUMENTS = ("learning_rate", "num_train_epochs", "per_device_train_batch
 _PROBE_ARGUMENTS += ("label_smoothing_factor", "bf16", "seed")
 _ARGUMENTS = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
 _ARGUMENTS += ("lr_scheduler_type", "warmup_steps", "weight_decay", "label_smoothing_factor", "bf16", "seed")
-_PROBE_CONFIG = ("mode", "balance", "loss")
-_CONFIG = ("mode", "silence", "augment", "mixup", "balance", "loss")
+_CLOSED_FORM_CONFIG = ("mode", "head", "augment", "augmented_copies", "balance", "group_weights")
+_PROBE_CONFIG = ("mode", "balance", "group_weights", "loss")
+_CONFIG = ("mode", "silence", "augment", "augmented_copies", "mixup", "balance", "group_weights", "loss")
 _CONFIG += ("layer_decay", "ema_decay", "sam_rho", "aux_egemaps_weight")
 
 
 def _settings(config: FinetuneConfig, args: TrainingArguments, window: int | None) -> dict:
     """Collect the settings that the card shows; of a probe only those that it uses."""
-    probed = config.mode == "probe"
-    ours = {name: getattr(config, name) for name in (_PROBE_CONFIG if probed else _CONFIG)}
-    theirs = {name: getattr(args, name) for name in (_PROBE_ARGUMENTS if probed else _ARGUMENTS)}
-    ours |= {"window": window, "keep_layers": config.keep_layers}
+    names = (_CONFIG, _ARGUMENTS)
+    if config.mode == "probe":
+        closed_form = config.head == "closed_form"
+        names = (_CLOSED_FORM_CONFIG, ("seed",)) if closed_form else (_PROBE_CONFIG, _PROBE_ARGUMENTS)
+    ours, theirs = (
+        {name: getattr(settings, name) for name in of_settings}
+        for settings, of_settings in zip((config, args), names, strict=True)
+    )
     theirs = {name: str(value.value) if isinstance(value, Enum) else value for name, value in theirs.items()}
     return {"base model": config.model, **{name: value for name, value in ours.items() if value}, **theirs}

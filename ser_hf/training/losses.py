@@ -1,5 +1,6 @@
 """Loss and weight of each clip, and the auxiliary regression of eGeMAPS functionals."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,8 @@ from ser_hf.models import loading
 
 Balance = Literal["none", "label", "corpus", "both", "speaker"]
 BALANCES = ("none", "label", "corpus", "both", "speaker")
+GROUP_COLUMNS = ("corpus", "channel", "sex", "speaker")
+"""Columns of which `--group_weights` weighs values."""
 LOSSES = ("cross_entropy", "focal")
 
 
@@ -58,6 +61,67 @@ class Objective:
         if self.focus:
             log = (1 - log.exp()).clamp_min(1e-8) ** self.focus * log
         return -(target * log).sum(-1)
+
+
+def training_weights(rows: datasets.Dataset, balance: Balance, groups: str = "") -> np.ndarray | None:
+    """Weights of training clips by `--balance` and `--group_weights`; None where both weigh alike.
+
+    Returns:
+        Shape `(clips,)`, mean 1.
+
+    Raises:
+        ObjectiveError: for a balance that the clips do not allow, or a text that names no groups.
+    """
+    weights = None if balance == "none" else clip_weights(rows, balance)
+    return group_weights(rows, groups, weights) if groups else weights
+
+
+def group_weights(rows: datasets.Dataset, groups: str, weights: np.ndarray | None = None) -> np.ndarray:
+    """Give groups of clips a total weight, as a share of that of the clips in no group.
+
+    Corpora differ more than they help each other. Songs and another corpus, weighed as much as
+    speech, can make a model worse on speech.
+
+    Args:
+        rows: training clips.
+        groups: such as `corpus=tess:0.2,channel=song:0.2`: columns, values and shares. A clip is of
+            the first group that fits. A group without clips is passed over.
+        weights: of the clips before, shape `(clips,)`; alike where None.
+
+    Returns:
+        Shape `(clips,)`, mean 1.
+
+    Raises:
+        ObjectiveError: for a text that names no groups.
+    """
+    weights = np.ones(len(rows)) if weights is None else weights.copy()
+    number = np.full(len(rows), -1)
+    shares = []
+    for index, (column, value, share) in enumerate(parse_groups(groups)):
+        number[(number < 0) & (np.array(rows[column]) == value)] = index
+        shares.append(share)
+    others = weights[number < 0].sum() or 1.0  # where every clip is of a group, they share among themselves
+    for index, share in enumerate(shares):
+        if (members := number == index).any():
+            weights[members] *= share * others / weights[members].sum()
+    return weights * len(weights) / weights.sum()
+
+
+def parse_groups(groups: str) -> list[tuple[str, str, float]]:
+    """Columns, values and shares of a text that `group_weights` takes.
+
+    Raises:
+        ObjectiveError: for any other text.
+    """
+    pattern = rf"({'|'.join(GROUP_COLUMNS)})=([^:=,]+):(\d*\.?\d+)"
+    parsed = [re.fullmatch(pattern, part.strip(), re.ASCII) for part in groups.split(",")]
+    for part, match in zip(groups.split(","), parsed, strict=True):
+        if match is None or not 0 < float(match[3]) <= 1000:
+            raise ObjectiveError(
+                f"--group_weights '{part.strip()}' is no group: write {'|'.join(GROUP_COLUMNS)}=VALUE:SHARE, such as "
+                "corpus=tess:0.2"
+            )
+    return [(match[1], match[2], float(match[3])) for match in parsed]
 
 
 def clip_weights(rows: datasets.Dataset, balance: Balance) -> np.ndarray:

@@ -27,7 +27,7 @@ from ser_hf.models.encoder_layers import layers_of
 from ser_hf.models.features import front_end_of
 from ser_hf.training import feature_cache
 from ser_hf.training.config import FinetuneConfig
-from ser_hf.training.losses import Objective, clip_weights
+from ser_hf.training.losses import Objective, training_weights
 from ser_hf.training.recovery import TrainingError
 
 STRETCH = 0.1
@@ -152,9 +152,8 @@ def probe(
     width = train[0].shape[-1]
     projected = getattr(model.config, "classifier_proj_size", width)
     head = Head(train[0].shape[-2], width, projected, config.pooling, config.head).to(args.device)
-    balance = None
-    if config.balance != "none":
-        balance = torch.from_numpy(clip_weights(rows.select(split.train), config.balance)).float()
+    weights = training_weights(rows.select(split.train), config.balance, config.group_weights)
+    balance = None if weights is None else torch.from_numpy(weights).float()
     history = _fit(head, train, validation, config, args, balance)
     calibrated = None
     if config.calibrate:

@@ -17,7 +17,7 @@ from ser_hf.models.features import front_end_of
 from ser_hf.models.padding import frames_of, ignore_padding
 from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.training import cpu_kernels, feature_cache, head_start, losses, modes
-from ser_hf.training.augmentation import from_folder, needs_noise, parse, silences
+from ser_hf.training.augmentation import Augmentation, from_folder, needs_noise, parse, silences
 from ser_hf.training.config import FinetuneConfig, under_fsdp
 from ser_hf.training.dataset import SpeechDataset, TrainingCollator, Variation
 from ser_hf.training.recovery import TrainingError
@@ -72,11 +72,13 @@ def prepare(
     # The order below matters; a comment says why wherever a step may not move.
     # Threads first: computing frozen outputs is the longest part of the setup.
     set_threads(config.threads, args)
-    trained, extractor, padding, start = _model(config, args, rows, split)
-    variation = _variation(config, args, rows, split, extractor)
+    model, extractor = load_model(config, args, rows, split)
+    augmentation = augmentation_of(config, rows, split, extractor)
+    trained, padding, start = _trainable_model(config, args, rows, split, model, extractor, augmentation)
+    variation = Variation(config.silence, augmentation, config.mixup, args.seed)
     # The front end is still in its place: its outputs are computed by the model as it was loaded.
     cache = _frozen_outputs(config, args, rows, split, trained, extractor, variation)
-    weights = None if config.balance == "none" else losses.clip_weights(rows.select(split.train), config.balance)
+    weights = losses.training_weights(rows.select(split.train), config.balance, config.group_weights)
     loss_weights = weights if config.balance_by == "loss" else None
     sampler_weights = weights if config.balance_by == "sampler" else None
     # The targets decide how wide the auxiliary head is, so they come before it is attached. They
@@ -183,21 +185,26 @@ def load_model(
     return model, cutting.cut_window(model, extractor, window)
 
 
-def _model(
-    config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, split: protocols.Split
-) -> tuple[modes.TrainableModel, transformers.FeatureExtractionMixin, str, head_start.HeadStart | None]:
-    """Load the model, begin its head and freeze what its mode freezes.
+def _trainable_model(
+    config: FinetuneConfig,
+    args: TrainingArguments,
+    rows: datasets.Dataset,
+    split: protocols.Split,
+    model: PreTrainedModel,
+    extractor: transformers.FeatureExtractionMixin,
+    augmentation: Augmentation | None,
+) -> tuple[modes.TrainableModel, str, head_start.HeadStart | None]:
+    """Begin the head of a model, and freeze what its mode freezes.
 
     Returns:
-        The model, its extractor, its padding rule, and what its head begins with.
+        The model, its padding rule, and what its head begins with.
     """
-    model, extractor = load_model(config, args, rows, split)
     padding = ignore_padding(model)
     # After the padding rule, which the pooled features must keep. Before masks are set: the cache's
     # key should not depend on them. Before anything is frozen: the head may become wider.
     start = None
     if head_start.wanted(config, model):
-        start = head_start.begin(config, args, rows, split, model, extractor)
+        start = head_start.begin(config, args, rows, split, model, extractor, augmentation)
     _set_masking(model, config)
     freeze = (
         config.model not in presets.BUILT_IN if config.freeze_feature_encoder is None else config.freeze_feature_encoder
@@ -206,7 +213,7 @@ def _model(
     drop_unused(model)
     if start is not None:
         modes.widen_head(model)
-    return trained, extractor, padding, start
+    return trained, padding, start
 
 
 def _fit_masking(
@@ -265,26 +272,28 @@ def drop_unused(model: PreTrainedModel) -> None:
         model.base_model.masked_spec_embed.requires_grad = False
 
 
-def _variation(
+def augmentation_of(
     config: FinetuneConfig,
-    args: TrainingArguments,
     rows: datasets.Dataset,
     split: protocols.Split,
     extractor: transformers.FeatureExtractionMixin,
-) -> Variation:
-    augmentation = None
-    if config.augment:
-        noises = []
-        if needs_noise(config.augment):
-            clips = (audio.load(row["audio"]) for row in rows.select(split.train).select_columns("audio"))
-            noises = from_folder(config.noise_dir) if config.noise_dir else silences(clips)
-        augmentation = parse(config.augment, noises, config.augment_probability)
-        of_frames = augmentation.names(of_frames=True)
-        if of_frames and not front_end_of(extractor).on_frames:
-            raise TrainingError(
-                f"--augment {of_frames[0]} is of mel frames, and the model takes waveforms: leave it out"
-            )
-    return Variation(config.silence, augmentation, config.mixup, args.seed)
+) -> Augmentation | None:
+    """The augmentation that `--augment` names; its noises are the silences of the training side.
+
+    Raises:
+        UserError: for a text that names none, or one that the model's input does not allow.
+    """
+    if not config.augment:
+        return None
+    noises = []
+    if needs_noise(config.augment):
+        clips = (audio.load(row["audio"]) for row in rows.select(split.train).select_columns("audio"))
+        noises = from_folder(config.noise_dir) if config.noise_dir else silences(clips)
+    augmentation = parse(config.augment, noises, config.augment_probability)
+    of_frames = augmentation.names(of_frames=True)
+    if of_frames and not front_end_of(extractor).on_frames:
+        raise TrainingError(f"--augment {of_frames[0]} is of mel frames, and the model takes waveforms: leave it out")
+    return augmentation
 
 
 def _frozen_outputs(

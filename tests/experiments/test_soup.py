@@ -16,7 +16,7 @@ from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
 from ser_hf.models.seen_speakers import SeenSpeakers
 
-START = {"penalty": 0.01, "uar": 0.5, "chosen_on": "validation", "kept": False}
+START = {"shrinkage": 0.1, "uar": 0.5, "chosen_on": "validation", "kept": False}
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_a_greedy_soup_is_no_worse_on_validation_than_its_best_run(runs, built, 
     [
         ({"base_model": "other/one"}, "has another backbone, so it cannot be averaged with"),
         ({"head_start": None}, "has no head start"),
-        ({"head_start": {**START, "penalty": 0.1}}, "has another head start"),
+        ({"head_start": {**START, "shrinkage": 0.3}}, "has another head start"),
     ],
 )
 def test_runs_that_do_not_fit_are_refused(runs, built, tmp_path, fails, change, says):

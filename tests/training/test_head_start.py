@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
+from scipy.special import softmax
 from transformers import (
     ASTConfig,
     ASTFeatureExtractor,
@@ -18,12 +18,13 @@ from transformers import (
 )
 
 from ser_hf import audio, protocols
-from ser_hf.evaluation import reports
+from ser_hf.evaluation import calibration, reports
+from ser_hf.evaluation.discriminant import discriminants
 from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import ID2LABEL, LABEL2ID
 from ser_hf.models import loading
-from ser_hf.models.padding import ignore_padding
+from ser_hf.models.padding import MaskedGroupNorm, ignore_padding
 from ser_hf.training import feature_cache, finetune, head_start, modes, setup
 from ser_hf.training.config import FinetuneConfig, training_arguments
 from ser_hf.training.recovery import TrainingError
@@ -42,24 +43,13 @@ def clusters(clips, width=12, labels=8, seed=0):
     return features, numbers
 
 
-def test_the_regression_is_that_of_scikit_learn():
+def test_a_standardised_head_is_the_analysis_of_standardised_features():
     features, labels = clusters(160)
-    for penalty, regression in zip(head_start.PENALTIES, head_start.fit(features, labels), strict=True):
-        standardised = (features - features.mean(0)) / features.std(0)
-        reference = LogisticRegression(C=penalty, tol=1e-6, max_iter=1000).fit(standardised, labels)
-        np.testing.assert_allclose(regression.logits(features), reference.decision_function(standardised), atol=0.03)
-
-
-def test_weights_are_those_of_repeated_clips():
-    features, labels = clusters(80)
-    weights = 1.0 + (labels == 3)
-    repeated = np.repeat(np.arange(80), weights.astype(int))
-    mean, deviation = features.mean(0), features.std(0)
-    reference = LogisticRegression(C=0.03, max_iter=1000).fit(
-        ((features - mean) / deviation)[repeated], labels[repeated]
-    )
-    regression = list(head_start.fit(features, labels, weights))[head_start.PENALTIES.index(0.03)]
-    np.testing.assert_allclose(regression.coefficients, reference.coef_, atol=5e-3)
+    standardised = (features - features.mean(0)) / features.std(0)
+    for head, (coefficients, intercept) in zip(
+        head_start.fit(features, labels), discriminants(standardised, labels), strict=True
+    ):
+        np.testing.assert_allclose(head.logits(features), standardised @ coefficients.T + intercept, atol=1e-9)
 
 
 def test_labels_without_clips_are_never_answered():
@@ -82,17 +72,20 @@ def test_a_constant_feature_is_left_out():
     assert np.isfinite(regression.logits(features)).all()
 
 
-def test_the_penalty_is_chosen_on_validation():
+def test_the_classifier_is_chosen_and_tempered_on_validation():
     train, validation = clusters(64, seed=1), clusters(160, seed=2)
-    start, regression = head_start.choose(train, validation, None, np.repeat(["a", "b"], 32))
+    start, head = head_start.choose(train, validation, None, np.repeat(["a", "b"], 32))
     recalls = []
     for each in head_start.fit(*train):
         hits = each.logits(validation[0]).argmax(1) == validation[1]
         recalls.append(np.mean([hits[validation[1] == label].mean() for label in range(8)]))
-    assert start.penalty == head_start.PENALTIES[int(np.argmax(recalls))]
+    best = list(head_start.fit(*train))[int(np.argmax(recalls))]
+    assert start.shrinkage == best.shrinkage
     assert start.uar == pytest.approx(max(recalls))
-    assert (regression.logits(validation[0]).argmax(1) == validation[1]).mean() == pytest.approx(max(recalls))
-    assert f"C {start.penalty:g}, validation UAR {start.uar:.3f} before training" in str(start)
+    assert (head.logits(validation[0]).argmax(1) == validation[1]).mean() == pytest.approx(max(recalls))
+    temperature = calibration.fit_temperature(best.logits(validation[0]), validation[1])
+    np.testing.assert_allclose(head.logits(validation[0]) * temperature, best.logits(validation[0]), rtol=1e-3)
+    assert f"shrinkage {start.shrinkage:g}, validation UAR {start.uar:.3f} before training" in str(start)
 
 
 def test_without_validation_no_speaker_judges_itself():
@@ -102,7 +95,9 @@ def test_without_validation_no_speaker_judges_itself():
     # one cluster for each speaker and label: linear over known speakers, of no use for others
     features = np.eye(64)[speakers * 8 + labels] + rng.normal(size=(320, 64)) * 0.05
     nothing = np.zeros((0, 64)), np.zeros(0, dtype=int)
-    start, _ = head_start.choose((features, labels), nothing, None, speakers)
+    start, head = head_start.choose((features, labels), nothing, None, speakers)
+    # answers that are no better than chance get the flattest scores
+    assert np.abs(head.logits(features)).max() < 1
     assert (start.chosen_on, start.uar < 0.3) == ("held-out training speakers", True)
     start, _ = head_start.choose((features, labels), nothing, None, np.zeros(320))
     assert (start.chosen_on, start.uar > 0.9) == ("held-out training clips", True)
@@ -131,7 +126,8 @@ def networks():
 
 
 @pytest.mark.parametrize("kind", ["whisper", "layers", "ast", "group", "layer", "bert"])
-def test_the_stock_model_answers_as_the_regression_does(models, rows, tmp_path, kind):
+def test_the_stock_model_answers_as_the_analysis_does(models, rows, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(head_start, "SHRINKAGES", (0.9,))  # or rounding would be magnified, of so few clips
     if kind in models:
         config, extractor = AutoConfig.from_pretrained(models[kind]), AutoFeatureExtractor.from_pretrained(models[kind])
         config.classifier_proj_size = 8
@@ -147,9 +143,10 @@ def test_the_stock_model_answers_as_the_regression_does(models, rows, tmp_path, 
     assert start.chosen_on == "validation"
     assert "projector.weight" not in model.state_dict() or model.config.classifier_proj_size == 16
 
-    # What scikit-learn says of the inputs of the stock head, pooled by hand.
+    # What the analysis says of the inputs of the stock head, pooled by hand.
     pooled = {"train": [], "validation": []}
-    model.eval()
+    for norm in (module for module in model.eval().modules() if isinstance(module, MaskedGroupNorm)):
+        norm.frames = None  # of the last batch: the base model is called here, past the hook that sets it
     for side, values in pooled.items():
         for clip in rows.select(getattr(split, side))["audio"]:
             batch = extractor(audio.load(clip), sampling_rate=16_000, return_tensors="pt")
@@ -161,20 +158,20 @@ def test_the_stock_model_answers_as_the_regression_does(models, rows, tmp_path, 
                 values.append((model.classifier.layernorm(out.pooler_output) if kind == "ast" else hidden.mean(1))[0])
     train, validation = (torch.stack(side).double().numpy() for side in pooled.values())
     labels = np.array(rows.select(split.train)["label"])
-    mean, deviation = train.mean(0), train.std(0)
-    varies = deviation > 1e-4 * abs(mean)
-    standardised = [np.where(varies, (side - mean) / deviation, 0) for side in (train, validation)]
     _, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
     weights = len(labels) / len(counts) / counts[group]
-    reference = LogisticRegression(C=start.penalty, max_iter=2000, tol=1e-6).fit(standardised[0], labels, weights)
+    reference = next(head for head in head_start.fit(train, labels, weights) if head.shrinkage == start.shrinkage)
 
     model.save_pretrained(tmp_path / "saved")
     extractor.save_pretrained(tmp_path / "saved")
     predictor = Predictor(tmp_path / "saved", backend="torch")
     clips = [audio.load(clip) for clip in rows.select(split.validation)["audio"]]
     found = np.array([[each["scores"][name] for name in ID2LABEL.values()] for each in predictor.predict(clips)])
-    expected = reference.predict_proba(standardised[1])
-    np.testing.assert_allclose(found[:, reference.classes_], expected, atol=0.01)
+    logits = reference.logits(validation)
+    bounds = tuple(np.log(head_start._TEMPERATURES))
+    labels = np.array(rows.select(split.validation)["label"])
+    expected = softmax(logits / calibration.likeliest_temperature(logits, labels, bounds, 1e-4), axis=1)
+    np.testing.assert_allclose(found, expected, atol=0.01)
 
 
 def test_other_seeds_and_folds_find_the_features(rows, models, tmp_path, capsys):
@@ -230,7 +227,7 @@ def test_training_never_ends_below_its_start(rows, encoder, tmp_path, capsys):
     assert [row["epoch"] for row in history] == [0, 1, 2]
     assert history[0]["eval_uar"] == pytest.approx(start.uar, abs=1e-6)
     assert max(row["eval_uar"] for row in history[1:]) <= start.uar
-    figures = {"penalty": start.penalty, "uar": start.uar, "chosen_on": "validation"}
+    figures = {"shrinkage": start.shrinkage, "uar": start.uar, "chosen_on": "validation"}
     assert prepared.head_start() == {**figures, "kept": True}
     assert "no epoch was better than the head start, which is kept" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "run").glob("checkpoint-*")} >= {"checkpoint-0"}
@@ -275,8 +272,8 @@ def test_a_run_that_began_is_not_judged_again(rows, encoder, tmp_path):
 
 def test_the_card_tells_the_start(tuned, tmp_path):
     results = Results.load(tuned / "results.json")
-    assert "logistic regression" not in reports.model_card(results, [])
-    start = {"penalty": 0.01, "uar": 0.7123, "chosen_on": "validation", "kept": True}
+    assert "analysis of the frozen features" not in reports.model_card(results, [])
+    start = {"shrinkage": 0.1, "uar": 0.7123, "chosen_on": "validation", "kept": True}
     results.training["head_start"] = start
     assert "UAR 0.712 on validation. No epoch was better, and that is the model." in reports.model_card(results, [])
 

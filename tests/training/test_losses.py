@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from ser_hf.training.losses import Objective, ObjectiveError, clip_weights
+from ser_hf.training.losses import Objective, ObjectiveError, clip_weights, group_weights, training_weights
 
 LOGITS = torch.randn(6, 8, generator=torch.Generator().manual_seed(0)) * 3
 LABELS = torch.tensor([0, 3, 7, 7, 2, 5])
@@ -92,3 +92,40 @@ def test_balance_by_label_on_an_example():
 def test_one_group_cannot_be_balanced(balance, alike):
     with pytest.raises(ObjectiveError, match=f"^balance '{balance}': all clips .*leave it out$"):
         clip_weights(GROUPED.select(alike), balance)
+
+
+SOURCES = datasets.Dataset.from_dict(
+    {
+        "corpus": ["ravdess"] * 6 + ["tess"] * 4,
+        "channel": ["speech"] * 4 + ["song"] * 2 + ["speech"] * 4,
+        "label": [0, 1] * 5,
+        "speaker": list("abcdefghij"),
+    }
+)
+
+
+def test_groups_have_a_share_of_the_weight_of_all_others():
+    weights = group_weights(SOURCES, "corpus=tess:0.5, channel=song:0.25,corpus=emodb:3")
+    assert weights.mean() == pytest.approx(1)
+    speech, song, tess = weights[:4].sum(), weights[4:6].sum(), weights[6:].sum()
+    assert (tess / speech, song / speech) == (pytest.approx(0.5), pytest.approx(0.25))
+    # the first group that fits, whatever follows
+    both = group_weights(SOURCES, "corpus=tess:0.5,channel=speech:2")
+    assert both[6:].sum() / both[4:6].sum() == pytest.approx(0.5)
+    assert both[:4].sum() / both[4:6].sum() == pytest.approx(2)
+    # where every clip is of a group, the shares are those of each other
+    every = group_weights(SOURCES, "corpus=tess:1,corpus=ravdess:3")
+    assert every[:6].sum() / every[6:].sum() == pytest.approx(3)
+
+
+def test_groups_weigh_beside_a_balance():
+    assert training_weights(SOURCES, "none") is None
+    weights = training_weights(SOURCES, "label", "corpus=tess:0.5")
+    assert weights[6:].sum() / weights[:6].sum() == pytest.approx(0.5)
+    assert weights[0] / weights[1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("text", ["tess:0.2", "corpus=tess", "corpus=tess:-1", "corpus=tess:0", "label=sad:2", ""])
+def test_a_text_without_groups_is_refused(text):
+    with pytest.raises(ObjectiveError, match=r"^--group_weights '.*' is no group: write .*corpus=tess:0.2$"):
+        group_weights(SOURCES, text)

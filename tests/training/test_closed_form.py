@@ -1,0 +1,109 @@
+"""A head in closed form on a frozen Whisper, through the command line."""
+
+import json
+
+import numpy as np
+import pytest
+from helpers.small import make_whisper
+from transformers import pipeline
+
+from ser_hf import audio, protocols
+from ser_hf.cli.main import main
+from ser_hf.evaluation.results import PredictionTable, Results
+from ser_hf.inference.predictor import Predictor
+from ser_hf.models import loading
+
+AUGMENT = ["--augment", "tempo:0.1,hiss:10-30,speed:0.1", "--augmented_copies", "1"]
+
+
+@pytest.fixture(scope="module")
+def command(built, tmp_path_factory):
+    """A run on one backbone and one cache, into a folder."""
+    base = tmp_path_factory.mktemp("closed_form")
+    backbone = make_whisper(base / "backbone", layers=2)
+
+    def line(folder, *flags):
+        words = ["--dataset", built, "--model", backbone, "--output_dir", folder, "--cache_dir", base / "cache"]
+        words += ["--mode", "probe", "--head", "closed_form", "--keep_layers", "1", "--bf16", "false"]
+        return ["finetune", *map(str, words), "--threads", "1", *flags]
+
+    return line
+
+
+@pytest.fixture(scope="module")
+def run(command, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "model"
+    assert main(command(folder, *AUGMENT, "--group_weights", "corpus=tess:0.5")) == 0
+    return folder
+
+
+def test_stock_transformers_says_what_was_tested(run, rows):
+    split = protocols.split(rows, "speaker")
+    table = PredictionTable.read(run / "predictions.csv")
+    assert table.files.tolist() == rows.select(split.test)["file"]
+    stock = pipeline("audio-classification", model=str(run), top_k=None)
+    for number in (0, len(split.test) // 2):
+        clip = audio.load(rows[split.test[number]]["audio"])
+        scores = {row["label"]: row["score"] for row in stock({"raw": clip, "sampling_rate": 16_000})}
+        found = [scores[label] for label in stock.model.config.id2label.values()]
+        np.testing.assert_allclose(found, table.probabilities[number], atol=2e-3)
+    assert table.probabilities.std(0).mean() > 0.02
+
+
+def test_the_backbone_stays_as_it_was(run, command):
+    backbone = loading.load_for_training(command("x")[4])[0].state_dict()
+    model = Predictor(run, backend="torch").model.state_dict()
+    kept = [name for name in model if name.startswith("encoder.layers.0") or ".conv" in name]
+    assert len(kept) > 10
+    assert all((model[name] == backbone[name]).all() for name in kept)
+
+
+def test_the_record_names_the_settings_and_the_start(run):
+    results = Results.load(run / "results.json")
+    settings = results.training["settings"]
+    assert settings["head"] == "closed_form"
+    assert (settings["augmented_copies"], settings["group_weights"]) == (1, "corpus=tess:0.5")
+    assert "learning_rate" not in settings
+    assert results.training["head_start"]["chosen_on"] == "validation"
+    assert results.training["head_start"]["kept"]
+
+
+def test_a_voice_is_adapted_to_by_its_own_head(run, rows):
+    embeddings = np.load(run / "embeddings.npy")
+    split = protocols.split(rows, "speaker")
+    predictor = Predictor(run, backend="torch")
+    clip = audio.load(rows[split.test[3]]["audio"])
+    np.testing.assert_allclose(predictor.outputs([clip])[1][0], embeddings[3], atol=0.05)
+    assert predictor.adapt([clip]).adaptation is not None
+
+
+def test_other_folds_and_everybody_read_the_cache(run, command, tmp_path, capsys):
+    """The features of a whole dataset serve every protocol of it."""
+    everybody = ["--protocol", "all", "--train_on_validation", "true"]
+    assert main(command(tmp_path / "all", *everybody, *AUGMENT)) == 0
+    said = capsys.readouterr().out
+    assert "trained on everybody, tested on nobody" in said
+    assert "held-out training speakers" in said
+    assert main(command(tmp_path / "tess", "--protocol", "tess-oaf-yaf", *AUGMENT)) == 0
+    said = capsys.readouterr().out
+    assert said.count("from the cache") == 2
+    assert "computed" not in said
+    assert not (tmp_path / "all" / "results.json").exists()
+    assert json.loads((tmp_path / "all" / "config.json").read_text())["ser_hf"]["protocol"] == "all"
+    assert main(command(tmp_path / "all", *everybody)) == 2  # it holds a run
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--pooling", "attentive"], "--head closed_form pools as stock heads do: leave out --pooling attentive"),
+        (["--augment", "hiss"], "--augment does nothing to --head closed_form without --augmented_copies: give both"),
+        (["--augmented_copies", "2"], "--augmented_copies is 2, but nothing is augmented: give --augment"),
+        (["--group_weights", "tess:1"], "--group_weights 'tess:1' is no group: write "),
+        (["--mixup", "0.2"], "--mixup does nothing in --mode probe, only in full, partial, lora: leave it out"),
+    ],
+)
+def test_flags_that_do_nothing_are_refused(command, tmp_path, capsys, flags, said):
+    assert main(command(tmp_path / "model", *flags)) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
