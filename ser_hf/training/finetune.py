@@ -218,7 +218,7 @@ def _finetune_closed_form(config: FinetuneConfig, args: TrainingArguments) -> Re
         return None  # a head is fitted in seconds, by one process
     setup.set_threads(config.threads, args)
     padding = ignore_padding(model)
-    setup.remember_speakers(model, rows, split)
+    setup.remember_training(model, config.model, rows, split)
     with disk_guard("the backbone's features are computed"):
         fitted = closed_form.fit(config, args, rows, split, model, extractor)
     print(fitted.start, flush=True)
