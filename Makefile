@@ -8,10 +8,10 @@ BIN := .venv/bin
 quickstart: .venv/ready
 	$(BIN)/python scripts/quickstart.py $(if $(RAVDESS),--ravdess "$(RAVDESS)") $(if $(TESS),--tess "$(TESS)")
 
-# RAVDESS=DIR TESS=DIR [SEEDS=3 FIRST=42]: cross-validates and trains the bundled model again; goes on where it was cut off
+# RAVDESS=DIR TESS=DIR [BACKBONE=DIR SEEDS=3 FIRST=42]: cross-validates and makes the bundled model again; goes on where it was cut off
 model: .venv/ready
 	$(BIN)/python scripts/bundle_model.py --ravdess "$(RAVDESS)" --tess "$(TESS)" \
-		$(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST))
+		$(if $(BACKBONE),--backbone "$(BACKBONE)") $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST))
 
 # without reordering the many quick files come last, and keep every process busy to the end
 test: .venv/ready

@@ -21,9 +21,8 @@ from transformers import AutoModelForAudioClassification
 from ser_hf import BUNDLED_MODEL
 from ser_hf.data import dataset
 from ser_hf.models import loading, padding
-from ser_hf.models.features import Collator
 from ser_hf.training import cpu_kernels
-from ser_hf.training.dataset import SpeechDataset
+from ser_hf.training.dataset import SpeechDataset, TrainingCollator
 
 
 def gradient(model: torch.nn.Module, batch: dict, bf16: bool) -> dict[str, torch.Tensor]:
@@ -55,7 +54,7 @@ def main() -> None:
     narrow, wide = (AutoModelForAudioClassification.from_pretrained(args.model).train() for _ in range(2))
     extractor = loading.load_for_training(str(args.model))[1]
     clips = SpeechDataset(rows, indices, extractor)
-    batch = Collator(extractor, padding.padding_rule(narrow))([clips[place] for place in range(len(clips))])
+    batch = TrainingCollator(extractor, padding.padding_rule(narrow))([clips[place] for place in range(len(clips))])
     cpu_kernels.widen_norms(wide, SimpleNamespace(bf16=True, device=torch.device("cpu")))
     reference = gradient(narrow, batch, False)
     norms = [n for n, m in narrow.named_modules() if isinstance(m, torch.nn.LayerNorm)]

@@ -57,7 +57,11 @@ def fit_temperature(logits: np.ndarray, references: np.ndarray) -> float:
 
 
 def likeliest_temperature(
-    logits: np.ndarray, references: np.ndarray, log_bounds: tuple[float, float], tolerance: float
+    logits: np.ndarray,
+    references: np.ndarray,
+    log_bounds: tuple[float, float],
+    tolerance: float,
+    weights: np.ndarray | None = None,
 ) -> float:
     """The T between bounds that minimises the negative log likelihood of `softmax(logits / T)`.
 
@@ -67,9 +71,10 @@ def likeliest_temperature(
         log_bounds: of log T. The likelihood is convex in 1 / T, hence has one minimum in log T,
             where 0.5 and 2 are as far from 1.
         tolerance: of log T.
+        weights: of the clips, shape `(n,)`; alike where None.
     """
     minimum = minimize_scalar(
-        lambda log_t: _nll(logits / math.exp(log_t), references),
+        lambda log_t: _nll(logits / math.exp(log_t), references, weights),
         bounds=log_bounds,
         method="bounded",
         options={"xatol": tolerance},
@@ -208,5 +213,6 @@ def record_calibration(model: PreTrainedModel, fitted: dict, speakers: Iterable[
     SeenSpeakers.of(model.config).calibrated(fitted["temperature"], threshold, speakers).remember(model.config)
 
 
-def _nll(logits: np.ndarray, references: np.ndarray) -> float:
-    return float(-log_softmax(logits, axis=1)[np.arange(len(logits)), references].mean())
+def _nll(logits: np.ndarray, references: np.ndarray, weights: np.ndarray | None = None) -> float:
+    losses = -log_softmax(logits, axis=1)[np.arange(len(logits)), references]
+    return float(np.average(losses, weights=weights))

@@ -9,7 +9,7 @@ import numpy as np
 
 from ser_hf.labels import EMOTIONS
 
-SHRINKAGES = (0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
+SHRINKAGES = (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 """Shares of a multiple of the identity in the covariance that are tried."""
 
 ABSENT = 5.0

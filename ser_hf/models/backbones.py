@@ -4,7 +4,7 @@ from pathlib import Path
 
 from transformers import PretrainedConfig
 
-from ser_hf.models.presets import BUILT_IN, SMALL
+from ser_hf.models.presets import SMALL, TINY
 from ser_hf.models.seen_speakers import SeenSpeakers
 
 RANDOM = "random weights"
@@ -48,7 +48,7 @@ def backbone_of(name: str, config: PretrainedConfig) -> str | None:
     remembered = SeenSpeakers.of(config).backbone
     if remembered:
         return remembered
-    if name in (*BUILT_IN, SMALL):
+    if name in (TINY, SMALL):
         return RANDOM
     if name in PRETRAINING_DATA or not Path(name).exists():
         return name

@@ -10,7 +10,7 @@ from ser_hf.models.loading import ModelError
 LAYER_NAME = re.compile(r"(?:^|\.)(?:encoder|audio_spectrogram_transformer)\.layers\.(\d+)\.")
 """Matches the name of a parameter of an encoder layer, and captures the number of the layer."""
 
-HEAD_MODULES = ("projector", "classifier", "layer_weights", "functionals")
+HEAD_MODULES = ("projector", "classifier", "layer_weights")
 """Modules and parameters of a model that belong to its head."""
 
 

@@ -12,7 +12,6 @@ from torch.nn import functional
 from transformers import (
     ASTFeatureExtractor,
     FeatureExtractionMixin,
-    NemotronAsrStreamingFeatureExtractor,
     SeamlessM4TFeatureExtractor,
     WhisperFeatureExtractor,
 )
@@ -121,25 +120,6 @@ class StackedMelFrontEnd(FrontEnd):
         return stacked[:unmasked].astype(np.float32)
 
 
-class MelFrontEnd(FrontEnd):
-    """Front end of `tiny-50`: log mel frames that are not normalised, so that all is prepared."""
-
-    on_frames = True
-
-    def __init__(self, extractor: NemotronAsrStreamingFeatureExtractor) -> None:
-        """Take the extractor, which sets the hop."""
-        super().__init__(extractor)
-        self.hop = extractor.hop_length
-
-    def prepare(self, samples: np.ndarray) -> np.ndarray:
-        """Log mel frames of the stock extractor."""
-        return self._stock(samples)
-
-    def finish(self, prepared: np.ndarray) -> np.ndarray:
-        """The frames as they are."""
-        return prepared
-
-
 class WhisperFrontEnd(FrontEnd):
     """Front end of Whisper: log mel `(mel bins, frames)` of a window, the clip and silence behind.
 
@@ -211,7 +191,6 @@ _LEAST_POWER = 1e-10  # of a mel bin, to which the stock extractor raises what i
 FRONT_ENDS: dict[type, type[FrontEnd]] = {
     FeatureExtractionMixin: FrontEnd,
     ASTFeatureExtractor: SpectrogramFrontEnd,
-    NemotronAsrStreamingFeatureExtractor: MelFrontEnd,
     SeamlessM4TFeatureExtractor: StackedMelFrontEnd,
     WhisperFeatureExtractor: WhisperFrontEnd,
 }

@@ -42,8 +42,8 @@ def load_for_training(
     """Load a backbone with a head for the eight emotions, and its feature extractor.
 
     Args:
-        name: a Hub id or folder of any `AutoModelForAudioClassification` backbone, or one of
-            `ser_hf.models.presets.BUILT_IN`.
+        name: a Hub id or folder of any `AutoModelForAudioClassification` backbone, or
+            `ser_hf.models.presets.TINY`.
         seed: of the weights that are new.
         attention: `eager` or `sdpa`; the model's own choice where None.
 
@@ -51,8 +51,8 @@ def load_for_training(
         ModelError: if it cannot be loaded, with what to do instead.
     """
     torch.manual_seed(seed)
-    if str(name) in presets.BUILT_IN:
-        config, extractor = presets.preset_config(str(name)), presets.preset_extractor(str(name))
+    if str(name) == presets.TINY:
+        config, extractor = presets.tiny_config(), presets.tiny_extractor()
         # At this size the fused kernel's bf16 backward is slower on a CPU than plain attention.
         attention = attention or "eager"
         return AutoModelForAudioClassification.from_config(config, attn_implementation=attention), extractor

@@ -1,19 +1,11 @@
 """Small models with random weights, which need no download."""
 
-from transformers import (
-    FeatureExtractionMixin,
-    NemotronAsrStreamingFeatureExtractor,
-    SeamlessM4TFeatureExtractor,
-    Wav2Vec2BertConfig,
-    Wav2Vec2Config,
-)
+from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2Config
 
 from ser_hf.labels import ID2LABEL, LABEL2ID
 
-BUILT_IN = ("tiny", "tiny-50")
-"""Names of the presets: w2v-BERT on 25 and on 50 mel frames a second."""
-
-TINY, TINY_50 = BUILT_IN
+TINY = "tiny"
+"""A w2v-BERT on mel frames, which fine-tuning and pretraining start from random weights."""
 
 SMALL = "small"
 """A wav2vec 2.0 on waveforms, which only pretraining starts from random weights."""
@@ -21,28 +13,22 @@ SMALL = "small"
 _DROPOUTS = ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout")
 _DROPOUTS += ("layerdrop", "feat_quantizer_dropout")
 
-_FRAMES_50 = {"feature_size": 80, "hop_length": 320, "n_fft": 512, "win_length": 400, "preemphasis": -1000.0}
-"""25 ms every 20 ms. A "pre-emphasis" of -1000 does not filter but amplifies by 60 dB. It lifts
-even the quietest recording far above 2⁻²⁴, the smallest power that the extractor resolves."""
 
+def tiny_config() -> Wav2Vec2BertConfig:
+    """Config of a small w2v-BERT 2.0 on mel frames, 25 stacked ones a second.
 
-def preset_config(name: str = TINY) -> Wav2Vec2BertConfig:
-    """Config of a small w2v-BERT 2.0 on mel frames.
-
-    `tiny` has 2.7 M parameters and takes 25 stacked frames a second; `tiny-50` is narrower, with
-    1.5 M, and takes 50. Trained from random weights they learn in minutes, where small models on
+    It has 2.7 M parameters. Trained from random weights it learns in minutes, where small models on
     waveforms do not. There is no dropout: drawing its masks took a fifth of a training step on a
     CPU. SpecAugment regularises instead.
     """
-    frames_50 = name == TINY_50
     return Wav2Vec2BertConfig(
-        hidden_size=144 if frames_50 else 192,
+        hidden_size=192,
         num_hidden_layers=4,
         num_attention_heads=4,
-        intermediate_size=384 if frames_50 else 512,
+        intermediate_size=512,
         conv_depthwise_kernel_size=15,
         position_embeddings_type=None,
-        feature_projection_input_dim=_FRAMES_50["feature_size"] if frames_50 else 320,
+        feature_projection_input_dim=320,
         classifier_proj_size=192,
         attention_dropout=0.0,
         conformer_conv_dropout=0.0,
@@ -54,16 +40,12 @@ def preset_config(name: str = TINY) -> Wav2Vec2BertConfig:
     )
 
 
-def preset_extractor(name: str = TINY) -> FeatureExtractionMixin:
-    """Extractor of a preset.
+def tiny_extractor() -> SeamlessM4TFeatureExtractor:
+    """Extractor of `tiny`: frames of w2v-BERT, four of them stacked.
 
-    `tiny` takes the frames of w2v-BERT, four of them stacked, each mel bin normalised over the
-    clip. Normalisation removes the long-term spectrum, and with it how tense or dark a voice is.
-    `tiny-50` takes frames that are not normalised. The layer norm at the input of the model removes
-    the level of a clip.
+    Each mel bin is normalised over the clip. That removes the long-term spectrum, and with it how
+    tense or dark a voice is.
     """
-    if name == TINY_50:
-        return NemotronAsrStreamingFeatureExtractor(**_FRAMES_50)
     return SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, sampling_rate=16_000, stride=4)
 
 

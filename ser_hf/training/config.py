@@ -18,7 +18,7 @@ class FinetuneConfig(SplitSettings):
 
     model: str = field(
         default="facebook/wav2vec2-base",
-        metadata={"metavar": "DIR|REPO|NAME", "help": "backbone, or `tiny` or `tiny-50`: from scratch, no download"},
+        metadata={"metavar": "DIR|REPO|NAME", "help": "backbone, or `tiny`: from scratch, no download"},
     )
     window: int | None = field(
         default=None,
@@ -57,6 +57,9 @@ class FinetuneConfig(SplitSettings):
     )
     augmented_copies: int = field(
         default=0, metadata={"help": "of each training clip that a head start is fitted on beside it, by --augment"}
+    )
+    augmented_weight: float = field(
+        default=0.3, metadata={"help": "of all augmented copies together, against the clips themselves"}
     )
     freeze_feature_encoder: bool | None = field(
         default=None, metadata={"help": "freeze the convolutional front end; a pretrained one is if unset"}
@@ -126,13 +129,6 @@ class FinetuneConfig(SplitSettings):
     ema_decay: float = field(
         default=0.0, metadata={"help": "decay of a running average of the weights, as 0.995, that is kept; 0: none"}
     )
-    sam_rho: float = field(
-        default=0.0,
-        metadata={"help": "radius of sharpness-aware minimisation, as 0.1, in the last half of the steps; 0: none"},
-    )
-    aux_egemaps_weight: float = field(
-        default=0.0, metadata={"help": "weight of a second task, to predict a clip's eGeMAPS functionals; 0: none"}
-    )
     layer_decay: float | None = field(
         default=None,
         metadata={"help": "of the learning rate from a layer to the next below; pretrained 0.8, else 1 if unset"},
@@ -162,17 +158,16 @@ _MODES_OF = {
     "layers": ("partial",),
     "freeze_feature_encoder": ("full",),
     "layer_mix": ("full", "partial"),
-    "aux_egemaps_weight": ("full", "partial"),
     **dict.fromkeys(("augment", "augment_probability", "noise_dir", "mixup"), _TRAINED_MODES),
     **dict.fromkeys(("mask_time_prob", "mask_feature_prob", "fast_dropout", "attention"), _TRAINED_MODES),
-    **dict.fromkeys(("ema_decay", "sam_rho", "layer_decay", "head_start", "adaptation_head"), _TRAINED_MODES),
+    **dict.fromkeys(("ema_decay", "layer_decay", "head_start", "adaptation_head"), _TRAINED_MODES),
     **dict.fromkeys(("frame_budget", "cache_frozen", "batching"), _TRAINED_MODES),
 }
 """The modes in which a flag does something; in others it is refused."""
 _OF_CLOSED_FORM = ("augment", "augment_probability", "noise_dir", "adaptation_head")
 """Flags that `--head closed_form` knows, too; it augments copies of the training clips."""
 _MINIMA = {
-    "augmented_copies": 0,
+    **{"augmented_copies": 0, "augmented_weight": 0},
     **{
         "patience": 0,
         "threads": 1,
@@ -183,8 +178,7 @@ _MINIMA = {
         "keep_layers": 1,
         "window": 4,
     },
-    **{"ema_decay": 0, "sam_rho": 0, "aux_egemaps_weight": 0},
-    **{"mixup": 0, "focal_gamma": 0, "mask_time_prob": 0, "mask_feature_prob": 0},
+    **{"ema_decay": 0, "mixup": 0, "focal_gamma": 0, "mask_time_prob": 0, "mask_feature_prob": 0},
 }
 
 
@@ -240,10 +234,10 @@ def _check_copies(config: FinetuneConfig, closed_form: bool) -> None:
 
 
 def is_pretrained(config: FinetuneConfig) -> bool:
-    """Whether the backbone comes with weights; the built-in ones do not."""
-    from ser_hf.models.presets import BUILT_IN
+    """Whether the backbone comes with weights; `tiny` does not."""
+    from ser_hf.models.presets import TINY
 
-    return config.model not in BUILT_IN
+    return config.model != TINY
 
 
 def under_fsdp() -> bool:
@@ -281,14 +275,6 @@ def check_trainer(config: FinetuneConfig, args: "TrainingArguments") -> None:
         raise UserError(
             f"--eval_strategy {args.eval_strategy.value} has no validation after --train_on_validation: leave it out"
         )
-    if config.sam_rho and args.world_size > 1:  # in parts: a process with a single clip would leave others waiting
-        raise UserError("--sam_rho is for one process: leave it out, or start one")
-    if config.sam_rho and (args.gradient_accumulation_steps > 1 or args.fp16):
-        raise UserError("--sam_rho needs a step's whole gradient, as it is: leave out accumulation and --fp16")
-    if config.sam_rho and under_fsdp():
-        raise UserError("--sam_rho cannot move weights that FSDP shares out: leave it out")
-    if config.aux_egemaps_weight and under_fsdp():
-        raise UserError("--aux_egemaps_weight cannot be taken out of weights that FSDP shares out: leave it out")
     if config.mode == "probe" and (args.max_steps > 0 or args.num_train_epochs < 1):
         raise UserError("a probe trains whole epochs: give --num_train_epochs of at least 1 and no --max_steps")
     if args.save_only_model:

@@ -22,7 +22,7 @@ from ser_hf.models.features import Collator, FrontEnd, front_end_of
 from ser_hf.training.augmentation import Augmentation, mix_mels, mix_waveforms, random_trim, vary
 from ser_hf.training.feature_cache import FeatureCache
 
-TRAINING_KEYS = ("labels", "other", "share", "weight", "functionals")
+TRAINING_KEYS = ("labels", "other", "share", "weight")
 """Keys that a batch may hold beside the inputs of the model."""
 
 KEPT_BYTES = 3 * 2**30
@@ -128,8 +128,7 @@ class CachedClips:
 class SpeechDataset(Dataset):
     """Training examples of a split, as dicts with `features` and `labels`.
 
-    Mixup adds `other` (a label) and `share`. Weights add `weight`. The auxiliary regression adds
-    `functionals` of shape `(functionals,)`.
+    Mixup adds `other` (a label) and `share`. Weights add `weight`.
 
     The key is an index, or `(epoch, index)` for the variation of that epoch. `features` are those
     of `ser_hf.models.features.FrontEnd`. With a `store` they are the cached frames `(frames,
@@ -144,11 +143,10 @@ class SpeechDataset(Dataset):
         variation: Variation | None = None,
         store: FeatureCache | None = None,
         weights: np.ndarray | None = None,
-        functionals: np.ndarray | None = None,
     ) -> None:
         self.rows = dataset.select(indices).select_columns(["audio", "label", "sha256"])
         self.durations = np.array(dataset.select_columns(["duration"])[indices]["duration"])
-        self.variation, self.store, self.weights, self.functionals = variation, store, weights, functionals
+        self.variation, self.store, self.weights = variation, store, weights
         self.labels = np.array(self.rows["label"])
         self.front_end = front_end_of(extractor)
         prepared_by = WaveformAsPrepared(self.front_end) if self._keeps_waveforms() else self.front_end
@@ -209,16 +207,12 @@ class SpeechDataset(Dataset):
             return {"features": self._clips.finish(self._clips[index][0]), **example}
         rng = self._rng(epoch, index)
         prepared = self._cut(index, rng)
-        if self.functionals is not None:
-            example["functionals"] = self.functionals[index]
         if self.variation.mixup:
             partner, share = int(rng.integers(len(self))), float(rng.beta(self.variation.mixup, self.variation.mixup))
             share = max(share, 1 - share)  # the clip itself stays the louder one
             mixup = mix_mels if self._mixes_frames else mix_waveforms
             prepared = mixup(prepared, self._cut(partner, rng), share)
             example |= {"other": int(self.labels[partner]), "share": share}
-            if self.functionals is not None:
-                example["functionals"] = share * self.functionals[index] + (1 - share) * self.functionals[partner]
         if self.variation.augmentation is not None:
             augmentation = self.variation.augmentation
             if self._keeps_waveforms():
@@ -270,9 +264,8 @@ class TrainingCollator(Collator):
         """Batch the items of a `SpeechDataset`.
 
         Returns:
-            The inputs of `Collator`, and those of `TRAINING_KEYS` that the items have. `labels`,
-            `other`, `share` and `weight` have shape `(batch,)`, `functionals` `(batch,
-            functionals)`.
+            The inputs of `Collator`, and those of `TRAINING_KEYS` that the items have. They have
+            shape `(batch,)`.
         """
         batch = super().__call__(clips)
         for name in TRAINING_KEYS:

@@ -344,10 +344,10 @@ _PROBE_ARGUMENTS = ("learning_rate", "num_train_epochs", "per_device_train_batch
 _PROBE_ARGUMENTS += ("label_smoothing_factor", "bf16", "seed")
 _ARGUMENTS = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
 _ARGUMENTS += ("lr_scheduler_type", "warmup_steps", "weight_decay", "label_smoothing_factor", "bf16", "seed")
-_CLOSED_FORM_CONFIG = ("mode", "head", "augment", "augmented_copies", "balance", "group_weights")
+_CLOSED_FORM_CONFIG = ("mode", "head", "augment", "augmented_copies", "augmented_weight", "balance", "group_weights")
 _PROBE_CONFIG = ("mode", "balance", "group_weights", "loss")
 _CONFIG = ("mode", "silence", "augment", "augmented_copies", "mixup", "balance", "group_weights", "loss")
-_CONFIG += ("layer_decay", "ema_decay", "sam_rho", "aux_egemaps_weight")
+_CONFIG += ("layer_decay", "ema_decay")
 
 
 def _settings(config: FinetuneConfig, args: TrainingArguments, window: int | None) -> dict:
@@ -360,5 +360,6 @@ def _settings(config: FinetuneConfig, args: TrainingArguments, window: int | Non
         {name: getattr(settings, name) for name in of_settings}
         for settings, of_settings in zip((config, args), names, strict=True)
     )
+    ours |= {"window": window, "keep_layers": config.keep_layers}
     theirs = {name: str(value.value) if isinstance(value, Enum) else value for name, value in theirs.items()}
     return {"base model": config.model, **{name: value for name, value in ours.items() if value}, **theirs}

@@ -23,7 +23,7 @@ from torch import nn
 from transformers import FeatureExtractionMixin, PreTrainedModel, TrainingArguments
 
 from ser_hf import audio, protocols
-from ser_hf.evaluation import calibration, metrics
+from ser_hf.evaluation import calibration
 from ser_hf.evaluation.discriminant import SHRINKAGES, discriminants
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading, padding
@@ -182,8 +182,11 @@ def fit_head(
     train = tuple(np.concatenate(parts) for parts in zip(*sides, strict=True))
     validation = side(rows, split.validation, caches[0])
     weights = losses.training_weights(rows.select(split.train), config.balance, config.group_weights)
-    weights = None if weights is None else np.tile(weights, len(caches))
-    speakers = np.tile(rows.select(split.train)["speaker"], len(caches))
+    if config.augmented_copies:
+        whole = np.ones(len(split.train)) if weights is None else weights
+        each = config.augmented_weight / config.augmented_copies
+        weights = np.concatenate([whole, *[whole * each] * config.augmented_copies])
+    speakers = np.array(rows.select(split.train)["speaker"])
     return *choose(train, validation, weights, speakers), caches[0]
 
 
@@ -196,40 +199,45 @@ def choose(
     """Fit all candidates, and choose the one of the best UAR.
 
     Where there is no validation side, it is chosen by cross-validation over the training speakers,
-    or over clips where there is one speaker. The one that is returned is of all training clips. Its
-    logits have the temperature that fits the clips that chose it.
+    or over clips where there is one speaker; clips count by their weights there. The one that is
+    returned is of all training clips. Its logits have the temperature that fits the clips that
+    chose it.
 
     Args:
-        train: features `(clips, width)` and labels `(clips,)`.
+        train: features `(rows, width)` and labels `(rows,)`. The first rows are the clips, and
+            those that follow augmented copies of them, once or several times in the same order.
         validation: the same; without clips where there is no such side.
-        weights: of the training clips, `(clips,)`; alike where None.
-        speakers: of the training clips, `(clips,)`.
+        weights: of the rows, `(rows,)`; alike where None.
+        speakers: of the clips, `(clips,)`.
 
     Raises:
         TrainingError: where all training clips have one label.
     """
     heads = list(fit(*train, weights))
     if len(validation[1]):
-        chosen_on, labels = "validation", validation[1]
+        chosen_on, labels, counts = "validation", validation[1], None
         logits = np.stack([head.logits(validation[0]) for head in heads])
     else:
-        several, labels = len(np.unique(speakers)) > 1, train[1]
+        several, labels = len(np.unique(speakers)) > 1, train[1][: len(speakers)]
         chosen_on = "held-out training speakers" if several else "held-out training clips"
+        counts = None if weights is None else weights[: len(speakers)]
         logits = _held_out_logits(train, weights, speakers if several else np.arange(len(speakers)))
-    scores = [_uar(each, labels) for each in logits]
+    scores = [_uar(each, labels, counts) for each in logits]
     best = int(np.argmax(scores))  # the first of equal ones
     start = HeadStart(heads[best].shrinkage, scores[best], chosen_on)
-    temperature = calibration.likeliest_temperature(logits[best], labels, tuple(map(math.log, _TEMPERATURES)), 1e-4)
-    return start, heads[best].tempered(temperature)
+    bounds = tuple(map(math.log, _TEMPERATURES))
+    return start, heads[best].tempered(calibration.likeliest_temperature(logits[best], labels, bounds, 1e-4, counts))
 
 
 def _held_out_logits(
     train: tuple[np.ndarray, np.ndarray], weights: np.ndarray | None, groups: np.ndarray
 ) -> np.ndarray:
     """Logits `(candidates, clips, labels)` of each group by classifiers of the other groups."""
-    logits = np.zeros((len(SHRINKAGES), len(train[1]), len(EMOTIONS)))
-    for kept, held_out in GroupKFold(min(_FOLDS, len(np.unique(groups)))).split(*train, groups):
-        part = fit(train[0][kept], train[1][kept], None if weights is None else weights[kept])
+    logits = np.zeros((len(SHRINKAGES), len(groups), len(EMOTIONS)))
+    copies = len(train[1]) // len(groups)
+    for kept, held_out in GroupKFold(min(_FOLDS, len(np.unique(groups)))).split(groups, groups=groups):
+        rows = np.concatenate([kept + copy * len(groups) for copy in range(copies)])
+        part = fit(train[0][rows], train[1][rows], None if weights is None else weights[rows])
         for number, head in enumerate(part):
             logits[number, held_out] = head.logits(train[0][held_out])
     return logits
@@ -325,8 +333,12 @@ def side(
     return np.array(features), np.array(chosen["label"], dtype=int)
 
 
-def _uar(logits: np.ndarray, labels: np.ndarray) -> float:
-    return float(metrics.scores(metrics.confusion(labels, logits.argmax(axis=1)))["uar"])
+def _uar(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Mean over labels of the share of clips, or of their weight, that is answered rightly."""
+    weights = np.ones(len(labels)) if weights is None else weights
+    right = np.bincount(labels, weights * (logits.argmax(axis=1) == labels), len(EMOTIONS))
+    all_of = np.bincount(labels, weights, len(EMOTIONS))
+    return float((right[all_of > 0] / all_of[all_of > 0]).mean())
 
 
 def _check(

@@ -1,20 +1,15 @@
-"""Loss and weight of each clip, and the auxiliary regression of eGeMAPS functionals."""
+"""Loss and weight of each clip."""
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import datasets
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedModel
 
-from ser_hf.data import acoustic_features
 from ser_hf.errors import UserError
-from ser_hf.models import loading
 
 Balance = Literal["none", "label", "corpus", "both", "speaker"]
 BALANCES = ("none", "label", "corpus", "both", "speaker")
@@ -145,67 +140,3 @@ def clip_weights(rows: datasets.Dataset, balance: Balance) -> np.ndarray:
         raise ObjectiveError(f"balance '{balance}': all clips to train on are of one {columns[0]}: leave it out")
     per_clip = counts[group] ** (-0.5 if balance == "speaker" else -1.0)
     return per_clip * len(per_clip) / per_clip.sum()
-
-
-OF_LEVEL = (10, *range(12, 21), 62, 63, 64, 66, 78, 79, 80, 87)
-"""Columns of eGeMAPSv02 that depend on the level of a recording.
-
-They are loudness, spectral flux, spectral slopes and the equivalent sound level.
-"""
-
-_LIMIT = 4.0  # standard deviations: a pitch that openSMILE misses is far off
-
-
-class FunctionalRegressor(nn.Module):
-    """Linear layer beside the head that regresses functionals from the input of the head."""
-
-    def __init__(self, width: int, functionals: int, weight: float) -> None:
-        super().__init__()
-        self.linear, self.weight = nn.Linear(width, functionals), weight
-        self.predicted: torch.Tensor | None = None
-        """Predictions for the last training batch, shape `(batch, functionals)`."""
-
-    def predict(self, head: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        """Predict from the input of the head, as its forward pre-hook; nothing in evaluation."""
-        self.predicted = self.linear(inputs[0]) if head.training else None
-
-    def losses(self, functionals: torch.Tensor) -> torch.Tensor:
-        """Weighted Huber losses of the last batch, means over functionals, shape `(batch,)`."""
-        errors = functional.smooth_l1_loss(self.predicted.float(), functionals, reduction="none")
-        return self.weight * errors.mean(dim=1)
-
-
-def targets(rows: datasets.Dataset, indices: list[int], cache_dir: str | Path | None = None) -> np.ndarray:
-    """Standardised functionals of clips without `OF_LEVEL`, clipped at ±4 standard deviations.
-
-    Returns:
-        Float32 of shape `(len(indices), 70)`.
-
-    Raises:
-        AcousticsError: if the package opensmile is missing.
-    """
-    values = np.delete(acoustic_features.features(rows.select(indices), "egemaps", cache_dir), OF_LEVEL, axis=1)
-    spread = np.maximum(values.std(axis=0), 1e-6)
-    return np.clip((values - values.mean(axis=0)) / spread, -_LIMIT, _LIMIT)
-
-
-def attach(model: PreTrainedModel, functionals: int, weight: float) -> None:
-    """Add a `FunctionalRegressor` to a model for the time of its training.
-
-    Raises:
-        ModelError: for a head that is not one linear layer.
-    """
-    head = getattr(model, "classifier", None)
-    if not isinstance(head, nn.Linear):
-        raise loading.ModelError(
-            f"the head of a {model.config.model_type} is not linear: leave out --aux_egemaps_weight"
-        )
-    model.functionals = FunctionalRegressor(head.in_features, functionals, weight)
-    model.functionals.hook = head.register_forward_pre_hook(model.functionals.predict)
-
-
-def detach(model: PreTrainedModel) -> None:
-    """Remove what `attach` added, if anything."""
-    if isinstance(getattr(model, "functionals", None), FunctionalRegressor):
-        model.functionals.hook.remove()
-        del model.functionals

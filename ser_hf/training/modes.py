@@ -10,7 +10,6 @@ from transformers import PreTrainedModel
 from ser_hf.models import loading
 from ser_hf.models.encoder_layers import HEAD_MODULES, LAYER_NAME, final_norm, layers_of
 from ser_hf.models.frozen_frontend import CacheError, FrozenFrontend
-from ser_hf.training import losses
 
 MODES = ("full", "partial", "lora", "probe")
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "out_proj", "o_proj", "linear_q", "linear_k", "linear_v", "linear_out"}
@@ -53,7 +52,6 @@ class TrainableModel:
             self.model = self.adapted.merge_and_unload()
         if self.front is not None:
             self.front.restore()
-        losses.detach(self.model)
         for module in self.model.modules():
             if type(module) is Float32Linear:
                 module.__class__ = nn.Linear

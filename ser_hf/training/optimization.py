@@ -1,4 +1,4 @@
-"""Moving average of the weights, sharpness-aware minimisation, and learning rates by layer."""
+"""Moving average of the weights, and learning rates by layer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,32 +72,6 @@ class WeightAverage(TrainerCallback):
     def _copy_in(self, values: dict[str, torch.Tensor]) -> None:
         for name, weight in self._trained.items():
             weight.copy_(values[name])
-
-
-@contextmanager
-def sam_ascent(model: nn.Module, radius: float) -> Iterator[None]:
-    """Move the weights along their gradient for the length of a block, and clear the gradient.
-
-    Foret et al., "Sharpness-aware minimization for efficiently improving generalization" (ICLR
-    2021). The gradient of the loss that the block computes is the one to descend along. The weights
-    are restored when the block ends.
-
-    Args:
-        model: model whose parameters hold the gradient of the step's loss.
-        radius: Euclidean length of the move, ρ of the paper; 0.05 to 0.2 are usual.
-    """
-    moved = [weight for weight in model.parameters() if weight.grad is not None]
-    length = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([weight.grad for weight in moved])))
-    originals = [weight.detach().clone() for weight in moved]
-    with torch.no_grad():
-        torch._foreach_add_(moved, torch._foreach_mul([weight.grad for weight in moved], radius / (length + 1e-12)))
-    for weight in moved:
-        weight.grad = None
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            torch._foreach_copy_(moved, originals)
 
 
 def layer_decayed_groups(model: nn.Module, rate: float, decay: float) -> dict[str, float]:

@@ -3,10 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import torch
 from torch.utils.data import Sampler
-
-from ser_hf.training.dataset import TRAINING_KEYS
 
 POOL = 8
 """Optimiser steps whose clips are sorted together: more saves padding, less mixes better."""
@@ -152,25 +149,3 @@ def _fill(seconds: np.ndarray, budget: float, least: int) -> list[int]:
             starts.append(place)
             start = place
     return starts
-
-
-def by_length(batch: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-    """Split a padded batch into its shorter and its longer half, each padded only as it needs.
-
-    Args:
-        batch: tensors whose first dimension is the clips; all but those of
-            `ser_hf.training.dataset.TRAINING_KEYS` are cut along the second. A batch of
-            one clip or without a mask stays as it is.
-    """
-    mask = batch.get("attention_mask")
-    if mask is None or len(mask) < 2:
-        return [batch]
-    lengths = mask.sum(dim=1)
-    halves = torch.argsort(lengths, stable=True).tensor_split(2)
-    return [
-        {
-            name: tensor[half] if name in TRAINING_KEYS else tensor[half][:, : int(lengths[half].max())]
-            for name, tensor in batch.items()
-        }
-        for half in halves
-    ]

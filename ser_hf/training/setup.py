@@ -81,13 +81,7 @@ def prepare(
     weights = losses.training_weights(rows.select(split.train), config.balance, config.group_weights)
     loss_weights = weights if config.balance_by == "loss" else None
     sampler_weights = weights if config.balance_by == "sampler" else None
-    # The targets decide how wide the auxiliary head is, so they come before it is attached. They
-    # also stop a run that lacks openSMILE before clips are decoded.
-    functionals = losses.targets(rows, split.train, config.cache_dir) if config.aux_egemaps_weight else None
-    train = SpeechDataset(rows, split.train, extractor, variation, cache, loss_weights, functionals).decode()
-    if functionals is not None:
-        # Before adapters: peft has to find the head among the modules that are trained in full.
-        losses.attach(trained.model, functionals.shape[1], config.aux_egemaps_weight)
+    train = SpeechDataset(rows, split.train, extractor, variation, cache, loss_weights).decode()
     # After the clips: the shortest of them, varied, bounds the masks. Before the bypass: counting
     # frames needs the convolutions.
     _fit_masking(config, trained.model, extractor, train)
@@ -102,7 +96,7 @@ def prepare(
     run = {"model_type": trained.model.config.model_type, "protocol_hash": split.hash, "mode": config.mode}
     run |= {"seed": args.seed, **recipe_of(config, args), "steps_an_epoch": sampler.steps}
     judge_start = start is not None and validation is not None and args.load_best_model_at_end
-    recipe = Recipe(sampler, objective, config.layer_decay, config.ema_decay, config.sam_rho, run, judge_start)
+    recipe = Recipe(sampler, objective, config.layer_decay, config.ema_decay, run, judge_start)
     collator = TrainingCollator(extractor, padding)
     clips = (train, validation)
     trainer, watch = make_trainer(args, trained.trainable, clips, collator, recipe, config.patience, padding)
@@ -206,9 +200,7 @@ def _trainable_model(
     if head_start.wanted(config, model):
         start = head_start.begin(config, args, rows, split, model, extractor, augmentation)
     _set_masking(model, config)
-    freeze = (
-        config.model not in presets.BUILT_IN if config.freeze_feature_encoder is None else config.freeze_feature_encoder
-    )
+    freeze = config.model != presets.TINY if config.freeze_feature_encoder is None else config.freeze_feature_encoder
     trained = modes.prepare(model, config.mode, freeze, config.layers)
     drop_unused(model)
     if start is not None:

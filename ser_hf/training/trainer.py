@@ -18,9 +18,9 @@ from ser_hf.models.padding import ALONE
 from ser_hf.training import optimization
 from ser_hf.training.dataset import TRAINING_KEYS, SpeechDataset, TrainingCollator
 from ser_hf.training.losses import Objective
-from ser_hf.training.optimization import WeightAverage, sam_ascent
+from ser_hf.training.optimization import WeightAverage
 from ser_hf.training.recovery import RUN, TrainingError
-from ser_hf.training.sampler import PaddedLengthBatchSampler, by_length
+from ser_hf.training.sampler import PaddedLengthBatchSampler
 from ser_hf.utils.files import replacing
 
 
@@ -91,8 +91,6 @@ class Recipe:
     layer_decay: float = 1.0
     ema_decay: float = 0.0
     """Decay of the running average of the weights, which is validated and saved; 0: none."""
-    sam_rho: float = 0.0
-    """Radius of sharpness-aware minimisation; 0: none."""
     run: dict = field(default_factory=dict)
     """What a resumed run must agree on; kept in each checkpoint."""
     judge_start: bool = False
@@ -180,8 +178,6 @@ class SerTrainer(Trainer):
             loss = functional.cross_entropy(outputs.logits.float(), labels)
             return (loss, outputs) if return_outputs else loss
         losses = self.recipe.objective(outputs.logits, labels, extras.get("other"), extras.get("share", 1.0))
-        if "functionals" in extras:
-            losses = losses + self.model.functionals.losses(extras["functionals"])
         losses = losses * extras.get("weight", 1.0)
         correct = (outputs.logits.detach().argmax(-1) == labels).sum()
         counted = torch.stack([correct, torch.full_like(correct, len(labels))])
@@ -196,39 +192,12 @@ class SerTrainer(Trainer):
         self.running = (
             f"{features.shape[0]} clips of {features.shape[1]:,} {'samples' if features.ndim == 2 else 'frames'}"
         )
-        late = self.state.global_step >= self.state.max_steps / 2
-        if self.recipe.sam_rho:
-            loss = self._in_parts(model, inputs, self.recipe.sam_rho if late else 0.0)
-        else:
-            loss = super().training_step(model, inputs, num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch)
         finite = torch.isfinite(loss)
         self._finite = finite if self._finite is None else self._finite & finite
         if loss.device.type == "cpu" or self.state.global_step % _LOOK_EVERY == 0:
             self._refuse_nan()
         return loss
-
-    def _in_parts(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], radius: float) -> torch.Tensor:
-        """Compute the gradient of all clips in halves, uphill where there is a `radius`.
-
-        The way uphill is the gradient of every second clip (Foret et al. 2021, sharpness-aware
-        minimisation).
-        """
-        # Halves save padding on a CPU; on a GPU they would launch every kernel twice.
-        parts = by_length(inputs) if self.args.device.type == "cpu" else [inputs]
-        if not radius:
-            return self._sum_of(model, parts)
-        loss = self._sum_of(model, [{name: tensor[::2] for name, tensor in part.items()} for part in parts])
-        hits = self.hits
-        with sam_ascent(model, radius):
-            self._sum_of(model, parts)
-        self.hits = hits  # of the weights themselves, not of those uphill
-        return loss
-
-    def _sum_of(self, model: torch.nn.Module, parts: list[dict[str, torch.Tensor]]) -> torch.Tensor:
-        """Add up the gradients and losses of the parts of a batch."""
-        clips = torch.tensor(sum(len(part["labels"]) for part in parts), device=self.args.device)
-        total = self.accelerator.reduce(clips, "sum")
-        return sum(super(SerTrainer, self).training_step(model, part, total) for part in parts)
 
     def log(self, logs: dict[str, float], *args: object, **kwargs: object) -> None:
         """Add the training accuracy to the Trainer's loss."""

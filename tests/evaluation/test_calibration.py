@@ -190,3 +190,15 @@ def test_a_wish_that_fails_leaves_the_model_as_it_was(sure, rows):
     predictor.session.labels = predictor.labels[::-1]
     with pytest.raises(ConfidenceError, match="they must be"):
         calibration.calibrate_model(predictor, rows, indices)
+
+
+def test_weights_of_a_temperature_are_those_of_repeated_clips():
+    rng = np.random.default_rng(0)
+    logits, references = rng.normal(size=(60, 8)) * 3, rng.integers(8, size=60)
+    weights = 1 + (np.arange(60) % 3)
+    bounds = (np.log(0.05), np.log(50))
+    found = calibration.likeliest_temperature(logits, references, bounds, 1e-8, weights)
+    repeated = np.repeat(np.arange(60), weights)
+    assert found == pytest.approx(
+        calibration.likeliest_temperature(logits[repeated], references[repeated], bounds, 1e-8), rel=1e-5
+    )

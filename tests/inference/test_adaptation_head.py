@@ -55,7 +55,10 @@ def test_the_shift_and_the_scale_of_an_unseen_voice_are_undone(head):
     figures = []
     for seed in range(6):
         own = made_up(np.random.default_rng(100 + seed), ["new"], clips=96)
-        rest, test = (Embedded(*(values[part] for values in vars(own).values())) for part in (slice(48), slice(48, 96)))
+        rest, test = (
+            Embedded(own.logits[part], own.embeddings[part], own.labels[part], own.speakers[part])
+            for part in (slice(48), slice(48, 96))
+        )
         voice = speaker_adaptation.fit_with_head(head, rest.logits, rest.embeddings, "")
         moved = speaker_adaptation.fit(rest.logits, "")
         plain = (test.logits.argmax(axis=1) == test.labels).mean()

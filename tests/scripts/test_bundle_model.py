@@ -2,10 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
+import torch
 from helpers.small import FAST
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import pipeline
 
 from ser_hf import BUNDLED_MODEL, audio
@@ -16,7 +16,7 @@ from ser_hf.inference.adaptation_head import AdaptationHead
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 
-NAMES = ("accuracy", "uar", "adapted uar", "ece before", "ece")
+NAMES = ("accuracy", "uar", "adapted uar", "adapted uar, ten clips", "ece before", "ece")
 
 
 def measured(*names, **seeds):
@@ -48,22 +48,28 @@ def bundled(bundle_model, all_speakers, tuned, tmp_path):
 
 def test_stock_transformers_answers_as_the_predictor_does(bundled, all_speakers, recordings):
     weights, before = (load_file(folder / "model.safetensors") for folder in (bundled, all_speakers))
-    assert {str(tensor.dtype) for tensor in weights.values()} == {"torch.float16"}
-    assert all(np.allclose(weights[name].float(), tensor, atol=2e-3) for name, tensor in before.items())
+    assert all((weights[name].float() == tensor).all() for name, tensor in before.items())
     clip = audio.load(next(recordings[0].rglob("*.wav")))
     classify = pipeline("audio-classification", model=str(bundled), top_k=None)
     assert str(classify.model.dtype) == "torch.float32"
     scores = {row["label"]: row["score"] for row in classify({"array": clip, "sampling_rate": 16_000})}
     assert scores == pytest.approx(Predictor(bundled, backend="torch").predict(clip)["scores"], abs=2e-6)
-    assert scores == pytest.approx(Predictor(all_speakers, backend="torch").predict(clip)["scores"], abs=5e-3)
+    assert scores == pytest.approx(Predictor(all_speakers, backend="torch").predict(clip)["scores"], abs=2e-6)
+
+
+def test_only_what_half_precision_holds_is_stored_so(bundle_model):
+    exact, other = torch.tensor([0.5, -3.0, 1024.0]), torch.tensor([0.5, 0.1])
+    assert bundle_model._stored(exact).dtype == torch.float16
+    assert bundle_model._stored(other).dtype == torch.float32
+    assert bundle_model._stored(torch.tensor([1e6])).item() == 1e6
 
 
 def test_what_lies_beside_the_weights_says_whose_figures_these_are(bundled, tuned):
     names = {path.name for path in bundled.iterdir()}
     data = {"config.json", "preprocessor_config.json", "results.json", "seeds.json", "adaptation_head.safetensors"}
-    assert names == {"README.md", "model.safetensors", *data}
+    assert names == {"README.md", "model.safetensors", "LICENSE-WHISPER", *data}
     head = AdaptationHead.load(bundled / "adaptation_head.safetensors")
-    assert head.model == Predictor(bundled, backend="torch").session.backend.digest  # of the rounded weights
+    assert head.model == Predictor(bundled, backend="torch").session.backend.digest
     results = Results.load(bundled / "results.json")
     assert results.uar == Results.load(tuned / "results.json").uar
     (note,) = results.notes
@@ -71,29 +77,15 @@ def test_what_lies_beside_the_weights_says_whose_figures_these_are(bundled, tune
     card = (bundled / "README.md").read_text()
     assert "license: cc-by-nc-sa-4.0" in card
     assert "value: 0.6123" in card
-    assert (
-        "| `speaker` | 1,440 | 3 | 0.612 ± 0.010 | 0.612 ± 0.010 | 0.550 to 0.670 | 0.612 ± 0.010 | 0.612 | 0.612 |"
-        in card
-    )
+    figure = "0.612 ± 0.010"
+    assert f"| `speaker` | 1,440 | 3 | {figure} | {figure} | 0.550 to 0.670 | {figure}, {figure} | 0.612 |" in card
     assert json.loads((bundled / "config.json").read_text())["ser_hf"]["temperature"] == 1.3
 
 
-def test_a_model_that_is_too_large_or_breaks_in_fp16_is_refused(
-    bundle_model, all_speakers, tuned, tmp_path, monkeypatch
-):
+def test_a_model_that_is_too_large_is_refused(bundle_model, all_speakers, tuned, tmp_path, monkeypatch):
     monkeypatch.setattr(bundle_model, "MAX_BYTES", 1_000)
     with pytest.raises(UserError, match="too many to bundle"):
         bundle_model.write_bundle(all_speakers, tuned, THREE, "this", tmp_path / "bundled")
-    monkeypatch.undo()
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    for path in all_speakers.glob("*.json"):
-        (broken / path.name).write_bytes(path.read_bytes())
-    weights = load_file(all_speakers / "model.safetensors")
-    weights["classifier.bias"][0] = 1e6
-    save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match="fp16"):
-        bundle_model.write_bundle(broken, tuned, THREE, "this", tmp_path / "bundled")
     assert not (tmp_path / "bundled").exists()
 
 
@@ -111,7 +103,6 @@ def test_seeds_are_added_one_by_one_to_a_model_of_the_same_recipe(bundle_model, 
         in (folder / "README.md").read_text()
     )
     assert (folder / "model.safetensors").read_bytes() == weights
-    assert bundle_model.bundled_temperature("this", folder) == 1.3
     with pytest.raises(UserError, match="another recipe"):
         bundle_model.add_seeds(more, "that", folder)
     more["speaker"]["n"] = 7
@@ -130,10 +121,10 @@ def test_the_table_has_a_line_a_corpus_where_there_are_two(bundle_model):
 
 def test_the_bundled_model_is_small_and_stock_transformers_loads_it(recordings):
     size = sum(path.stat().st_size for path in BUNDLED_MODEL.iterdir())
-    assert size < 12_000_000
+    assert size < 25_000_000
     clip = audio.load(next(recordings[0].rglob("*.wav")))
     classify = pipeline("audio-classification", model=str(BUNDLED_MODEL), top_k=None)
-    assert sum(parameter.numel() for parameter in classify.model.parameters()) < 6_000_000
+    assert sum(parameter.numel() for parameter in classify.model.parameters()) < 12_000_000
     scores = {row["label"]: row["score"] for row in classify({"array": clip, "sampling_rate": 16_000})}
     assert scores == pytest.approx(Predictor(BUNDLED_MODEL).predict(clip)["scores"], abs=1e-4)
     assert set(scores) == set(EMOTIONS)
@@ -159,7 +150,6 @@ def test_it_answers_where_no_model_is_named(recordings, capsys):
 
 def test_the_bundled_model_is_of_the_recipe_in_the_config_files(bundle_model):
     assert json.loads((BUNDLED_MODEL / "seeds.json").read_text())["recipe"] == bundle_model.recipe_digest()
-    assert bundle_model.bundled_temperature(bundle_model.recipe_digest()) > 0
 
 
 def test_the_card_of_the_bundled_model_is_what_its_template_renders(bundle_model):

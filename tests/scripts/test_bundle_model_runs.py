@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,21 @@ from ser_hf.experiments import adaptation_study
 from ser_hf.labels import EMOTIONS
 
 WORDS = ["bundle_model.py", "--ravdess", str(ROOT), "--tess", str(ROOT)]
+
+
+def write_predictions(path, rng):
+    """Predictions of 96 clips that are right more often than not."""
+    with path.open("w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["file", "corpus", "speaker", "label", "predicted", *EMOTIONS])
+        for clip, label in enumerate(rng.integers(8, size=96)):
+            chances = softmax(3 * np.eye(8)[label] + 2 * rng.normal(size=8))
+            corpus = "ravdess" if clip % 2 else "tess"
+            lines.writerow(["f", corpus, f"{corpus}-{clip % 4}", EMOTIONS[label], "sad", *chances])
+
+
+def protocol_of(words):
+    return words[words.index("--protocol") + 1]
 
 
 @pytest.fixture
@@ -35,18 +51,14 @@ def commands(bundle_model, monkeypatch, tuned):
             return
         for name in ("model.safetensors", "config.json", "preprocessor_config.json", "results.json"):
             shutil.copy(tuned / name, folder / name)
-        results = json.loads((tuned / "results.json").read_text()) | {"protocol": Path(words[1]).stem}
+        protocol = words[words.index("--protocol") + 1]
+        results = json.loads((tuned / "results.json").read_text()) | {"protocol": protocol}
         (folder / "results.json").write_text(json.dumps(results))
-        if "--resume_from_checkpoint" in words:
-            (folder / "repeats.json").write_text("{}")
         rng = np.random.default_rng(len(commands))
-        with (folder / "predictions.csv").open("w", newline="") as file:
-            lines = csv.writer(file)
-            lines.writerow(["file", "corpus", "speaker", "label", "predicted", *EMOTIONS])
-            for clip, label in enumerate(rng.integers(8, size=96)):
-                chances = softmax(3 * np.eye(8)[label] + 2 * rng.normal(size=8))
-                corpus = "ravdess" if clip % 2 else "tess"
-                lines.writerow(["f", corpus, f"{corpus}-{clip % 4}", EMOTIONS[label], "sad", *chances])
+        for fold in range(bundle_model.FOLDS[protocol]) if "--fold" in words else [None]:
+            part = folder if fold is None else folder / f"fold-{fold}"
+            part.mkdir(exist_ok=True)
+            write_predictions(part / "predictions.csv", rng)
 
     monkeypatch.setattr(bundle_model, "run_ser_hf", run)
     return commands
@@ -58,7 +70,7 @@ def bundled(bundle_model, monkeypatch):
     written, added = [], []
     monkeypatch.setattr(bundle_model, "write_bundle", lambda *args: written.append(args))
     monkeypatch.setattr(bundle_model, "add_seeds", lambda *args: added.append(args) or args[0])
-    monkeypatch.setattr(bundle_model, "bundled_temperature", lambda recipe: 2.0)
+    monkeypatch.setattr(bundle_model, "refuse_another_recipe", lambda recipe: None)
     return written, added
 
 
@@ -66,19 +78,22 @@ def test_it_runs_every_protocol_and_seed_once_and_bundles_the_model_of_all_speak
     bundle_model, commands, tmp_path, capsys, monkeypatch, bundled
 ):
     written, added = bundled
-    monkeypatch.setattr(sys, "argv", [*WORDS, "--output", str(tmp_path / "o"), "--seeds", "2"])
+    monkeypatch.setattr(sys, "argv", [*WORDS, "--output", str(tmp_path / "o"), "--seeds", "2", "--backbone", "b"])
     bundle_model.main()
-    assert [words[0] for words in commands] == ["data"] + ["finetune"] * (2 * (6 + 4) + 2 + 1)
-    singles = [words for words in commands if "--fold" in words]
-    assert len({words[words.index("--output_dir") + 1] for words in singles}) == 12
-    (all_speakers,) = [place for place, words in enumerate(commands) if Path(words[1]).stem == "all"]
-    assert all_speakers >= 1 + 6  # its temperature is of the first seed's folds
-    assert float(commands[all_speakers][commands[all_speakers].index("--temperature") + 1]) > 0
+    assert [words[0] for words in commands] == ["data"] + ["finetune"] * 2 * (1 + len(bundle_model.PROTOCOLS))
+    trainings = commands[1:]
+    assert [protocol_of(words) for words in trainings if protocol_of(words) == "all"] == ["all", "all"]
+    # the features that all protocols of a seed read are computed by the first
+    assert protocol_of(trainings[0]) == protocol_of(trainings[len(trainings) // 2]) == "all"
+    assert {words[words.index("--model") + 1] for words in trainings} == {"b"}
+    assert {protocol_of(words) for words in trainings if "--fold" in words} == {"emobox-ravdess", "luna-ravdess"}
+    alone = {protocol_of(words) for words in trainings if "--extra_train_speakers" in words}
+    assert alone == {"ravdess-tess", "tess-ravdess"}
     ((model, tested, measured, recipe),) = written
     assert model == tmp_path / "o" / "all" / "seed-42"
     assert tested == tmp_path / "o" / "emobox-ravdess" / "seed-42"
     assert list(measured) == list(bundle_model.PROTOCOLS)
-    assert [list(row["seeds"]) for row in measured.values()] == [["42", "43"]] * 5
+    assert [list(row["seeds"]) for row in measured.values()] == [["42", "43"]] * 8
     assert recipe == bundle_model.recipe_digest()
     assert not added
     assert "| … TESS |" in capsys.readouterr().out
@@ -87,23 +102,18 @@ def test_it_runs_every_protocol_and_seed_once_and_bundles_the_model_of_all_speak
     assert len(commands) == before
 
 
-def test_more_seeds_of_some_protocols_are_added_at_the_temperature_of_the_bundled_model(
-    bundle_model, commands, tmp_path, monkeypatch, bundled
-):
+def test_more_seeds_of_some_protocols_are_added(bundle_model, commands, tmp_path, monkeypatch, bundled):
     written, added = bundled
     words = [*WORDS, "--output", str(tmp_path), "--add", "--first", "44", "--seeds", "1", "--only"]
     monkeypatch.setattr(sys, "argv", [*words, "random", "speaker"])
     bundle_model.main()
-    assert sorted(Path(words[1]).stem for words in commands[1:]) == ["random", "speaker"]
+    assert sorted(protocol_of(words) for words in commands[1:]) == ["all", "random", "speaker"]
     ((measured, _),) = added
     assert {name: list(row["seeds"]) for name, row in measured.items()} == {"random": ["44"], "speaker": ["44"]}
-    expected = adaptation_study.adaptation_figures(
-        [adaptation_study.read_predictions(tmp_path / "random" / "seed-44")], [2.0]
-    )
-    assert measured["random"]["seeds"]["44"] == expected
-    monkeypatch.setattr(sys, "argv", [*words, "emobox-ravdess"])
-    bundle_model.main()
-    assert len([words for words in commands if words[0] == "finetune"]) == 2 + 7
+    run = adaptation_study.read_predictions(tmp_path / "random" / "seed-44")
+    expected = adaptation_study.adaptation_figures([run], [1.0])
+    ten = float(np.mean(adaptation_study.adapted_uar([run], [1.0], clips=10)))
+    assert measured["random"]["seeds"]["44"] == {**expected, "adapted uar, ten clips": pytest.approx(ten)}
     assert not written
 
 
@@ -136,20 +146,19 @@ def test_what_the_user_can_mend_is_one_line(tmp_path):
 
 
 def test_a_recipe_is_another_where_a_config_file_says_otherwise(bundle_model, monkeypatch, tmp_path):
-    before = bundle_model.recipe_digest()
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
-    monkeypatch.setattr(bundle_model, "CONFIGS", tmp_path / "configs")
-    file = tmp_path / "configs" / "random.yaml"
-    file.write_text("# a remark\n" + file.read_text())
+    before, text = bundle_model.recipe_digest(), bundle_model.RECIPE.read_text()
+    monkeypatch.setattr(bundle_model, "RECIPE", tmp_path / "recipe.yaml")
+    bundle_model.RECIPE.write_text("# a remark\n" + text)
     assert bundle_model.recipe_digest() == before
-    file.write_text(file.read_text().replace("mixup: 0.15", "mixup: 0.2"))
+    assert "window: 5" in text
+    bundle_model.RECIPE.write_text(text.replace("window: 5", "window: 6"))
     assert bundle_model.recipe_digest() != before
 
 
-def test_nothing_begins_after_a_run_that_failed(bundle_model, monkeypatch, tmp_path):
+def test_nothing_begins_after_a_run_that_failed(bundle_model):
     started, failed = [], threading.Event()
 
-    def train(output, name):
+    def train(name):
         started.append(name)
         if name == "slow":
             assert failed.wait(10)
@@ -157,7 +166,7 @@ def test_nothing_begins_after_a_run_that_failed(bundle_model, monkeypatch, tmp_p
             failed.set()
             sys.exit(2)
 
-    monkeypatch.setattr(bundle_model, "train", train)
+    runs = [partial(train, name) for name in ("slow", "bad", "third", "fourth")]
     with pytest.raises(SystemExit, match="2"):
-        bundle_model.train_all(tmp_path, [("slow",), ("bad",), ("third",), ("fourth",)], jobs=2)
+        bundle_model.train_all(runs, jobs=2)
     assert sorted(started) == ["bad", "slow"]

@@ -359,10 +359,8 @@ def test_wrong_lines_of_a_file_are_named(tmp_path):
         ("--train_on_validation true --abstain_error 0.1", "needs validation clips"),
         ("--temperature 2", "needs --train_on_validation true"),
         ("--train_on_validation true --temperature 0", "a positive number"),
-        ("--sam_rho 0.1 --gradient_accumulation_steps 2", "a step's whole gradient"),
-        ("--sam_rho -1", "at least 0 is needed"),
-        ("--aux_egemaps_weight -1", "at least 0 is needed"),
-        ("--aux_egemaps_weight 1 --mode lora", "does nothing in --mode lora, only in full, partial"),
+        ("--ema_decay -1", "at least 0 is needed"),
+        ("--layer_mix true --mode lora", "does nothing in --mode lora, only in full, partial"),
     ],
 )
 def test_flags_that_could_not_be_kept_are_refused(flags, says):

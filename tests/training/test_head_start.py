@@ -104,6 +104,31 @@ def test_without_validation_no_speaker_judges_itself():
     assert "UAR on held-out training clips" in str(start)
 
 
+def test_copies_are_fitted_and_never_judge():
+    features, labels = clusters(320)
+    speakers, nothing = np.repeat(np.arange(8), 40), (np.zeros((0, 12)), np.zeros(0, dtype=int))
+    alone, _ = head_start.choose((features, labels), nothing, None, speakers)
+    noise = np.random.default_rng(5).normal(size=features.shape) * 3
+    both = np.concatenate([features, noise]), np.tile(labels, 2)
+    weights = np.repeat([1.0, 1e-9], 320)
+    with_copies, same = head_start.choose(both, nothing, weights, speakers)
+    assert with_copies.uar == pytest.approx(alone.uar, abs=0.02)
+    # the copies change what is fitted once they weigh something, but not the clips that judge it
+    heavy, other = head_start.choose(both, nothing, np.ones(640), speakers)
+    assert heavy.uar < alone.uar
+    assert np.abs(other.logits(features) - same.logits(features)).max() > 0.5
+
+
+def test_clips_judge_by_their_weights():
+    """Half of the clips has features that say nothing, and hardly any weight."""
+    features, labels = clusters(320)
+    speakers, nothing = np.tile(np.arange(5), 64), (np.zeros((0, 12)), np.zeros(0, dtype=int))
+    features[160:] = np.random.default_rng(1).normal(size=(160, 12))
+    start, _ = head_start.choose((features, labels), nothing, np.repeat([1.0, 0.01], 160), speakers)
+    evenly, _ = head_start.choose((features, labels), nothing, None, speakers)
+    assert start.uar > evenly.uar + 0.2
+
+
 def few(split, every):
     """One in so many clips of training and validation, and one of the test."""
     return replace(split, train=split.train[::every], validation=split.validation[::every], test=split.test[:1])

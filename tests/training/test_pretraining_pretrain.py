@@ -129,7 +129,7 @@ def test_models_from_nothing_are_saved_whole(name, least, tmp_path):
     for key, tensor in model.base_model.state_dict().items():
         assert torch.equal(tensor, loaded.base_model.state_dict()[key])
     if name == "tiny":
-        assert loaded.config.mask_time_length == presets.preset_config().mask_time_length
+        assert loaded.config.mask_time_length == presets.tiny_config().mask_time_length
         assert "attn_implementation" not in (tmp_path / "m" / "config.json").read_text()
 
 

@@ -15,7 +15,7 @@ class PretrainConfig(SplitSettings):
     model: str = field(
         metadata={
             "metavar": "DIR|REPO|NAME",
-            "help": "wav2vec2 or wav2vec2-bert to go on from; from scratch: tiny, tiny-50, small (of waveforms)",
+            "help": "wav2vec2 or wav2vec2-bert to go on from; from scratch: tiny, small (of waveforms)",
         }
     )
     output: str = field(metadata={"metavar": "DIR", "help": "must not exist yet"})

@@ -22,7 +22,7 @@ from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2Ber
 
 from ser_hf.models import loading, padding, presets
 
-SCRATCH = (*presets.BUILT_IN, presets.SMALL)
+SCRATCH = (presets.TINY, presets.SMALL)
 """Names of the models that pretraining starts from random weights."""
 _OBJECTIVE_WEIGHTS = ("quantizer.", "project_hid.", "project_q.")
 """Prefixes of weights that a fine-tuned checkpoint lacks, and that may start at random."""
@@ -190,12 +190,12 @@ def save(model: PreTrainedModel, original_settings: dict, folder: str | PathLike
 
 
 def _new(name: str) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
-    config = presets.small_config() if name == presets.SMALL else presets.preset_config(name)
+    config = presets.small_config() if name == presets.SMALL else presets.tiny_config()
     # at these sizes, plain attention is faster on a CPU than the fused kernel
     model = CLASSES[config.model_type]._from_config(config, attn_implementation="eager")
     if isinstance(model, Wav2Vec2ForPreTraining):
         return model, Wav2Vec2FeatureExtractor(return_attention_mask=True)
-    return model, presets.preset_extractor(name)
+    return model, presets.tiny_extractor()
 
 
 def _pretrained(name: str | PathLike) -> tuple[PreTrainedModel, FeatureExtractionMixin, dict]:
