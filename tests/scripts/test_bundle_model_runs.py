@@ -61,6 +61,7 @@ def commands(bundle_model, monkeypatch, tuned):
             write_predictions(part / "predictions.csv", rng)
 
     monkeypatch.setattr(bundle_model, "run_ser_hf", run)
+    monkeypatch.setattr(adaptation_study, "_DRAWS", 1)  # ten take a minute
     return commands
 
 
