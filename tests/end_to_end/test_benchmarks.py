@@ -66,7 +66,7 @@ def test_training_on_cached_frames_of_a_whisper_ends_at_one_loss(train_speed, bu
     model = make_whisper(tmp_path / "model", seconds=6)
     train_speed.cached_equals_uncached(argparse.Namespace(**settings), model)
     cached, uncached = (float(words.split()[-1]) for words in capsys.readouterr().out.splitlines()[-1].split(","))
-    assert cached == pytest.approx(uncached, rel=1e-3)  # cached frames have half precision
+    assert cached == pytest.approx(uncached, abs=5e-4)  # cached frames have half precision
 
 
 def test_prediction_of_a_whisper_is_compared_with_stock_at_30_s(monkeypatch, rows, home, tmp_path, capsys):

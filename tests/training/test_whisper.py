@@ -51,7 +51,7 @@ def test_the_stock_pipeline_says_what_the_predictor_says(run, recordings):
     stock = pipeline("audio-classification", model=str(run), top_k=None)
     for file in sorted(recordings[0].rglob("*.wav"))[:100:33]:
         expected = {row["label"]: row["score"] for row in stock({"raw": audio.load(file), "sampling_rate": 16_000})}
-        assert Predictor(run, backend="torch").predict(str(file))["scores"] == pytest.approx(expected, abs=5e-6)
+        assert Predictor(run, backend="torch").predict(str(file))["scores"] == pytest.approx(expected, abs=2e-6)
 
 
 @pytest.mark.parametrize(
