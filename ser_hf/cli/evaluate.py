@@ -97,7 +97,7 @@ def explain(line: CommandLine) -> None:
     settings = line.parse(ExplainSettings)
     check_output_file(settings.output, ".png")
     from ser_hf import audio
-    from ser_hf.evaluation import occlusion
+    from ser_hf.evaluation.diagnostics import occlusion
     from ser_hf.inference.predictor import Predictor
 
     quiet_transformers()

@@ -16,10 +16,10 @@ from sklearn.model_selection import GroupKFold
 from ser_hf import protocols
 from ser_hf.data.dataset import decoded_clips
 from ser_hf.evaluation import calibration
-from ser_hf.evaluation.discriminant import SHRINKAGES, discriminants
 from ser_hf.inference.adaptation_head import FILE, AdaptationHead
 from ser_hf.inference.predictor import Predictor
 from ser_hf.models import loading
+from ser_hf.models.discriminant import SHRINKAGES, discriminants
 
 DEFAULT_SHRINKAGE = 0.3
 """Where there are neither validation speakers nor enough training speakers to try any."""

@@ -14,14 +14,13 @@ from ser_hf.errors import UserError
 from ser_hf.evaluation import (
     adaptation_head,
     baselines,
-    bias_probes,
     calibration,
     evaluate,
     metrics,
     plots,
     reports,
-    robustness,
 )
+from ser_hf.evaluation.diagnostics import bias_probes, robustness
 from ser_hf.evaluation.results import PredictionTable, Results
 from ser_hf.evaluation.settings import BaselineSettings, CalibrateSettings, EvaluateSettings
 from ser_hf.inference.predictor import Predictor

@@ -24,9 +24,9 @@ from transformers import FeatureExtractionMixin, PreTrainedModel, TrainingArgume
 
 from ser_hf import audio, protocols
 from ser_hf.evaluation import calibration
-from ser_hf.evaluation.discriminant import SHRINKAGES, discriminants
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading, padding
+from ser_hf.models.discriminant import SHRINKAGES, discriminants
 from ser_hf.models.features import Collator, front_end_of
 from ser_hf.models.frozen_frontend import evaluation_mode
 from ser_hf.training import feature_cache, losses
@@ -46,7 +46,7 @@ class LinearHead:
     """A linear classifier on standardised features."""
 
     shrinkage: float
-    """Of the covariance (`ser_hf.evaluation.discriminant`)."""
+    """Of the covariance (`ser_hf.models.discriminant`)."""
     mean: np.ndarray
     """Of the training clips, shape `(width,)`."""
     scale: np.ndarray

@@ -19,11 +19,11 @@ from transformers import (
 
 from ser_hf import audio, protocols
 from ser_hf.evaluation import calibration, reports
-from ser_hf.evaluation.discriminant import discriminants
 from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import ID2LABEL, LABEL2ID
 from ser_hf.models import loading
+from ser_hf.models.discriminant import discriminants
 from ser_hf.models.padding import MaskedGroupNorm, ignore_padding
 from ser_hf.training import feature_cache, finetune, head_start, modes, setup
 from ser_hf.training.config import FinetuneConfig, training_arguments

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from ser_hf.evaluation import bias_probes
+from ser_hf.evaluation.diagnostics import bias_probes
 from ser_hf.protocols.base import columns_of
 
 

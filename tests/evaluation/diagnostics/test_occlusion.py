@@ -9,8 +9,8 @@ from transformers import AutoModelForAudioClassification, Wav2Vec2FeatureExtract
 
 from ser_hf import audio
 from ser_hf.errors import UserError
-from ser_hf.evaluation import occlusion
-from ser_hf.evaluation.occlusion import ExplanationError
+from ser_hf.evaluation.diagnostics import occlusion
+from ser_hf.evaluation.diagnostics.occlusion import ExplanationError
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import COLOURS, EMOTIONS
 

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from ser_hf.evaluation.discriminant import SHRINKAGES, discriminants
+from ser_hf.models.discriminant import SHRINKAGES, discriminants
 
 
 def clusters(clips, width=12):

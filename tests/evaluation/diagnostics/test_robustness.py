@@ -7,7 +7,7 @@ import pytest
 from scipy import signal
 
 from ser_hf.audio import effects, voice_activity
-from ser_hf.evaluation import robustness
+from ser_hf.evaluation.diagnostics import robustness
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 
