@@ -15,7 +15,8 @@ import train_speed
 
 from ser_hf.cli.train import parse_finetune
 from ser_hf.models import loading
-from ser_hf.training import probe, setup
+from ser_hf.training import setup
+from ser_hf.training.heads import probe
 
 
 def probes(args: argparse.Namespace, model: str, cache: str) -> None:

@@ -29,8 +29,9 @@ from ser_hf.models.cutting import window_of
 from ser_hf.models.features import Collator, front_end_of
 from ser_hf.models.padding import ignore_padding, padding_rule
 from ser_hf.models.seen_speakers import SeenSpeakers
-from ser_hf.training import closed_form, modes, probe, setup
+from ser_hf.training import modes, setup
 from ser_hf.training.config import FinetuneConfig
+from ser_hf.training.heads import closed_form, probe
 from ser_hf.training.recovery import disk_guard, refuse_other_run, starting_point, surviving
 from ser_hf.training.trainer import by_epoch
 from ser_hf.utils import files

@@ -16,10 +16,11 @@ from ser_hf.models.backbones import backbone_of
 from ser_hf.models.features import front_end_of
 from ser_hf.models.padding import frames_of, ignore_padding
 from ser_hf.models.seen_speakers import SeenSpeakers
-from ser_hf.training import cpu_kernels, feature_cache, head_start, losses, modes
+from ser_hf.training import cpu_kernels, feature_cache, losses, modes
 from ser_hf.training.augmentation import Augmentation, from_folder, needs_noise, parse, silences
 from ser_hf.training.config import FinetuneConfig, under_fsdp
 from ser_hf.training.dataset import SpeechDataset, TrainingCollator, Variation
+from ser_hf.training.heads import head_start
 from ser_hf.training.recovery import TrainingError
 from ser_hf.training.sampler import PaddedLengthBatchSampler, steps_for
 from ser_hf.training.trainer import Recipe, SerTrainer, ValidationWatch, make_trainer

@@ -17,7 +17,8 @@ from ser_hf.models.encoder_layers import final_norm
 from ser_hf.models.features import Collator, front_end_of
 from ser_hf.models.frozen_frontend import evaluation_mode
 from ser_hf.models.loading import ModelError
-from ser_hf.training import modes, optimization, probe
+from ser_hf.training import modes, optimization
+from ser_hf.training.heads import probe
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
 UNDROPPED = dict.fromkeys(("hidden_dropout", "activation_dropout", "attention_dropout", "final_dropout"), 0.0)

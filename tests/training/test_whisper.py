@@ -13,8 +13,8 @@ from ser_hf.cli.main import main
 from ser_hf.inference.predictor import Predictor
 from ser_hf.models import loading, padding
 from ser_hf.models.features import front_end_of
-from ser_hf.training import probe
 from ser_hf.training.config import FinetuneConfig, training_arguments
+from ser_hf.training.heads import probe
 
 
 @pytest.fixture(scope="module")

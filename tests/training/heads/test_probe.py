@@ -12,7 +12,8 @@ from ser_hf import audio, protocols
 from ser_hf.cli.main import main
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
-from ser_hf.training import feature_cache, probe
+from ser_hf.training import feature_cache
+from ser_hf.training.heads import probe
 
 FLAGS = ["--mode", "probe", "--num_train_epochs", "4", "--learning_rate", "3e-2", "--bf16", "false"]
 

@@ -25,8 +25,9 @@ from ser_hf.labels import ID2LABEL, LABEL2ID
 from ser_hf.models import loading
 from ser_hf.models.discriminant import discriminants
 from ser_hf.models.padding import MaskedGroupNorm, ignore_padding
-from ser_hf.training import feature_cache, finetune, head_start, modes, setup
+from ser_hf.training import feature_cache, finetune, modes, setup
 from ser_hf.training.config import FinetuneConfig, training_arguments
+from ser_hf.training.heads import head_start
 from ser_hf.training.recovery import TrainingError
 from ser_hf.training.trainer import by_epoch
 

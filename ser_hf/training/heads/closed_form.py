@@ -16,8 +16,8 @@ from ser_hf import audio, protocols
 from ser_hf.evaluation import calibration
 from ser_hf.evaluation.adaptation_head import Embedded
 from ser_hf.models.features import front_end_of
-from ser_hf.training import head_start
 from ser_hf.training.config import FinetuneConfig
+from ser_hf.training.heads import head_start
 from ser_hf.training.losses import training_weights
 from ser_hf.training.setup import augmentation_of
 
