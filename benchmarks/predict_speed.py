@@ -176,7 +176,7 @@ def make_model(size: str, folder: Path) -> str:
         WhisperFeatureExtractor,
     )
 
-    from ser_hf.inference import onnx_graph
+    from ser_hf.inference.backends import onnx_graph
     from ser_hf.labels import ID2LABEL, LABEL2ID
     from ser_hf.models import loading, presets
     from ser_hf.models.features import front_end_of

@@ -250,7 +250,7 @@ def check_bundled_model() -> Iterator[Check]:
 
         from ser_hf import BUNDLED_MODEL
         from ser_hf.audio import synthesis
-        from ser_hf.inference import auto_backend
+        from ser_hf.inference.backends import auto_backend
         from ser_hf.inference.predictor import Predictor
 
         quiet_transformers()

@@ -16,7 +16,7 @@ from ser_hf.data.corpora import CORPORA
 from ser_hf.data.dataset import decoded_clips, label_aliases
 from ser_hf.evaluation import calibration, metrics
 from ser_hf.evaluation.results import GROUPS, Results, score
-from ser_hf.inference.onnx_runtime import GRAPH_FILES
+from ser_hf.inference.backends.onnx_runtime import GRAPH_FILES
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading

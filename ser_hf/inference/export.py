@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from ser_hf.inference import adaptation_head
-from ser_hf.inference.onnx_graph import OPSET, write_checked
-from ser_hf.inference.onnx_runtime import GRAPH_FILES, require
+from ser_hf.inference.backends.onnx_graph import OPSET, write_checked
+from ser_hf.inference.backends.onnx_runtime import GRAPH_FILES, require
 from ser_hf.models import loading
 from ser_hf.utils import files
 
@@ -29,7 +29,7 @@ def export(
 
     Returns:
         What `export.json` holds: `model`, `digest` of its weights, `backend`, `check` (of
-        `ser_hf.inference.onnx_graph.compare`), and the versions of what wrote it.
+        `ser_hf.inference.backends.onnx_graph.compare`), and the versions of what wrote it.
 
     Raises:
         UserError: where the model cannot be loaded or exported, where the graph differs from torch,

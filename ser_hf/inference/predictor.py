@@ -98,7 +98,7 @@ class Predictor:
             device: for torch; a GPU where there is one if None.
             batch_size: clips of one length that share a batch at most, on a GPU.
             backend: `auto`, `torch`, `torch-bf16`, `onnx` or `onnx-int8`; the ONNX ones run on the
-                CPU. `auto` is the faster of torch and onnx (`ser_hf.inference.auto_backend`).
+                CPU. `auto` is the faster of torch and onnx (`ser_hf.inference.backends`).
             voice_kind: how voice is found in long recordings, `silero` or `energy`; the better one
                 that is installed if None.
             revision: a branch, tag or commit of a Hub id.

@@ -11,7 +11,8 @@ from helpers.small import make_model
 from transformers import AutoModelForAudioClassification
 
 from ser_hf.errors import UserError
-from ser_hf.inference import backends, export, onnx_backend
+from ser_hf.inference import backends, export
+from ser_hf.inference.backends import onnx_backend
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import ID2LABEL
 from ser_hf.models import loading

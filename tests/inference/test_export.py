@@ -14,7 +14,8 @@ from transformers import AutoModelForAudioClassification, HubertConfig, Wav2Vec2
 from ser_hf import audio
 from ser_hf.cli import publish
 from ser_hf.errors import UserError
-from ser_hf.inference import backends, export, onnx_graph, onnx_runtime
+from ser_hf.inference import backends, export
+from ser_hf.inference.backends import onnx_graph, onnx_runtime
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import ID2LABEL, LABEL2ID
 from ser_hf.models import loading, padding

@@ -10,7 +10,7 @@ import transformers
 from helpers.small import ROOT
 from transformers import AutoModelForAudioClassification
 
-from ser_hf.inference import onnx_graph
+from ser_hf.inference.backends import onnx_graph
 from ser_hf.labels import ID2LABEL, LABEL2ID
 from ser_hf.models import padding
 from ser_hf.models.encoder_layers import final_norm

@@ -18,8 +18,8 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoFeatureExtractor, FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 
 from ser_hf.errors import UserError
-from ser_hf.inference import onnx_graph
-from ser_hf.inference.onnx_runtime import GRAPH_FILES, exported_backends, open_session, require
+from ser_hf.inference.backends import onnx_graph
+from ser_hf.inference.backends.onnx_runtime import GRAPH_FILES, exported_backends, open_session, require
 from ser_hf.models import loading
 from ser_hf.utils import files
 

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ser_hf.errors import UserError
-from ser_hf.inference.onnx_runtime import exported_backends
+from ser_hf.inference.backends.onnx_runtime import exported_backends
 from ser_hf.models import loading
 
 

@@ -58,19 +58,19 @@ Loader = Callable[[str | PathLike, str | None, str | None], Backend]
 
 
 def _load_auto(model: str | PathLike, device: str | None, revision: str | None) -> Backend:
-    from ser_hf.inference import auto_backend
+    from ser_hf.inference.backends import auto_backend
 
     return auto_backend.load(model, device, revision)
 
 
 def _load_torch(model: str | PathLike, device: str | None, revision: str | None, bfloat16: bool = False) -> Backend:
-    from ser_hf.inference import torch_backend  # torch takes seconds to import
+    from ser_hf.inference.backends import torch_backend  # torch takes seconds to import
 
     return torch_backend.load(model, device, revision, bfloat16)
 
 
 def _load_onnx(model: str | PathLike, device: str | None, revision: str | None, int8: bool = False) -> Backend:
-    from ser_hf.inference import onnx_backend
+    from ser_hf.inference.backends import onnx_backend
 
     return onnx_backend.load(model, device, revision, int8)
 

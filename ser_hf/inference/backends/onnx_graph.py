@@ -25,7 +25,7 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 from ser_hf import audio
 from ser_hf.audio import synthesis
 from ser_hf.errors import UserError, first_line
-from ser_hf.inference.onnx_runtime import open_session, runtime_errors
+from ser_hf.inference.backends.onnx_runtime import open_session, runtime_errors
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading
 from ser_hf.models.features import front_end_of

@@ -13,8 +13,9 @@ import torch
 from helpers.small import make_model
 
 from ser_hf.errors import UserError
-from ser_hf.inference import auto_backend, export, onnx_graph, torch_backend
-from ser_hf.inference.auto_backend import Choice, Measurement
+from ser_hf.inference import export
+from ser_hf.inference.backends import auto_backend, onnx_graph, torch_backend
+from ser_hf.inference.backends.auto_backend import Choice, Measurement
 from ser_hf.inference.predictor import Predictor
 from ser_hf.models import loading
 

@@ -25,10 +25,9 @@ import torch
 
 from ser_hf import __version__
 from ser_hf.errors import UserError
-from ser_hf.inference import onnx_backend, onnx_graph, torch_backend
-from ser_hf.inference.backends import Backend
-from ser_hf.inference.onnx_backend import ModelSource
-from ser_hf.inference.onnx_runtime import exported_backends
+from ser_hf.inference.backends import Backend, onnx_backend, onnx_graph, torch_backend
+from ser_hf.inference.backends.onnx_backend import ModelSource
+from ser_hf.inference.backends.onnx_runtime import exported_backends
 from ser_hf.models import loading
 from ser_hf.models.features import front_end_of
 from ser_hf.utils import files
