@@ -1,6 +1,5 @@
 """Predictions of recordings: the one way to run a model."""
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -10,7 +9,7 @@ from functools import partial
 from itertools import islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from scipy.special import softmax
@@ -19,53 +18,12 @@ from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedMod
 from ser_hf import BUNDLED_MODEL, audio
 from ser_hf.audio import voice_activity
 from ser_hf.errors import UserError
-from ser_hf.inference import adaptation_head, backends, long_audio, prediction, speaker_adaptation
+from ser_hf.inference import adaptation_head, backends, long_audio, prediction, recordings, speaker_adaptation
 from ser_hf.inference.prediction import FailedPrediction, Prediction
+from ser_hf.inference.recordings import Deadline, OnSamples
 from ser_hf.inference.session import InferencePool, InferenceSession
+from ser_hf.inference.voice_fitting import fit_voice
 from ser_hf.models.seen_speakers import SeenSpeakers
-
-_Result = TypeVar("_Result")
-
-
-class TimeoutExceeded(UserError):
-    """A recording that took longer than its timeout."""
-
-
-class Deadline:
-    """A point in time, some seconds from now, or never."""
-
-    def __init__(self, seconds: float | None) -> None:
-        """Begin; the deadline never comes where `seconds` is None."""
-        self._until = None if seconds is None else time.monotonic() + seconds
-
-    def check(self, file: str | None) -> None:
-        """Refuse to go on after the deadline.
-
-        Raises:
-            TimeoutExceeded: naming the file.
-        """
-        if self._until is not None and time.monotonic() > self._until:
-            raise _timed_out(file)
-
-    def result(self, future: Future[_Result], file: str | None) -> _Result:
-        """Wait for a result, at most until the deadline, then cancel it.
-
-        Raises:
-            TimeoutExceeded: naming the file.
-        """
-        try:
-            return future.result(None if self._until is None else max(0.0, self._until - time.monotonic()))
-        except TimeoutError:
-            future.cancel()
-            raise _timed_out(file) from None
-
-
-def _timed_out(file: str | None) -> TimeoutExceeded:
-    return TimeoutExceeded(f"{file!r} took longer than it was given: cut it into parts")
-
-
-OnSamples = Callable[[np.ndarray], None]
-"""Called with each decoded block of a recording."""
 
 _Pending = tuple[str | None, Callable[[], Prediction]]
 """The name of a recording, and a function that waits for its prediction."""
@@ -222,7 +180,7 @@ class Predictor:
         if isinstance(clips, str | PathLike):
             clips = speaker_adaptation.Adaptation.load(clips)
         if not isinstance(clips, speaker_adaptation.Adaptation):
-            clips = self._fit_voice(clips, timeout, longest, on_error)
+            clips = fit_voice(self.session, self.adaptation_head, clips, timeout, longest, on_error)
         clips.check_model(digest)
         adapted = copy(self)
         adapted.session = replace(self.session, adaptation=clips)
@@ -380,45 +338,6 @@ class Predictor:
         logits, embeddings = zip(*long_audio.rows(waveforms, self.session, self.session.submit_outputs), strict=True)
         return np.stack(logits), np.stack(embeddings)
 
-    def _fit_voice(
-        self, sources: Iterable[audio.Source], timeout: float | None, longest: float | None, on_error: str
-    ) -> speaker_adaptation.Adaptation:
-        """Fit an adaptation to recordings; of long ones, to the windows with voice."""
-        digest, head = self.session.backend.digest, self.adaptation_head
-        if head is not None:
-            head.check_model(digest)
-        submit = self.session.submit_logits if head is None else self.session.submit_outputs
-        rows = []
-        for source in sources:
-            deadline, name = Deadline(timeout), prediction.source_name(source)
-            try:
-                rows += [deadline.result(submit([part]), name) for part in self._parts(source, longest)]
-            except UserError:
-                if on_error == "raise":
-                    raise
-        if not rows:
-            raise speaker_adaptation.AdaptationError("there is no voice to adapt to: give at least one clip of it")
-        if head is None:
-            return speaker_adaptation.fit(np.concatenate(rows), digest)
-        logits, embeddings = map(np.concatenate, zip(*rows, strict=True))
-        return speaker_adaptation.fit_with_head(head, logits, embeddings, digest)
-
-    def _parts(self, source: audio.Source, longest: float | None) -> Iterator[np.ndarray]:
-        """A recording that is one clip, or the windows of a longer one."""
-        clip, blocks = self._read(source, longest)
-        if clip is None:
-            yield from (window.samples for window in long_audio.Windows(blocks, self.session))
-        else:
-            yield clip
-
-    def _read(
-        self, source: audio.Source, longest: float | None, on_samples: OnSamples | None = None
-    ) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
-        """The samples of a recording that is one clip, or None and the blocks of a longer one."""
-        blocks = audio.limit_duration(longest, audio.stream(source), prediction.source_name(source))
-        blocks = blocks if on_samples is None else _observed(blocks, on_samples)
-        return long_audio.split_long(blocks, self._longest_clip)
-
     def _submit(
         self,
         sources: list[audio.Source],
@@ -433,7 +352,7 @@ class Predictor:
         names = [prediction.source_name(source) for source in sources]
         for index, source in enumerate(sources):
             try:
-                clip, blocks = self._read(source, longest, on_samples)
+                clip, blocks = recordings.read(source, self._longest_clip, longest, on_samples)
                 if clip is None:
                     pending[index] = partial(_same, self._predict_long(names[index], blocks, deadline))
                 else:
@@ -457,12 +376,6 @@ class Predictor:
         windows = long_audio.Windows(blocks, self.session)
         mean, segments = long_audio.predict_windows(windows, self.session, partial(deadline.check, name))
         return prediction.prediction(name, windows.length, mean, segments, self.labels, self.abstain_below)
-
-
-def _observed(blocks: Iterable[np.ndarray], on_samples: OnSamples) -> Iterator[np.ndarray]:
-    for block in blocks:
-        on_samples(block)
-        yield block
 
 
 def _finished(pending: _Pending, on_error: str) -> Prediction | FailedPrediction:

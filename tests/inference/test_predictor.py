@@ -15,7 +15,8 @@ from ser_hf import audio
 from ser_hf.audio.voice_activity import FRAME, VoiceActivityDetector
 from ser_hf.inference import long_audio
 from ser_hf.inference.prediction import segment
-from ser_hf.inference.predictor import Predictor, TimeoutExceeded
+from ser_hf.inference.predictor import Predictor
+from ser_hf.inference.recordings import TimeoutExceeded
 from ser_hf.labels import EMOTIONS
 
 RATE = audio.SAMPLING_RATE

@@ -15,7 +15,8 @@ from sklearn.mixture import GaussianMixture
 from ser_hf import audio
 from ser_hf.cli.main import main
 from ser_hf.inference import adaptation_head, speaker_adaptation
-from ser_hf.inference.predictor import Predictor, TimeoutExceeded
+from ser_hf.inference.predictor import Predictor
+from ser_hf.inference.recordings import TimeoutExceeded
 from ser_hf.inference.speaker_adaptation import AdaptationError
 
 

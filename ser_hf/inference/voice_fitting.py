@@ -1,0 +1,64 @@
+"""An adaptation fitted to recordings of one voice, through the model that it adapts."""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import numpy as np
+
+from ser_hf import audio
+from ser_hf.errors import UserError
+from ser_hf.inference import long_audio, prediction, recordings, speaker_adaptation
+from ser_hf.inference.adaptation_head import AdaptationHead
+from ser_hf.inference.session import InferenceSession
+
+
+def fit_voice(
+    session: InferenceSession,
+    head: AdaptationHead | None,
+    sources: Iterable[audio.Source],
+    timeout: float | None = None,
+    longest: float | None = None,
+    on_error: Literal["raise", "skip"] = "raise",
+) -> speaker_adaptation.Adaptation:
+    """Fit an adaptation to recordings; of long ones, to the windows with voice.
+
+    Args:
+        session: of a model without adaptation.
+        head: of the model, where it has one: it standardises the embeddings by the recordings.
+        sources: whatever `ser_hf.audio.load` takes, of any length.
+        timeout: seconds after which a recording is given up, where not None.
+        longest: seconds of audio beyond which a recording is refused, where not None.
+        on_error: `skip` leaves out a recording that cannot be used.
+
+    Raises:
+        AdaptationError: where there is no clip.
+        AdaptationHeadError: where the head belongs to other weights.
+        AudioError, TimeoutExceeded: for a recording that cannot be used.
+    """
+    digest = session.backend.digest
+    if head is not None:
+        head.check_model(digest)
+    submit = session.submit_logits if head is None else session.submit_outputs
+    rows = []
+    for source in sources:
+        deadline, name = recordings.Deadline(timeout), prediction.source_name(source)
+        try:
+            rows += [deadline.result(submit([clip]), name) for clip in _clips(source, session, longest)]
+        except UserError:
+            if on_error == "raise":
+                raise
+    if not rows:
+        raise speaker_adaptation.AdaptationError("there is no voice to adapt to: give at least one clip of it")
+    if head is None:
+        return speaker_adaptation.fit(np.concatenate(rows), digest)
+    logits, embeddings = map(np.concatenate, zip(*rows, strict=True))
+    return speaker_adaptation.fit_with_head(head, logits, embeddings, digest)
+
+
+def _clips(source: audio.Source, session: InferenceSession, longest: float | None) -> Iterator[np.ndarray]:
+    """A recording that is one clip, or the windows of a longer one."""
+    clip, blocks = recordings.read(source, long_audio.longest_clip(session), longest)
+    if clip is None:
+        yield from (window.samples for window in long_audio.Windows(blocks, session))
+    else:
+        yield clip
