@@ -17,6 +17,7 @@ from ser_hf.cli.train import parse_finetune
 from ser_hf.models import loading
 from ser_hf.training import setup
 from ser_hf.training.heads import probe
+from ser_hf.training.inputs import TrainingInputs
 
 
 def probes(args: argparse.Namespace, model: str, cache: str) -> None:
@@ -29,7 +30,7 @@ def probes(args: argparse.Namespace, model: str, cache: str) -> None:
         config, settings = parse_finetune([*words, "--output_dir", cache])
         setup.set_threads(config.threads, settings)
         loaded, extractor = loading.load_for_training(model, 0)
-        runs.append(probe.probe(config, settings, rows, split, loaded, extractor))
+        runs.append(probe.probe(TrainingInputs(config, settings, rows, split, loaded, extractor)))
     assert np.array_equal(runs[0].probabilities, runs[1].probabilities), "the second probe answers differently"
     totals = [run.seconds["embed"] + run.seconds["train"] for run in runs]
     for name, run, total in zip(("first", "second"), runs, totals, strict=True):

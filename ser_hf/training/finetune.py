@@ -32,6 +32,7 @@ from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.training import modes, setup
 from ser_hf.training.config import FinetuneConfig
 from ser_hf.training.heads import closed_form, probe
+from ser_hf.training.inputs import TrainingInputs, load
 from ser_hf.training.recovery import disk_guard, refuse_other_run, starting_point, surviving
 from ser_hf.training.trainer import by_epoch
 from ser_hf.utils import files
@@ -56,7 +57,7 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
             written; for a training that cannot go on (`ser_hf.training.recovery.surviving`).
     """
     if config.mode == "probe":
-        return (_finetune_closed_form if config.head == "closed_form" else _finetune_probe)(config, args)
+        return _finetune_head(config, args)
     checkpoint = starting_point(Path(args.output_dir), args)
     rows, split = protocols.load_split(config)
     with disk_guard("what is frozen is computed"):
@@ -168,63 +169,52 @@ def _write_untested(
     print(f"trained on everybody, tested on nobody: {args.output_dir}", flush=True)
 
 
-def _finetune_probe(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
-    """Train a head on frozen embeddings; where they are cached, the backbone is never called."""
-    rows, split = _begin_probe(config, args)
-    model, extractor = setup.load_model(config, args, rows, split)
-    probe.check(config, model)
-    if args.process_index:
-        return None  # a head is trained in seconds, by one process
-    setup.set_threads(config.threads, args)
-    padding = ignore_padding(model)
-    setup.remember_training(model, config.model, rows, split)
-    with disk_guard("the backbone's embeddings are computed"):
-        probed = probe.probe(config, args, rows, split, model, extractor)
-    if probed.calibration is not None:
-        calibration.record_calibration(model, probed.calibration)
-    with disk_guard("the probe is saved"), _appearing_in(args.output_dir) as folder:
-        if config.figures_only:
-            probe.save_head(probed.head, str(folder / "head.safetensors"))
-        else:
-            model = probe.put_into(model, probed.head)
-            _save(model, extractor, folder)
-        (folder / "history.json").write_text(json.dumps(probed.history, indent=1))
-        results = evaluate.build_results(
-            probed.probabilities,
-            rows,
-            [split],
-            config.dataset,
-            str(args.output_dir),
-            device=str(args.device),
-            seen=SeenSpeakers.of(model.config),
-            weights="" if config.figures_only else loading.digest(model),
-            record=_record(config, args, model, padding, probed.history, probed.seconds, probed.calibration),
-        )
-        write_evidence(results, folder, probed.probabilities, rows, [split], card=not config.figures_only)
-    return results
-
-
-def _begin_probe(config: FinetuneConfig, args: TrainingArguments) -> tuple[datasets.Dataset, protocols.Split]:
-    """Load and split the dataset of a run that has no checkpoints to go on from."""
+def _finetune_head(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
+    """Make a head on a frozen backbone, which is hardly called where its outputs are cached."""
+    # there are no checkpoints to go on from
     if any(Path(args.output_dir, name).exists() for name in ("results.json", *loading.WEIGHTS)):
         raise UserError(f"'{args.output_dir}' holds an earlier run: choose another --output_dir")
-    return protocols.load_split(config)
-
-
-def _finetune_closed_form(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
-    """Fit a head in closed form; where the features are cached, the backbone is hardly called."""
-    rows, split = _begin_probe(config, args)
-    model, extractor = setup.load_model(config, args, rows, split)
-    if args.process_index:
-        return None  # a head is fitted in seconds, by one process
+    rows, split = protocols.load_split(config)
     setup.set_threads(config.threads, args)
-    padding = ignore_padding(model)
-    setup.remember_training(model, config.model, rows, split)
+    inputs = load(config, args, rows, split)
+    fits = config.head == "closed_form"
+    if not fits:
+        probe.check(config, inputs.model)
+    if args.process_index:
+        return None  # a head takes seconds, in one process
+    padding = ignore_padding(inputs.model)
+    setup.remember_training(inputs.model, config.model, rows, split)
+    return (_fit_closed_form if fits else _train_probe)(inputs, padding)
+
+
+def _train_probe(inputs: TrainingInputs, padding: str) -> Results:
+    """Train a head on frozen embeddings, and write the model or the figures alone."""
+    config, model = inputs.config, inputs.model
+    with disk_guard("the backbone's embeddings are computed"):
+        probed = probe.probe(inputs)
+    if probed.calibration is not None:
+        calibration.record_calibration(model, probed.calibration)
+    with disk_guard("the probe is saved"), _appearing_in(inputs.args.output_dir) as folder:
+        if config.figures_only:
+            probe.save_head(probed.head, str(folder / "head.safetensors"))
+            weights = ""
+        else:
+            probe.put_into(model, probed.head)
+            _save(model, inputs.extractor, folder)
+            weights = loading.digest(model)
+        (folder / "history.json").write_text(json.dumps(probed.history, indent=1))
+        record = _record(config, inputs.args, model, padding, probed.history, probed.seconds, probed.calibration)
+        return _write_results(inputs, folder, probed.probabilities, record, weights)
+
+
+def _fit_closed_form(inputs: TrainingInputs, padding: str) -> Results | None:
+    """Fit a head in closed form, and write the model; None where nobody is left to test it on."""
+    config, args, model = inputs.config, inputs.args, inputs.model
     with disk_guard("the backbone's features are computed"):
-        fitted = closed_form.fit(config, args, rows, split, model, extractor)
+        fitted = closed_form.fit(inputs)
     print(fitted.start, flush=True)
     with disk_guard("the model is saved"), _appearing_in(args.output_dir) as folder:
-        _save(model, extractor, folder)
+        _save(model, inputs.extractor, folder)
         if config.adaptation_head:
             head = adaptation_head.fit_head(fitted.train, fitted.validation, loading.digest(model))
             head.save(folder / adaptation_head.FILE)
@@ -233,21 +223,37 @@ def _finetune_closed_form(config: FinetuneConfig, args: TrainingArguments) -> Re
             return None
         record = _record(config, args, model, padding, [], fitted.seconds, fitted.calibration)
         record.training["head_start"] = {**asdict(fitted.start), "kept": True}
-        logits, embeddings = _test_outputs(fitted, Predictor(folder, backend="torch"), rows, split)
-        probabilities = softmax(logits, axis=1)
-        results = evaluate.build_results(
-            probabilities,
-            rows,
-            [split],
-            config.dataset,
-            str(args.output_dir),
-            device=str(args.device),
-            seen=SeenSpeakers.of(model.config),
-            weights=loading.digest(model),
-            record=record,
-        )
-        write_evidence(results, folder, probabilities, rows, [split], card=True)
+        logits, embeddings = _test_outputs(fitted, Predictor(folder, backend="torch"), inputs.rows, inputs.split)
+        results = _write_results(inputs, folder, softmax(logits, axis=1), record, loading.digest(model))
         np.save(folder / "embeddings.npy", embeddings.astype(np.float16))
+    return results
+
+
+def _write_results(
+    inputs: TrainingInputs, folder: Path, probabilities: np.ndarray, record: evaluate.TrainingRecord, weights: str
+) -> Results:
+    """Write the evidence of a head.
+
+    Args:
+        inputs: of the run.
+        folder: gets the evidence.
+        probabilities: of the test side, shape `(clips, labels)`.
+        record: of the training.
+        weights: digest of the saved model; empty where none was saved, which has no card.
+    """
+    split = inputs.split
+    results = evaluate.build_results(
+        probabilities,
+        inputs.rows,
+        [split],
+        inputs.config.dataset,
+        str(inputs.args.output_dir),
+        device=str(inputs.args.device),
+        seen=SeenSpeakers.of(inputs.model.config),
+        weights=weights,
+        record=record,
+    )
+    write_evidence(results, folder, probabilities, inputs.rows, [split], card=bool(weights))
     return results
 
 

@@ -11,16 +11,16 @@ import transformers
 from transformers import PreTrainedModel, TrainingArguments
 
 from ser_hf import audio, protocols
-from ser_hf.models import cutting, loading, presets
+from ser_hf.models import loading, presets
 from ser_hf.models.backbones import backbone_of
 from ser_hf.models.features import front_end_of
 from ser_hf.models.padding import frames_of, ignore_padding
 from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.training import cpu_kernels, feature_cache, losses, modes
-from ser_hf.training.augmentation import Augmentation, from_folder, needs_noise, parse, silences
 from ser_hf.training.config import FinetuneConfig, under_fsdp
 from ser_hf.training.dataset import SpeechDataset, TrainingCollator, Variation
 from ser_hf.training.heads import head_start
+from ser_hf.training.inputs import TrainingInputs, load
 from ser_hf.training.recovery import TrainingError
 from ser_hf.training.sampler import PaddedLengthBatchSampler, steps_for
 from ser_hf.training.trainer import Recipe, SerTrainer, ValidationWatch, make_trainer
@@ -73,13 +73,13 @@ def prepare(
     # The order below matters; a comment says why wherever a step may not move.
     # Threads first: computing frozen outputs is the longest part of the setup.
     set_threads(config.threads, args)
-    model, extractor = load_model(config, args, rows, split)
-    augmentation = augmentation_of(config, rows, split, extractor)
-    trained, padding, start = _trainable_model(config, args, rows, split, model, extractor, augmentation)
-    variation = Variation(config.silence, augmentation, config.mixup, args.seed)
+    inputs = load(config, args, rows, split)
+    extractor = inputs.extractor
+    trained, padding, start = _trainable_model(inputs)
+    variation = Variation(config.silence, inputs.augmentation, config.mixup, args.seed)
     # The front end is still in its place: its outputs are computed by the model as it was loaded.
-    cache = _frozen_outputs(config, args, rows, split, trained, extractor, variation)
-    weights = losses.training_weights(rows.select(split.train), config.balance, config.group_weights)
+    cache = _frozen_outputs(inputs, trained, variation)
+    weights = inputs.clip_weights()
     loss_weights = weights if config.balance_by == "loss" else None
     sampler_weights = weights if config.balance_by == "sampler" else None
     train = SpeechDataset(rows, split.train, extractor, variation, cache, loss_weights).decode()
@@ -92,7 +92,7 @@ def prepare(
     # model, and before the Trainer looks at its parameters.
     _make_trainable(config, args, trained, cache)
     sampler = _sampler(config, args, train, sampler_weights)
-    validation = _validation(rows, split, extractor, cache)
+    validation = _validation(inputs, cache)
     objective = losses.Objective(args.label_smoothing_factor, config.focal_gamma if config.loss == "focal" else 0.0)
     run = {"model_type": trained.model.config.model_type, "protocol_hash": split.hash, "mode": config.mode}
     run |= {"seed": args.seed, **recipe_of(config, args), "steps_an_epoch": sampler.steps}
@@ -104,18 +104,13 @@ def prepare(
     return Prepared(rows, split, trained, extractor, trainer, watch, padding, start)
 
 
-def _validation(
-    rows: datasets.Dataset,
-    split: protocols.Split,
-    extractor: transformers.FeatureExtractionMixin,
-    cache: feature_cache.FeatureCache | None,
-) -> SpeechDataset | None:
+def _validation(inputs: TrainingInputs, cache: feature_cache.FeatureCache | None) -> SpeechDataset | None:
     """Decode the validation side in order of length, so that batches of neighbours pad little."""
-    if not split.validation:
+    if not inputs.split.validation:
         return None
-    seconds = np.array(rows.select_columns("duration")["duration"])
-    indices = sorted(split.validation, key=seconds.__getitem__)
-    return SpeechDataset(rows, indices, extractor, store=cache).decode()
+    seconds = np.array(inputs.rows.select_columns("duration")["duration"])
+    indices = sorted(inputs.split.validation, key=seconds.__getitem__)
+    return SpeechDataset(inputs.rows, indices, inputs.extractor, store=cache).decode()
 
 
 def recipe_of(config: FinetuneConfig, args: TrainingArguments) -> dict:
@@ -153,53 +148,19 @@ def set_threads(threads: int | None, args: TrainingArguments) -> None:
         torch.set_num_threads(threads or max(1, joblib.cpu_count() // local))
 
 
-def load_model(
-    config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, split: protocols.Split
-) -> tuple[PreTrainedModel, transformers.FeatureExtractionMixin]:
-    """Load the model, and cut it to the window and the layers of the run; also its extractor.
-
-    Raises:
-        UserError: for a model that cannot be loaded or cut, or that saw the speakers of the test.
-    """
-    attention = None if config.attention == "auto" else config.attention
-    model, extractor = loading.load_for_training(config.model, args.seed, attention)
-    protocols.refuse_seen(SeenSpeakers.of(model.config), config.model, rows, split)
-    if config.keep_layers is not None:
-        cutting.keep_layers(model, config.keep_layers)
-    if config.layer_mix:  # after the layers are counted
-        modes.mix_layers(model)
-    durations = np.array(rows.select_columns(["duration"])[split.train]["duration"])
-    window = cutting.choose_window(durations, model.config, config.window)
-    if window is None:
-        return model, extractor
-    if args.process_index == 0:
-        longer = int((durations > window).sum())
-        cut = f"; a random stretch is taken of {longer:,} longer clips" if longer else ""
-        fitting = 1 - longer / len(durations)
-        print(f"window: {window} s, fits {fitting:.1%} of the training clips{cut}".replace("%", " %"), flush=True)
-    return model, cutting.cut_window(model, extractor, window)
-
-
-def _trainable_model(
-    config: FinetuneConfig,
-    args: TrainingArguments,
-    rows: datasets.Dataset,
-    split: protocols.Split,
-    model: PreTrainedModel,
-    extractor: transformers.FeatureExtractionMixin,
-    augmentation: Augmentation | None,
-) -> tuple[modes.TrainableModel, str, head_start.HeadStart | None]:
+def _trainable_model(inputs: TrainingInputs) -> tuple[modes.TrainableModel, str, head_start.HeadStart | None]:
     """Begin the head of a model, and freeze what its mode freezes.
 
     Returns:
         The model, its padding rule, and what its head begins with.
     """
+    config, model = inputs.config, inputs.model
     padding = ignore_padding(model)
     # After the padding rule, which the pooled features must keep. Before masks are set: the cache's
     # key should not depend on them. Before anything is frozen: the head may become wider.
     start = None
     if head_start.wanted(config, model):
-        start = head_start.begin(config, args, rows, split, model, extractor, augmentation)
+        start = head_start.begin(inputs)
     _set_masking(model, config)
     freeze = config.model != presets.TINY if config.freeze_feature_encoder is None else config.freeze_feature_encoder
     trained = modes.prepare(model, config.mode, freeze, config.layers)
@@ -265,44 +226,15 @@ def drop_unused(model: PreTrainedModel) -> None:
         model.base_model.masked_spec_embed.requires_grad = False
 
 
-def augmentation_of(
-    config: FinetuneConfig,
-    rows: datasets.Dataset,
-    split: protocols.Split,
-    extractor: transformers.FeatureExtractionMixin,
-) -> Augmentation | None:
-    """The augmentation that `--augment` names; its noises are the silences of the training side.
-
-    Raises:
-        UserError: for a text that names none, or one that the model's input does not allow.
-    """
-    if not config.augment:
-        return None
-    noises = []
-    if needs_noise(config.augment):
-        clips = (audio.load(row["audio"]) for row in rows.select(split.train).select_columns("audio"))
-        noises = from_folder(config.noise_dir) if config.noise_dir else silences(clips)
-    augmentation = parse(config.augment, noises, config.augment_probability)
-    of_frames = augmentation.names(of_frames=True)
-    if of_frames and not front_end_of(extractor).on_frames:
-        raise TrainingError(f"--augment {of_frames[0]} is of mel frames, and the model takes waveforms: leave it out")
-    return augmentation
-
-
 def _frozen_outputs(
-    config: FinetuneConfig,
-    args: TrainingArguments,
-    rows: datasets.Dataset,
-    split: protocols.Split,
-    trained: modes.TrainableModel,
-    extractor: transformers.FeatureExtractionMixin,
-    variation: Variation,
+    inputs: TrainingInputs, trained: modes.TrainableModel, variation: Variation
 ) -> feature_cache.FeatureCache | None:
     """Compute the outputs of the frozen front end, or read them from the cache.
 
     None where there is no frozen front end, where its input changes from epoch to epoch, where FSDP
     would miss it in the state dict, or where `--cache_frozen false` says so.
     """
+    config, args, extractor = inputs.config, inputs.args, inputs.extractor
     unfit = trained.front is None or variation.of_sound() or under_fsdp()
     if not unfit and front_end_of(extractor).fixed_window and variation.silence != "keep":
         # every frame of a window depends on all others, so cached ones cannot be cut
@@ -315,11 +247,10 @@ def _frozen_outputs(
         return None
     front = trained.front
     front.model.to(args.device)
-    used = rows.select(sorted(split.train + split.validation + split.test))
     with args.main_process_first(desc="frozen outputs"), torch.autocast(args.device.type, torch.bfloat16, args.bf16):
         name = f"front {front.depth} {'bf16' if args.bf16 else 'fp32'}"
         cache, computed = feature_cache.feature_cache(
-            used, name, front.model, extractor, front.outputs, config.cache_dir
+            inputs.split_rows(), name, front.model, extractor, front.outputs, config.cache_dir
         )
     if args.process_index == 0:
         print(f"frozen outputs of {len(cache):,} clips: {'computed' if computed else 'from the cache'}", flush=True)

@@ -8,13 +8,14 @@ import torch
 from helpers.small import FAST, make_whisper
 from transformers import pipeline
 
-from ser_hf import audio
+from ser_hf import audio, protocols
 from ser_hf.cli.main import main
 from ser_hf.inference.predictor import Predictor
 from ser_hf.models import loading, padding
 from ser_hf.models.features import front_end_of
 from ser_hf.training.config import FinetuneConfig, training_arguments
 from ser_hf.training.heads import probe
+from ser_hf.training.inputs import TrainingInputs
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +76,8 @@ def test_a_probe_averages_stretches_of_the_window(run, rows, built, tmp_path):
     )
     model, extractor = loading.load_for_training(run)
     args = training_arguments(config, output_dir=str(tmp_path), use_cpu=True, bf16=False)
-    clips = rows.select([3, 50])
-    cache, _ = probe.embeddings(config, args, clips, model, extractor)
+    clips, split = rows.select([3, 50]), protocols.Split([0], [1], [], "speaker", 0, "")
+    cache, _ = probe.embeddings(TrainingInputs(config, args, clips, split, model, extractor))
     features = torch.from_numpy(front_end_of(extractor).extract(audio.load(clips[1]["audio"])))
     assert padding.frames_of(model, front_end_of(extractor).steps(features.numpy())) == 200
     with torch.inference_mode():

@@ -8,18 +8,14 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-import datasets
 import numpy as np
-from transformers import FeatureExtractionMixin, PreTrainedModel, TrainingArguments
 
-from ser_hf import audio, protocols
+from ser_hf import audio
 from ser_hf.evaluation import calibration
 from ser_hf.evaluation.adaptation_head import Embedded
 from ser_hf.models.features import front_end_of
-from ser_hf.training.config import FinetuneConfig
 from ser_hf.training.heads import head_start
-from ser_hf.training.losses import training_weights
-from ser_hf.training.setup import augmentation_of
+from ser_hf.training.inputs import TrainingInputs
 
 
 @dataclass
@@ -40,22 +36,15 @@ class Fitted:
     """What `calibration.fit_calibration` returned; its temperature is folded into the head."""
 
 
-def fit(
-    config: FinetuneConfig,
-    args: TrainingArguments,
-    rows: datasets.Dataset,
-    split: protocols.Split,
-    model: PreTrainedModel,
-    extractor: FeatureExtractionMixin,
-) -> Fitted:
+def fit(inputs: TrainingInputs) -> Fitted:
     """Fit the head of a model in place, and calibrate it on the validation side.
 
     Raises:
-        UserError: as `head_start.fit_head` and `setup.augmentation_of`.
+        TrainingError: as `head_start.fit_head`.
     """
     started = time.perf_counter()
-    augmentation = augmentation_of(config, rows, split, extractor)
-    start, head, cache = head_start.fit_head(config, args, rows, split, model, extractor, augmentation)
+    config, rows, split, model = inputs.config, inputs.rows, inputs.split, inputs.model
+    start, head, cache = head_start.fit_head(inputs)
     head_start.put(model, head)
     model.cpu()
     calibrated = None
@@ -78,11 +67,11 @@ def fit(
         speakers = np.array(rows.select(indices)["speaker"])
         return Embedded(head.logits(features), embeddings, labels, speakers, weights)
 
-    longest = front_end_of(extractor).longest
+    longest = front_end_of(inputs.extractor).longest
     durations = np.array(rows.select_columns(["duration"])[split.test]["duration"])
     return Fitted(
         start,
-        embedded(split.train, training_weights(rows.select(split.train), config.balance, config.group_weights)),
+        embedded(split.train, inputs.clip_weights()),
         embedded(split.validation) if split.validation else None,
         embedded(split.test) if split.test else None,
         np.zeros(len(durations), bool) if longest is None else durations * audio.SAMPLING_RATE > longest,

@@ -20,18 +20,18 @@ import numpy as np
 import torch
 from sklearn.model_selection import GroupKFold
 from torch import nn
-from transformers import FeatureExtractionMixin, PreTrainedModel, TrainingArguments
+from transformers import FeatureExtractionMixin, PreTrainedModel
 
-from ser_hf import audio, protocols
+from ser_hf import audio
 from ser_hf.evaluation import calibration
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading, padding
 from ser_hf.models.discriminant import SHRINKAGES, discriminants
 from ser_hf.models.features import Collator, front_end_of
 from ser_hf.models.frozen_frontend import evaluation_mode
-from ser_hf.training import feature_cache, losses
-from ser_hf.training.augmentation import Augmentation
+from ser_hf.training import feature_cache
 from ser_hf.training.config import FinetuneConfig, is_pretrained
+from ser_hf.training.inputs import TrainingInputs
 from ser_hf.training.recovery import TrainingError
 
 _FOLDS = 5
@@ -114,47 +114,24 @@ def reset_head(model: PreTrainedModel) -> None:
     nn.init.zeros_(classifier.bias)
 
 
-def begin(
-    config: FinetuneConfig,
-    args: TrainingArguments,
-    rows: datasets.Dataset,
-    split: protocols.Split,
-    model: PreTrainedModel,
-    extractor: FeatureExtractionMixin,
-    augmentation: Augmentation | None = None,
-) -> HeadStart:
+def begin(inputs: TrainingInputs) -> HeadStart:
     """Fit a classifier as `fit_head` does, and put it into the head of the model."""
-    start, head, cache = fit_head(config, args, rows, split, model, extractor, augmentation)
-    put(model, head)
-    first = split.train[:2]
-    _check(model, extractor, rows.select(first), head.logits(side(rows, first, cache)[0]))
+    start, head, cache = fit_head(inputs)
+    put(inputs.model, head)
+    rows, first = inputs.rows, inputs.split.train[:2]
+    _check(inputs.model, inputs.extractor, rows.select(first), head.logits(side(rows, first, cache)[0]))
     return start
 
 
-def fit_head(
-    config: FinetuneConfig,
-    args: TrainingArguments,
-    rows: datasets.Dataset,
-    split: protocols.Split,
-    model: PreTrainedModel,
-    extractor: FeatureExtractionMixin,
-    augmentation: Augmentation | None = None,
-) -> tuple[HeadStart, LinearHead, feature_cache.FeatureCache]:
+def fit_head(inputs: TrainingInputs) -> tuple[HeadStart, LinearHead, feature_cache.FeatureCache]:
     """Fit a classifier on the frozen features of the training side.
 
     Every process computes the same from the same cached features. The test side is computed with
-    the others, so that other folds find its features, and takes no part in the fit. Validation
-    clips are not augmented.
+    the others and takes no part in the fit. `clip_weights` weigh the clips. `augmented_copies` of
+    each training clip are fitted beside it. Validation clips are not augmented.
 
     Args:
-        config: its `balance` weighs the clips of the fit, and `augmented_copies` of each training
-            clip are fitted beside it.
-        args: the device, and which process computes.
-        rows: all recordings.
-        split: the clips of each side.
-        model: model with a head of ours, whose projector and classifier are reset in place.
-        extractor: feature extractor of the model.
-        augmentation: of the copies.
+        inputs: whose model has a head of ours: its projector and classifier are reset in place.
 
     Returns:
         What was chosen, the classifier, and the features of all clips of the split.
@@ -162,17 +139,18 @@ def fit_head(
     Raises:
         TrainingError: where all training clips have one label.
     """
+    config, args, rows, split, model = inputs.config, inputs.args, inputs.rows, inputs.split, inputs.model
     reset_head(model)
     model.to(args.device)
-    used = rows.select(sorted(split.train + split.validation + split.test))
+    used = inputs.split_rows()
     name = "head start" + " of all layers" * bool(getattr(model.config, "use_weighted_layer_sum", False))
     caches = []
     for copy in range(config.augmented_copies + 1):
-        kind = f"{name}, {_augmented_name(config, args.seed, augmentation, copy)}" if copy else name
-        features = _augmented_features(extractor, args.seed, augmentation, copy) if copy else None
+        kind = f"{name}, {_augmented_name(inputs, copy)}" if copy else name
+        features = _augmented_features(inputs, copy) if copy else None
         with args.main_process_first(desc="features of the head start"):
             cache, computed = feature_cache.feature_cache(
-                used, kind, model, extractor, lambda batch: _pooled(model, batch), config.cache_dir, features
+                used, kind, model, inputs.extractor, lambda batch: _pooled(model, batch), config.cache_dir, features
             )
         caches.append(cache)
         if args.process_index == 0:
@@ -181,7 +159,7 @@ def fit_head(
     sides = [side(rows, split.train, cache) for cache in caches]
     train = tuple(np.concatenate(parts) for parts in zip(*sides, strict=True))
     validation = side(rows, split.validation, caches[0])
-    weights = losses.training_weights(rows.select(split.train), config.balance, config.group_weights)
+    weights = inputs.clip_weights()
     if config.augmented_copies:
         whole = np.ones(len(split.train)) if weights is None else weights
         each = config.augmented_weight / config.augmented_copies
@@ -301,17 +279,16 @@ def _pooled(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> list[torc
     return list(torch.stack([upper, pooled[0] - upper], dim=1))
 
 
-def _augmented_name(config: FinetuneConfig, seed: int, augmentation: Augmentation, copy: int) -> str:
+def _augmented_name(inputs: TrainingInputs, copy: int) -> str:
     """What tells the features of an augmented copy from all others."""
-    noises = hashlib.sha256(b"".join(clip.tobytes() for clip in augmentation.noises)).hexdigest()[:8]
+    config, seed = inputs.config, inputs.args.seed
+    noises = hashlib.sha256(b"".join(clip.tobytes() for clip in inputs.augmentation.noises)).hexdigest()[:8]
     return f"copy {copy} of seed {seed} by {config.augment} at {config.augment_probability} with noises {noises}"
 
 
-def _augmented_features(
-    extractor: FeatureExtractionMixin, seed: int, augmentation: Augmentation, copy: int
-) -> feature_cache.Features:
+def _augmented_features(inputs: TrainingInputs, copy: int) -> feature_cache.Features:
     """Features of an augmented clip; what is drawn depends on its sound, so that folds share it."""
-    front_end = front_end_of(extractor)
+    augmentation, front_end, seed = inputs.augmentation, front_end_of(inputs.extractor), inputs.args.seed
 
     def features(samples: np.ndarray, sha256: str) -> np.ndarray:
         rng = np.random.default_rng([seed, copy, int(sha256[:12], 16)])

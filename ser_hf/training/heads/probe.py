@@ -10,16 +10,15 @@ import copy
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import PreTrainedModel
 
-from ser_hf import audio, protocols
+from ser_hf import audio
 from ser_hf.evaluation import calibration, metrics
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import padding
@@ -27,7 +26,8 @@ from ser_hf.models.encoder_layers import layers_of
 from ser_hf.models.features import front_end_of
 from ser_hf.training import feature_cache
 from ser_hf.training.config import FinetuneConfig
-from ser_hf.training.losses import Objective, training_weights
+from ser_hf.training.inputs import TrainingInputs
+from ser_hf.training.losses import Objective
 from ser_hf.training.recovery import TrainingError
 
 STRETCH = 0.1
@@ -96,9 +96,7 @@ def check(config: FinetuneConfig, model: PreTrainedModel) -> None:
     layers_of(model)
 
 
-def embeddings(
-    config: FinetuneConfig, args: TrainingArguments, rows: datasets.Dataset, model: PreTrainedModel, extractor: Any
-) -> tuple[feature_cache.FeatureCache, bool]:
+def embeddings(inputs: TrainingInputs) -> tuple[feature_cache.FeatureCache, bool]:
     """Compute means over time of every layer, for whole clips or for stretches of them.
 
     They come from the cache where it holds them.
@@ -106,8 +104,9 @@ def embeddings(
     Returns:
         Arrays `(1 | stretches, layers + 1, width)`, and whether they had to be computed.
     """
+    config, args, model = inputs.config, inputs.args, inputs.model
     stretched = config.pooling == "attentive"
-    front_end = front_end_of(extractor)
+    front_end = front_end_of(inputs.extractor)
     length = 10 * audio.SAMPLING_RATE if front_end.longest is None else front_end.longest
     frames = padding.frames_of(model, front_end.steps(front_end.extract(np.zeros(length, dtype=np.float32))))
     stretch = max(1, round(STRETCH * frames * audio.SAMPLING_RATE / length))
@@ -125,26 +124,21 @@ def embeddings(
 
     name = f"layers {'stretches' if stretched else 'means'} {'bf16' if args.bf16 else 'fp32'}"
     with torch.autocast(args.device.type, torch.bfloat16, args.bf16):
-        return feature_cache.feature_cache(rows, name, model.to(args.device), extractor, compute, config.cache_dir)
+        return feature_cache.feature_cache(
+            inputs.split_rows(), name, model.to(args.device), inputs.extractor, compute, config.cache_dir
+        )
 
 
-def probe(
-    config: FinetuneConfig,
-    args: TrainingArguments,
-    rows: datasets.Dataset,
-    split: protocols.Split,
-    model: PreTrainedModel,
-    extractor: Any,
-) -> Probed:
+def probe(inputs: TrainingInputs) -> Probed:
     """Train a head on embeddings, and choose its epoch by validation UAR.
 
     Raises:
         TrainingError: for what `check` refuses.
     """
+    config, args, rows, split, model = inputs.config, inputs.args, inputs.rows, inputs.split, inputs.model
     check(config, model)
     started = time.perf_counter()
-    used = rows.select(sorted(split.train + split.validation + split.test))
-    cache, computed = embeddings(config, args, used, model, extractor)
+    cache, computed = embeddings(inputs)
     embedded = time.perf_counter() - started
     print(f"embeddings of {len(cache):,} clips: {'computed' if computed else 'from the cache'}", flush=True)
     train, validation, test = (_side(rows, side, cache) for side in (split.train, split.validation, split.test))
@@ -152,9 +146,7 @@ def probe(
     width = train[0].shape[-1]
     projected = getattr(model.config, "classifier_proj_size", width)
     head = Head(train[0].shape[-2], width, projected, config.pooling, config.head).to(args.device)
-    weights = training_weights(rows.select(split.train), config.balance, config.group_weights)
-    balance = None if weights is None else torch.from_numpy(weights).float()
-    history = _fit(head, train, validation, config, args, balance)
+    history = _fit(head, train, validation, inputs)
     calibrated = None
     if config.calibrate:
         logits = np.log(np.maximum(_probabilities(head, validation, args.device), 1e-30))  # but for a constant
@@ -186,10 +178,10 @@ def _fit(
     head: Head,
     train: tuple[torch.Tensor, ...],
     validation: tuple[torch.Tensor, ...],
-    config: FinetuneConfig,
-    args: TrainingArguments,
-    balance: torch.Tensor | None,
+    inputs: TrainingInputs,
 ) -> list[dict]:
+    config, args, weights = inputs.config, inputs.args, inputs.clip_weights()
+    balance = None if weights is None else torch.from_numpy(weights).float()
     loss_of = Objective(args.label_smoothing_factor, config.focal_gamma if config.loss == "focal" else 0.0)
     optimizer = torch.optim.AdamW(head.parameters(), args.learning_rate, weight_decay=args.weight_decay, fused=True)
     epochs, size = int(args.num_train_epochs), args.per_device_train_batch_size

@@ -28,6 +28,7 @@ from ser_hf.models.padding import MaskedGroupNorm, ignore_padding
 from ser_hf.training import feature_cache, finetune, modes, setup
 from ser_hf.training.config import FinetuneConfig, training_arguments
 from ser_hf.training.heads import head_start
+from ser_hf.training.inputs import TrainingInputs
 from ser_hf.training.recovery import TrainingError
 from ser_hf.training.trainer import by_epoch
 
@@ -165,7 +166,7 @@ def test_the_stock_model_answers_as_the_analysis_does(models, rows, tmp_path, mo
     split = few(protocols.split(rows, "speaker"), 13)
     settings = FinetuneConfig(dataset="d", model="some/backbone", cache_dir=str(tmp_path / "cache"), balance="label")
     args = training_arguments(settings, output_dir=str(tmp_path / "run"), bf16=False, use_cpu=True)
-    start = head_start.begin(settings, args, rows, split, model, extractor)
+    start = head_start.begin(TrainingInputs(settings, args, rows, split, model, extractor))
     assert start.chosen_on == "validation"
     assert "projector.weight" not in model.state_dict() or model.config.classifier_proj_size == 16
 
@@ -210,7 +211,7 @@ def test_other_seeds_and_folds_find_the_features(rows, models, tmp_path, capsys)
         model = AutoModelForAudioClassification.from_pretrained(models["group"])
         torch.manual_seed(seed)
         model.classifier.reset_parameters()
-        made.append(head_start.begin(settings, args, rows, split, model, extractor))
+        made.append(head_start.begin(TrainingInputs(settings, args, rows, split, model, extractor)))
         split = replace(split, train=split.test + split.train[1:], test=split.train[:1])
         said = capsys.readouterr().out
         assert ("from the cache" in said) == (seed == 1)
