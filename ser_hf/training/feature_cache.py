@@ -23,6 +23,9 @@ from ser_hf.utils import files
 VERSION = 1
 """Part of the key. Raise it when decoding, features or the layout on disk change."""
 
+STORED = torch.float16
+"""Precision of the values on disk, part of their layout; float32 would take twice the space."""
+
 _CHUNK = 256  # clips decoded at a time
 
 Features = Callable[[np.ndarray, str], np.ndarray]
@@ -34,7 +37,8 @@ class FeatureCache:
 
     def __init__(self, folder: Path) -> None:
         index = json.loads((folder / "index.json").read_text())
-        self.values = np.memmap(folder / "values.f16", dtype=np.float16, mode="r").reshape(-1, *index["shape"])
+        dtype = torch.empty(0, dtype=STORED).numpy().dtype
+        self.values = np.memmap(folder / "values.f16", dtype, mode="r").reshape(-1, *index["shape"])
         self._number = {sha256: number for number, sha256 in enumerate(index["sounds"])}
         self._starts, self._voices = np.cumsum([0, *index["lengths"]]), index["voices"]
 
@@ -143,7 +147,7 @@ def _write_entry(
     index = {"sounds": [], "lengths": [], "voices": []}
     with open(folder / "values.f16", "wb") as file:
         for sha256, voice, tensor in _outputs(rows.select(order), model, compute, features, extractor):
-            frames = tensor.half().cpu().numpy()
+            frames = tensor.to(STORED).cpu().numpy()
             if not np.isfinite(frames).all():
                 raise CacheError("the frozen part's values do not fit half precision: pass --cache_frozen false")
             file.write(frames.tobytes())
