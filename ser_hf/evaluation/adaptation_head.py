@@ -19,7 +19,7 @@ from ser_hf.evaluation import calibration
 from ser_hf.inference.adaptation_head import FILE, AdaptationHead
 from ser_hf.inference.predictor import Predictor
 from ser_hf.models import loading
-from ser_hf.models.discriminant import SHRINKAGES, discriminants
+from ser_hf.models.discriminant import SHRINKAGES, Moments, discriminants
 
 DEFAULT_SHRINKAGE = 0.3
 """Where there are neither validation speakers nor enough training speakers to try any."""
@@ -133,7 +133,7 @@ def _fit(
     points: np.ndarray, labels: np.ndarray, shrinkage: float, weights: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weight `(labels, width)` and bias `(labels,)` of a discriminant analysis."""
-    return next(discriminants(points, labels, weights, (shrinkage,)))
+    return next(discriminants(Moments.of(points, labels, weights), (shrinkage,)))
 
 
 def _logits(weight: np.ndarray, bias: np.ndarray, points: np.ndarray) -> np.ndarray:

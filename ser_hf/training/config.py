@@ -48,6 +48,10 @@ class FinetuneConfig(SplitSettings):
     head: Literal["linear", "mlp", "closed_form"] = field(
         default="linear", metadata={"help": "of a probe; closed_form: the head start, and nothing after it"}
     )
+    hidden_units: bool = field(
+        default=False,
+        metadata={"help": "--head closed_form also reads the hidden units of a Whisper's last feed-forward network"},
+    )
     figures_only: bool = field(
         default=False, metadata={"help": "allow a probe that stock transformers cannot load: figures, and no model"}
     )
@@ -154,6 +158,7 @@ _MODES_OF = {
     "head": ("probe",),
     "pooling": ("probe",),
     "figures_only": ("probe",),
+    "hidden_units": ("probe",),
     "lora_rank": ("lora",),
     "layers": ("partial",),
     "freeze_feature_encoder": ("full",),
@@ -224,6 +229,8 @@ def _check_copies(config: FinetuneConfig, closed_form: bool) -> None:
     """Refuse copies that nothing augments or fits, and flags that a closed form has no use for."""
     if closed_form and config.pooling != "mean":
         raise UserError(f"--head closed_form pools as stock heads do: leave out --pooling {config.pooling}")
+    if config.hidden_units and not closed_form:
+        raise UserError("--hidden_units are read by --head closed_form: give it, or leave them out")
     if closed_form and config.augment and not config.augmented_copies:
         raise UserError("--augment does nothing to --head closed_form without --augmented_copies: give both")
     if config.augmented_copies and not config.augment:

@@ -20,6 +20,7 @@ from ser_hf.training import cpu_kernels, feature_cache, losses, modes
 from ser_hf.training.config import FinetuneConfig, under_fsdp
 from ser_hf.training.dataset import SpeechDataset, TrainingCollator, Variation
 from ser_hf.training.heads import head_start
+from ser_hf.training.heads.discriminant_head import HeadStart
 from ser_hf.training.inputs import TrainingInputs, load
 from ser_hf.training.recovery import TrainingError
 from ser_hf.training.sampler import PaddedLengthBatchSampler, steps_for
@@ -48,7 +49,7 @@ class Prepared:
     trainer: SerTrainer
     watch: ValidationWatch
     padding: str
-    start: head_start.HeadStart | None
+    start: HeadStart | None
     """What the head begins with; None for random weights, or for those it was saved with."""
 
     def head_start(self) -> dict | None:
@@ -148,7 +149,7 @@ def set_threads(threads: int | None, args: TrainingArguments) -> None:
         torch.set_num_threads(threads or max(1, joblib.cpu_count() // local))
 
 
-def _trainable_model(inputs: TrainingInputs) -> tuple[modes.TrainableModel, str, head_start.HeadStart | None]:
+def _trainable_model(inputs: TrainingInputs) -> tuple[modes.TrainableModel, str, HeadStart | None]:
     """Begin the head of a model, and freeze what its mode freezes.
 
     Returns:

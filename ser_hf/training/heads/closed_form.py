@@ -5,7 +5,7 @@ the stock model holds the head.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -14,15 +14,43 @@ from ser_hf import audio
 from ser_hf.evaluation import calibration
 from ser_hf.evaluation.adaptation_head import Embedded
 from ser_hf.models.features import front_end_of
-from ser_hf.training.heads import head_start
+from ser_hf.training.heads import head_start, hidden_head
+from ser_hf.training.heads.discriminant_head import HeadStart, LinearHead
+from ser_hf.training.heads.pooled_features import PooledFeatures
 from ser_hf.training.inputs import TrainingInputs
+
+
+@dataclass(frozen=True, eq=False)
+class OutputHead:
+    """A classifier of what the stock forward hands to the last linear layer."""
+
+    start: HeadStart
+    classifier: LinearHead
+    standardises: bool
+    """Whether a projector standardises the embeddings."""
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """Logits `(clips, labels)` of pooled features."""
+        return self.classifier.logits(features)
+
+    def embeddings(self, features: np.ndarray) -> np.ndarray:
+        """Inputs of the model's classifier, shape `(clips, width)`."""
+        return (features - self.classifier.mean) * self.classifier.scale if self.standardises else features
+
+    def of_training(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Logits and embeddings of the training clips."""
+        return self.logits(features), self.embeddings(features)
+
+    def tempered(self, temperature: float) -> "OutputHead":
+        """The same head with its logits divided by a temperature."""
+        return replace(self, classifier=self.classifier.tempered(temperature))
 
 
 @dataclass
 class Fitted:
     """A model whose head is fitted, and what it gives for the clips of each side."""
 
-    start: head_start.HeadStart
+    head: OutputHead | hidden_head.HiddenHead
     train: Embedded
     validation: Embedded | None
     """None where nothing was left to validate on."""
@@ -40,16 +68,16 @@ def fit(inputs: TrainingInputs) -> Fitted:
     """Fit the head of a model in place, and calibrate it on the validation side.
 
     Raises:
+        ModelError: as `hidden_head.fit`.
         TrainingError: as `head_start.fit_head`.
     """
     started = time.perf_counter()
     config, rows, split, model = inputs.config, inputs.rows, inputs.split, inputs.model
-    start, head, cache = head_start.fit_head(inputs)
-    head_start.put(model, head)
+    head, pooled = hidden_head.fit(inputs) if config.hidden_units else _fit_output(inputs)
     model.cpu()
     calibrated = None
     if config.calibrate and split.validation:
-        features, labels = head_start.side(rows, split.validation, cache)
+        features, labels = pooled.side(split.validation)
         measure = partial(calibration.fit_calibration, head.logits(features), labels)
         calibrated = calibration.calibrate_or_warn(measure, config.abstain_coverage, config.abstain_error)
     temperature = config.temperature if calibrated is None else calibrated["temperature"]
@@ -60,21 +88,30 @@ def fit(inputs: TrainingInputs) -> Fitted:
         calibration.apply_temperature(model, temperature)
     head = head.tempered(temperature or 1.0)
 
-    def embedded(indices: list[int], weights: np.ndarray | None = None) -> Embedded:
-        features, labels = head_start.side(rows, indices, cache)
-        has_projector = getattr(model, "projector", None) is not None
-        embeddings = (features - head.mean) * head.scale if has_projector else features
+    def embedded(indices: list[int]) -> Embedded:
+        features, labels = pooled.side(indices)
         speakers = np.array(rows.select(indices)["speaker"])
-        return Embedded(head.logits(features), embeddings, labels, speakers, weights)
+        return Embedded(head.logits(features), head.embeddings(features), labels, speakers)
+
+    features, labels = pooled.side(split.train)
+    train = Embedded(
+        *head.of_training(features), labels, np.array(rows.select(split.train)["speaker"]), inputs.clip_weights()
+    )
 
     longest = front_end_of(inputs.extractor).longest
     durations = np.array(rows.select_columns(["duration"])[split.test]["duration"])
     return Fitted(
-        start,
-        embedded(split.train, inputs.clip_weights()),
+        head,
+        train,
         embedded(split.validation) if split.validation else None,
         embedded(split.test) if split.test else None,
         np.zeros(len(durations), bool) if longest is None else durations * audio.SAMPLING_RATE > longest,
         {"train": round(time.perf_counter() - started, 3)},
         calibrated,
     )
+
+
+def _fit_output(inputs: TrainingInputs) -> tuple[OutputHead, PooledFeatures]:
+    start, classifier, pooled = head_start.fit_head(inputs)
+    head_start.put(inputs.model, classifier)
+    return OutputHead(start, classifier, getattr(inputs.model, "projector", None) is not None), pooled

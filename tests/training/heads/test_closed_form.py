@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 from helpers.small import make_whisper
+from scipy.special import softmax
 from transformers import pipeline
 
 from ser_hf import audio, protocols
 from ser_hf.cli.main import main
 from ser_hf.evaluation.results import PredictionTable, Results
+from ser_hf.inference.adaptation_head import FILE, AdaptationHead
 from ser_hf.inference.predictor import Predictor
 from ser_hf.models import loading
 
@@ -107,3 +109,49 @@ def test_flags_that_do_nothing_are_refused(command, tmp_path, capsys, flags, sai
     assert main(command(tmp_path / "model", *flags)) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
+
+
+@pytest.fixture(scope="module")
+def hidden(command, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hidden") / "model"
+    assert main(command(folder, *AUGMENT, "--hidden_units", "true")) == 0
+    return folder
+
+
+def test_hidden_units_are_in_the_stock_model(hidden, command, rows):
+    """Stock transformers says what was tested, though its projector reads the output alone."""
+    split = protocols.split(rows, "speaker")
+    table = PredictionTable.read(hidden / "predictions.csv")
+    stock = pipeline("audio-classification", model=str(hidden), top_k=None)
+    width = stock.model.config.d_model + 8
+    assert (stock.model.projector.out_features, stock.model.classifier.in_features) == (width, width)
+    numbers = range(0, len(split.test), 4)
+    clips = [{"raw": audio.load(rows[split.test[number]]["audio"]), "sampling_rate": 16_000} for number in numbers]
+    found = [{row["label"]: row["score"] for row in each} for each in stock(clips)]
+    found = np.array([[scores[label] for label in stock.model.config.id2label.values()] for scores in found])
+    np.testing.assert_allclose(found, table.probabilities[numbers], atol=2e-3)
+    assert table.probabilities.std(0).mean() > 0.02
+    backbone, saved = loading.load_for_training(command("x")[4])[0].state_dict(), stock.model.state_dict()
+    changed = {name for name in saved if "encoder" in name and "positions" not in name}
+    changed = {name for name in changed if not saved[name].equal(backbone[name])}
+    assert changed == {"encoder.layers.0.fc2.weight", "encoder.layers.0.fc2.bias"}
+
+
+def test_the_embedding_is_the_output_and_the_logits(hidden, rows):
+    embeddings, table = np.load(hidden / "embeddings.npy"), PredictionTable.read(hidden / "predictions.csv")
+    centred = [values - values.mean(1, keepdims=True) for values in (embeddings[:, -8:], np.log(table.probabilities))]
+    temperature = centred[0].std() / centred[1].std()
+    np.testing.assert_allclose(softmax(embeddings[:, -8:] / temperature, axis=1), table.probabilities, atol=0.02)
+    predictor = Predictor(hidden, backend="torch")
+    clip = audio.load(rows[protocols.split(rows, "speaker").test[3]]["audio"])
+    np.testing.assert_allclose(predictor.outputs([clip])[1][0], embeddings[3], atol=0.05)
+    head = AdaptationHead.load(hidden / FILE)
+    assert head.weight.shape == (8, embeddings.shape[1])
+    assert np.abs(head.weight[:, -8:]).max() > 0.01
+
+
+def test_hidden_units_belong_to_a_closed_form(built, tmp_path, capsys):
+    for mode in (["--mode", "full"], ["--mode", "probe"]):
+        line = ["finetune", "--dataset", str(built), "--output_dir", str(tmp_path / "x"), "--hidden_units", "true"]
+        assert main([*line, *mode]) == 2
+        assert "--hidden_units" in capsys.readouterr().err

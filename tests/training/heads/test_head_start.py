@@ -23,11 +23,12 @@ from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import ID2LABEL, LABEL2ID
 from ser_hf.models import loading
-from ser_hf.models.discriminant import discriminants
+from ser_hf.models.discriminant import Moments, discriminants
 from ser_hf.models.padding import MaskedGroupNorm, ignore_padding
 from ser_hf.training import feature_cache, finetune, modes, setup
 from ser_hf.training.config import FinetuneConfig, training_arguments
-from ser_hf.training.heads import head_start
+from ser_hf.training.heads import discriminant_head, head_start
+from ser_hf.training.heads.pooled_features import _classifier_inputs, _in_halves
 from ser_hf.training.inputs import TrainingInputs
 from ser_hf.training.recovery import TrainingError
 from ser_hf.training.trainer import by_epoch
@@ -49,26 +50,26 @@ def test_a_standardised_head_is_the_analysis_of_standardised_features():
     features, labels = clusters(160)
     standardised = (features - features.mean(0)) / features.std(0)
     for head, (coefficients, intercept) in zip(
-        head_start.fit(features, labels), discriminants(standardised, labels), strict=True
+        discriminant_head.fit(features, labels), discriminants(Moments.of(standardised, labels)), strict=True
     ):
         np.testing.assert_allclose(head.logits(features), standardised @ coefficients.T + intercept, atol=1e-9)
 
 
 def test_labels_without_clips_are_never_answered():
     features, labels = clusters(60, labels=2)
-    for regression in head_start.fit(features, labels * 5 + 1):
+    for regression in discriminant_head.fit(features, labels * 5 + 1):
         logits = regression.logits(features)
         assert set(logits.argmax(1)) == {1, 6}
         assert (logits[:, [0, 2, 3, 4, 5, 7]] < logits[:, [1, 6]].min() - 1).all()
     assert (logits.argmax(1) == labels * 5 + 1).mean() > 0.9
     with pytest.raises(TrainingError, match=r"^all clips to train on are 'calm': .* --head_start false$"):
-        list(head_start.fit(features, np.ones(60, dtype=int)))
+        list(discriminant_head.fit(features, np.ones(60, dtype=int)))
 
 
 def test_a_constant_feature_is_left_out():
     features, labels = clusters(80)
     features[:, 4] = 7 + np.random.default_rng(0).normal(size=80) * 1e-6  # rounding of a float32
-    regression = next(head_start.fit(features, labels))
+    regression = next(discriminant_head.fit(features, labels))
     assert regression.scale[4] == 0
     assert (regression.scale[:4] > 0).all()
     assert np.isfinite(regression.logits(features)).all()
@@ -76,12 +77,13 @@ def test_a_constant_feature_is_left_out():
 
 def test_the_classifier_is_chosen_and_tempered_on_validation():
     train, validation = clusters(64, seed=1), clusters(160, seed=2)
-    start, head = head_start.choose(train, validation, None, np.repeat(["a", "b"], 32))
+    choice = discriminant_head.choose(train, validation, None, np.repeat(["a", "b"], 32))
+    start, head = choice.start, choice.head
     recalls = []
-    for each in head_start.fit(*train):
+    for each in discriminant_head.fit(*train):
         hits = each.logits(validation[0]).argmax(1) == validation[1]
         recalls.append(np.mean([hits[validation[1] == label].mean() for label in range(8)]))
-    best = list(head_start.fit(*train))[int(np.argmax(recalls))]
+    best = list(discriminant_head.fit(*train))[int(np.argmax(recalls))]
     assert start.shrinkage == best.shrinkage
     assert start.uar == pytest.approx(max(recalls))
     assert (head.logits(validation[0]).argmax(1) == validation[1]).mean() == pytest.approx(max(recalls))
@@ -97,11 +99,15 @@ def test_without_validation_no_speaker_judges_itself():
     # one cluster for each speaker and label: linear over known speakers, of no use for others
     features = np.eye(64)[speakers * 8 + labels] + rng.normal(size=(320, 64)) * 0.05
     nothing = np.zeros((0, 64)), np.zeros(0, dtype=int)
-    start, head = head_start.choose((features, labels), nothing, None, speakers)
+    choice = discriminant_head.choose((features, labels), nothing, None, speakers)
+    start, head = choice.start, choice.head
+    # what judges is said by classifiers without the speaker
+    hits = choice.held_out.argmax(1) == labels
+    assert np.mean([hits[labels == label].mean() for label in range(8)]) == pytest.approx(start.uar)
     # answers that are no better than chance get the flattest scores
     assert np.abs(head.logits(features)).max() < 1
     assert (start.chosen_on, start.uar < 0.3) == ("held-out training speakers", True)
-    start, _ = head_start.choose((features, labels), nothing, None, np.zeros(320))
+    start = discriminant_head.choose((features, labels), nothing, None, np.zeros(320)).start
     assert (start.chosen_on, start.uar > 0.9) == ("held-out training clips", True)
     assert "UAR on held-out training clips" in str(start)
 
@@ -109,16 +115,16 @@ def test_without_validation_no_speaker_judges_itself():
 def test_copies_are_fitted_and_never_judge():
     features, labels = clusters(320)
     speakers, nothing = np.repeat(np.arange(8), 40), (np.zeros((0, 12)), np.zeros(0, dtype=int))
-    alone, _ = head_start.choose((features, labels), nothing, None, speakers)
+    alone = discriminant_head.choose((features, labels), nothing, None, speakers).start
     noise = np.random.default_rng(5).normal(size=features.shape) * 3
     both = np.concatenate([features, noise]), np.tile(labels, 2)
     weights = np.repeat([1.0, 1e-9], 320)
-    with_copies, same = head_start.choose(both, nothing, weights, speakers)
-    assert with_copies.uar == pytest.approx(alone.uar, abs=0.02)
+    light = discriminant_head.choose(both, nothing, weights, speakers)
+    assert light.start.uar == pytest.approx(alone.uar, abs=0.02)
     # the copies change what is fitted once they weigh something, but not the clips that judge it
-    heavy, other = head_start.choose(both, nothing, np.ones(640), speakers)
-    assert heavy.uar < alone.uar
-    assert np.abs(other.logits(features) - same.logits(features)).max() > 0.5
+    heavy = discriminant_head.choose(both, nothing, np.ones(640), speakers)
+    assert heavy.start.uar < alone.uar
+    assert np.abs(heavy.head.logits(features) - light.head.logits(features)).max() > 0.5
 
 
 def test_clips_judge_by_their_weights():
@@ -126,8 +132,9 @@ def test_clips_judge_by_their_weights():
     features, labels = clusters(320)
     speakers, nothing = np.tile(np.arange(5), 64), (np.zeros((0, 12)), np.zeros(0, dtype=int))
     features[160:] = np.random.default_rng(1).normal(size=(160, 12))
-    start, _ = head_start.choose((features, labels), nothing, np.repeat([1.0, 0.01], 160), speakers)
-    evenly, _ = head_start.choose((features, labels), nothing, None, speakers)
+    weights = np.repeat([1.0, 0.01], 160)
+    start = discriminant_head.choose((features, labels), nothing, weights, speakers).start
+    evenly = discriminant_head.choose((features, labels), nothing, None, speakers).start
     assert start.uar > evenly.uar + 0.2
 
 
@@ -154,7 +161,7 @@ def networks():
 
 @pytest.mark.parametrize("kind", ["whisper", "layers", "ast", "group", "layer", "bert"])
 def test_the_stock_model_answers_as_the_analysis_does(models, rows, tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(head_start, "SHRINKAGES", (0.9,))  # or rounding would be magnified, of so few clips
+    monkeypatch.setattr(discriminant_head, "SHRINKAGES", (0.9,))  # or rounding would be magnified, of so few clips
     if kind in models:
         config, extractor = AutoConfig.from_pretrained(models[kind]), AutoFeatureExtractor.from_pretrained(models[kind])
         config.classifier_proj_size = 8
@@ -187,7 +194,9 @@ def test_the_stock_model_answers_as_the_analysis_does(models, rows, tmp_path, mo
     labels = np.array(rows.select(split.train)["label"])
     _, group, counts = np.unique(labels, return_inverse=True, return_counts=True)
     weights = len(labels) / len(counts) / counts[group]
-    reference = next(head for head in head_start.fit(train, labels, weights) if head.shrinkage == start.shrinkage)
+    reference = next(
+        head for head in discriminant_head.fit(train, labels, weights) if head.shrinkage == start.shrinkage
+    )
 
     model.save_pretrained(tmp_path / "saved")
     extractor.save_pretrained(tmp_path / "saved")
@@ -195,7 +204,7 @@ def test_the_stock_model_answers_as_the_analysis_does(models, rows, tmp_path, mo
     clips = [audio.load(clip) for clip in rows.select(split.validation)["audio"]]
     found = np.array([[each["scores"][name] for name in ID2LABEL.values()] for each in predictor.predict(clips)])
     logits = reference.logits(validation)
-    bounds = tuple(np.log(head_start._TEMPERATURES))
+    bounds = tuple(np.log(discriminant_head._TEMPERATURES))
     labels = np.array(rows.select(split.validation)["label"])
     expected = softmax(logits / calibration.likeliest_temperature(logits, labels, bounds, 1e-4), axis=1)
     np.testing.assert_allclose(found, expected, atol=0.01)
@@ -331,7 +340,7 @@ def test_features_are_kept_more_finely_than_half_precision(models, rows, tmp_pat
     model, extractor = loading.load_for_training(models["layer"])
     ignore_padding(model)
     cache, _ = feature_cache.feature_cache(
-        rows.select([0]), "x", model, extractor, lambda batch: head_start._pooled(model, batch), tmp_path
+        rows.select([0]), "x", model, extractor, lambda batch: _in_halves(_classifier_inputs(model, batch)), tmp_path
     )
     kept = cache[rows[0]["sha256"]][0].sum(0)
     with torch.inference_mode():
