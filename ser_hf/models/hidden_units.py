@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from ser_hf.models.encoder_layers import layers_of
 from ser_hf.models.loading import ModelError
 
-_SHARE = 6e-4
+_SHARE = 1.2e-3
 """Mean square of all pooled readouts in the normalised output, where that of the output is 1.
 
 A larger one would change the norm of a frame. A smaller one would not stand out from what the
