@@ -55,6 +55,10 @@ class Moments:
         """The moments without those of some of the points."""
         return Moments(self.weight - other.weight, self.sums - other.sums, self.squares - other.squares)
 
+    def labels(self) -> np.ndarray:
+        """The numbers of the labels that have points."""
+        return np.flatnonzero(self.weight > _NOTHING * self.weight.sum())
+
     def mean_and_deviation(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of all points, each of shape `(width,)`."""
         mean = self.sums.sum(axis=0) / self.weight.sum()
@@ -82,14 +86,15 @@ def discriminants(
     Yields:
         Coefficients `(labels, width)` and intercept `(labels,)`.
     """
-    present = np.flatnonzero(moments.weight > _NOTHING * moments.weight.sum())
+    present = moments.labels()
     centres = moments.sums[present] / moments.weight[present, None]
     between = (centres * moments.weight[present, None]).T @ centres
     covariance = (moments.squares - between) / moments.weight.sum()
     identity = np.eye(len(covariance))
     spherical = np.trace(covariance) / len(covariance)
-    if spherical <= 0:  # points that are alike within their labels leave no covariance
-        spherical = 1.0
+    # points that are alike within their labels leave rounding of either sign
+    if spherical <= _NOTHING * np.trace(moments.squares) / moments.weight.sum() / len(covariance):
+        covariance, spherical = np.zeros_like(covariance), 1.0
     for shrinkage in shrinkages:
         shrunk = (1 - shrinkage) * covariance + shrinkage * spherical * identity
         found = cho_solve(cho_factor(shrunk, overwrite_a=True), centres.T).T

@@ -17,7 +17,7 @@ from ser_hf.models.encoder_layers import layers_of
 from ser_hf.models.loading import ModelError
 
 _SHARE = 1.2e-3
-"""Mean square of all pooled readouts in the normalised output, where that of the output is 1.
+"""Mean square over dimensions of all pooled readouts in the output, after the norm and its gain.
 
 A larger one would change the norm of a frame. A smaller one would not stand out from what the
 output holds along the same directions.
@@ -51,10 +51,11 @@ def check(model: PreTrainedModel) -> None:
     Raises:
         ModelError: for another architecture than Whisper, or a head that takes every layer.
     """
-    if model.config.model_type != "whisper" or getattr(model.config, "use_weighted_layer_sum", False):
-        raise ModelError(
-            f"the hidden units of a {model.config.model_type} cannot be read by its head: leave out --hidden_units"
-        )
+    kind = model.config.model_type
+    if kind != "whisper":
+        raise ModelError(f"the hidden units of a {kind} cannot be read by its head: leave out --hidden_units")
+    if getattr(model.config, "use_weighted_layer_sum", False):
+        raise ModelError("the head takes every layer, and no hidden units: leave out --hidden_units")
 
 
 def sizes(model: PreTrainedModel) -> tuple[int, int]:
@@ -122,7 +123,7 @@ def fold(model: PreTrainedModel, readouts: Readouts, features: np.ndarray) -> Re
         # in half precision, as a Whisper is published, so that a file of half its size holds it
         weight = last.weight.cpu().double().numpy() + spread @ readouts.hidden
         last.weight.copy_(torch.from_numpy(weight).half())
-        last.bias.add_(torch.from_numpy(spread @ readouts.norm))
+        last.bias.copy_(torch.from_numpy(last.bias.cpu().double().numpy() + spread @ readouts.norm))
         model.config.classifier_proj_size = len(projected.bias)
         model.projector = nn.Linear(width, len(projected.bias)).to(last.weight.device)
         model.projector.weight.copy_(torch.from_numpy(projected.output))

@@ -135,7 +135,7 @@ def test_the_mean_error_of_int8_is_taken_back(tmp_path, clips):
     assert with_it < 0.5 * without
 
 
-def test_int8_leaves_the_head_in_fp32(tmp_path):
+def test_int8_leaves_the_head_and_what_carries_hidden_units_in_fp32(tmp_path):
     onnx_graph.write_graph(
         *loading.load_for_prediction(make_whisper(tmp_path, seconds=4)), tmp_path / "model.onnx", int8=True
     )
@@ -143,7 +143,9 @@ def test_int8_leaves_the_head_in_fp32(tmp_path):
     weights = {tensor.name: list(tensor.dims) for tensor in graph.initializer if tensor.data_type == 1}  # floats
     assert [32, 32] in weights.values()
     assert [32, 8] in weights.values() or [8, 32] in weights.values()
-    assert sum(node.op_type == "MatMulInteger" for node in graph.node) == 3 * 6
+    assert sum(node.op_type == "MatMulInteger" for node in graph.node) == 3 * 6 - 1
+    kept = [node for node in graph.node if node.op_type == "MatMul" and "fc2" in node.name]
+    assert [node.name for node in kept] == ["/model/encoder/layers.2/fc2/MatMul"]
 
 
 @pytest.mark.parametrize("kind", ["bert", "group"])

@@ -1,6 +1,7 @@
 """The discriminant analysis: equal to scikit-learn's, with weights and missing labels."""
 
 import numpy as np
+import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from ser_hf.models.discriminant import SHRINKAGES, Moments, discriminants
@@ -82,3 +83,11 @@ def test_moments_are_added_up_taken_away_and_scaled():
         np.testing.assert_allclose(found.sums, expected.sums, atol=1e-6)
         np.testing.assert_allclose(found.squares, expected.squares, atol=1e-4)
     np.testing.assert_allclose((first + rest).squares, whole.squares)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_points_that_are_alike_within_their_labels_have_a_classifier(seed):
+    points = np.random.default_rng(seed).normal(size=(8, 12)) * 3
+    labels = np.tile(np.arange(8), 2)
+    for coefficients, intercept in discriminants(Moments.of(points[labels], labels)):
+        assert (points @ coefficients.T + intercept).argmax(1).tolist() == list(range(8))

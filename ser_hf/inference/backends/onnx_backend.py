@@ -23,7 +23,7 @@ from ser_hf.inference.backends.onnx_runtime import GRAPH_FILES, exported_backend
 from ser_hf.models import loading
 from ser_hf.utils import files
 
-FORMAT = 3
+FORMAT = 4
 """Format of the graphs in the cache. Count it up when `onnx_graph.write_graph` writes others."""
 
 CACHE_BYTES = 2**31

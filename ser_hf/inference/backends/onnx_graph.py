@@ -9,6 +9,7 @@ clips is taken back (bias correction, Nagel et al. 2019).
 """
 
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
@@ -96,8 +97,8 @@ def write_graph(
         extractor: names the input.
         rule: the padding rule; with `fixed length` the graph has that length.
         path: written when it is complete.
-        int8: products of activations and weights in int8, but for the head; the scale of the
-            activations is taken from each batch.
+        int8: products of activations and weights in int8, but for the head and the last matrix
+            of a Whisper; the scale of the activations is taken from each batch.
 
     Raises:
         UserError: for an architecture that cannot be exported, or a model of more than 2 GB.
@@ -255,6 +256,9 @@ def _quantise(traced: Path, quantised: Path) -> None:
     # what follows pooling; ONNX Runtime makes a MatMul of this name of each Gemm first
     head = [f"{node.name}_MatMul" for node in nodes if node.op_type == "Gemm"]
     head += [node.name for node in nodes if node.name.startswith("/model/projector/")]
+    # the last matrix may hold what the head makes of hidden units, in finer steps than its own
+    matrices = [node.name for node in nodes if re.fullmatch(r"/model/encoder/layers\.\d+/fc2/MatMul", node.name)]
+    head += sorted(matrices, key=lambda name: int(name.split("/")[3].removeprefix("layers.")))[-1:]
     with _root_logger_quiet():
         quantize_dynamic(traced, quantised, nodes_to_exclude=head, **kinds)
 

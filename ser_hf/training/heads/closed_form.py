@@ -13,11 +13,14 @@ import numpy as np
 from ser_hf import audio
 from ser_hf.evaluation import calibration
 from ser_hf.evaluation.adaptation_head import Embedded
+from ser_hf.labels import EMOTIONS
 from ser_hf.models.features import front_end_of
 from ser_hf.training.heads import head_start, hidden_head
 from ser_hf.training.heads.discriminant_head import HeadStart, LinearHead
 from ser_hf.training.heads.pooled_features import PooledFeatures
 from ser_hf.training.inputs import TrainingInputs
+
+_SAMPLED = 100  # one in so many clips is predicted by the saved model
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +60,26 @@ class Fitted:
     test: Embedded | None
     """None where the protocol tests nobody."""
     longer: np.ndarray
-    """Whether a test clip is longer than the window of the model, of which `test` has the beginning
-    alone; shape `(clips,)`."""
+    """Whether a clip of `test` is longer than the window of the model, and its beginning alone was
+    computed; shape `(clips,)`."""
+    sample: tuple[list[int], np.ndarray]
+    """One in a hundred of the test clips that fit the window, or of the training clips where there
+    are none: their rows, and their logits."""
     seconds: dict[str, float]
     calibration: dict | None
     """What `calibration.fit_calibration` returned; its temperature is folded into the head."""
+
+    def deviation(self, logits: np.ndarray) -> float:
+        """How far the logits of the saved model for `sample` are from the fit.
+
+        It is the root mean square of the difference as a share of that of the logits, both without
+        the mean of a clip. Labels without training clips do not count: their logits are constant.
+        """
+        known = np.isin(np.arange(len(EMOTIONS)), self.train.labels)
+        found, fitted = (
+            each[:, known] - each[:, known].mean(axis=1, keepdims=True) for each in (logits, self.sample[1])
+        )
+        return float(np.linalg.norm(found - fitted) / max(np.linalg.norm(fitted), np.finfo(float).tiny))
 
 
 def fit(inputs: TrainingInputs) -> Fitted:
@@ -99,13 +117,17 @@ def fit(inputs: TrainingInputs) -> Fitted:
     )
 
     longest = front_end_of(inputs.extractor).longest
-    durations = np.array(rows.select_columns(["duration"])[split.test]["duration"])
+    tested = split.test or split.train
+    durations = np.array(rows.select_columns(["duration"])[tested]["duration"])
+    longer = np.zeros(len(tested), bool) if longest is None else durations * audio.SAMPLING_RATE > longest
+    sample = np.array(tested)[~longer][::_SAMPLED].tolist()
     return Fitted(
         head,
         train,
         embedded(split.validation) if split.validation else None,
         embedded(split.test) if split.test else None,
-        np.zeros(len(durations), bool) if longest is None else durations * audio.SAMPLING_RATE > longest,
+        longer,
+        (sample, head.logits(pooled.side(sample)[0])),
         {"train": round(time.perf_counter() - started, 3)},
         calibrated,
     )

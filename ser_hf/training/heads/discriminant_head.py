@@ -98,6 +98,7 @@ def choose(
         TrainingError: where all training clips have one label.
     """
     several, clips = len(np.unique(speakers)) > 1, len(speakers)
+    _refuse_one_label(train[1])
     heads, held_out = _fit_and_hold_out(train, weights, speakers if several else np.arange(clips))
     if len(validation[1]):
         chosen_on, labels, counts = "validation", validation[1], None
@@ -118,7 +119,8 @@ def _fit_and_hold_out(
 ) -> tuple[list[LinearHead], np.ndarray]:
     """Classifiers of all clips; logits `(candidates, clips, labels)` by those of the other groups.
 
-    The points are summed up once: what is left without a part is a difference of sums.
+    The points are summed up once: what is left without a part is a difference of sums. Where the
+    other groups have one label alone, nothing is known of the part, and its logits are 0.
     """
     features, labels = train
     copies, parts = len(labels) // len(groups), []
@@ -129,7 +131,8 @@ def _fit_and_hold_out(
     whole = sum((moments for _, moments in parts[1:]), start=parts[0][1])
     logits = np.zeros((len(SHRINKAGES), len(groups), len(EMOTIONS)))
     for held_out, moments in parts:
-        for number, head in enumerate(_fit(whole - moments)):
+        others = whole - moments
+        for number, head in enumerate(_fit(others) if len(others.labels()) > 1 else ()):
             logits[number, held_out] = head.logits(features[held_out])
     return list(_fit(whole)), logits
 
@@ -145,15 +148,18 @@ def fit(features: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = N
     Raises:
         TrainingError: where all clips have one label.
     """
+    _refuse_one_label(labels)
     return _fit(Moments.of(features, labels, weights))
 
 
-def _fit(moments: Moments) -> Iterator[LinearHead]:
-    present = np.flatnonzero(moments.weight)
-    if len(present) == 1:
+def _refuse_one_label(labels: np.ndarray) -> None:
+    if len(set(labels.tolist())) == 1:
         raise TrainingError(
-            f"all clips to train on are '{EMOTIONS[present[0]]}': a head start needs two labels, --head_start false"
+            f"all clips to train on are '{EMOTIONS[labels[0]]}': a head start needs two labels, --head_start false"
         )
+
+
+def _fit(moments: Moments) -> Iterator[LinearHead]:
     mean, deviation = moments.mean_and_deviation()
     varies = deviation > _CONSTANT * np.abs(mean)
     scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=varies)

@@ -18,6 +18,9 @@ from ser_hf.training.heads.discriminant_head import HeadStart, LinearHead, choos
 from ser_hf.training.heads.pooled_features import PooledFeatures
 from ser_hf.training.inputs import TrainingInputs
 
+_DEAD = 1e-4
+"""Deviation of a pooled hidden unit, over the norm, below which it is left out."""
+
 
 @dataclass(frozen=True, eq=False)
 class HiddenHead:
@@ -68,11 +71,13 @@ def fit(inputs: TrainingInputs) -> tuple[HiddenHead, PooledFeatures]:
     unseen, unseen_labels = pooled.side(split.validation)
     width, _ = hidden_units.sizes(model)
     centre = features[:, width:-1].sum(axis=0) / features[:, -1].sum()
+    # a unit that hardly ever moves would be magnified, and decide about the clip in which it does
+    alive = (features[:, width:-1] - centre * features[:, -1:]).std(axis=0) > _DEAD
 
     def points(of: np.ndarray) -> np.ndarray:
         """The output, and how far the hidden units are from their mean, in units of the norm."""
         of = of.reshape(-1, features.shape[1])
-        return np.concatenate([of[:, :width], of[:, width:-1] - centre * of[:, -1:]], axis=1)
+        return np.concatenate([of[:, :width], (of[:, width:-1] - centre * of[:, -1:]) * alive], axis=1)
 
     speakers = np.array(inputs.rows.select(split.train)["speaker"])
     choice = choose((points(features), labels), (points(unseen), unseen_labels), weights, speakers)

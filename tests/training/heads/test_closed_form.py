@@ -1,6 +1,7 @@
 """A head in closed form on a frozen Whisper, through the command line."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from ser_hf.cli.main import main
 from ser_hf.evaluation.results import PredictionTable, Results
 from ser_hf.inference.adaptation_head import FILE, AdaptationHead
 from ser_hf.inference.predictor import Predictor
-from ser_hf.models import loading
+from ser_hf.labels import LABEL2ID
+from ser_hf.models import hidden_units, loading
 
 AUGMENT = ["--augment", "tempo:0.1,hiss:10-30,speed:0.1", "--augmented_copies", "1"]
 
@@ -148,6 +150,26 @@ def test_the_embedding_is_the_output_and_the_logits(hidden, rows):
     head = AdaptationHead.load(hidden / FILE)
     assert head.weight.shape == (8, embeddings.shape[1])
     assert np.abs(head.weight[:, -8:]).max() > 0.01
+
+
+def test_the_fit_is_folded(hidden, command, tmp_path, capsys):
+    """The fit knows nothing of the saved model, which a wrong fold would contradict."""
+    assert Results.load(hidden / "results.json").uar > 0.5
+    assert main(command(tmp_path / "tess", "--protocol", "tess-oaf-yaf", "--hidden_units", "true")) == 0
+    said = re.search(r"the saved model differs from the fit by ([\d.]+)%", capsys.readouterr().out)
+    assert 0 < float(said[1]) < 40
+    # the other corpus has no calm clips, and one speaker alone was left to train on
+    table = PredictionTable.read(tmp_path / "tess" / "predictions.csv")
+    assert table.probabilities[:, LABEL2ID["calm"]].max() < 0.05
+    head = AdaptationHead.load(tmp_path / "tess" / FILE)
+    assert np.isfinite(head.weight).all()
+
+
+def test_a_model_that_hidden_units_change_is_refused(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(hidden_units, "_SHARE", 30.0)
+    assert main(command(tmp_path / "loud", "--hidden_units", "true")) == 2
+    assert "leave out --hidden_units" in capsys.readouterr().err
+    assert not (tmp_path / "loud" / "model.safetensors").exists()
 
 
 def test_hidden_units_belong_to_a_closed_form(built, tmp_path, capsys):
