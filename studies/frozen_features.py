@@ -62,8 +62,7 @@ def pooled(backbone: str, layers: int, window: int, rows: datasets.Dataset) -> t
             batch = collate([{"features": front_end.extract(clip)} for clip in clips])
             found.append(hidden_units.pooled(model, batch).double())
     features, width = torch.cat(found).numpy(), hidden_units.sizes(model)[0]
-    centre = features[:, width:-1].sum(axis=0) / features[:, -1].sum()
-    return features[:, :width], features[:, width:-1] - centre * features[:, -1:]
+    return features[:, :width], hidden_units.centred(features, width, hidden_units.centre_of(features, width))
 
 
 def by_speaker(points: np.ndarray, rows: datasets.Dataset) -> np.ndarray:

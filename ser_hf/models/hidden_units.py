@@ -87,6 +87,16 @@ def pooled(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> torch.Tens
     return torch.cat([seen["output"].mean(1), (seen["hidden"] * inverse).mean(1), inverse.mean(1)], dim=-1)
 
 
+def centre_of(features: np.ndarray, width: int) -> np.ndarray:
+    """Mean of each hidden unit, in units of the norm, over what `pooled` gave; shape `(units,)`."""
+    return features[:, width:-1].sum(axis=0) / features[:, -1].sum()
+
+
+def centred(features: np.ndarray, width: int, centre: np.ndarray) -> np.ndarray:
+    """How far the hidden units are from their centre, over the norm; shape `(clips, units)`."""
+    return features[:, width:-1] - centre * features[:, -1:]
+
+
 def fold(model: PreTrainedModel, readouts: Readouts, features: np.ndarray) -> Readouts:
     """Make the projector of a model give the standardised output and some readouts, in place.
 

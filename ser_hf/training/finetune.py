@@ -218,7 +218,7 @@ def _fit_closed_form(inputs: TrainingInputs, padding: str) -> Results | None:
     with disk_guard("the model is saved"), _appearing_in(args.output_dir) as folder:
         _save(model, inputs.extractor, folder)
         predictor = Predictor(folder, backend="torch")
-        deviation = _deviation(fitted, predictor, inputs.rows)
+        deviation = _deviation(fitted, predictor, inputs)
         if config.adaptation_head:
             head = adaptation_head.fit_head(fitted.train, fitted.validation, loading.digest(model))
             head.save(folder / adaptation_head.FILE)
@@ -237,14 +237,16 @@ def _fit_closed_form(inputs: TrainingInputs, padding: str) -> Results | None:
     return results
 
 
-def _deviation(fitted: closed_form.Fitted, predictor: Predictor, rows: datasets.Dataset) -> float:
+def _deviation(fitted: closed_form.Fitted, predictor: Predictor, inputs: TrainingInputs) -> float:
     """How far the saved model is from the fit, on a sample of clips.
 
     Raises:
         RuntimeError: where it says anything else, without hidden units: a fault of ours.
         TrainingError: where hidden units cannot be folded into the model.
     """
-    found, _ = predictor.outputs(decoded_clips(rows.select(fitted.sample[0])))
+    if not fitted.sample[0]:
+        return 0.0  # all clips are longer, so that none of the figures is of the fit
+    found, _ = predictor.outputs(decoded_clips(inputs.rows.select(fitted.sample[0])))
     deviation = fitted.deviation(found)
     if not isinstance(fitted.head, HiddenHead):
         if not deviation < _SAME:  # or it is NaN

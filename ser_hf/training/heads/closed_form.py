@@ -63,8 +63,8 @@ class Fitted:
     """Whether a clip of `test` is longer than the window of the model, and its beginning alone was
     computed; shape `(clips,)`."""
     sample: tuple[list[int], np.ndarray]
-    """One in a hundred of the test clips that fit the window, or of the training clips where there
-    are none: their rows, and their logits."""
+    """One in a hundred of the test clips that are not longer, or of the training clips where nobody
+    is tested: their rows, and their logits."""
     seconds: dict[str, float]
     calibration: dict | None
     """What `calibration.fit_calibration` returned; its temperature is folded into the head."""
@@ -116,18 +116,18 @@ def fit(inputs: TrainingInputs) -> Fitted:
         *head.of_training(features), labels, np.array(rows.select(split.train)["speaker"]), inputs.clip_weights()
     )
 
-    longest = front_end_of(inputs.extractor).longest
-    tested = split.test or split.train
-    durations = np.array(rows.select_columns(["duration"])[tested]["duration"])
-    longer = np.zeros(len(tested), bool) if longest is None else durations * audio.SAMPLING_RATE > longest
-    sample = np.array(tested)[~longer][::_SAMPLED].tolist()
+    longest = front_end_of(inputs.extractor).longest or np.inf
+    compared = split.test or split.train
+    durations = np.array(rows.select_columns(["duration"])[compared]["duration"])
+    longer = durations * audio.SAMPLING_RATE > longest
+    sample = np.array(compared)[~longer][::_SAMPLED].tolist()
     return Fitted(
         head,
         train,
         embedded(split.validation) if split.validation else None,
         embedded(split.test) if split.test else None,
         longer,
-        (sample, head.logits(pooled.side(sample)[0])),
+        (sample, head.logits(pooled.side(sample)[0]) if sample else np.zeros((0, len(EMOTIONS)))),
         {"train": round(time.perf_counter() - started, 3)},
         calibrated,
     )

@@ -70,14 +70,14 @@ def fit(inputs: TrainingInputs) -> tuple[HiddenHead, PooledFeatures]:
     (features, labels), weights = pooled.training()
     unseen, unseen_labels = pooled.side(split.validation)
     width, _ = hidden_units.sizes(model)
-    centre = features[:, width:-1].sum(axis=0) / features[:, -1].sum()
+    centre = hidden_units.centre_of(features, width)
     # a unit that hardly ever moves would be magnified, and decide about the clip in which it does
-    alive = (features[:, width:-1] - centre * features[:, -1:]).std(axis=0) > _DEAD
+    alive = hidden_units.centred(features, width, centre).std(axis=0) > _DEAD
 
     def points(of: np.ndarray) -> np.ndarray:
-        """The output, and how far the hidden units are from their mean, in units of the norm."""
-        of = of.reshape(-1, features.shape[1])
-        return np.concatenate([of[:, :width], (of[:, width:-1] - centre * of[:, -1:]) * alive], axis=1)
+        """The output, and how far the hidden units are from their centre."""
+        of = of.reshape(-1, features.shape[1])  # a side without clips has no width
+        return np.concatenate([of[:, :width], hidden_units.centred(of, width, centre) * alive], axis=1)
 
     speakers = np.array(inputs.rows.select(split.train)["speaker"])
     choice = choose((points(features), labels), (points(unseen), unseen_labels), weights, speakers)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from ser_hf.inference.adaptation_head import FILE, AdaptationHead
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import LABEL2ID
 from ser_hf.models import hidden_units, loading
+from ser_hf.training.heads import closed_form
 
 AUGMENT = ["--augment", "tempo:0.1,hiss:10-30,speed:0.1", "--augmented_copies", "1"]
 
@@ -163,6 +165,16 @@ def test_the_fit_is_folded(hidden, command, tmp_path, capsys):
     assert table.probabilities[:, LABEL2ID["calm"]].max() < 0.05
     head = AdaptationHead.load(tmp_path / "tess" / FILE)
     assert np.isfinite(head.weight).all()
+
+
+def test_where_all_clips_are_longer_than_the_window_none_is_compared(command, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(closed_form, "front_end_of", lambda _: SimpleNamespace(longest=1_600))
+    assert main(command(tmp_path / "model")) == 0
+    split = protocols.split(rows, "speaker")
+    table = PredictionTable.read(tmp_path / "model" / "predictions.csv")
+    predictor = Predictor(tmp_path / "model", backend="torch")
+    logits, _ = predictor.outputs([audio.load(rows[split.test[0]]["audio"])])
+    np.testing.assert_allclose(softmax(logits[0]), table.probabilities[0], atol=1e-3)
 
 
 def test_a_model_that_hidden_units_change_is_refused(command, tmp_path, capsys, monkeypatch):
