@@ -25,6 +25,7 @@ ones."""
 
 MAX_SECONDS = 2 * 3600
 """Longer recordings would not fit the memory of a small machine, and headers lie."""
+_TOO_SHORT = 0.5  # seconds that a recording may lack at the end of a stretch: lists round
 MAX_CHANNELS = 32
 MIN_RATE, MAX_RATE = 1_000, 384_000
 
@@ -99,7 +100,39 @@ def open_recording(source: Source, name: str | None = None) -> Iterator[Reader]:
         yield Reader(name, file.samplerate, file.channels, file.format, file.subtype, file)
 
 
-def load(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None = None) -> np.ndarray:
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of a recording in seconds, up to its end where `end` is None."""
+
+    start: float = 0.0
+    end: float | None = None
+
+    def cut(self, blocks: Iterable[np.ndarray], rate: int, name: str = "the recording") -> Iterator[np.ndarray]:
+        """Pass the part of blocks `(frames, channels)` on. What lies behind it is not decoded.
+
+        Raises:
+            AudioError: where the recording ends before the stretch, or over 0.5 s before its end.
+        """
+        first = round(self.start * rate)
+        last = None if self.end is None else round(self.end * rate)
+        frames = 0
+        for block in blocks:
+            part = block[max(first - frames, 0) : None if last is None else max(last - frames, 0)]
+            frames += len(block)
+            if len(part):
+                yield part
+            if last is not None and frames >= last:
+                return
+        if frames <= first or (last is not None and frames < last - _TOO_SHORT * rate):
+            raise AudioError(f"{name} is {frames / rate:.3f} s long: it has no stretch of {self}")
+
+    def __str__(self) -> str:
+        return f"{self.start:.3f} s to {'its end' if self.end is None else f'{self.end:.3f} s'}"
+
+
+def load(
+    source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None = None, stretch: Stretch | None = None
+) -> np.ndarray:
     """Decode a recording to float32 mono at 16 kHz.
 
     Args:
@@ -108,6 +141,7 @@ def load(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None = 
             `path`.
         sampling_rate: the rate of a bare array, in Hz.
         name: what errors call it; its path where None.
+        stretch: of the recording to load; all of it where None.
 
     Returns:
         An array of shape `(samples,)`; channels are averaged.
@@ -119,10 +153,12 @@ def load(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None = 
     >>> load(np.zeros((48_000, 2), dtype=np.float32), sampling_rate=48_000).shape
     (16000,)
     """
-    return concatenate(stream(source, sampling_rate, name))
+    return concatenate(stream(source, sampling_rate, name, stretch))
 
 
-def stream(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None = None) -> Iterator[np.ndarray]:
+def stream(
+    source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None = None, stretch: Stretch | None = None
+) -> Iterator[np.ndarray]:
     """Decode a recording as `load` does, but block by block, in memory that does not grow.
 
     Yields:
@@ -138,10 +174,12 @@ def stream(source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None 
         samples, rate = source, sampling_rate
     else:
         with open_recording(source, name) as reader:
-            yield from mono_16k(reader.blocks(), reader.rate, name)
+            blocks = stretch.cut(reader.blocks(), reader.rate, name) if stretch else reader.blocks()
+            yield from mono_16k(blocks, reader.rate, name)
         return
     check_rate(rate, name)
-    yield from mono_16k([mono(samples, name)[:, None]], int(rate), name)
+    blocks = [mono(samples, name)[:, None]]
+    yield from mono_16k(stretch.cut(blocks, int(rate), name) if stretch else blocks, int(rate), name)
 
 
 def mono(samples: np.ndarray, name: str = "the recording") -> np.ndarray:

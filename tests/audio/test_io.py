@@ -144,3 +144,23 @@ def test_what_is_no_audio_is_refused_by_name(tmp_path):
         assert "\n" not in str(caught.value)
         if hasattr(source, "name"):
             assert source.name in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+@pytest.mark.parametrize(("start", "end"), [(1.5, 2.25), (0.0, 0.5), (2.75, None), (0.125, 3.0), (2.5, 3.4)])
+def test_a_stretch_is_what_lies_between(tmp_path, suffix, start, end):
+    ramp = np.linspace(-0.5, 0.5, 3 * 16_000)
+    soundfile.write(tmp_path / f"ramp{suffix}", ramp, 16_000)
+    whole = audio.load(tmp_path / f"ramp{suffix}")
+    part = audio.load(tmp_path / f"ramp{suffix}", stretch=audio.Stretch(start, end))
+    expected = whole[round(start * 16_000) : None if end is None else round(end * 16_000)]
+    assert len(part) == len(expected)
+    np.testing.assert_allclose(part - part.mean(), expected - expected.mean(), atol=2e-3)
+
+
+def test_a_stretch_beyond_the_end_is_refused():
+    clip = {"array": tone(16_000, 2.0), "sampling_rate": 16_000}
+    for start, end in ((2.0, None), (12.0, 15.0), (1.0, 2.6)):
+        with pytest.raises(AudioError, match=rf"is 2.000 s long: it has no stretch of {start:.3f} s to "):
+            audio.load(clip, stretch=audio.Stretch(start, end))
+    assert len(audio.load(clip, stretch=audio.Stretch(1.0, 2.4))) == 16_000
