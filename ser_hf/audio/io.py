@@ -1,12 +1,13 @@
 """Anything that holds a recording becomes float32 mono at 16 kHz, or an AudioError.
 
-libsndfile decodes, so no FFmpeg is needed.
+libsndfile decodes, so no FFmpeg is needed. What it does not know, as phones and browsers record it,
+goes to PyAV (`ser_hf.audio.pyav`).
 """
 
 import io
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import IO, Any
 import numpy as np
 import soundfile
 
+from ser_hf.audio import pyav
 from ser_hf.audio.resampling import resample_blocks
 from ser_hf.errors import UserError
 
@@ -32,8 +34,9 @@ MIN_RATE, MAX_RATE = 1_000, 384_000
 SUFFIXES: tuple[str, ...] = (
     *(".wav", ".flac", ".opus", ".ogg", ".oga", ".mp3"),
     *(".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"),
+    *pyav.SUFFIXES,
 )
-"""Endings of what libsndfile reads, in lower case."""
+"""Endings of what libsndfile or PyAV reads, in lower case."""
 
 Source = str | PathLike | bytes | IO[bytes] | np.ndarray | dict[str, Any]
 """A path, the bytes of a file, an open file, an array, a dict with `array` and `sampling_rate`,
@@ -53,9 +56,9 @@ class Reader:
     name: str
     rate: int  # Hz
     channels: int
-    container: str  # libsndfile's name: WAV, AIFF, FLAC, OGG, MPEG, ...
+    container: str  # libsndfile's name: WAV, AIFF, FLAC, OGG, MPEG, ...; or MP4, MATROSKA, ADTS, AMR
     subtype: str  # PCM_16, FLOAT, OPUS, ...
-    file: soundfile.SoundFile
+    decoded: Iterator[np.ndarray]
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Decode to float32 arrays of shape `(frames, channels)`.
@@ -69,8 +72,8 @@ class Reader:
         frames = 0
         while True:
             with _named_errors(self.name):
-                block = self.file.read(_BLOCK, dtype="float32", always_2d=True)
-            if len(block) == 0:
+                block = next(self.decoded, None)
+            if block is None:
                 return
             frames += len(block)
             if frames > MAX_SECONDS * self.rate:
@@ -90,14 +93,26 @@ def open_recording(source: Source, name: str | None = None) -> Iterator[Reader]:
             recording has.
     """
     name = name or _name(source)
-    openable = _openable(source, name)
-    with _named_errors(name):
-        file = soundfile.SoundFile(openable)
-    with file:
-        check_rate(file.samplerate, name)
-        if file.channels > MAX_CHANNELS:
-            raise AudioError(f"{name} claims {file.channels} channels: at most {MAX_CHANNELS} can be read")
-        yield Reader(name, file.samplerate, file.channels, file.format, file.subtype, file)
+    with ExitStack() as stack:
+        openable = _openable(source, name)
+        with _named_errors(name):
+            opened = stack.enter_context(open(openable, "rb")) if isinstance(openable, bytes) else openable
+            container = pyav.container_of(opened)
+            if container is None:
+                file = stack.enter_context(soundfile.SoundFile(openable))
+                reader = Reader(name, file.samplerate, file.channels, file.format, file.subtype, _decoded(file))
+            else:
+                media = stack.enter_context(pyav.open_media(opened, container))
+                reader = Reader(name, media.rate, media.channels, container, media.codec, media.blocks)
+        check_rate(reader.rate, name)
+        if reader.channels > MAX_CHANNELS:
+            raise AudioError(f"{name} claims {reader.channels} channels: at most {MAX_CHANNELS} can be read")
+        yield reader
+
+
+def _decoded(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    while len(block := file.read(_BLOCK, dtype="float32", always_2d=True)):
+        yield block
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,9 +303,11 @@ def _openable(source: Source, name: str) -> bytes | IO[bytes]:
 
 @contextmanager
 def _named_errors(name: str) -> Iterator[None]:
-    """Raise the errors of libsndfile as an AudioError that names the recording."""
+    """Raise the errors of what decodes as an AudioError that names the recording."""
     try:
         yield
+    except pyav.MediaError as error:
+        raise AudioError(f"{name} is not audio that can be read ({error}): {error.remedy}") from None
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw
         reason = str(getattr(error, "error_string", error)).rstrip(".")
         raise AudioError(f"{name} is not audio that can be read ({reason}): convert it to WAV or FLAC") from None

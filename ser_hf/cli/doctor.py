@@ -34,7 +34,7 @@ HUB_TIMEOUT = 5.0
 """Seconds to wait for the Hub."""
 _ABILITIES = {
     "baselines": "eGeMAPS baselines",
-    "ffmpeg": "FFmpeg bindings, for your own code alone",
+    "ffmpeg": "PyAV: recordings of phones and browsers (m4a, mp4, webm, aac, amr)",
     "mcp": "ser-hf app --mcp",
     "search": "ser-hf finetune --search",
     "vad": "silero-vad in place of an energy threshold",
@@ -203,9 +203,9 @@ def check_cache() -> Iterator[Check]:
 
 
 def check_ffmpeg() -> Iterator[Check]:
-    """FFmpeg, which nothing here needs."""
+    """The program `ffmpeg`, which nothing here needs."""
     program = shutil.which("ffmpeg")
-    yield Check("ffmpeg", "ok", program or "not found, and not needed: libsndfile decodes")
+    yield Check("ffmpeg", "ok", program or "not found, and not needed: libsndfile and PyAV decode")
 
 
 def check_extras() -> Iterator[Check]:

@@ -176,7 +176,7 @@ def test_scripts_end_with_the_exit_code(tmp_path):
 
 NO_FFMPEG = """
 import re, sys
-sys.modules["torchcodec"] = None  # the bindings of FFmpeg
+sys.modules["av"] = sys.modules["torchcodec"] = None  # the bindings of FFmpeg
 from ser_hf.cli.main import main
 recordings, tess, out = sys.argv[1:4]
 assert main(["data", "--ravdess", recordings, "--tess", tess, "--output", out + "/data"]) == 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ser_hf import audio
-from ser_hf.audio import fingerprint
+from ser_hf.audio import fingerprint, pyav
 from ser_hf.audio.fingerprint import Fingerprint
 from ser_hf.data.corpora.base import File
 from ser_hf.errors import UserError
@@ -25,6 +25,10 @@ _CONTAINERS: dict[str, tuple[str, ...]] = {
     ".au": ("AU",),
     ".caf": ("CAF",),
     ".w64": ("W64",),
+    **dict.fromkeys((".m4a", ".mp4", ".m4v", ".mov", ".3gp"), ("MP4",)),
+    **dict.fromkeys((".webm", ".mka", ".mkv"), ("MATROSKA",)),
+    ".aac": ("ADTS",),
+    ".amr": ("AMR",),
 }
 
 
@@ -43,7 +47,7 @@ class FileMeasurement:
     clipped: float = 0.0  # share of samples in runs of three or more at full scale
     offset: float = 0.0  # mean of the samples
     broken: int = 0  # samples that are NaN or infinite
-    truncated: bool = False  # the header of a WAV promises more than the file holds
+    truncated: bool = False  # the header promises more than the file holds
     digest: str = ""  # sha256 of the 16-bit samples at 16 kHz, as in the dataset
     fingerprint: Fingerprint | None = None
 
@@ -108,10 +112,13 @@ class _Faults:
 def _truncated(source: str | bytes) -> bool:
     """Whether a file is shorter than its header says, as a download that broke off is.
 
-    WAV, AIFF, RF64, W64 and AU say how long they are; the others show it by not decoding, or not at
-    all.
+    WAV, AIFF, RF64, W64, AU, MP4 and Matroska say how long they are; the others show it by not
+    decoding, or not at all.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream:
+        if pyav.is_cut_off(stream):
+            return True
+        stream.seek(0)
         head = stream.read(32)
         size = stream.seek(0, io.SEEK_END)
     # bytes of the length, their order, and how many bytes of the file the length leaves out
