@@ -139,7 +139,9 @@ class Stretch:
             if last is not None and frames >= last:
                 return
         if frames <= first or (last is not None and frames < last - _TOO_SHORT * rate):
-            raise AudioError(f"{name} is {frames / rate:.3f} s long: it has no stretch of {self}")
+            raise AudioError(
+                f"{name} is {frames / rate:.3f} s long, and has no stretch from {self}: check the seconds of the list"
+            )
 
     def __str__(self) -> str:
         return f"{self.start:.3f} s to {'its end' if self.end is None else f'{self.end:.3f} s'}"

@@ -13,8 +13,6 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
-
 from ser_hf.errors import UserError, first_line
 from ser_hf.utils import files
 
@@ -173,9 +171,7 @@ def _converted(parser: "HfArgumentParser", name: str, value: Any, hint: Any) -> 
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"'{path}' does not exist: check the path of the config file")
-    values = files.read_settings(path)  # refuses repeated keys
-    if path.suffix != ".json":
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))  # with numbers in nested mappings as numbers
+    values = files.read_settings(path, typed=True)  # with numbers in nested mappings as numbers
     if not isinstance(values, dict):
         raise UserError(f"'{path}' holds no settings: write one `name: value` a line")
     return {str(name): value for name, value in values.items()}

@@ -270,7 +270,7 @@ def _arrow_file(folder: Path) -> Path:
 
 
 def _row(recording: Recording) -> dict:
-    pcm = audio.to_pcm(audio.load(recording.file.source(), name=repr(str(recording.file))))
+    pcm = audio.to_pcm(recording.samples())
     return {
         "audio": {"bytes": audio.to_flac(pcm), "path": f"{recording.key.replace('/', '-')}.flac"},
         "label": EMOTIONS.index(recording.emotion),

@@ -1,6 +1,5 @@
 """Protocols from a user's YAML, JSON or CSV file."""
 
-import csv
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from ser_hf.labels import EMOTIONS
 from ser_hf.protocols.base import COLUMNS, SIDES, Columns, IndexArrays, Protocol, ProtocolError, shorten
-from ser_hf.utils import files
+from ser_hf.utils import files, tables
 
 SUFFIXES = (".yaml", ".yml", ".json", ".csv")
 _WITHOUT = {"test": "there is nothing to test", "validation": "checkpoints would be chosen on the test"}
@@ -101,11 +100,7 @@ def read_protocol(path: str) -> tuple[str, Protocol]:
         raise ProtocolError(f"'{path}' is not a file: check the path of the protocol")
     if file.suffix.lower() != ".csv":
         return _from_mapping(path, files.read_settings(file, ProtocolError))
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        return f"custom:{file.stem}", _from_list(path, csv.DictReader(text.splitlines(), strict=True))
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ProtocolError(f"'{path}' cannot be read: {' '.join(str(error).split())}") from error
+    return f"custom:{file.stem}", _from_table(path, tables.read_table(file, ProtocolError))
 
 
 def _from_mapping(path: str, content: object) -> tuple[str, Protocol]:
@@ -182,25 +177,24 @@ def _rows_of(columns: Columns, names: Iterable[str]) -> tuple[list[int], list[st
     return [row for _, row in pairs if row is not None], [name for name, row in pairs if row is None]
 
 
-def _from_list(path: str, reader: csv.DictReader) -> Protocol:
-    header = reader.fieldnames or []
-    if not {"file", "side"} <= set(header) <= {"file", "side", "fold"}:
+def _from_table(path: str, table: tables.Table) -> Protocol:
+    if not {"file", "side"} <= set(table.columns) <= {"file", "side", "fold"}:
         raise ProtocolError(
-            f"'{path}' has the columns {', '.join(header) or 'none'}: expected file, side and, if any, fold"
+            f"'{path}' has the columns {', '.join(table.columns)}: expected file, side and, if any, fold"
         )
     folds: dict[int, dict[str, list[str]]] = {}
-    for row in reader:
-        location = f"'{path}' line {reader.line_num}"
-        if None in row or None in row.values():  # a cell too many, or too few
-            raise ProtocolError(f"{location} does not fit the columns: expected {', '.join(header)}")
-        side, fold = row["side"].strip(), row.get("fold", "0").strip()
+    for row in table.rows:
+        location = f"'{path}' line {row.line}"
+        file, side, fold = row.cells["file"], row.cells["side"], row.cells.get("fold", "0")
+        if not file:
+            raise ProtocolError(f"{location} names no file: name one, or remove the line")
         if side not in SIDES:
             raise ProtocolError(f"{location}: side is '{side}': expected train, validation or test")
         if not (fold.isascii() and fold.isdigit()):
             raise ProtocolError(f"{location}: fold is '{fold}': expected a number from 0")
-        folds.setdefault(int(fold), {}).setdefault(side, []).append(row["file"].strip())
-    if sorted(folds) != list(range(len(folds))) or not folds:
-        numbers = ", ".join(map(str, sorted(folds))) or "none"
+        folds.setdefault(int(fold), {}).setdefault(side, []).append(file)
+    if sorted(folds) != list(range(len(folds))):
+        numbers = ", ".join(map(str, sorted(folds)))
         raise ProtocolError(f"'{path}' lists the folds {numbers}: expected 0, 1, … without a gap")
     for number, fold in folds.items():
         for side in SIDES:

@@ -1,5 +1,6 @@
 """Files: outputs that appear when they are complete, and YAML or JSON that users write."""
 
+import codecs
 import json
 import os
 import shutil
@@ -96,22 +97,50 @@ class _Loader(yaml.BaseLoader):
     """BaseLoader leaves every scalar text, so that the words `yes` and `no` stay words."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        _without_repeated_keys([(key.value, None) for key, _ in node.value])
+        _without_repeated_keys([(str(key.value), None) for key, _ in node.value])
         return super().construct_mapping(node, deep)
 
 
-def read_settings(path: Path, error_class: type[UserError] = UserError) -> Any:
-    """Return what a `.json` file holds; any other file is YAML, whose scalars are read as text.
+def read_text(path: Path, error_class: type[UserError] = UserError) -> str:
+    """Return the text of a user's file in UTF-8, or in UTF-16 where it begins with a mark.
 
     Raises:
-        error_class: naming the file, if it is neither YAML nor JSON, or repeats a key.
+        error_class: naming the file and its encoding, as far as that can be told.
     """
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding = "utf-16"
+    elif b"\0" in content:
+        raise error_class(f"'{path}' is no text in UTF-8 (it holds zero bytes): save it as text in UTF-8")
+    else:
+        encoding = "utf-8-sig"
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise error_class(f"'{path}' line {line} is no text in UTF-8 ({error.reason}): save it as UTF-8") from None
+
+
+def read_settings(path: Path, error_class: type[UserError] = UserError, typed: bool = False) -> Any:
+    """Return what a `.json` file holds; any other file is YAML.
+
+    Args:
+        path: of the file.
+        error_class: of what is raised.
+        typed: whether scalars of YAML become numbers, booleans and dates; they stay text otherwise.
+
+    Raises:
+        error_class: naming the file, if it is empty, neither YAML nor JSON, or repeats a key.
+    """
+    text = read_text(path, error_class)
+    if not text.strip():
+        raise error_class(f"'{path}' is empty: write its keys and their values")
+    try:
         if path.suffix.lower() == ".json":
             return json.loads(text, object_pairs_hook=_without_repeated_keys)
-        return yaml.load(text, Loader=_Loader)
-    except (ValueError, yaml.YAMLError, RecursionError) as error:  # of JSON, of the encoding, of a repeated key
+        content = yaml.load(text, Loader=_Loader)  # refuses repeated keys
+        return yaml.safe_load(text) if typed else content
+    except (ValueError, yaml.YAMLError, RecursionError) as error:  # of JSON, of a date, of a repeated key
         reason = " ".join(str(error).split())[:200]
         raise error_class(f"'{path}' cannot be read: {reason}") from None
 

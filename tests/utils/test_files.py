@@ -4,7 +4,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ser_hf.errors import UserError
-from ser_hf.utils.files import cache_dir, cache_lock, new_folder, replacing, validated
+from ser_hf.utils.files import cache_dir, cache_lock, new_folder, read_settings, replacing, validated
 
 
 def test_a_new_file_replaces_the_old_one_at_once(tmp_path):
@@ -102,3 +102,33 @@ def test_a_wrong_file_ends_in_one_line_about_its_first_problem(content, message)
 def test_a_right_file_becomes_its_model():
     description = validated(Description, {"parts": [{"side": "test"}]}, "'f.yaml'")
     assert (description.name, description.parts) == ("x", [Part(side="test")])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize(("name", "text"), [("a.yaml", "é: [1, 2]\r\n"), ("a.json", '\r\n{"é": [1, 2]}')])
+def test_settings_of_any_editor_are_read(tmp_path, encoding, name, text):
+    (tmp_path / name).write_bytes(text.encode(encoding))
+    assert read_settings(tmp_path / name, typed=True) == {"é": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.yaml", "", "is empty: write its keys and their values"),
+        ("a.json", " \n", "is empty: write its keys and their values"),
+        ("a.yaml", "model: 2024-99-99", "cannot be read: month must be in 1..12"),
+        ("a.yaml", "model: !!python/name:os.system", "cannot be read: could not determine a constructor"),
+        ("a.yaml", "? [a]\n: b", "cannot be read: while constructing a mapping"),
+        ("a.yaml", "a: 1\n---\nb: 2", "cannot be read: expected a single document"),
+        ("a.yaml", "a:\n\t- b", "cannot be read: while scanning for the next token found character '\\t'"),
+        ("a.json", '{"a": 1,}', "cannot be read: "),
+        ("a.json", '{"a": 1, "a": 2}', "cannot be read: the key 'a' stands twice"),
+        ("a.yaml", "a: ä".encode("latin-1"), "line 1 is no text in UTF-8"),
+        ("a.json", '{"a": 1}'.encode("utf-16-le"), "is no text in UTF-8 (it holds zero bytes)"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as caught:
+        read_settings(tmp_path / name, typed=True)
+    assert f"{name}' {message}" in str(caught.value)

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path, PurePath
 
-from ser_hf.audio import SUFFIXES
+import numpy as np
+
+from ser_hf.audio import SUFFIXES, Stretch, load
 from ser_hf.errors import UserError
 from ser_hf.labels import EMOTIONS
 from ser_hf.utils import zip_reader
@@ -185,6 +187,16 @@ class Recording:
     intensity: str | None  # normal | strong; TESS has none
     statement: str | None  # RAVDESS 1 | 2; TESS: the word
     repetition: int | None
+    stretch: Stretch | None = None  # of the file that holds it; None for all of it
+
+    def samples(self) -> np.ndarray:
+        """Decode it to float32 samples at 16 kHz, shape `(samples,)`.
+
+        Raises:
+            AudioError: naming the file, where it cannot be decoded or lacks the stretch.
+            ArchiveError: where its zip cannot be read.
+        """
+        return load(self.file.source(), name=repr(str(self.file)), stretch=self.stretch)
 
 
 @dataclass

@@ -56,7 +56,11 @@ def test_folders_of_labels(wavs):
         ("emodb/Wut/03a-Wut", "angry", "emodb-03", "male"),
         ("emodb/Wut/08b-Wut", "angry", "emodb-08", "female"),
     ]
-    assert result.notes == ["emodb: Freude (2) is called happy", "emodb: Aerger (2), Wut (2) merged into angry"]
+    assert result.notes == [
+        "emodb: 2 speakers",
+        "emodb: Freude (2) is called happy",
+        "emodb: Aerger (2), Wut (2) merged into angry",
+    ]
     assert [tuple(alias.values()) for alias in result.aliases] == [
         ("emodb", "Aerger", "angry", 2),
         ("emodb", "Freude", "happy", 2),
@@ -75,6 +79,7 @@ def test_a_list_with_columns_of_its_own(wavs):
     assert (only.key, only.emotion, only.speaker, only.sex) == ("mine/wav/Wut/03a-Wut", "angry", "mine-anna", "female")
     assert (only.statement, only.repetition, only.channel, only.intensity) == ("a01", 2, "speech", None)
     assert result.notes == [
+        "mine: 1 speaker",
         "mine: ANGRY (1) is called angry",
         "mine: boredom (1) dropped, as the label map says",
     ]
@@ -120,10 +125,10 @@ def test_what_a_description_lacks_is_named(wavs, text, message):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("name,label\na,b\n", "lacks the column 'file': it has name, label"),
+        ("name,label\na,b\n", "lacks the column 'file', it has 'name', 'label': name it so, or under columns in"),
         ("file,label\nnowhere.wav,angry\n", "line 2: .*nowhere.wav' is not a file"),
-        ("file,label\nwav/Wut/03a-Wut.wav,angry\nwav/Wut/03a-Wut.wav,sad\n", "has two labels"),
-        ("file,label,sex\nwav/Wut/03a-Wut.wav,angry,m\n", "sex 'm' of"),
+        ("file,label\nwav/Wut/03a-Wut.wav,angry\nwav/Wut/03a-Wut.wav,sad\n", "has the label 'angry' and 'sad': keep"),
+        ("file,label,sex\nwav/Wut/03a-Wut.wav,angry,x\n", "sex 'x' of"),
         ("file,label,repetition\nwav/Wut/03a-Wut.wav,angry,²\n", "repetition '²' of"),
         (
             "file,label,speaker\nwav/Wut/03a-Wut.wav,angry,anna\nwav/Wut/08b-Wut.wav,angry,\n",
@@ -144,7 +149,7 @@ def test_cells_are_stripped_and_words_stay_words(wavs):
     result = scan(describe(wavs, "corpus: x\ncsv: list.csv\nlabels: {no: neutral}\nsex: {1: female}"))
     assert [(r.speaker, r.sex, r.emotion) for r in result.recordings] == [("x-1", "female", "neutral")] * 2
     (wavs / "list.csv").write_bytes("file,label\nä.wav,no\n".encode("latin-1"))
-    with pytest.raises(CorpusError, match="is no CSV in UTF-8"):
+    with pytest.raises(CorpusError, match=r"list.csv' line 2 is no text in UTF-8"):
         scan(describe(wavs, "corpus: x\ncsv: list.csv"))
 
 
