@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 import soundfile
 
-from ser_hf.audio import pyav
+from ser_hf.audio import containers, pyav
 from ser_hf.audio.resampling import resample_blocks
 from ser_hf.errors import UserError
 
@@ -97,7 +97,7 @@ def open_recording(source: Source, name: str | None = None) -> Iterator[Reader]:
         openable = _openable(source, name)
         with _named_errors(name):
             opened = stack.enter_context(open(openable, "rb")) if isinstance(openable, bytes) else openable
-            container = pyav.container_of(opened)
+            container = containers.container_of(opened)
             if container is None:
                 file = stack.enter_context(soundfile.SoundFile(openable))
                 reader = Reader(name, file.samplerate, file.channels, file.format, file.subtype, _decoded(file))

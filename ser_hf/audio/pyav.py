@@ -5,13 +5,15 @@ and codecs that are named here are opened, and no file but the recording itself.
 gets no playlists, addresses or pictures.
 """
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
+
+from ser_hf.audio.containers import ADTS, AMR, MATROSKA, MAX_PACKETS, MP4, claimed_packets, lacks_index
 
 if TYPE_CHECKING:
     from av import AudioFrame
@@ -25,7 +27,6 @@ SUFFIXES: tuple[str, ...] = (
 )
 """Endings of what PyAV reads, in lower case."""
 
-MP4, MATROSKA, ADTS, AMR = "MP4", "MATROSKA", "ADTS", "AMR"
 _DEMUXERS = {MP4: "mov", MATROSKA: "matroska", ADTS: "aac", AMR: "amr"}
 """FFmpeg's name of the demuxer of each container. None is guessed, since some open other files."""
 
@@ -36,12 +37,8 @@ _CODECS = (
 )
 """FFmpeg's names of the decoders that may run; those of video are not among them."""
 
-_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"moof", b"styp"}
-"""Boxes that an MP4 or QuickTime file begins with, and those that hold its sound."""
-
-_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"  # RFC 8794, RFC 9559
-_HEAD = 16  # bytes that tell a container
 _BLOCK = 65_536  # frames in a block, about
+_SHORT = 16  # samples of a packet; no codec packs fewer, and each packet takes 40 microseconds
 
 
 class MediaError(Exception):
@@ -64,31 +61,6 @@ class Media:
     """Float32 arrays of shape `(frames, channels)`; errors are those of `open_media`."""
 
 
-def container_of(file: IO[bytes]) -> str | None:
-    """Return the container by the first bytes, or None for what libsndfile reads.
-
-    An ID3 tag before ADTS frames is passed over. The position of `file` is kept.
-
-    >>> container_of(io.BytesIO(bytes(4) + b"ftypM4A "))
-    'MP4'
-    """
-    start = file.tell()
-    head = file.read(_HEAD)
-    if head[:3] == b"ID3" and len(head) >= 10:
-        size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
-        file.seek(start + 10 + size)
-        head = file.read(2)
-    file.seek(start)
-    if head[4:8] in _BOXES:
-        return MP4
-    if head[:4] == _EBML:
-        return MATROSKA
-    if head[:5] == b"#!AMR":
-        return AMR
-    # 12 bits of synchronisation, one of the version, and a layer of 0, which no MP3 has
-    return ADTS if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0 else None
-
-
 @contextmanager
 def open_media(file: IO[bytes], container: str) -> Iterator[Media]:
     """Open the sound track of a recording; pictures beside it are skipped undecoded.
@@ -97,7 +69,7 @@ def open_media(file: IO[bytes], container: str) -> Iterator[Media]:
 
     Args:
         file: that can seek.
-        container: `container_of` it.
+        container: `ser_hf.audio.containers.container_of` it.
 
     Raises:
         MediaError: if PyAV is not installed, or the recording is damaged, holds no sound, or holds
@@ -107,13 +79,16 @@ def open_media(file: IO[bytes], container: str) -> Iterator[Media]:
         import av
     except ImportError:
         raise MediaError(f"{container} needs PyAV", "pip install av, or convert it to WAV or FLAC") from None
+    if container == MP4 and claimed_packets(file) > MAX_PACKETS:
+        raise MediaError(f"it claims more than {MAX_PACKETS:,} packets")
+    file.seek(0)
     options = {"codec_whitelist": ",".join(_CODECS)}
     try:
         opened = av.open(
             file, format=_DEMUXERS[container], container_options=options, metadata_errors="replace", io_open=_refuse
         )
     except av.FFmpegError as error:
-        if _lacks_index(file, container):
+        if container == MP4 and lacks_index(file):
             raise MediaError("the recorder broke off before it wrote the index", "record it again") from None
         raise MediaError(_words(error)) from None
     with opened:
@@ -160,9 +135,11 @@ def _frames(opened: "InputContainer", stream: "AudioStream") -> Iterator["AudioF
     """
     import av
 
-    second, broken, decoded = 0.0, None, False
+    second, broken, decoded = 0.0, None, 0
     packets = opened.demux(stream)
-    while True:
+    for number in count():
+        if number > 1_000 + decoded // _SHORT:
+            raise MediaError(f"{number:,} packets hold {decoded:,} samples")
         try:
             packet = next(packets, None)
             if packet is None or packet.is_corrupt:  # cut off by the end of the file
@@ -175,7 +152,7 @@ def _frames(opened: "InputContainer", stream: "AudioStream") -> Iterator["AudioF
             continue
         if frames and broken is not None:
             raise broken
-        decoded = decoded or bool(frames)
+        decoded += sum(frame.samples for frame in frames)
         yield from frames
         if packet.pts is not None and packet.time_base:
             second = max(0.0, float(packet.pts * packet.time_base))
@@ -211,59 +188,3 @@ def _samples(frame: "AudioFrame") -> np.ndarray:
     if np.issubdtype(samples.dtype, np.integer):
         samples = samples / (float(np.iinfo(samples.dtype).max) + 1)
     return samples.astype(np.float32, copy=False)
-
-
-def _lacks_index(file: IO[bytes], container: str) -> bool:
-    """Whether an MP4 is without its index, which most recorders write at the end."""
-    return container == MP4 and b"moov" not in {name for name, _ in _top_boxes(file)}
-
-
-def is_cut_off(file: IO[bytes]) -> bool:
-    """Whether an MP4 or Matroska file ends before its own sizes say, as a broken download does.
-
-    It is False for all other containers, and where a recorder wrote no size.
-    """
-    size = file.seek(0, io.SEEK_END)
-    file.seek(0)
-    container = container_of(file)
-    if container == MP4:
-        return max((end for _, end in _top_boxes(file)), default=0) > size
-    if container == MATROSKA:
-        return (_segment_end(file) or 0) > size
-    return False
-
-
-def _top_boxes(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
-    """Name and end of each box of an MP4 (ISO/IEC 14496-12, 4.2); the last one may lack its end."""
-    place, size = 0, file.seek(0, io.SEEK_END)
-    while place + 8 <= size:
-        file.seek(place)
-        head = file.read(_HEAD)
-        length = int.from_bytes(head[:4], "big")
-        if length == 1:  # 64 bits behind the name
-            length = int.from_bytes(head[8:16], "big")
-        place = size if length == 0 else place + max(length, 8)  # 0: up to the end of the file
-        yield head[4:8], place
-
-
-def _segment_end(file: IO[bytes]) -> int | None:
-    """Where the segment of a Matroska file ends by its own size; None where it has none."""
-    file.seek(4)
-    header = _variable_size(file)
-    if header is None:
-        return None
-    file.seek(header, io.SEEK_CUR)
-    if file.read(4) != _SEGMENT:
-        return None
-    segment = _variable_size(file)
-    return None if segment is None else file.tell() + segment
-
-
-def _variable_size(file: IO[bytes]) -> int | None:
-    """A size as EBML writes it (RFC 8794, section 4); None for the unknown one."""
-    first = file.read(1)
-    if not first or first[0] == 0:
-        return None
-    extra = 8 - first[0].bit_length()
-    bits = int.from_bytes(first + file.read(extra), "big") & ((1 << 7 * (extra + 1)) - 1)
-    return None if bits == (1 << 7 * (extra + 1)) - 1 else bits

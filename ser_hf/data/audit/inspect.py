@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ser_hf import audio
-from ser_hf.audio import fingerprint, pyav
+from ser_hf.audio import containers, fingerprint
 from ser_hf.audio.fingerprint import Fingerprint
 from ser_hf.data.corpora.base import File
 from ser_hf.errors import UserError
@@ -116,7 +116,7 @@ def _truncated(source: str | bytes) -> bool:
     decoding, or not at all.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as stream:
-        if pyav.is_cut_off(stream):
+        if containers.is_cut_off(stream):
             return True
         stream.seek(0)
         head = stream.read(32)
