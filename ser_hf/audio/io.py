@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 
 from ser_hf.audio import containers, pyav
+from ser_hf.audio.conditioning import Downmixer, without_offset
 from ser_hf.audio.resampling import resample_blocks
 from ser_hf.errors import UserError
 
@@ -161,7 +162,8 @@ def load(
         stretch: of the recording to load; all of it where None.
 
     Returns:
-        An array of shape `(samples,)`; channels are averaged.
+        An array of shape `(samples,)`: channels averaged, without a constant offset
+        (`ser_hf.audio.conditioning`).
 
     Raises:
         AudioError: if it does not exist, cannot be decoded, is shorter than 0.1 s or longer than 2
@@ -195,45 +197,68 @@ def stream(
             yield from mono_16k(blocks, reader.rate, name)
         return
     check_rate(rate, name)
-    blocks = [mono(samples, name)[:, None]]
+    blocks = _parts(frames(samples, name))
     yield from mono_16k(stretch.cut(blocks, int(rate), name) if stretch else blocks, int(rate), name)
 
 
-def mono(samples: np.ndarray, name: str = "the recording") -> np.ndarray:
-    """Return float32 samples of shape `(samples,)` of an array of any type and channels.
+def frames(samples: np.ndarray, name: str = "the recording") -> np.ndarray:
+    """Return float32 frames of shape `(frames, channels)` of an array of any type.
 
     Raises:
-        AudioError: for another shape, NaN or infinity.
+        AudioError: for another shape than `(samples,)` or `(samples, channels)`, NaN or infinity.
     """
     if samples.ndim not in (1, 2):
         raise AudioError(f"{name} has the shape {samples.shape}: (samples,) or (samples, channels) can be read")
     if np.issubdtype(samples.dtype, np.integer):  # int16 or int32 samples, as recorders hand them over
         samples = samples / float(np.iinfo(samples.dtype).max + 1)
     samples = samples.astype(np.float32, copy=False)
-    if samples.ndim == 2:
-        samples = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{name} holds NaN or infinite samples: write it again as 16-bit WAV or FLAC")
-    return samples
+    check_finite(samples, name)
+    return samples[:, None] if samples.ndim == 1 else samples
 
 
-def mono_16k(blocks: Iterable[np.ndarray], rate: int, name: str = "the recording") -> Iterator[np.ndarray]:
-    """Average float32 blocks `(frames, channels)` and resample them to `(samples,)` at 16 kHz.
+def mono_16k(
+    blocks: Iterable[np.ndarray], rate: int, name: str = "the recording", downmixer: Downmixer | None = None
+) -> Iterator[np.ndarray]:
+    """Make blocks `(frames, channels)` one channel `(samples,)` at 16 kHz, without an offset.
+
+    The order matters: channels are averaged (`Downmixer`), a constant offset is taken away
+    (`without_offset`), then the samples are resampled, so that no edge of an offset rings.
+
+    Args:
+        blocks: of the recording, float32, at its own rate.
+        rate: in Hz.
+        name: what errors call the recording.
+        downmixer: for a caller that asks it afterwards what it found.
 
     Raises:
         AudioError: if they are less than 0.1 s in all, or hold NaN or infinity.
     """
-    frames = 0
+    length = 0
 
     def averaged() -> Iterator[np.ndarray]:
-        nonlocal frames
+        nonlocal length
         for block in blocks:
-            frames += len(block)
-            yield mono(block, name)
+            length += len(block)
+            check_finite(block, name)
+            yield downmixer.feed(block)
+        yield downmixer.finish()
 
-    yield from resample_blocks(averaged(), rate)
-    if frames < MIN_SECONDS * rate:
-        raise AudioError(f"{name} is {frames / rate:.3f} s long: at least {MIN_SECONDS} s is needed")
+    downmixer = downmixer or Downmixer(rate)
+    yield from resample_blocks(without_offset(averaged(), rate), rate)
+    if length < MIN_SECONDS * rate:
+        raise AudioError(f"{name} is {length / rate:.3f} s long: at least {MIN_SECONDS} s is needed")
+
+
+def check_finite(samples: np.ndarray, name: str) -> None:
+    """Raise an AudioError for samples that hold NaN or infinity."""
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{name} holds NaN or infinite samples: write it again as 16-bit WAV or FLAC")
+
+
+def _parts(samples: np.ndarray) -> Iterator[np.ndarray]:
+    """An array in blocks, so that what is made of it on the way stays small."""
+    for start in range(0, len(samples), _BLOCK):
+        yield samples[start : start + _BLOCK]
 
 
 def duration(samples: np.ndarray) -> float:

@@ -16,7 +16,7 @@ from ser_hf import audio
 from ser_hf.errors import UserError
 from ser_hf.utils import files
 
-VERSION = 1
+VERSION = 2
 """Part of the cache's name: another decoding or another feature needs another version."""
 
 WIDTHS = {"mfcc": 40, "egemaps": 88}

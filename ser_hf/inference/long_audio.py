@@ -12,6 +12,7 @@ from scipy.special import softmax
 
 from ser_hf import audio
 from ser_hf.audio import SAMPLING_RATE, concatenate, resampling, voice_activity
+from ser_hf.audio.conditioning import OFFSET_SECONDS, Downmixer, offset
 from ser_hf.errors import UserError
 from ser_hf.inference.prediction import Prediction, Segment, prediction, segment
 from ser_hf.inference.session import InferenceSession
@@ -289,8 +290,8 @@ class Stream:
 
     A prediction is of the last 4 s, or of what there is. The probabilities before it count half.
     The label changes only when another leads by 0.1, so that it does not flicker. Where the last
-    4 s hold no voice, the last prediction stands, `abstained`. `duration` is the time since the
-    beginning, and `segments` are the labels since then.
+    4 s hold no voice, the last prediction stands, `abstained`. A constant offset is that of the
+    last 10 s. `duration` is the time since the beginning, and `segments` are the labels since then.
     """
 
     def __init__(self, session: InferenceSession, sampling_rate: int) -> None:
@@ -305,9 +306,9 @@ class Stream:
         """
         audio.check_rate(sampling_rate, "the stream")
         self._session, self._vad = session, session.vad.open_stream()
-        self._resampler = resampling.Resampler(sampling_rate)
+        self._downmixer, self._resampler = Downmixer(sampling_rate), resampling.Resampler(sampling_rate)
         self._voiced = VoicedStretches()
-        self._recent = np.zeros(0, dtype=np.float32)  # up to a window
+        self._recent = np.zeros(0, dtype=np.float32)  # up to so much as a constant offset is found in
         self._length = 0
         self._probabilities: np.ndarray | None = None
         self._label: int | None = None
@@ -324,23 +325,23 @@ class Stream:
         Raises:
             AudioError: for another shape, NaN or infinity.
         """
-        samples = self._resampler.feed(audio.mono(chunk, "the stream"))
+        samples = self._resampler.feed(self._downmixer.feed(audio.frames(chunk, "the stream")))
         due = []
         while len(samples):
             missing = STREAM_STEP - self._length % STREAM_STEP
             part, samples = samples[:missing], samples[missing:]
-            self._voiced.add(self._vad.feed(part))
-            self._recent = np.concatenate([self._recent, part])[-WINDOW:]
+            self._recent = np.concatenate([self._recent, part])[-OFFSET_SECONDS * SAMPLING_RATE :]
             self._length += len(part)
             if self._length % STREAM_STEP == 0:
                 due.append(self._predict())
         return due
 
     def _predict(self) -> Prediction:
-        labels, start = self._session.labels, self._length - len(self._recent)
-        has_voice = self._voiced.within(start, self._length)[0] >= MIN_VOICE
+        labels, window = self._session.labels, self._recent[-WINDOW:] - np.float32(offset(self._recent))
+        self._voiced.add(self._vad.feed(window[-STREAM_STEP:]))
+        has_voice = self._voiced.within(self._length - len(window), self._length)[0] >= MIN_VOICE
         if has_voice:
-            self._update(self._session.submit([self._recent]).result()[0])
+            self._update(self._session.submit([window]).result()[0])
         if self._probabilities is None:
             return prediction(None, self._length, np.full(len(labels), 1 / len(labels)), [], labels)
         abstain_below = self._session.abstain_below if has_voice else np.inf

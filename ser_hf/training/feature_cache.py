@@ -20,7 +20,7 @@ from ser_hf.models.frozen_frontend import CacheError, evaluation_mode
 from ser_hf.models.seen_speakers import CONFIG_KEY
 from ser_hf.utils import files
 
-VERSION = 1
+VERSION = 2
 """Part of the key. Raise it when decoding, features or the layout on disk change."""
 
 STORED = torch.float16

@@ -97,6 +97,18 @@ def mkdir(path):
     return path
 
 
+@pytest.mark.parametrize(
+    "inverse",
+    [lambda x: [x, -x], lambda x: [x, -0.7 * x + 1e-3], lambda x: [0 * x, x, -x]],
+    ids=["exact", "softer", "one silent"],
+)
+def test_channels_that_cancel_are_named_as_the_cause(folder, inverse):
+    rewritten(clip(folder), lambda x: np.stack(inverse(x), axis=1))
+    found = {finding["kind"]: finding["says"] for finding in audit_recordings([folder])["findings"]}
+    assert set(found) == {"channels", "cancelling channels"}
+    assert "another one inverted" in found["cancelling channels"]
+
+
 @pytest.mark.parametrize("kind", PLANTED)
 def test_each_oddity_is_found_and_nothing_else(folder, kind):
     plant, decide = PLANTED[kind]

@@ -238,6 +238,20 @@ def test_running_answers_take_what_recorders_give(predictor, talk):
         predictor.start_stream(5)
 
 
+@pytest.mark.parametrize(("rate", "constant"), [(RATE, 0.001), (RATE, -0.03), (3 * RATE, 0.01)])
+def test_a_running_answer_does_not_depend_on_an_offset(predictor, talk, rate, constant):
+    samples = np.repeat(talk[: 6 * RATE], rate // RATE)
+    plain = list(predictor.stream(np.array_split(samples, 9), rate))
+    moved = list(predictor.stream(np.array_split(samples + np.float32(constant), 9), rate))
+    for one, other in zip(plain, moved, strict=True):
+        assert list(one["scores"].values()) == pytest.approx(list(other["scores"].values()), abs=2e-3)
+
+
+def test_a_running_answer_of_inverted_channels_is_that_of_one(predictor, talk):
+    plain = list(predictor.stream(np.array_split(talk[: 6 * RATE], 9)))
+    assert list(predictor.stream(np.array_split(np.stack([talk, -talk], axis=1)[: 6 * RATE], 9))) == plain
+
+
 class FakeSession:
     """A session that gives probabilities, row after row, and finds voice everywhere or nowhere."""
 

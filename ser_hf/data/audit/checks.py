@@ -25,6 +25,7 @@ KINDS: dict[str, str] = {
     "duration": "much shorter or longer than the corpus",
     "broken samples": "NaN or infinite samples",
     "clipping": "samples cut off at full scale",
+    "cancelling channels": "a channel that is another one inverted",
     "silence": "no sound",
     "offset": "a constant offset (DC)",
     "copy": "a recording that is there twice under its name",
@@ -238,10 +239,17 @@ def _signals(items: list[FileMeasurement]) -> Iterator[Finding]:
             yield Finding("broken samples", (name,), message, True)
         if item.clipped:
             yield Finding("clipping", (name,), f"{name}: {item.clipped:.2%} of the samples", item.clipped >= 0.01)
+        if item.cancelling:
+            message = (
+                f"{name}: a channel is another one inverted, so that their mean would cancel: it is turned round first"
+            )
+            yield Finding("cancelling channels", (name,), message, False)
         if item.level < -60:
             yield Finding("silence", (name,), f"{name} is never louder than {item.level} dB: take it out", True)
         if abs(item.offset) > 0.01:
-            yield Finding("offset", (name,), f"{name}: the mean is {item.offset:+.3f} of full scale", False)
+            yield Finding(
+                "offset", (name,), f"{name}: the mean is {item.offset:+.3f} of full scale: it is taken away", False
+            )
 
 
 def _duplicates(readable: list[NamedRecording]) -> Iterator[Finding]:

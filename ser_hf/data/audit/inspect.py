@@ -9,6 +9,7 @@ import numpy as np
 
 from ser_hf import audio
 from ser_hf.audio import containers, fingerprint
+from ser_hf.audio.conditioning import Downmixer
 from ser_hf.audio.fingerprint import Fingerprint
 from ser_hf.data.corpora.base import File
 from ser_hf.errors import UserError
@@ -47,6 +48,7 @@ class FileMeasurement:
     clipped: float = 0.0  # share of samples in runs of three or more at full scale
     offset: float = 0.0  # mean of the samples
     broken: int = 0  # samples that are NaN or infinite
+    cancelling: bool = False  # a channel is another one inverted
     truncated: bool = False  # the header promises more than the file holds
     digest: str = ""  # sha256 of the 16-bit samples at 16 kHz, as in the dataset
     fingerprint: Fingerprint | None = None
@@ -61,8 +63,9 @@ def inspect_file(file: File) -> FileMeasurement:
     try:
         source = file.source()
         with audio.open_recording(source, repr(str(file))) as reader:
-            faults = _Faults()
-            samples = audio.concatenate(audio.mono_16k(faults.watch(reader.blocks()), reader.rate, reader.name))
+            faults, downmixer = _Faults(), Downmixer(reader.rate)
+            blocks = faults.watch(reader.blocks())
+            samples = audio.concatenate(audio.mono_16k(blocks, reader.rate, reader.name, downmixer))
             header = (reader.rate, reader.channels, reader.container, reader.subtype)
     except (UserError, OSError) as error:
         return FileMeasurement(file, error=str(error))
@@ -77,6 +80,7 @@ def inspect_file(file: File) -> FileMeasurement:
         clipped=faults.clipped / max(faults.samples, 1),
         offset=faults.total / max(faults.samples, 1),
         broken=faults.broken,
+        cancelling=downmixer.inverted,
         truncated=_truncated(source),
         digest=hashlib.sha256(pcm.tobytes()).hexdigest(),
         fingerprint=fingerprint.fingerprint(samples),

@@ -85,7 +85,7 @@ def clipping(samples: np.ndarray, rng: np.random.Generator, share: float = 0.1) 
 
 
 def offset(samples: np.ndarray, rng: np.random.Generator, share: float) -> np.ndarray:
-    """Add a constant of `share` of full scale, as a poor sound card does."""
+    """Add a constant of `share` of full scale, as a poor sound card does; reading takes it away."""
     return samples + np.float32(share)
 
 
@@ -191,11 +191,16 @@ def _predictions(predictor: Predictor, rows: datasets.Dataset, seed: int) -> np.
         start, source = 0, decoded_clips(rows)
         while clips := list(islice(source, _CHUNK)):
             for condition, row in zip(CONDITIONS, answers, strict=True):
-                damaged = list(pool.map(partial(condition, seed=seed), clips))
+                damaged = list(pool.map(partial(_read_damaged, condition, seed=seed), clips))
                 row[start : start + len(clips)] = predictor.probabilities(damaged).argmax(axis=1)
                 bar.update(len(clips))
             start += len(clips)
     return answers
+
+
+def _read_damaged(condition: Condition, clip: np.ndarray, seed: int) -> np.ndarray:
+    """A damaged clip as every recording is read: without its offset."""
+    return audio.load(condition(clip, seed))
 
 
 def _figures(references: np.ndarray, answers: np.ndarray) -> dict[str, float]:
