@@ -19,9 +19,10 @@ from ser_hf import BUNDLED_MODEL, audio
 from ser_hf.audio import voice_activity
 from ser_hf.errors import UserError
 from ser_hf.inference import adaptation_head, backends, long_audio, prediction, recordings, speaker_adaptation
+from ser_hf.inference.pool import InferencePool
 from ser_hf.inference.prediction import FailedPrediction, Prediction
 from ser_hf.inference.recordings import Deadline, OnSamples
-from ser_hf.inference.session import InferencePool, InferenceSession
+from ser_hf.inference.session import InferenceSession
 from ser_hf.inference.voice_fitting import fit_voice
 from ser_hf.models.seen_speakers import SeenSpeakers
 
@@ -31,6 +32,10 @@ _Pending = tuple[str | None, Callable[[], Prediction]]
 
 class Predictor:
     """A fine-tuned model that predicts recordings; any number of threads may use it.
+
+    A forked process may use it, too, on a CPU. Pickled or copied deeply, it is loaded again from
+    its name and settings, and keeps its adaptation and its threshold. Weights that were changed in
+    memory are lost.
 
     A clip's prediction does not depend on other clips, before, after or at the same time. On a CPU
     it is the same to the last bit, since each clip runs alone, in one thread of a pool that has one
@@ -66,6 +71,7 @@ class Predictor:
                 is not installed.
         """
         self.name, self.revision = str(model), revision
+        self._settings = {"device": device, "batch_size": batch_size, "backend": backend, "voice_kind": voice_kind}
         loaded = backends.load(model, backend, device, revision)
         config = loaded.config
         self.seen_speakers = SeenSpeakers.of(config)
@@ -79,6 +85,31 @@ class Predictor:
             batch_size=batch_size,
         )
         self._longest_clip = long_audio.longest_clip(self.session)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What `__setstate__` loads the predictor from; a folder becomes an absolute path."""
+        settings = self._settings | {"revision": self.revision}
+        if Path(self.name) != BUNDLED_MODEL:  # each installation has its own
+            settings["model"] = str(Path(self.name).resolve()) if Path(self.name).is_dir() else self.name
+        return {"settings": settings, "abstain_below": self.abstain_below, "adaptation": self.adaptation}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Load the model again.
+
+        Raises:
+            UserError: where it cannot be loaded.
+            AdaptationError: where its weights are others now, and it was adapted.
+        """
+        self.__init__(**state["settings"])
+        if state["adaptation"] is not None:
+            state["adaptation"].check_model(self.session.backend.digest)
+        self.session = replace(self.session, adaptation=state["adaptation"], abstain_below=state["abstain_below"])
+
+    def __copy__(self) -> "Predictor":
+        """A predictor that shares the model and the threads."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__, session=replace(self.session))
+        return twin
 
     @property
     def labels(self) -> list[str]:

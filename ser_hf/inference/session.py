@@ -1,45 +1,23 @@
 """What all predictions of one `Predictor` share: the model, the threads, and how voice is found."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
-import torch
 from scipy.special import softmax
 
 from ser_hf.audio.voice_activity import VoiceActivityDetector
 from ser_hf.errors import UserError
 from ser_hf.inference.backends import Backend, EmbeddingBackend
+from ser_hf.inference.pool import InferencePool
 from ser_hf.inference.speaker_adaptation import Adaptation
 from ser_hf.models.features import FrontEnd, front_end_of
 
 _SORTED = 128
 """Clips that are sorted by length at a time on a GPU, where clips of one length share a batch."""
-
-
-class InferencePool:
-    """Threads that run a model.
-
-    On a CPU there is one thread for each core, and torch computes with that thread alone: a clip
-    waits for no other, and its logits are the same to the last bit however many clips run at a
-    time. A GPU has one thread.
-    """
-
-    def __init__(self, device: str) -> None:
-        """Start the threads for a device."""
-        self.on_gpu = device != "cpu"
-        self.count = 1 if self.on_gpu else os.cpu_count() or 1
-        # torch keeps this number for each thread: that of the caller stays
-        initializer = None if self.on_gpu else lambda: torch.set_num_threads(1)
-        self._threads = ThreadPoolExecutor(self.count, "predictor", initializer)
-
-    def submit(self, function: Callable, *arguments: object) -> Future:
-        """Run a function in one of the threads."""
-        return self._threads.submit(function, *arguments)
 
 
 @dataclass

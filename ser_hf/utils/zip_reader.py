@@ -1,5 +1,6 @@
 """Recordings in zip files of any origin, read in place: no member's name ever becomes a path."""
 
+import os
 import zipfile
 import zlib
 from functools import lru_cache
@@ -23,7 +24,7 @@ def members(archive: Path) -> list[str]:
     Raises:
         ArchiveError: if it is no zip file, or a broken one.
     """
-    return sorted(info.filename for info in _opened(str(archive)).infolist() if not info.is_dir())
+    return sorted(info.filename for info in _open(str(archive)).infolist() if not info.is_dir())
 
 
 def read(archive: str, member: str) -> bytes:
@@ -32,7 +33,7 @@ def read(archive: str, member: str) -> bytes:
     Raises:
         ArchiveError: if it is encrypted, damaged, or larger than it or `MAX_MEMBER` says.
     """
-    zipped = _opened(archive)
+    zipped = _open(archive)
     return content(zipped, zipped.getinfo(member), archive)
 
 
@@ -56,8 +57,20 @@ def content(zipped: zipfile.ZipFile, member: zipfile.ZipInfo, archive: str) -> b
     return data
 
 
+def _open(archive: str) -> zipfile.ZipFile:
+    """An archive, opened once in each process and again when it changes.
+
+    Processes that share an open file share the position in it, and read each other's bytes.
+    """
+    try:
+        written = Path(archive).stat()
+    except OSError as error:
+        raise ArchiveError(f"'{archive}' cannot be read ({error.strerror}): check the path") from None
+    return _opened(archive, os.getpid(), (written.st_ino, written.st_size, written.st_mtime_ns))
+
+
 @lru_cache(maxsize=8)
-def _opened(archive: str) -> zipfile.ZipFile:
+def _opened(archive: str, process: int, version: tuple[int, int, int]) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(archive)
     except BROKEN as error:

@@ -1,10 +1,12 @@
 import struct
 import zipfile
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from helpers.archives import noise, packed
+from helpers.processes import in_fork
 
 from ser_hf.utils import zip_reader
 from ser_hf.utils.zip_reader import ArchiveError
@@ -174,3 +176,25 @@ def test_what_is_no_archive_is_named(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK no zip at all")
     with pytest.raises(ArchiveError, match=r"a\.zip' is not a zip file"):
         zip_reader.members(tmp_path / "a.zip")
+
+
+def test_forked_processes_do_not_share_the_position_in_an_archive(tmp_path):
+    contents = {f"{number}.wav": noise(70_000, number) for number in range(4)}
+    (tmp_path / "a.zip").write_bytes(packed(contents.items()))
+
+    def read_all():
+        return all(read(tmp_path / "a.zip", name) == contents[name] for _ in range(50) for name in contents)
+
+    assert read_all()  # the archive is open before the forks
+    with ThreadPoolExecutor(3) as threads:
+        assert all(threads.map(in_fork, 3 * [read_all]))
+
+
+@pytest.mark.parametrize("later", [b"2", b"22", noise(70_000)])
+def test_an_archive_that_was_written_again_is_read_again(tmp_path, later):
+    (tmp_path / "a.zip").write_bytes(packed([("a.wav", b"1")]))
+    assert read(tmp_path / "a.zip", "a.wav") == b"1"
+    (tmp_path / "b.zip").write_bytes(packed([("a.wav", later), ("b.wav", b"")]))
+    (tmp_path / "b.zip").replace(tmp_path / "a.zip")
+    assert read(tmp_path / "a.zip", "a.wav") == later
+    assert read(tmp_path / "a.zip", "b.wav") == b""
