@@ -34,3 +34,36 @@
     seek((Number(shown.dataset.duration) * (event.clientX - box.left)) / box.width);
   });
 })();
+
+// Gradio's recording field takes what the browser calls audio. Browsers call webm, mp4 and 3gp
+// video, and have no name for caf or mka. The app decides by the content, so all come as audio.
+(() => {
+  const field = (event) => event.target.closest?.("#recording")?.querySelector("input[type=file]");
+  const named = (file) => file.type.startsWith("audio/");
+
+  const asAudio = (files) => {
+    const taken = new DataTransfer();
+    for (const file of files)
+      taken.items.add(named(file) ? file : new File([file], file.name, { type: "audio/x-recording" }));
+    return taken.files;
+  };
+
+  document.addEventListener("click", (event) => {
+    if (event.target !== field(event)) return;
+    event.target.accept = "audio/*,video/*,.aifc,.amr,.au,.caf,.mka,.mkv,.oga,.opus,.w64";
+  }, true);
+
+  document.addEventListener("change", (event) => {
+    if (event.target === field(event) && ![...event.target.files].every(named))
+      event.target.files = asAudio(event.target.files);
+  }, true);
+
+  document.addEventListener("drop", (event) => {
+    const input = field(event), files = [...(event.dataTransfer?.files ?? [])];
+    if (!input || files.every(named)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    input.files = asAudio(files);
+    input.dispatchEvent(new Event("change"));
+  }, true);
+})();
