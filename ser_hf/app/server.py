@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -32,6 +31,7 @@ from ser_hf.app.uploads import Limits
 from ser_hf.errors import UserError
 from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
+from ser_hf.utils import packages
 
 GRACE = 7.0
 """Seconds for requests that were accepted before the app was asked to end; it is gone within 10."""
@@ -158,11 +158,7 @@ def application(
         mcp: whether to serve the tools for language models.
         hosts: names under which the app may be asked; any if None.
 
-    Raises:
-        UserError: where MCP is wanted and its package is missing.
     """
-    if mcp and find_spec("mcp") is None:
-        raise UserError("--mcp needs the package mcp: pip install -e '.[mcp]'")
     # Gradio takes seconds to import, and has to come after `uploads_folder`
     import gradio
 
@@ -249,8 +245,11 @@ def run_server(
         more_hosts: names under which the app may be asked besides those of the machine.
 
     Raises:
-        UserError: if the model cannot be loaded or the port not be opened.
+        UserError: if the model cannot be loaded or the port not be opened, and where MCP is wanted
+            and its package is missing.
     """
+    if mcp:
+        packages.require("--mcp", "mcp", "'ser-hf[mcp]'")
     with uploads_folder():
         predictor, folder, commit = load()
         hosts = allowed_hosts(host, more_hosts or [])

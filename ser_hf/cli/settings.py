@@ -8,7 +8,7 @@ a flag. Flags win over the config file, the config file over the defaults.
 import argparse
 import inspect
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -41,13 +41,13 @@ class CommandLine:
         self._file_read = False
 
     def parse(
-        self, cls: type[Settings], defaults: Mapping[str, Any] | None = None, *, partial: bool = False
+        self, cls: type[Settings], make: Callable[..., Settings] | None = None, *, partial: bool = False
     ) -> Settings:
         """Fill a settings dataclass; print its help and exit where that was asked for.
 
         Args:
             cls: the dataclass.
-            defaults: of its fields, in place of those that it declares.
+            make: makes it of the values that were given, in place of `cls`.
             partial: leave unknown flags and keys for a second call with another dataclass.
 
         Raises:
@@ -60,16 +60,13 @@ class CommandLine:
         if not self._file_read:
             self._read_file(takes_words=any(_positional(field) for field in _init_fields(cls)))
         parser = _parser(cls, self.command) if self.words or self.file_values else None
-        values = {**(defaults or {}), **self._values(parser, cls)} if parser else dict(defaults or {})
+        values = self._values(parser, cls) if parser else {}
         missing = [_spelling(field) for field in _init_fields(cls) if _required(field) and field.name not in values]
         if missing:
             raise self._error(f"the following arguments are required: {', '.join(missing)}")
         if not partial:
             self._refuse_rest()
-        try:
-            return cls(**values)
-        except (ValueError, ImportError) as error:  # TrainingArguments checks its own values
-            raise UserError(str(error)) from error
+        return (make or cls)(**values)
 
     def rest(self) -> list[str]:
         """What no dataclass took yet, of the config file and of the flags, as flags."""

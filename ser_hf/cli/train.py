@@ -1,6 +1,7 @@
 """Commands that train models: finetune, pretrain, soup and leakage-curve."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -8,7 +9,7 @@ from ser_hf.cli.output import quiet_transformers
 from ser_hf.cli.settings import CommandLine
 from ser_hf.errors import UserError
 from ser_hf.protocols import SplitSettings
-from ser_hf.training.config import FinetuneConfig, check_trainer, trainer_defaults
+from ser_hf.training.config import FinetuneConfig, training_arguments
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -71,9 +72,7 @@ def _finetune_settings(line: CommandLine) -> "tuple[FinetuneConfig, TrainingArgu
     config = line.parse(FinetuneConfig, partial=True)
     from transformers import TrainingArguments
 
-    args = line.parse(TrainingArguments, trainer_defaults(config))
-    check_trainer(config, args)
-    return config, args
+    return config, line.parse(TrainingArguments, make=partial(training_arguments, config))
 
 
 def pretrain(line: CommandLine) -> None:
@@ -117,6 +116,8 @@ def leakage_curve(line: CommandLine) -> None:
     for flag in (flag.split("=")[0] for flag in flags if flag.startswith("--")):
         if flag.removeprefix("--") in ("output_dir", "protocol", "fold"):
             raise UserError(f"{flag} is set by the leakage curve, for each protocol: leave it out")
+    if settings.model in baselines.BASELINES:
+        baselines.require_packages([settings.model])
     if settings.model in baselines.BASELINES and flags:
         raise UserError(f"{flags[0]}: a baseline takes no flags of fine-tuning, leave it out")
 

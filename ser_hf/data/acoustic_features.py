@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ser_hf import audio
 from ser_hf.errors import UserError
-from ser_hf.utils import files
+from ser_hf.utils import files, packages
 
 VERSION = 2
 """Part of the cache's name: another decoding or another feature needs another version."""
@@ -60,6 +60,16 @@ def features(rows: datasets.Dataset, kind: str, cache_dir: str | Path | None = N
     return np.array(values, dtype=np.float32).reshape(len(digests), WIDTHS[kind])
 
 
+def require_packages(kind: str) -> None:
+    """Refuse features whose package is missing.
+
+    Raises:
+        UserError: with the line that installs it.
+    """
+    if kind == "egemaps":
+        packages.require("eGeMAPS", "opensmile", "'ser-hf[baselines]'")
+
+
 def mfcc(samples: np.ndarray) -> np.ndarray:
     """Return the means over time of 40 mel-frequency cepstral coefficients, shape `(40,)`.
 
@@ -76,7 +86,7 @@ def egemaps(samples: np.ndarray) -> np.ndarray:
     Samples are float32 at 16 kHz.
 
     Raises:
-        AcousticsError: where the package opensmile is missing.
+        UserError: where the package opensmile is missing.
     """
     return _egemaps_of()(samples)
 
@@ -89,10 +99,9 @@ def _mfcc_of() -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _egemaps_of() -> Callable[[np.ndarray], np.ndarray]:
-    try:
-        import opensmile
-    except ImportError as error:
-        raise AcousticsError("eGeMAPS needs the package opensmile: pip install 'ser-hf[baselines]'") from error
+    require_packages("egemaps")
+    import opensmile
+
     smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
 
     def compute(samples: np.ndarray) -> np.ndarray:

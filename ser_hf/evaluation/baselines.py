@@ -5,7 +5,7 @@ validation together. The test side is only predicted.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
@@ -40,6 +40,18 @@ Side = tuple[np.ndarray, np.ndarray]
 """Features of shape `(clips, width)` and class indices of shape `(clips,)`."""
 
 
+def require_packages(names: Iterable[str]) -> None:
+    """Refuse baselines that are unknown, or whose package is missing, before data are read.
+
+    Raises:
+        UserError: naming the baselines that there are, or the line that installs the package.
+    """
+    for name in names:
+        if name not in BASELINES:
+            raise UserError(f"'{name}' is no baseline: choose one of {', '.join(BASELINES)}")
+        acoustic_features.require_packages(BASELINES[name].features)
+
+
 def predict_baseline(
     name: str,
     rows: datasets.Dataset,
@@ -65,8 +77,7 @@ def predict_baseline(
         UserError: for an unknown name, fewer than two emotions to train on, and features that
             cannot be computed.
     """
-    if name not in BASELINES:
-        raise UserError(f"'{name}' is no baseline: choose one of {', '.join(BASELINES)}")
+    require_packages([name])
     baseline = BASELINES[name]
     order = [*split.train, *split.validation, *split.test]
     labels = np.array(rows.select_columns("label").select(order)["label"])

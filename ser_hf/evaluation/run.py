@@ -64,6 +64,8 @@ def run_evaluation(settings: EvaluateSettings) -> Results:
     files.refuse_existing(output)
     if settings.into_model and not Path(model).is_dir():
         raise UserError(f"--into_model: '{model}' is no folder of this machine: leave the flag out")
+    if settings.measures("baselines"):
+        baselines.require_packages(baselines.BASELINES)
     rows, splits = protocols.load_splits(settings)
     predictor = Predictor(model, backend=settings.backend)
     record = _training_record(Path(model), splits)
@@ -114,6 +116,7 @@ def run_baseline(settings: BaselineSettings) -> Results:
     """
     output = Path(settings.output)
     files.refuse_existing(output)
+    baselines.require_packages([settings.name])
     rows, splits = protocols.load_splits(settings)
     results, probabilities = _test_baseline(
         settings.name, rows, splits, settings.dataset, settings.seed, settings.cache_dir

@@ -14,6 +14,7 @@ from ser_hf import protocols
 from ser_hf.training import setup
 from ser_hf.training.config import FinetuneConfig, training_arguments
 from ser_hf.training.recovery import TrainingError, surviving
+from ser_hf.utils import packages
 
 _ALWAYS_WRITTEN = {"dataset", "model", "protocol", "mode", "fold", "split_seed", "seed"}
 """Settings that `best.yaml` holds even where they are defaults. The split is among them: the test
@@ -27,12 +28,11 @@ def run_search(config: FinetuneConfig, args: TrainingArguments) -> None:
     Writes `search.json` (every trial) and `best.yaml`, a config file that `ser-hf finetune` takes.
 
     Raises:
-        TrainingError: without optuna, or where the folder holds a search already.
+        UserError: without optuna, or where the folder holds a search already.
     """
-    try:
-        import optuna
-    except ImportError as error:
-        raise TrainingError("--search needs optuna: pip install 'ser-hf[search]'") from error
+    packages.require("--search", "optuna", "'ser-hf[search]'")
+    import optuna
+
     output = Path(args.output_dir)
     if (output / "search.json").exists():
         raise TrainingError(f"'{output}' holds an earlier search: choose another --output_dir")

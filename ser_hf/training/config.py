@@ -1,12 +1,14 @@
 """The settings of fine-tuning: ours, those of `TrainingArguments`, and which go together."""
 
 import os
+import shutil
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ser_hf.errors import UserError
 from ser_hf.protocols import SplitSettings
+from ser_hf.utils import packages
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -292,9 +294,66 @@ def check_trainer(config: FinetuneConfig, args: "TrainingArguments") -> None:
         raise UserError("--auto_find_batch_size cannot change the planned batches: use --frame_budget")
     if not args.average_tokens_across_devices:
         raise UserError("--average_tokens_across_devices false would weigh clips unequally: leave it out")
+    _check_handed_on(args)
+    if config.mode != "probe":
+        from ser_hf.training.optimization import try_optimizer  # imports torch
+
+        try_optimizer(args)
     metrics = ("loss", "accuracy", "uar", "macro_f1", "weighted_f1")
     if (metric := args.metric_for_best_model) and metric.removeprefix("eval_") not in metrics:
         raise UserError(f"--metric_for_best_model is '{metric}': choose one of {', '.join(metrics)}")
+
+
+_WITHOUT_UAR = {"batch_eval_metrics": True, "prediction_loss_only": True, "eval_do_concat_batches": False}
+_FROM_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+_FROM_ONE += ("eval_accumulation_steps",)
+
+
+def _check_handed_on(args: "TrainingArguments") -> None:
+    """Refuse values on which the Trainer would end after the data are read."""
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in args.report_to:
+        if name not in INTEGRATION_TO_CALLBACK:
+            known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))
+            raise UserError(f"--report_to is '{name}': choose of {known}, or none")
+    for name in _FROM_ONE:
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise UserError(f"--{name} is {value}: at least 1 is needed")
+    if args.max_steps <= 0 and args.num_train_epochs <= 0:
+        raise UserError(f"--num_train_epochs is {args.num_train_epochs:g}: more than 0 is needed, or --max_steps")
+    if args.fsdp and args.parallel_mode.value != "distributed":
+        raise UserError("--fsdp shares a model out between processes: start them with `accelerate launch`")
+    if args.neftune_noise_alpha is not None:
+        raise UserError("--neftune_noise_alpha is for embeddings of words, which no recording has: leave it out")
+    for name, value in _WITHOUT_UAR.items():
+        if getattr(args, name) is value:
+            raise UserError(f"--{name} {str(value).lower()} gives no UAR of all validation clips: leave it out")
+    if any("tpu" in option.value for option in args.debug):
+        raise UserError("--debug tpu_metrics_debug needs a TPU: leave it out")
+    if args.dataloader_num_workers < 0:
+        raise UserError(f"--dataloader_num_workers is {args.dataloader_num_workers}: at least 0 is needed")
+    if args.torch_compile:
+        _check_compiler(args.torch_compile_backend, args.torch_compile_mode)
+
+
+def _check_compiler(backend: str, mode: str | None) -> None:
+    import torch._dynamo
+    import torch._inductor
+    from accelerate.utils import DynamoBackend
+
+    installed = torch._dynamo.list_backends(exclude_tags=())
+    backends = [name for item in DynamoBackend if (name := item.value.lower()) in installed]
+    if backend.lower() not in backends:
+        raise UserError(f"--torch_compile_backend is '{backend}': choose one of {', '.join(sorted(backends))}")
+    modes = list(torch._inductor.list_mode_options())
+    if backend == "inductor" and mode is not None and mode not in modes:
+        raise UserError(f"--torch_compile_mode is '{mode}': choose one of {', '.join(modes)}")
+    compiler = os.environ.get("CXX", "g++")
+    if backend == "inductor" and shutil.which(compiler) is None:
+        raise UserError(
+            f"--torch_compile needs the compiler {compiler}, which is not installed: install it, or set CXX"
+        )
 
 
 SCRATCH = {"learning_rate": 6e-4, "num_train_epochs": 12.0, "label_smoothing_factor": 0.1, "weight_decay": 0.05}
@@ -309,11 +368,17 @@ def training_arguments(config: FinetuneConfig, **settings: Any) -> "TrainingArgu
     """`TrainingArguments` with our defaults for this configuration, under the settings given.
 
     Raises:
-        UserError: for a setting that a run of ours could not keep.
+        UserError: for a value that is none, a package that is missing, and for a setting that a run
+            of ours could not keep.
     """
     from transformers import TrainingArguments
 
-    args = TrainingArguments(**{**trainer_defaults(config), **settings})
+    settings = {**trainer_defaults(config), **settings}
+    packages.require_for_trainer(settings)
+    try:
+        args = TrainingArguments(**settings)
+    except (ImportError, TypeError, ValueError, NotImplementedError) as error:  # it checks its own values
+        raise UserError(str(error)) from error
     check_trainer(config, args)
     return args
 

@@ -1,4 +1,4 @@
-"""Moving average of the weights, and learning rates by layer."""
+"""Moving average of the weights, learning rates by layer, and settings of the optimiser tried."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback, TrainingArguments, get_scheduler
 
+from ser_hf.errors import UserError, first_line
 from ser_hf.models.encoder_layers import HEAD_MODULES, LAYER_NAME, final_norm
 
 AVERAGE_FILE = "average.safetensors"
@@ -87,3 +88,33 @@ def layer_decayed_groups(model: nn.Module, rate: float, decay: float) -> dict[st
     for name in names:
         depths.setdefault(name, top if any(part in name.split(".") for part in HEAD_MODULES) else 0)
     return {name: rate * decay ** (top - depth) for name, depth in depths.items()}
+
+
+_OF_LAYERS = ("galore", "apollo", "lomo")
+"""Parts of the names of optimisers that are made of the layers of a model, not of its weights."""
+
+
+def try_optimizer(args: TrainingArguments) -> None:
+    """Make the optimiser and the schedule of a run for one weight, before its data are read.
+
+    Raises:
+        UserError: naming the flag whose value cannot be used.
+    """
+    layer = nn.Linear(1, 1)
+    name = str(getattr(args.optim, "value", args.optim))
+    try:
+        optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(args, layer)
+        if any(part in name for part in _OF_LAYERS):
+            return
+        optimizer = optimizer_class(layer.parameters(), **settings)
+    except (ImportError, ValueError, TypeError, RuntimeError) as error:
+        remedy = "check it, --optim_args and the rates"
+        raise UserError(f"--optim {name} cannot be made ({first_line(error)[:160]}): {remedy}") from error
+    kind = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type))
+    try:
+        get_scheduler(
+            args.lr_scheduler_type, optimizer, args.get_warmup_steps(2), 2, dict(args.lr_scheduler_kwargs or {})
+        )
+    except (ValueError, TypeError) as error:
+        remedy = "check --lr_scheduler_kwargs"
+        raise UserError(f"--lr_scheduler_type {kind} cannot be made ({first_line(error)[:160]}): {remedy}") from error

@@ -24,7 +24,6 @@ import soundfile
 from helpers.app import free_port, serving, when_up
 from helpers.small import ROOT
 
-from ser_hf.app import server as server_module
 from ser_hf.app import tabs
 from ser_hf.app.middleware import API
 from ser_hf.app.server import allowed_hosts, health
@@ -382,8 +381,10 @@ def test_uploads_are_deleted_when_their_time_has_come(tuned, clip, tmp_path):
 
 
 def test_mcp_without_its_package_is_said_in_one_line(tuned, fails, monkeypatch):
-    monkeypatch.setattr(server_module, "find_spec", lambda name: None)
-    assert "pip install -e '.[mcp]'" in fails("app", "--model", tuned, "--mcp", "--port", free_port())
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    assert "--mcp needs the package mcp: pip install 'ser-hf[mcp]'" in fails(
+        "app", "--model", tuned, "--mcp", "--port", free_port()
+    )
 
 
 def test_limits_are_flags(fails, tuned, capsys):

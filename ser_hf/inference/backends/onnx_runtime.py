@@ -1,11 +1,11 @@
 """ONNX Runtime: its session, its errors, and the names of exported graphs."""
 
-import importlib.util
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ser_hf.errors import UserError, first_line
+from ser_hf.utils import packages
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -41,15 +41,14 @@ def open_session(graph: str | PathLike) -> "onnxruntime.InferenceSession":
         raise UserError(f"'{graph}' cannot be read ({first_line(error)[:160]}): remove it and export again") from error
 
 
-def require(*packages: str) -> None:
+def require(*names: str) -> None:
     """Refuse to begin where a package is missing.
 
     Raises:
         UserError: with the line that installs it.
     """
-    for package in packages:
-        if importlib.util.find_spec(package) is None:
-            raise UserError(f"ONNX needs the package {package}: pip install {package}")
+    for name in names:
+        packages.require("ONNX", name)
 
 
 def runtime_errors() -> tuple[type[Exception], ...]:
