@@ -1,10 +1,12 @@
 """Commands that serve a model: predict and app."""
 
 import json
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from ser_hf import BUNDLED_MODEL
 from ser_hf.app.uploads import Limits
@@ -15,7 +17,11 @@ from ser_hf.inference.backends import BACKENDS
 from ser_hf.utils import files
 
 if TYPE_CHECKING:
+    from ser_hf.inference.prediction import FailedPrediction, Prediction
     from ser_hf.inference.predictor import Predictor
+
+SOME_FAILED = 3
+"""Exit code of a prediction in which some recordings could not be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +56,9 @@ class PredictSettings(ModelSettings):
     one_speaker: bool = field(
         default=False, metadata={"help": "all recordings are of one person: adapt to all of them first"}
     )
+    strict: bool = field(
+        default=False, metadata={"help": "end at the first recording that cannot be used, and write nothing"}
+    )
     save_voice: str | None = field(
         default=None, metadata={"metavar": "FILE.safetensors", "help": "keep what --adapt or --one_speaker learnt"}
     )
@@ -61,8 +70,10 @@ class PredictSettings(ModelSettings):
             raise UserError("--adapt and --one_speaker each say what to adapt to: give one of them")
         if self.output is not None:
             check_output_file(self.output)
-        if missing := [file for file in (*self.files, *self.adapt) if not Path(file).is_file()]:
-            raise UserError(f"'{missing[0]}' is not a file: check the path")
+        for paths in (self.files, self.adapt):
+            missing = [path for path in paths if not Path(path).is_file()]
+            if missing and (self.strict or len(missing) == len(paths)):
+                raise UserError(f"'{missing[0]}' is not a file: check the path")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,31 +98,61 @@ class AppSettings(Limits, ModelSettings):
                 raise UserError(f"--{limit.name} is {getattr(self, limit.name):g}: 0 or more is needed")
 
 
-def predict(line: CommandLine) -> None:
-    """Predict the emotion of recordings of any length, one JSON line each."""
+def predict(line: CommandLine) -> int:
+    """Predict the emotion of recordings of any length, one JSON line each.
+
+    A recording that cannot be used has its `error` in the place of a prediction. The exit code is 3
+    then, and 2 where no recording can be used.
+    """
     settings = line.parse(PredictSettings)
     from ser_hf.inference import speaker_adaptation
     from ser_hf.inference.predictor import Predictor
 
     if settings.save_voice:
         speaker_adaptation.check_name(settings.save_voice)
+    skip = "raise" if settings.strict else "skip"
     quiet_transformers()
     predictor = Predictor(settings.model, backend=settings.backend, revision=settings.revision)
     if settings.adapt:
         saved = len(settings.adapt) == 1 and Path(settings.adapt[0]).suffix == speaker_adaptation.SUFFIX
-        predictor = predictor.adapt(settings.adapt[0] if saved else settings.adapt)
+        predictor = predictor.adapt(settings.adapt[0] if saved else settings.adapt, on_error=skip)
     if settings.one_speaker:
-        predictor = predictor.adapt_to_one_speaker(settings.files)
+        predictor = predictor.adapt_to_one_speaker(settings.files, on_error=skip)
     if settings.save_voice:
         predictor.adaptation.save(settings.save_voice)
-    predictions = predictor.each(settings.files)
+    predictions = predictor.each(settings.files, on_error="raise" if settings.strict else "answer")
     if settings.output is None:
-        for prediction in predictions:
-            print(json.dumps(prediction), flush=True)
-        return
-    with files.replacing(settings.output) as unfinished, unfinished.open("w") as output:
-        output.writelines(json.dumps(prediction) + "\n" for prediction in predictions)
-    print(f"{len(settings.files):,} predictions: {settings.output}")
+        errors = _write_lines(predictions, sys.stdout, len(settings.files))
+    else:
+        with files.replacing(settings.output) as unfinished, unfinished.open("w") as output:
+            errors = _write_lines(predictions, output, len(settings.files))
+        print(f"{len(settings.files) - len(errors):,} predictions: {settings.output}")
+    if settings.adapt and predictor.left_out:
+        _warn(f"{len(predictor.left_out):,} of {len(settings.adapt):,} clips of --adapt", predictor.left_out[0])
+    if errors:
+        _warn(f"{len(errors):,} of {len(settings.files):,} recordings", errors[0])
+    return SOME_FAILED if errors or (settings.adapt and predictor.left_out) else 0
+
+
+def _write_lines(predictions: "Iterable[Prediction | FailedPrediction]", output: TextIO, count: int) -> list[str]:
+    """Write each prediction as it comes, and return the errors.
+
+    Raises:
+        UserError: where none of `count` recordings could be used.
+    """
+    errors = []
+    for prediction in predictions:
+        output.write(json.dumps(prediction) + "\n")
+        output.flush()
+        if "error" in prediction:
+            errors.append(prediction["error"])
+    if errors and len(errors) == count:
+        raise UserError(errors[0] if count == 1 else f"none of {count:,} recordings can be used: {errors[0]}")
+    return errors
+
+
+def _warn(what: str, error: object) -> None:
+    print(f"ser-hf: {what} cannot be used: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 def app(line: CommandLine) -> None:

@@ -84,6 +84,7 @@ class Predictor:
             abstain_below=self.seen_speakers.abstain_below or 0.0,
             batch_size=batch_size,
         )
+        self.left_out: list[UserError] = []
         self._longest_clip = long_audio.longest_clip(self.session)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -198,23 +199,26 @@ class Predictor:
 
         Returns:
             A predictor with the voice as its `adaptation`, which shares the model and the threads
-            with this one.
+            with this one. Its `left_out` holds the errors of clips that were left out.
 
         Raises:
             AdaptationError: where there is no clip or the model does not fit.
             AdaptationHeadError: where the model's adaptation head belongs to other weights.
-            AudioError, TimeoutExceeded: for a clip that cannot be used, as `predict`.
+            AudioError, TimeoutExceeded: for a clip that cannot be used, as `predict`; under `skip`,
+                where none can.
         """
         if self.adaptation is not None:
             raise speaker_adaptation.AdaptationError("an adapted predictor cannot be adapted: load the model anew")
         digest = self.session.backend.digest
         if isinstance(clips, str | PathLike):
             clips = speaker_adaptation.Adaptation.load(clips)
-        if not isinstance(clips, speaker_adaptation.Adaptation):
-            clips = fit_voice(self.session, self.adaptation_head, clips, timeout, longest, on_error)
-        clips.check_model(digest)
         adapted = copy(self)
-        adapted.session = replace(self.session, adaptation=clips)
+        if isinstance(clips, speaker_adaptation.Adaptation):
+            voice, adapted.left_out = clips, []
+        else:
+            voice, adapted.left_out = fit_voice(self.session, self.adaptation_head, clips, timeout, longest, on_error)
+        voice.check_model(digest)
+        adapted.session = replace(self.session, adaptation=voice)
         return adapted
 
     def adapt_to_one_speaker(
@@ -234,8 +238,11 @@ class Predictor:
         """
         adapted = self.adapt(clips, timeout, longest, on_error)
         if adapted.adaptation.clips < speaker_adaptation.FEWEST_CLIPS:
+            unread = (
+                f" ({len(adapted.left_out)} more cannot be used: {adapted.left_out[0]})" if adapted.left_out else ""
+            )
             raise speaker_adaptation.AdaptationError(
-                f"{adapted.adaptation.clips} clips of one speaker are too few to adapt to: "
+                f"{adapted.adaptation.clips} clips of one speaker are too few to adapt to{unread}: "
                 f"give {speaker_adaptation.FEWEST_CLIPS} or more, or predict them without adaptation"
             )
         return adapted

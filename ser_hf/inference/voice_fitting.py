@@ -19,7 +19,7 @@ def fit_voice(
     timeout: float | None = None,
     longest: float | None = None,
     on_error: Literal["raise", "skip"] = "raise",
-) -> speaker_adaptation.Adaptation:
+) -> tuple[speaker_adaptation.Adaptation, list[UserError]]:
     """Fit an adaptation to recordings; of long ones, to the windows with voice.
 
     Args:
@@ -30,29 +30,36 @@ def fit_voice(
         longest: seconds of audio beyond which a recording is refused, where not None.
         on_error: `skip` leaves out a recording that cannot be used.
 
+    Returns:
+        The adaptation, and the errors of the recordings that were left out.
+
     Raises:
         AdaptationError: where there is no clip.
         AdaptationHeadError: where the head belongs to other weights.
-        AudioError, TimeoutExceeded: for a recording that cannot be used.
+        AudioError, TimeoutExceeded: for a recording that cannot be used; under `skip`, where none
+            can.
     """
     digest = session.backend.digest
     if head is not None:
         head.check_model(digest)
     submit = session.submit_logits if head is None else session.submit_outputs
-    rows = []
+    rows, left_out = [], []
     for source in sources:
         deadline, name = recordings.Deadline(timeout), prediction.source_name(source)
         try:
             rows += [deadline.result(submit([clip]), name) for clip in _clips(source, session, longest)]
-        except UserError:
+        except UserError as error:
             if on_error == "raise":
                 raise
+            left_out.append(error)
+    if not rows and left_out:
+        raise left_out[0]
     if not rows:
         raise speaker_adaptation.AdaptationError("there is no voice to adapt to: give at least one clip of it")
     if head is None:
-        return speaker_adaptation.fit(np.concatenate(rows), digest)
+        return speaker_adaptation.fit(np.concatenate(rows), digest), left_out
     logits, embeddings = map(np.concatenate, zip(*rows, strict=True))
-    return speaker_adaptation.fit_with_head(head, logits, embeddings, digest)
+    return speaker_adaptation.fit_with_head(head, logits, embeddings, digest), left_out
 
 
 def _clips(source: audio.Source, session: InferenceSession, longest: float | None) -> Iterator[np.ndarray]:
