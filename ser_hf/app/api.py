@@ -29,6 +29,7 @@ CONCURRENT = 8
 """Requests that are read and decoded side by side; the model takes one for each core."""
 
 _IN_MEMORY = 2**20  # bytes of a body above which it is kept on disk, as Starlette does with forms
+_ONE_SPEAKER = {"true": True, "false": False}
 _NO_RECORDING = "There is no recording in the request: send it as a file, as curl -F file=@clip.wav does."
 
 
@@ -114,7 +115,9 @@ class RecordingRoutes:
 
     async def batch(self, request: Request) -> Response:
         """A list of predictions, one for each recording; `?one_speaker=true` adapts to them all."""
-        together = request.query_params.get("one_speaker", "false") == "true"
+        together = _ONE_SPEAKER.get(request.query_params.get("one_speaker", "false").lower())
+        if together is None:
+            raise HTTPException(422, "one_speaker must be true or false.")
         async with self._files(request) as files:
             return await self._respond(lambda: list(predict_batch(self._predictor, self._limits, files, together)))
 
@@ -195,7 +198,7 @@ def add_endpoints(predictor: Predictor, limits: Limits) -> None:
         Returns:
             The JSON of file, label, score, scores, abstained, duration, segments.
         """
-        return json.dumps(_predict(recording, name))
+        return json.dumps(_predict(recording, name or ""))
 
     def timeline(recording: str) -> dict:
         """Recognise which emotion a long recording has at what time.

@@ -6,20 +6,22 @@ after the body is there.
 
 import asyncio
 import contextlib
-import json
 import re
 import time
 from collections import deque
-from collections.abc import MutableMapping
+from collections.abc import Iterable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
+from urllib.parse import parse_qs
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ser_hf.app import uploads
+from ser_hf.app import answers, calls, uploads
+from ser_hf.app.calls import Calls
+from ser_hf.app.origins import Origins, header
 from ser_hf.app.uploads import Limits
 
 API = "/gradio_api"
@@ -29,7 +31,8 @@ API = "/gradio_api"
 # rest are proxying of addresses, editing, profiling and run history. A route that an update of
 # Gradio adds is closed until it is listed here.
 _GET = re.compile(
-    r"/|/health|/config/?|/theme\.css|/robots\.txt|/favicon\.ico|/manifest\.json|/(?:static|assets|svelte)/.+"
+    r"/|/health|/config/?|/theme\.css|/robots\.txt|/favicon\.ico|/manifest\.json"
+    r"|/(?:static|assets|svelte)/(?:[^/]{1,255}/){0,9}[^/]{1,255}"
     rf"|{API}/(?:info/?|app_id/?|queue/data|upload_progress|heartbeat/\w+|file=.+)"
 )
 _POST_FILES = re.compile(rf"/predict|/timeline|/batch|{API}/upload")
@@ -39,20 +42,28 @@ _POST_JSON = re.compile(
 _POST_SIGNAL = re.compile(rf"{API}/(?:reset/?|cancel|stream/\w+(?:/close)?)")  # of a call that is running
 _MCP = re.compile(rf"{API}/mcp(?:/.*)?")
 _CLOSED_CALL = re.compile(rf"{API}/(?:call|run|api)/.+")
+_STREAM = re.compile(rf"{API}/stream/(\w+)")
 _RESULTS = f"{API}/queue/data"
+# What a link or a health check may ask from anywhere: it tells nothing of a visitor.
+_FROM_ANYWHERE = re.compile(r"/(?:|health|robots\.txt|favicon\.ico|manifest\.json|theme\.css|(?:static|assets)/.+)")
+_RANGE = re.compile(r"bytes=(?:\d{1,18}-\d{0,18}|-\d{1,18})")
+_HOST = re.compile(r"(?:[\w.-]+|\[[\da-f:.]+\])(?::\d{0,5})?", re.IGNORECASE | re.ASCII)
 
-_ADDRESS = re.compile(r"\s*[a-z][a-z0-9+.-]*:/?/", re.IGNORECASE)
-_NO_ADDRESS = "Addresses are not fetched: upload the recording, or send it as a data: URI."
-_HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"same-origin"),
-    # A model's card may name pictures that lie elsewhere. Fetching them tells others who reads it.
-    (b"content-security-policy", b"img-src 'self' data: blob:; media-src 'self' data: blob:; object-src 'none'"),
-    (b"permissions-policy", b"microphone=(self), camera=(), geolocation=()"),
-    (b"cross-origin-opener-policy", b"same-origin-allow-popups"),
-]
 _ENVELOPE = 2**20  # bytes of a body besides the recordings in it
 _DISCARDED = 2**28  # bytes of a refused body that are read all the same, and dropped
+
+
+class Access(NamedTuple):
+    """Who may ask the app, and for what."""
+
+    hosts: set[str] | None = None
+    """Names under which the app may be asked; any if None."""
+
+    origins: Origins = Origins()
+    """Pages of other sites that may ask."""
+
+    mcp: bool = False
+    """Whether the route of MCP is open."""
 
 
 class RequestGuard:
@@ -64,7 +75,7 @@ class RequestGuard:
     """
 
     def __init__(
-        self, app: ASGIApp, limits: Limits, folder: Path, hosts: set[str] | None = None, mcp: bool = False
+        self, app: ASGIApp, limits: Limits, folder: Path, access: Access, page_calls: Calls, scripts: Iterable[bytes]
     ) -> None:
         """Guard an app.
 
@@ -72,11 +83,13 @@ class RequestGuard:
             app: what is guarded.
             limits: of a visitor.
             folder: of uploads. JSON may name files in it and nowhere else.
-            hosts: names under which the app may be asked; any if None.
-            mcp: whether the route of MCP is open.
+            access: who may ask, and for what.
+            page_calls: the functions of the page, and what each takes.
+            scripts: those which the page adds to itself while it runs.
         """
-        self.app, self.limits, self.folder, self.hosts, self.mcp = app, limits, folder.resolve(), hosts, mcp
+        self.app, self.limits, self.folder, self.access = app, limits, folder.resolve(), access
         self.draining, self.working = False, 0
+        self._calls, self._scripts = page_calls, list(scripts)
         self._rate = RateLimit(limits.per_minute)
         self._closed = asyncio.Event()
 
@@ -86,9 +99,14 @@ class RequestGuard:
             return await self.app(scope, receive, send)
         if scope["type"] != "http":  # the page needs no web socket
             return await send({"type": "websocket.close", "code": 1008})
-        send = _with_headers(send)
+        in_words = not _MCP.fullmatch(scope["path"])
+        send = answers.Answer(send, scope, self.access.origins, self._scripts, in_words).send
         if refusal := self._refusal(scope):
-            return await _respond(send, *refusal)
+            return await answers.respond(send, *refusal)
+        if scope["method"] == "OPTIONS":
+            return await answers.send_body(send, 204, b"", self._preflight_headers(scope))
+        if scope["path"] == _RESULTS and not self._calls.is_known(_last(scope, "session_hash")):
+            return await answers.respond_unknown_session(send)
         # A result is fetched by GET, and has to arrive before the app may end.
         is_work = scope["method"] == "POST" or scope["path"] == _RESULTS
         self.working += is_work
@@ -96,7 +114,7 @@ class RequestGuard:
             if scope["method"] == "POST":
                 await self._checked_body(scope, receive, send)
             else:
-                await self.app(scope, self._until_closed(receive), send)
+                await self.app(_for_gradio(scope), self._until_closed(receive), send)
         finally:
             self.working -= is_work
 
@@ -121,12 +139,16 @@ class RequestGuard:
     def _refusal(self, scope: Scope) -> tuple[int, str, dict[str, str]] | None:
         """Status, message and headers for a request that is refused unread."""
         method, path = scope["method"], scope["path"]
-        if not self._is_open(method, path):
+        if not self._is_open(scope):
             if _CLOSED_CALL.fullmatch(path):
                 return 404, "This route is closed: curl -F file=@clip.wav to /predict, /timeline or /batch instead.", {}
             return 404, "There is nothing here.", {}
-        if self.hosts is not None and _host(scope) not in self.hosts:
+        hosts = self.access.hosts
+        if not _HOST.fullmatch(header(scope, b"host")) or (hosts is not None and _host(scope) not in hosts):
             return 421, "This app does not answer to that host name: pass --allowed_host to let it.", {}
+        may_visit = method in ("GET", "HEAD") and _FROM_ANYWHERE.fullmatch(path)
+        if not may_visit and (refusal := self.access.origins.refusal(scope)):
+            return 403, refusal, {}
         if method != "POST" or _POST_SIGNAL.fullmatch(path):  # a running call may go on to its end
             return None
         if self.draining:
@@ -136,12 +158,26 @@ class RequestGuard:
             return 429, message, {"retry-after": str(wait)}
         return None
 
-    def _is_open(self, method: str, path: str) -> bool:
-        if self.mcp and _MCP.fullmatch(path):
-            return True
-        posts = (_POST_FILES, _POST_JSON, _POST_SIGNAL)
-        routes = {"GET": (_GET,), "HEAD": (_GET,), "POST": posts, "OPTIONS": (_GET, *posts)}
-        return any(route.fullmatch(path) for route in routes.get(method, ()))
+    def _is_open(self, scope: Scope) -> bool:
+        # Gradio has pages beside the first one, and links to a state of a page; ours has neither
+        if scope["path"] == "/" and (_last(scope, "page") or _last(scope, "deep_link")):
+            return False
+        return scope["method"] in self._methods(scope["path"])
+
+    def _methods(self, path: str) -> list[str]:
+        if self.access.mcp and _MCP.fullmatch(path):
+            return ["GET", "POST", "DELETE", "OPTIONS"]
+        methods = ["GET", "HEAD"] if _GET.fullmatch(path) else []
+        methods += ["POST"] if any(one.fullmatch(path) for one in (_POST_FILES, _POST_JSON, _POST_SIGNAL)) else []
+        return [*methods, "OPTIONS"] if methods else []
+
+    def _preflight_headers(self, scope: Scope) -> dict[str, str]:
+        """What a browser asks before it lets a page of another origin send a request."""
+        methods = ", ".join(self._methods(scope["path"]))
+        if not self.access.origins.allowed_source(scope):
+            return {"allow": methods}
+        wanted = header(scope, b"access-control-request-headers")
+        return {"allow": methods, "access-control-allow-methods": methods, "access-control-allow-headers": wanted}
 
     async def _checked_body(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a POST on, unless its body is too large or names what must not be read."""
@@ -155,12 +191,27 @@ class RequestGuard:
         except BodyTooLarge:
             await body.discard()
             message = f"A request may have {most // 2**20} MB: upload the recording instead."
-            return await _respond(send, 413, message, {"connection": "close"})
-        if fault := fault_of(content, self.folder):
-            if fault == _NO_ADDRESS and _MCP.fullmatch(scope["path"]):
-                return await _respond_mcp(send, content, fault)
-            return await _respond(send, 400, fault)
-        await self.app(scope, body.replay(content), send)
+            return await answers.respond(send, 413, message, {"connection": "close"})
+        try:
+            message = calls.json_of(content)
+        except ValueError as error:
+            return await answers.respond(send, 400, str(error))
+        if fault := calls.file_fault(message, self.folder):
+            if fault == calls.NO_ADDRESS and _MCP.fullmatch(scope["path"]):
+                return await answers.respond_mcp(send, message, fault)
+            return await answers.respond(send, 400, fault)
+        if fault := self._call_fault(scope, message):
+            return await answers.respond(send, 422, fault)
+        await self.app(_for_gradio(scope), body.replay(content), send)
+
+    def _call_fault(self, scope: Scope, message: object) -> str:
+        """Why a call of a function of the page is refused; empty if it is not, or is no call."""
+        stream = _STREAM.fullmatch(scope["path"])
+        if stream is None and not _POST_JSON.fullmatch(scope["path"]):
+            return ""
+        if not header(scope, b"content-type").lower().startswith("application/json"):
+            return "The body must be JSON, with the header Content-Type: application/json."
+        return self._calls.fault(message, stream and stream[1])
 
     async def _pass_files(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass files on while they are read; refuse them as soon as they are too large."""
@@ -171,7 +222,7 @@ class RequestGuard:
         if body.declared > body.most:
             return await response.refuse()
         try:
-            await self.app(scope, body.receive, response.send)
+            await self.app(_for_gradio(scope), body.receive, response.send)
         except (ClientDisconnect, BodyTooLarge):
             if not response.refused:
                 raise
@@ -215,7 +266,7 @@ class Body:
 
     def __init__(self, scope: Scope, receive: Receive, most: int) -> None:
         """`most` bytes are read of what `receive` gives."""
-        length = _header(scope, b"content-length")
+        length = header(scope, b"content-length")
         self.declared, self.most = int(length) if length.isdigit() else 0, most
         self._receive, self._size, self._complete = receive, 0, False
 
@@ -285,47 +336,11 @@ class Response413:
         if not self.refused:
             self.refused = True
             await self._body.discard()
-            await _respond(self._send, 413, self._message, {"connection": "close"})
-
-
-def fault_of(content: bytes, folder: Path) -> str:
-    """Why a JSON body is refused: a file outside `folder`, or an address. Empty if it is not.
-
-    Gradio would read such a file, and fetch the address, before any code of ours sees them.
-    """
-    try:
-        message = json.loads(content or b"null")
-    except (ValueError, RecursionError):
-        return "This is not JSON."
-    values: list[Any] = [message]
-    while values:
-        value = values.pop()
-        if isinstance(value, dict):
-            if "path" in value and (fault := _path_fault(value["path"], folder)):
-                return fault
-            # clients repeat an upload's own address under `url`, which is never read
-            values.extend(item for key, item in value.items() if not (key == "url" and value.get("path")))
-        elif isinstance(value, list):
-            values.extend(value)
-        elif isinstance(value, str) and _ADDRESS.match(value):
-            return _NO_ADDRESS
-    return ""
-
-
-def _path_fault(path: object, folder: Path) -> str:
-    if isinstance(path, str) and _ADDRESS.match(path):
-        return _NO_ADDRESS
-    # a NUL ends a path for the system, and is an error to resolve()
-    inside = isinstance(path, str) and "\0" not in path and Path(path).resolve().is_relative_to(folder)
-    return "" if inside else "Only uploads are read: upload the recording first."
-
-
-def _header(scope: Scope, name: bytes) -> str:
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+            await answers.respond(self._send, 413, self._message, {"connection": "close"})
 
 
 def _host(scope: Scope) -> str:
-    return re.sub(r":\d*$", "", _header(scope, b"host")).strip("[]").lower()
+    return re.sub(r":\d*$", "", header(scope, b"host")).strip("[]").lower()
 
 
 def _is_this_machine(client: str) -> bool:
@@ -336,36 +351,19 @@ def _is_this_machine(client: str) -> bool:
         return False
 
 
-def _with_headers(send: Send) -> Send:
-    async def send_with_headers(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            present = {key.lower() for key, _ in message.get("headers", [])}
-            new = [pair for pair in _HEADERS if pair[0] not in present]
-            message = {**message, "headers": [*message.get("headers", []), *new]}
-        await send(message)
-
-    return send_with_headers
+def _last(scope: Scope, name: str) -> str:
+    """A value of the query; the last one, as Starlette reads it. Empty where it is missing."""
+    return parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=None).get(name, [""])[-1]
 
 
-async def _respond_mcp(send: Send, content: bytes, message: str) -> None:
-    """An error in the form of MCP (JSON-RPC 2.0, invalid parameters)."""
-    call = json.loads(content)
-    number = call.get("id") if isinstance(call, dict) else None
-    response = {"jsonrpc": "2.0", "id": number, "error": {"code": -32602, "message": message}}
-    await _send_json(send, 200, json.dumps(response).encode(), {})
-
-
-async def _respond(send: Send, status: int, message: str, headers: dict[str, str] | None = None) -> None:
-    await _send_json(send, status, json.dumps(error_body(message)).encode(), headers or {})
-
-
-def error_body(message: str) -> dict[str, str]:
-    """An error as JSON: `error` for our clients, `detail` for Gradio's."""
-    return {"error": message, "detail": message}
-
-
-async def _send_json(send: Send, status: int, body: bytes, headers: dict[str, str]) -> None:
-    lines = {"content-type": "application/json", "content-length": str(len(body)), **headers}
-    encoded = [(key.encode(), value.encode()) for key, value in lines.items()]
-    await send({"type": "http.response.start", "status": status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})
+def _for_gradio(scope: Scope) -> Scope:
+    """A request without the headers that Gradio would answer wrongly, or stumble over."""
+    forwarded = header(scope, b"x-forwarded-host").partition(",")[0].strip()
+    dropped = {b"origin", b"x-gradio-server"}  # its own rules let in any origin; a page could be sent elsewhere
+    if not _RANGE.fullmatch(header(scope, b"range")):
+        dropped.add(b"range")
+    if not _HOST.fullmatch(forwarded):
+        dropped.add(b"x-forwarded-host")
+    if scope["path"] == "/":
+        dropped.add(b"accept-encoding")  # the scripts in the page are read for its policy
+    return {**scope, "headers": [pair for pair in scope["headers"] if pair[0] not in dropped]}

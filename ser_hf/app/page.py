@@ -21,6 +21,9 @@ Gradio keeps some 100 KB of each, and the voice that a visitor has adapted to.
 """
 
 _STATIC = Path(__file__).parent / "static"
+SCRIPT = (_STATIC / "page.js").read_text()
+"""What the page adds to Gradio's scripts."""
+
 LOOK: dict = {
     "theme": gr.themes.Soft(
         primary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["monospace"]
@@ -35,7 +38,7 @@ LOOK: dict = {
         block_info_text_color="*neutral_600",
     ),
     "css": (_STATIC / "page.css").read_text(),
-    "head": f"<script>{(_STATIC / 'page.js').read_text()}</script>",
+    "head": f"<script>{SCRIPT}</script>",
 }
 """Theme, style and script, as `mount_gradio_app` takes them. Fonts are names, not downloads."""
 

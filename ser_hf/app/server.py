@@ -21,12 +21,15 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
 import ser_hf
 from ser_hf.app import examples
-from ser_hf.app.middleware import RequestGuard, error_body
+from ser_hf.app.answers import NO_FILE, error_body, invalid_request_message
+from ser_hf.app.calls import Calls
+from ser_hf.app.middleware import Access, RequestGuard
 from ser_hf.app.uploads import Limits
 from ser_hf.errors import UserError
 from ser_hf.evaluation.results import Results
@@ -144,8 +147,7 @@ def application(
     limits: Limits,
     folder: Path | None = None,
     commit: str | None = None,
-    mcp: bool = False,
-    hosts: set[str] | None = None,
+    access: Access = Access(),  # noqa: B008
 ) -> RequestGuard:
     """The app as ASGI.
 
@@ -155,9 +157,7 @@ def application(
         folder: where the model's card and `results.json` lie, if anywhere. A `results.json` that
             ser_hf did not write is ignored.
         commit: of a model on the Hub.
-        mcp: whether to serve the tools for language models.
-        hosts: names under which the app may be asked; any if None.
-
+        access: who may ask the app, and for what.
     """
     # Gradio takes seconds to import, and has to come after `uploads_folder`
     import gradio
@@ -165,7 +165,6 @@ def application(
     from ser_hf.app import api, page
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    guard = RequestGuard(app, limits, Path(os.environ["GRADIO_TEMP_DIR"]), hosts, mcp)
     description = health(predictor, limits, folder, commit)
 
     @app.get("/health")
@@ -173,17 +172,24 @@ def application(
         response.status_code = 503 if guard.draining else 200
         return description | {"status": "draining" if guard.draining else "ok"}
 
+    @app.get("/robots.txt", response_class=PlainTextResponse)
+    def answer_robots() -> str:
+        return "User-agent: *\nDisallow: /\n"
+
     @app.exception_handler(HTTPException)
     def answer_error(_: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse(error_body(error.detail), error.status_code, error.headers)
 
     api.RecordingRoutes(predictor, limits).add_to(app)
     blocks = page.build_page(predictor, limits, folder)
+    scripts = [page.SCRIPT.encode()]
+    guard = RequestGuard(app, limits, Path(os.environ["GRADIO_TEMP_DIR"]), access, Calls(blocks), scripts)
     gradio.mount_gradio_app(
         app,
         blocks,
         path="",  # after the routes above, which it would swallow
-        mcp_server=mcp,
+        app_kwargs={"exception_handlers": {RequestValidationError: _answer_invalid, TypeError: _answer_no_file}},
+        mcp_server=access.mcp,
         max_file_size=int(limits.file_mb * 2**20),
         run_history=False,
         enable_monitoring=False,
@@ -196,6 +202,18 @@ def application(
     # Gradio holds paths to its upload folder only once this is set. Mounting does not set it.
     blocks.has_launched = True
     return guard
+
+
+def _answer_invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+    """The answer to a malformed request; FastAPI's own repeats it, which may be no JSON."""
+    return JSONResponse(error_body(invalid_request_message(error.errors())), 422)
+
+
+def _answer_no_file(request: Request, error: TypeError) -> JSONResponse:
+    """In place of the error that Gradio raises for a form whose field `files` is no file."""
+    if not request.url.path.endswith("/upload"):
+        raise error
+    return JSONResponse(error_body(NO_FILE), 400)
 
 
 def serve(guard: RequestGuard, host: str, port: int) -> None:
@@ -231,8 +249,7 @@ def run_server(
     limits: Limits,
     host: str,
     port: int,
-    mcp: bool = False,
-    more_hosts: list[str] | None = None,
+    access: Access,
 ) -> None:
     """Load a model, warm it and serve it. The process ends with it.
 
@@ -241,19 +258,17 @@ def run_server(
         limits: of a visitor.
         host: to listen on.
         port: to listen on.
-        mcp: whether to serve the tools for language models.
-        more_hosts: names under which the app may be asked besides those of the machine.
+        access: who may ask the app, and for what.
 
     Raises:
         UserError: if the model cannot be loaded or the port not be opened, and where MCP is wanted
             and its package is missing.
     """
-    if mcp:
+    if access.mcp:
         packages.require("--mcp", "mcp", "'ser-hf[mcp]'")
     with uploads_folder():
         predictor, folder, commit = load()
-        hosts = allowed_hosts(host, more_hosts or [])
-        guard = application(predictor.warm(), limits, folder, commit, mcp, hosts)
+        guard = application(predictor.warm(), limits, folder, commit, access)
         serve(guard, host, port)
     sys.stdout.flush()
     # A thread may still work on a recording whose time is over. A usual exit would wait for it.

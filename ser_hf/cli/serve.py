@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from ser_hf import BUNDLED_MODEL
+from ser_hf.app.origins import Origins
 from ser_hf.app.uploads import Limits
 from ser_hf.cli.output import check_output_file, quiet_transformers
 from ser_hf.cli.settings import CommandLine
@@ -89,6 +90,14 @@ class AppSettings(Limits, ModelSettings):
         default_factory=list,
         metadata={"metavar": "NAME ...", "action": "extend", "help": "a host name that a proxy passes on"},
     )
+    allowed_origin: list[str] = field(
+        default_factory=list,
+        metadata={
+            "metavar": "ORIGIN ...",
+            "action": "extend",
+            "help": "a page that may ask and embed the app, as https://site.example",
+        },
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
@@ -96,6 +105,7 @@ class AppSettings(Limits, ModelSettings):
         for limit in fields(Limits):
             if getattr(self, limit.name) < 0:
                 raise UserError(f"--{limit.name} is {getattr(self, limit.name):g}: 0 or more is needed")
+        Origins(self.allowed_origin)
 
 
 def predict(line: CommandLine) -> int:
@@ -163,7 +173,9 @@ def app(line: CommandLine) -> None:
     quiet_transformers()
     limits = Limits(**{limit.name: getattr(settings, limit.name) for limit in fields(Limits)})
     load = partial(_load, settings.model, settings.backend, settings.revision)
-    server.run_server(load, limits, settings.host, settings.port, settings.mcp, settings.allowed_host)
+    hosts = server.allowed_hosts(settings.host, settings.allowed_host)
+    access = server.Access(hosts, Origins(settings.allowed_origin), settings.mcp)
+    server.run_server(load, limits, settings.host, settings.port, access)
 
 
 def _load(model: str, backend: str, revision: str | None) -> "tuple[Predictor, Path | None, str | None]":

@@ -24,10 +24,11 @@ from ser_hf.cli.main import main
 
 MODEL = ["--model", "{model}", "--revision", "{commit}"]
 EVERYWHERE = ["--host", "0.0.0.0", "--port", "7860"]
+SHOWN_BY = ["--allowed_origin", "https://huggingface.co"]  # the Hub's page shows this one in a frame
 os.environ.setdefault("FORWARDED_ALLOW_IPS", "*")  # visitors come through the Hub's proxy alone, which names them
 
 if __name__ == "__main__":
-    sys.exit(main(["app", *MODEL, *EVERYWHERE, *sys.argv[1:]]))
+    sys.exit(main(["app", *MODEL, *EVERYWHERE, *SHOWN_BY, *sys.argv[1:]]))
 '''
 
 

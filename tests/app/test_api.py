@@ -196,7 +196,9 @@ def test_routes_of_two_steps_are_closed_and_name_the_open_ones(client):
         assert "curl -F file=@clip.wav to /predict" in error_of(response)
     assert client.get(f"{API}/call/predict/0123").status_code == 404
     # the page needs this route, but nobody passes by the queue
-    response = client.post(f"{API}/run/predict", json={"data": [None]})
+    functions = {item["api_name"]: item["id"] for item in client.get("/config").json()["dependencies"]}
+    call = {"data": [None], "fn_index": functions["predict"], "session_hash": "visitor"}
+    response = client.post(f"{API}/run/predict", json=call)
     assert (response.status_code, "join the queue" in response.text) == (404, True)
 
 

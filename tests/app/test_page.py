@@ -21,6 +21,7 @@ from ser_hf.labels import EMOTIONS
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SCREENSHOTS = os.environ.get("SER_HF_SCREENSHOT", "")  # a folder
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+PLANTED = "https://elsewhere.example/seen.png"
 MICROPHONE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
 
 
@@ -30,7 +31,7 @@ def model(tuned, tmp_path_factory):
     folder = tmp_path_factory.mktemp("served") / "model"
     shutil.copytree(tuned, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
     with (folder / "README.md").open("a") as card:  # the fixture `page` sees whether it is asked for
-        card.write('\n<img src="https://elsewhere.example/seen.png">\n')
+        card.write(f'\n<img src="{PLANTED}">\n')
     weights = load_file(folder / "model.safetensors")
     weights["classifier.bias"][0] += 2  # it takes every voice for the same, so that an adaptation can be seen
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
@@ -73,7 +74,7 @@ def browser(talk):
 @pytest.fixture
 def page(url, browser, request):
     """A visitor's page, whose every request beyond this machine is stopped; there must have been
-    none."""
+    none, and nothing that the content security policy blocks but the picture of the card."""
     wanted = getattr(request, "param", {})
     context = browser.new_context(
         **{"viewport": {"width": 1100, "height": 900}, "permissions": ["microphone"]} | wanted
@@ -84,7 +85,12 @@ def page(url, browser, request):
         lambda address: not inside.match(address), lambda route: (outside.append(route.request.url), route.abort())
     )
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("response", lambda answer: errors.append(answer.url) if answer.status >= 500 else None)
+    page.on("response", lambda answer: errors.append(answer.url) if answer.status >= 400 else None)
+    context.expose_function("note_violation", lambda *what: errors.append(what) if PLANTED not in what else None)
+    context.add_init_script(
+        "document.addEventListener('securitypolicyviolation',"
+        " (seen) => note_violation(seen.effectiveDirective, seen.blockedURI, seen.sourceFile))"
+    )
     page.goto(url)
     page.locator("#recording input[type=file]").first.wait_for(state="attached", timeout=60_000)
     yield page

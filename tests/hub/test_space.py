@@ -82,7 +82,8 @@ def test_the_app_is_started_with_the_model_and_what_the_command_line_adds(files,
     monkeypatch.setattr(sys, "argv", ["app.py", "--port", "8000"])
     with pytest.raises(SystemExit, match="3"):
         exec(compile(text(files, "app.py"), "app.py", "exec"), {"__name__": "__main__"})
-    expected = ["app", "--model", MODEL, "--revision", COMMIT, "--host", "0.0.0.0", "--port", "7860", "--port", "8000"]
+    expected = ["app", "--model", MODEL, "--revision", COMMIT, "--host", "0.0.0.0", "--port", "7860"]
+    expected += ["--allowed_origin", "https://huggingface.co", "--port", "8000"]
     assert words == expected
 
 
