@@ -2,9 +2,7 @@
 
 from ser_hf.audio.io import (
     MAX_CHANNELS,
-    MAX_RATE,
     MAX_SECONDS,
-    MIN_RATE,
     MIN_SECONDS,
     SAMPLING_RATE,
     SUFFIXES,
@@ -12,7 +10,7 @@ from ser_hf.audio.io import (
     Reader,
     Source,
     Stretch,
-    check_rate,
+    checked_rate,
     concatenate,
     duration,
     frames,
@@ -27,9 +25,7 @@ from ser_hf.audio.io import (
 
 __all__ = [
     "MAX_CHANNELS",
-    "MAX_RATE",
     "MAX_SECONDS",
-    "MIN_RATE",
     "MIN_SECONDS",
     "SAMPLING_RATE",
     "SUFFIXES",
@@ -37,7 +33,7 @@ __all__ = [
     "Reader",
     "Source",
     "Stretch",
-    "check_rate",
+    "checked_rate",
     "concatenate",
     "duration",
     "frames",

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from ser_hf.errors import UserError
+from ser_hf.audio.errors import AudioError
 
 SMALLEST_OFFSET = 1e-4
 """Share of full scale, three steps of 16-bit samples. A mean up to it is no offset: such a
@@ -85,7 +85,7 @@ class Downmixer:
         if self._rest is None:
             self._rest, self._signs = block[:0], np.ones(block.shape[1], dtype=np.float32)
         if block.shape[1] != len(self._signs):
-            raise UserError(f"the recording had {len(self._signs)} channels, now {block.shape[1]}: begin another one")
+            raise AudioError(f"the recording had {len(self._signs)} channels, now {block.shape[1]}: begin another one")
         if block.shape[1] == 1:
             return block[:, 0]
         joined = np.concatenate([self._rest, block]) if len(self._rest) else block

@@ -16,10 +16,11 @@ from typing import IO, Any
 import numpy as np
 import soundfile
 
-from ser_hf.audio import containers, pyav
+from ser_hf.audio import containers, pyav, unfinished
+from ser_hf.audio.arrays import checked_rate, frames, unpacked
 from ser_hf.audio.conditioning import Downmixer, without_offset
+from ser_hf.audio.errors import MAX_CHANNELS, AudioError, check_rate
 from ser_hf.audio.resampling import resample_blocks
-from ser_hf.errors import UserError
 
 SAMPLING_RATE = 16_000
 MIN_SECONDS = 0.1
@@ -29,8 +30,6 @@ ones."""
 MAX_SECONDS = 2 * 3600
 """Longer recordings would not fit the memory of a small machine, and headers lie."""
 _TOO_SHORT = 0.5  # seconds that a recording may lack at the end of a stretch: lists round
-MAX_CHANNELS = 32
-MIN_RATE, MAX_RATE = 1_000, 384_000
 
 SUFFIXES: tuple[str, ...] = (
     *(".wav", ".flac", ".opus", ".ogg", ".oga", ".mp3"),
@@ -39,15 +38,11 @@ SUFFIXES: tuple[str, ...] = (
 )
 """Endings of what libsndfile or PyAV reads, in lower case."""
 
-Source = str | PathLike | bytes | IO[bytes] | np.ndarray | dict[str, Any]
-"""A path, the bytes of a file, an open file, an array, a dict with `array` and `sampling_rate`,
-`bytes` or `path`."""
+Source = str | PathLike | bytes | IO[bytes] | np.ndarray | tuple[Any, Any] | dict[str, Any]
+"""A path, the bytes of a file, an open file, an array or tensor, a pair of an array and its rate, a
+dict with `array` or `raw` and `sampling_rate`, or one with `bytes` or `path`."""
 
 _BLOCK = 65_536  # frames decoded at a time
-
-
-class AudioError(UserError):
-    """Not a recording that can be used; the message names it and says why."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +55,8 @@ class Reader:
     container: str  # libsndfile's name: WAV, AIFF, FLAC, OGG, MPEG, ...; or MP4, MATROSKA, ADTS, AMR
     subtype: str  # PCM_16, FLOAT, OPUS, ...
     decoded: Iterator[np.ndarray]
+    unfinished: bool = False
+    """Whether it broke off before its length was written (`ser_hf.audio.unfinished`)."""
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Decode to float32 arrays of shape `(frames, channels)`.
@@ -100,8 +97,10 @@ def open_recording(source: Source, name: str | None = None) -> Iterator[Reader]:
             opened = stack.enter_context(open(openable, "rb")) if isinstance(openable, bytes) else openable
             container = containers.container_of(opened)
             if container is None:
-                file = stack.enter_context(soundfile.SoundFile(openable))
-                reader = Reader(name, file.samplerate, file.channels, file.format, file.subtype, _decoded(file))
+                completed = unfinished.completed(opened)
+                file = stack.enter_context(soundfile.SoundFile(completed or openable))
+                header = (file.samplerate, file.channels, file.format, file.subtype)
+                reader = Reader(name, *header, _decoded(file), completed is not None)
             else:
                 media = stack.enter_context(pyav.open_media(opened, container))
                 reader = Reader(name, media.rate, media.channels, container, media.codec, media.blocks)
@@ -154,9 +153,9 @@ def load(
     """Decode a recording to float32 mono at 16 kHz.
 
     Args:
-        source: a path, the bytes of a file, an open binary file, an array of shape `(samples,)` or
-            `(samples, channels)`, or a dict with `array` and `sampling_rate`, or `bytes`, or
-            `path`.
+        source: a path, the bytes of a file, an open binary file, an array
+            (`ser_hf.audio.arrays.frames`), a pair of an array and its rate, a dict with `array` or
+            `raw` and `sampling_rate`, or a dict with `bytes` or `path`.
         sampling_rate: the rate of a bare array, in Hz.
         name: what errors call it; its path where None.
         stretch: of the recording to load; all of it where None.
@@ -187,33 +186,15 @@ def stream(
         AudioError: as `load`; only at the end for a recording that is too short.
     """
     name = name or _name(source)
-    if isinstance(source, dict) and source.get("array") is not None:
-        samples, rate = np.asarray(source["array"]), source.get("sampling_rate", sampling_rate)
-    elif isinstance(source, np.ndarray):
-        samples, rate = source, sampling_rate
-    else:
+    array = unpacked(source, sampling_rate)
+    if array is None:
         with open_recording(source, name) as reader:
             blocks = stretch.cut(reader.blocks(), reader.rate, name) if stretch else reader.blocks()
             yield from mono_16k(blocks, reader.rate, name)
         return
-    check_rate(rate, name)
-    blocks = _parts(frames(samples, name))
-    yield from mono_16k(stretch.cut(blocks, int(rate), name) if stretch else blocks, int(rate), name)
-
-
-def frames(samples: np.ndarray, name: str = "the recording") -> np.ndarray:
-    """Return float32 frames of shape `(frames, channels)` of an array of any type.
-
-    Raises:
-        AudioError: for another shape than `(samples,)` or `(samples, channels)`, NaN or infinity.
-    """
-    if samples.ndim not in (1, 2):
-        raise AudioError(f"{name} has the shape {samples.shape}: (samples,) or (samples, channels) can be read")
-    if np.issubdtype(samples.dtype, np.integer):  # int16 or int32 samples, as recorders hand them over
-        samples = samples / float(np.iinfo(samples.dtype).max + 1)
-    samples = samples.astype(np.float32, copy=False)
-    check_finite(samples, name)
-    return samples[:, None] if samples.ndim == 1 else samples
+    samples, rate = array[0], checked_rate(array[1], name)
+    blocks = _parts(frames(samples, name, rate))
+    yield from mono_16k(stretch.cut(blocks, rate, name) if stretch else blocks, rate, name)
 
 
 def mono_16k(
@@ -315,7 +296,7 @@ def _openable(source: Source, name: str) -> bytes | IO[bytes]:
     """What soundfile can open; a path must be a file with something in it."""
     if isinstance(source, dict):
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")
-    if isinstance(source, bytes):
+    if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source)
     if isinstance(source, str | PathLike):
         if not Path(source).is_file():
@@ -338,9 +319,3 @@ def _named_errors(name: str) -> Iterator[None]:
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw
         reason = str(getattr(error, "error_string", error)).rstrip(".")
         raise AudioError(f"{name} is not audio that can be read ({reason}): convert it to WAV or FLAC") from None
-
-
-def check_rate(rate: int, name: str) -> None:
-    """Raise an AudioError for a rate in Hz that no recording has."""
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise AudioError(f"{name} claims {rate} samples a second: {MIN_RATE:,} to {MAX_RATE:,} can be read")

@@ -14,7 +14,7 @@ from ser_hf import audio
 from ser_hf.audio import SAMPLING_RATE, concatenate, resampling, voice_activity
 from ser_hf.audio.conditioning import OFFSET_SECONDS, Downmixer, offset
 from ser_hf.errors import UserError
-from ser_hf.inference.prediction import Prediction, Segment, prediction, segment
+from ser_hf.inference.prediction import Prediction, Segment, prediction, segment, without_voice
 from ser_hf.inference.session import InferenceSession
 
 LONG = 10 * SAMPLING_RATE
@@ -22,7 +22,7 @@ LONG = 10 * SAMPLING_RATE
 
 WINDOW, HOP = 4 * SAMPLING_RATE, 2 * SAMPLING_RATE
 MIN_VOICE = SAMPLING_RATE // 4
-"""Samples with voice below which a window is left out."""
+"""Samples with voice below which a window is left out, unless none has so much."""
 STREAM_STEP = SAMPLING_RATE
 """Samples from one prediction of a stream to the next."""
 
@@ -82,7 +82,7 @@ class VoicedStretches:
         self._frames = 0
 
     def add(self, frames: np.ndarray) -> None:
-        """Add the next frames: whether there is voice in each."""
+        """Add the next frames: whether there is voice in each, shape `(frames,)`."""
         for index in np.flatnonzero(frames) + self._frames:
             start = int(index) * voice_activity.FRAME
             if not (self.ends and self.ends[-1] == start):
@@ -103,7 +103,10 @@ class VoicedStretches:
 class Windows:
     """Iterates over the windows of a recording that hold voice.
 
-    `length` and `voiced` are complete when it ends.
+    Those with `MIN_VOICE` of likely voice are taken. Where there is none, the one with most of what
+    may be voice is: a recording without any frame of that kind holds no voice, however long it is
+    (`voice_activity.VoiceActivityDetector.has_voice`). `length` and `voiced` are complete when it
+    ends.
     """
 
     def __init__(self, blocks: Iterable[np.ndarray], session: InferenceSession) -> None:
@@ -115,12 +118,15 @@ class Windows:
         """
         self._blocks, self._vad, self._pool = blocks, session.vad.open_stream(), session.pool
         self.voiced, self.length = VoicedStretches(), 0
+        self._faint = VoicedStretches()
+        self._best: Window | None = None  # of those with little voice, until one has more
+        self._most, self._any_taken = 0, False
 
     def __iter__(self) -> Iterator[Window]:
         kept, start = np.zeros(0, dtype=np.float32), 0  # samples in memory; where the next window starts
         pieces = (block[at : at + _VAD_BLOCK] for block in self._blocks for at in range(0, len(block), _VAD_BLOCK))
         for block in pieces:
-            self.voiced.add(self._pool.submit(self._vad.feed, block).result())
+            self._listen(self._pool.submit(self._vad.feed, block).result())
             self.length += len(block)
             kept = np.concatenate([kept, block])
             # a frame more than the window, so that its last frame of voice is decided
@@ -128,16 +134,26 @@ class Windows:
                 yield from self._window(start, kept[len(kept) - (self.length - start) :][:WINDOW])
                 start += HOP
                 kept = kept[max(0, len(kept) - (self.length - start + HOP)) :]  # the last window may start earlier
-        self.voiced.add(self._vad.finish())
+        self._listen(self._vad.finish())
         while self.length - start >= WINDOW:
             yield from self._window(start, kept[len(kept) - (self.length - start) :][:WINDOW])
             start += HOP
         if self.length > start - HOP + WINDOW:  # what follows the last window: one more that ends with the recording
             yield from self._window(self.length - WINDOW, kept[-WINDOW:])
+        if self._best is not None and not self._any_taken:
+            self.voiced = self._faint
+            yield self._best
+
+    def _listen(self, probabilities: np.ndarray) -> None:
+        self.voiced.add(probabilities >= voice_activity.LIKELY)
+        self._faint.add(probabilities >= voice_activity.FAINTEST)
 
     def _window(self, start: int, samples: np.ndarray) -> Iterator[Window]:
         if self.voiced.within(start, start + WINDOW)[0] >= MIN_VOICE:
+            self._any_taken, self._best = True, None
             yield Window(start, samples)
+        elif not self._any_taken and (faint := self._faint.within(start, start + WINDOW)[0]) > self._most:
+            self._most, self._best = faint, Window(start, samples.copy())
 
 
 class Timeline:
@@ -304,7 +320,7 @@ class Stream:
         Raises:
             AudioError: for a sampling rate that no recording has.
         """
-        audio.check_rate(sampling_rate, "the stream")
+        sampling_rate = audio.checked_rate(sampling_rate, "the stream")
         self._session, self._vad = session, session.vad.open_stream()
         self._downmixer, self._resampler = Downmixer(sampling_rate), resampling.Resampler(sampling_rate)
         self._voiced = VoicedStretches()
@@ -338,12 +354,12 @@ class Stream:
 
     def _predict(self) -> Prediction:
         labels, window = self._session.labels, self._recent[-WINDOW:] - np.float32(offset(self._recent))
-        self._voiced.add(self._vad.feed(window[-STREAM_STEP:]))
+        self._voiced.add(self._vad.feed(window[-STREAM_STEP:]) >= voice_activity.LIKELY)
         has_voice = self._voiced.within(self._length - len(window), self._length)[0] >= MIN_VOICE
         if has_voice:
             self._update(self._session.submit([window]).result()[0])
         if self._probabilities is None:
-            return prediction(None, self._length, np.full(len(labels), 1 / len(labels)), [], labels)
+            return without_voice(None, self._length, labels)
         abstain_below = self._session.abstain_below if has_voice else np.inf
         segments: list[Segment] = [past.copy() for past in self._segments]
         return prediction(None, self._length, self._probabilities, segments, labels, abstain_below, self._label)

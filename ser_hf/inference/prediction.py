@@ -79,6 +79,11 @@ def prediction(
     }
 
 
+def without_voice(file: str | None, length: int, labels: list[str]) -> Prediction:
+    """Make the prediction of a recording without voice: uniform, abstained and without segments."""
+    return prediction(file, length, np.full(len(labels), 1 / len(labels)), [], labels)
+
+
 def segment(start: int, end: int, label: str, score: float) -> Segment:
     """Make a segment; `start` and `end` are samples at 16 kHz."""
     return {

@@ -62,7 +62,7 @@ class Predictor:
             batch_size: clips of one length that share a batch at most, on a GPU.
             backend: `auto`, `torch`, `torch-bf16`, `onnx` or `onnx-int8`; the ONNX ones run on the
                 CPU. `auto` is the faster of torch and onnx (`ser_hf.inference.backends`).
-            voice_kind: how voice is found in long recordings, `silero` or `energy`; the better one
+            voice_kind: how voice is found, `silero` or `energy`; the better one
                 that is installed if None.
             revision: a branch, tag or commit of a Hub id.
 
@@ -133,7 +133,7 @@ class Predictor:
 
     @property
     def voice(self) -> voice_activity.VoiceActivityDetector:
-        """What finds voice in long recordings."""
+        """What finds voice."""
         return self.session.vad
 
     @property
@@ -269,7 +269,8 @@ class Predictor:
 
         A recording of up to 10 s, or of up to the window of the model where that is shorter, is one
         clip. A longer one is cut into windows of 4 s every 2 s, and those that hold voice are
-        predicted; memory does not grow with its length.
+        predicted; memory does not grow with its length. A recording without voice has no emotion,
+        however long it is: the scores are uniform, and the model abstains.
 
         Args:
             source: whatever `ser_hf.audio.load` takes, or a list of such.
@@ -347,7 +348,8 @@ class Predictor:
     def probabilities(self, waveforms: Iterable[np.ndarray]) -> np.ndarray:
         """Probabilities `(clips, labels)` of 16 kHz waveforms; each is one clip, of any length.
 
-        They are those of `predict` before rounding. A clip that is longer than the window of the
+        They are those of `predict` before rounding, where a clip holds voice: here nobody looks
+        whether it does. A clip that is longer than the window of the
         model is cut into windows, and has the mean of their probabilities. Any thread may call
         this, on any backend.
         """
@@ -397,14 +399,23 @@ class Predictor:
                     clips[index] = clip
             except UserError as error:
                 pending[index] = partial(_raise, error)
+        voiced = [self.session.submit_has_voice(clip) for clip in clips.values()]
         submitted = self.session.submit_each(list(clips.values()), self.session.submit)
-        for (index, clip), (future, row) in zip(clips.items(), submitted, strict=True):
-            pending[index] = partial(self._predict_clip, names[index], len(clip), future, row, deadline)
+        for (index, clip), has_voice, (future, row) in zip(clips.items(), voiced, submitted, strict=True):
+            pending[index] = partial(self._predict_clip, names[index], len(clip), has_voice, future, row, deadline)
         return [(name, pending[index]) for index, name in enumerate(names)]
 
     def _predict_clip(
-        self, name: str | None, length: int, future: Future[np.ndarray], row: int, deadline: Deadline
+        self,
+        name: str | None,
+        length: int,
+        has_voice: Future[bool],
+        future: Future[np.ndarray],
+        row: int,
+        deadline: Deadline,
     ) -> Prediction:
+        if not deadline.result(has_voice, name):
+            return prediction.without_voice(name, length, self.labels)
         probabilities = deadline.result(future, name)[row]
         best = int(probabilities.argmax())
         segments = [prediction.segment(0, length, self.labels[best], probabilities[best])]

@@ -81,6 +81,10 @@ class InferenceSession:
             raise UserError("this backend gives no embeddings: use --backend torch")
         return self.pool.submit(self._outputs, clips)
 
+    def submit_has_voice(self, clip: np.ndarray) -> Future[bool]:
+        """Whether a recording holds any voice, for a waveform of any length."""
+        return self.pool.submit(self.vad.has_voice, clip)
+
     def rows(self, clips: Iterable[np.ndarray], submit: Callable[[list[np.ndarray]], Future]) -> Iterator:
         """Results of `submit` for any number of clips of any lengths, one a clip, in their order.
 

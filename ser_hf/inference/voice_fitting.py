@@ -63,9 +63,9 @@ def fit_voice(
 
 
 def _clips(source: audio.Source, session: InferenceSession, longest: float | None) -> Iterator[np.ndarray]:
-    """A recording that is one clip, or the windows of a longer one."""
+    """A recording that is one clip, or the windows of a longer one; none where nobody speaks."""
     clip, blocks = recordings.read(source, long_audio.longest_clip(session), longest)
     if clip is None:
         yield from (window.samples for window in long_audio.Windows(blocks, session))
-    else:
+    elif session.submit_has_voice(clip).result():
         yield clip

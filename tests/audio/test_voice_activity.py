@@ -21,10 +21,10 @@ def test_voice_is_found_in_utterances_and_not_in_silence(kind, recordings):
     clip = audio.load(next(recordings[0].rglob("*-05-*.wav")))
     listener = voice_activity.VoiceActivityDetector(kind).open_stream()
     silence = np.zeros(4 * audio.SAMPLING_RATE, dtype=np.float32)
-    assert not listener.feed(silence).any()
-    assert listener.feed(clip).mean() > 0.5
+    assert (listener.feed(silence) < voice_activity.FAINTEST).all()
+    assert (listener.feed(clip) >= voice_activity.LIKELY).mean() > 0.5
     after = np.concatenate([listener.feed(silence), listener.finish()])
-    assert not after[16:].any()  # half a second later
+    assert (after[16:] < voice_activity.FAINTEST).all()  # half a second later
 
 
 @pytest.mark.parametrize("kind", ["silero", "energy"])
@@ -36,7 +36,7 @@ def test_how_a_recording_is_cut_into_blocks_changes_nothing(kind, recordings):
     parts = voice_activity.VoiceActivityDetector(kind).open_stream()
     cuts = np.sort(np.random.default_rng(0).integers(0, len(samples), 40))
     found = [parts.feed(part) for part in np.split(samples, cuts)]
-    np.testing.assert_array_equal(np.concatenate([*found, parts.finish()]), expected)
+    np.testing.assert_allclose(np.concatenate([*found, parts.finish()]), expected, atol=1e-4)
 
 
 def test_silero_says_what_its_package_says(recordings):

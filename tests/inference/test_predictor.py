@@ -12,7 +12,7 @@ import soundfile
 from helpers.small import ROOT, make_whisper
 
 from ser_hf import audio
-from ser_hf.audio.voice_activity import FRAME, VoiceActivityDetector
+from ser_hf.audio.voice_activity import FRAME, LIKELY, VoiceActivityDetector
 from ser_hf.inference import long_audio
 from ser_hf.inference.prediction import segment
 from ser_hf.inference.predictor import Predictor
@@ -102,7 +102,7 @@ def test_a_long_recording_is_the_mean_of_its_windows(predictor, talk):
     answer = predictor.predict(talk)
     starts = [*range(0, len(talk) - long_audio.WINDOW + 1, long_audio.HOP), len(talk) - long_audio.WINDOW]
     listener, voiced = VoiceActivityDetector().open_stream(), long_audio.VoicedStretches()
-    voiced.add(np.concatenate([listener.feed(talk), listener.finish()]))
+    voiced.add(np.concatenate([listener.feed(talk), listener.finish()]) >= LIKELY)
     kept = [s for s in dict.fromkeys(starts) if voiced.within(s, s + long_audio.WINDOW)[0] >= long_audio.MIN_VOICE]
     rows = predictor.probabilities([talk[s : s + long_audio.WINDOW] for s in kept])
     cells = -(-len(talk) // long_audio.HOP)

@@ -148,6 +148,9 @@ def _unreadable(items: list[FileMeasurement]) -> Iterator[Finding]:
         name = str(item.file)
         if item.error is not None:
             yield Finding("undecodable", (name,), item.error, True)
+        elif item.unfinished:
+            message = f"{name} broke off before its length was written: what it holds is read"
+            yield Finding("truncated", (name,), message, True)
         elif item.truncated:
             yield Finding("truncated", (name,), f"{name} is shorter than its header says: download it again", True)
 

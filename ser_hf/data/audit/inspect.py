@@ -48,6 +48,7 @@ class FileMeasurement:
     clipped: float = 0.0  # share of samples in runs of three or more at full scale
     offset: float = 0.0  # mean of the samples
     broken: int = 0  # samples that are NaN or infinite
+    unfinished: bool = False  # broke off before its length was written
     cancelling: bool = False  # a channel is another one inverted
     truncated: bool = False  # the header promises more than the file holds
     digest: str = ""  # sha256 of the 16-bit samples at 16 kHz, as in the dataset
@@ -66,6 +67,7 @@ def inspect_file(file: File) -> FileMeasurement:
             faults, downmixer = _Faults(), Downmixer(reader.rate)
             blocks = faults.watch(reader.blocks())
             samples = audio.concatenate(audio.mono_16k(blocks, reader.rate, reader.name, downmixer))
+            unfinished = reader.unfinished
             header = (reader.rate, reader.channels, reader.container, reader.subtype)
     except (UserError, OSError) as error:
         return FileMeasurement(file, error=str(error))
@@ -81,6 +83,7 @@ def inspect_file(file: File) -> FileMeasurement:
         offset=faults.total / max(faults.samples, 1),
         broken=faults.broken,
         cancelling=downmixer.inverted,
+        unfinished=unfinished,
         truncated=_truncated(source),
         digest=hashlib.sha256(pcm.tobytes()).hexdigest(),
         fingerprint=fingerprint.fingerprint(samples),

@@ -87,12 +87,14 @@ def explain(predictor: Predictor, source: audio.Source) -> Explanation:
 
     Raises:
         ser_hf.audio.AudioError: if the recording cannot be used.
-        ExplanationError: if it is longer than `MAX_SECONDS`.
+        ExplanationError: if it is longer than `MAX_SECONDS`, or holds no voice.
     """
     samples, file = audio.load(source), _name(source)
     if len(samples) > MAX_SECONDS * audio.SAMPLING_RATE:
         seconds = audio.duration(samples)
         raise ExplanationError(f"{file} is {seconds:.0f} s long: cut out the {MAX_SECONDS} s or less that matter")
+    if not predictor.voice.has_voice(samples):
+        raise ExplanationError(f"nobody speaks in {file}, so there is no emotion to explain: give another recording")
     answer = predictor.probabilities([samples])[0]
     label, cell, floor = int(answer.argmax()), _cell(len(samples)), noise_floor(samples)
     edges = np.append(np.arange(0, len(samples), cell), len(samples))

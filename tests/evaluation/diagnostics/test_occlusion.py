@@ -41,7 +41,8 @@ def listener(start, end, length, label="angry"):
             row[EMOTIONS.index("calm")] += 0.007
         return answers
 
-    return SimpleNamespace(probabilities=probabilities, labels=list(EMOTIONS), asked=asked)
+    voice = SimpleNamespace(has_voice=np.any)
+    return SimpleNamespace(probabilities=probabilities, labels=list(EMOTIONS), voice=voice, asked=asked)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.6, 0.9), (1.4, 1.6), (2.1, 2.4)])
@@ -148,7 +149,10 @@ def test_a_recording_that_is_too_long_is_named():
 def test_what_counts_nowhere_is_said():
     constant = np.full((1, 8), 0.1, dtype=np.float32)
     constant[0, 2] = 0.3
-    model = SimpleNamespace(probabilities=lambda clips: np.repeat(constant, len(clips), 0), labels=list(EMOTIONS))
+    voice = SimpleNamespace(has_voice=lambda samples: True)
+    model = SimpleNamespace(
+        probabilities=lambda clips: np.repeat(constant, len(clips), 0), labels=list(EMOTIONS), voice=voice
+    )
     for samples in (recording(), np.zeros(4_000, dtype=np.float32)):
         found = occlusion.explain(model, samples)
         report = occlusion.summary(found)
@@ -183,6 +187,7 @@ def mixing(models, folder):
 
 def test_layer_weights_are_those_of_a_model_that_mixes(models, tmp_path):
     model, clip = mixing(models, tmp_path), audio.to_flac(audio.to_pcm(recording(1.5)))
+    model.voice.has_voice = np.any  # bursts of noise are none
     found = occlusion.explain(model, {"bytes": clip, "path": "somewhere/angry.flac"})
     assert found.layer_weights == pytest.approx([0.25, 0.75])
     assert occlusion.summary(found)["layer_weights"] == found.layer_weights
@@ -191,6 +196,11 @@ def test_layer_weights_are_those_of_a_model_that_mixes(models, tmp_path):
     assert [bar.get_height() for bar in figure.axes[2].patches] == pytest.approx([0.25, 0.75])
     assert figure.get_suptitle().startswith(f"angry.flac: {found.label}, 0.")
     assert occlusion.layer_weights(Predictor(models["layer"], device="cpu")) is None
+
+
+def test_a_recording_without_voice_is_not_explained():
+    with pytest.raises(ExplanationError, match="nobody speaks in"):
+        occlusion.explain(listener(0, 1, RATE := 16_000), np.zeros(RATE, dtype=np.float32))
 
 
 def test_the_shortest_clip_can_be_drawn(tmp_path):
