@@ -299,7 +299,7 @@ def _openable(source: Source, name: str) -> bytes | IO[bytes]:
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source)
     if isinstance(source, str | PathLike):
-        if not Path(source).is_file():
+        if not os.path.isfile(source):
             raise AudioError(f"{name} is not a file: check the path")
         if Path(source).stat().st_size == 0:
             raise AudioError(f"{name} is empty (0 bytes): record or download it again")
