@@ -43,6 +43,7 @@ Source = str | PathLike | bytes | IO[bytes] | np.ndarray | tuple[Any, Any] | dic
 dict with `array` or `raw` and `sampling_rate`, or one with `bytes` or `path`."""
 
 _BLOCK = 65_536  # frames decoded at a time
+_EMPTY = "is empty (0 bytes): record or download it again"
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,8 @@ def open_recording(source: Source, name: str | None = None) -> Iterator[Reader]:
     """
     name = name or _name(source)
     with ExitStack() as stack:
-        openable = _openable(source, name)
         with _named_errors(name):
+            openable = _openable(source, name)
             opened = stack.enter_context(open(openable, "rb")) if isinstance(openable, bytes) else openable
             container = containers.container_of(opened)
             if container is None:
@@ -297,12 +298,14 @@ def _openable(source: Source, name: str) -> bytes | IO[bytes]:
     if isinstance(source, dict):
         source = source["bytes"] if source.get("bytes") is not None else source.get("path")
     if isinstance(source, bytes | bytearray | memoryview):
+        if not source:
+            raise AudioError(f"{name} {_EMPTY}")
         return io.BytesIO(source)
     if isinstance(source, str | PathLike):
-        if not os.path.isfile(source):
+        if not Path(source).is_file():
             raise AudioError(f"{name} is not a file: check the path")
         if Path(source).stat().st_size == 0:
-            raise AudioError(f"{name} is empty (0 bytes): record or download it again")
+            raise AudioError(f"{name} {_EMPTY}")
         return os.fsencode(source)  # soundfile takes no name that is not UTF-8, unless it is bytes
     if source is None or not hasattr(source, "read"):
         raise AudioError(f"{type(source).__name__} is not a recording: give a path, bytes, an open file or an array")
@@ -316,6 +319,8 @@ def _named_errors(name: str) -> Iterator[None]:
         yield
     except pyav.MediaError as error:
         raise AudioError(f"{name} is not audio that can be read ({error}): {error.remedy}") from None
+    except OSError as error:  # no permission, a name that is too long, a disk that fails
+        raise AudioError(f"{name} cannot be opened ({error.strerror or error}): check the path") from None
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw
         reason = str(getattr(error, "error_string", error)).rstrip(".")
         raise AudioError(f"{name} is not audio that can be read ({reason}): convert it to WAV or FLAC") from None

@@ -1,6 +1,5 @@
 """What commands print and write, beside what the stages write themselves."""
 
-import os
 from pathlib import Path
 
 from ser_hf.errors import UserError
@@ -19,14 +18,11 @@ def check_output_file(path: str, suffix: str | None = None) -> None:
     """Refuse an output file that cannot be written, before the work.
 
     Raises:
-        UserError: where the folder does not exist or cannot be written, the name is too long or has
-            another suffix, and for what is no plain file, such as `/dev/stdout`.
+        UserError: where the folder does not exist, or the name has another suffix.
     """
     place = Path(path)
-    is_other = os.path.lexists(path) and not os.path.isfile(path)
-    if is_other or not os.path.isdir(place.parent) or (suffix and place.suffix.lower() != suffix):
+    if place.is_dir() or not place.parent.is_dir() or (suffix and place.suffix.lower() != suffix):
         raise UserError(f"--output is '{path}': name a {suffix or ''} file in a folder that exists".replace("  ", " "))
-    files.refuse_unwritable(path)
 
 
 def write_file(path: str, content: bytes) -> None:

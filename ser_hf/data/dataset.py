@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -125,12 +124,12 @@ def build(
         (`ser_hf.data.describe.summarise`).
 
     Raises:
-        UserError: if `output` exists, cannot be made, or would be read as a pattern.
+        UserError: if `output` exists.
         CorpusError: if nothing is given, or a folder is missing, empty or of another corpus.
         ArchiveError: if a zip cannot be read.
         AudioError: if a recording cannot be decoded; it is named.
     """
-    refuse_output(output)
+    files.refuse_existing(output)
     # before the folder is made, so that wrong sources leave nothing behind
     scans = {} if make_synthetic else scan_sources(folders or {}, descriptions)
     with files.new_folder(output) as partial:
@@ -149,37 +148,18 @@ def build(
     return report
 
 
-def refuse_output(output: str | PathLike) -> None:
-    """Refuse a folder for a dataset that exists, cannot be made, or could not be loaded.
-
-    Raises:
-        UserError: with the remedy.
-    """
-    files.refuse_existing(output)
-    pattern = files.pattern_in(os.path.expanduser(output))
-    if pattern:
-        place = os.path.abspath(os.path.expanduser(output))
-        raise DatasetError(
-            f"'{place}' holds '{pattern}': load_dataset would take it for a pattern, choose another name"
-        )
-
-
 def load(source: str | PathLike) -> datasets.Dataset:
     """Load a dataset by folder or Hub id, as one `Dataset` with the columns of `FEATURES`.
 
     Raises:
         DatasetError: if it is no dataset, or lacks a column.
     """
-    path = Path(os.path.expanduser(source))
+    path = Path(source)
     stored = _is_arrow_folder(path)
-    pattern = files.pattern_in(path)
-    if path.exists() and pattern and (pattern == "::" or not stored):
-        raise DatasetError(f"'{source}' holds '{pattern}': load_dataset takes it for a pattern, rename the folder")
     if path.exists() and not stored and not any(path.glob("data/*.parquet")):
         raise DatasetError(f"'{source}' is no dataset: build one with `ser-hf data --output {source}-dataset`")
     try:
-        name = str(path if path.exists() else source)
-        rows = datasets.load_from_disk(name) if stored else datasets.load_dataset(name)
+        rows = datasets.load_from_disk(str(path)) if stored else datasets.load_dataset(str(source))
     except (
         FileNotFoundError,
         ConnectionError,

@@ -116,6 +116,7 @@ def bad_sources(tmp_path):
     return {
         "is not a file": tmp_path / "missing.wav",
         "0 bytes": write(tmp_path / "empty.wav", b""),
+        "the recording is empty": b"",
         "not audio that can be read": write(tmp_path / "text.wav", b"I am a text\n" * 50),
         "at least 0.1 s": tmp_path / "none.wav",
         "NaN": tmp_path / "nan.wav",
@@ -123,6 +124,24 @@ def bad_sources(tmp_path):
         "(2, 2, 2)": np.zeros((2, 2, 2), dtype=np.float32),
         "NoneType is not a recording": {"bytes": None, "path": None},
     }
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".wav", "a folder/" * 600 + "clip.wav", "."])
+def test_a_path_that_cannot_be_opened_is_refused(tmp_path, name):
+    with pytest.raises(AudioError, match=r"check the path"):
+        audio.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(5, "Input/output error")])
+def test_a_disk_that_fails_is_named(tmp_path, monkeypatch, error):
+    soundfile.write(tmp_path / "a.wav", tone(16_000), 16_000)
+
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr("builtins.open", fail)
+    with pytest.raises(AudioError, match=rf"a\.wav' cannot be opened \({error.strerror}\): check the path"):
+        audio.load(tmp_path / "a.wav")
 
 
 def test_what_no_machine_should_hold_is_refused(tmp_path, monkeypatch):
