@@ -85,18 +85,18 @@ def claimed_packets(file: IO[bytes]) -> int:
     tables: list[dict[bytes, tuple[int, int]]] = [{}]
     while waiting:
         start, end = waiting.pop()
-        for name, content, box_end in _boxes(file, start, end):
+        for name, content, content_end in _boxes(file, start, end):
             boxes += 1
             if boxes > MAX_BOXES or total > MAX_PACKETS:
                 return MAX_PACKETS + 1
             if name in _OUTER:
-                waiting.append((content, min(box_end, end)))
+                waiting.append((content, min(content_end, end)))
             elif name == b"trun":
                 total += _number(file, content + 4)
             elif name in (b"stsz", b"stz2", b"stts", b"stsc", b"stco", b"co64"):
                 if name in tables[-1]:
                     tables.append({})
-                tables[-1][name] = (content, box_end)
+                tables[-1][name] = (content, content_end)
     total += sum(_packets_of_track(file, table) for table in tables)
     return min(total, MAX_PACKETS + 1)
 
