@@ -248,6 +248,20 @@ def duration(samples: np.ndarray) -> float:
     return round(len(samples) / SAMPLING_RATE, 3)
 
 
+SILENT = -60.0
+"""Level in dB below which a recording counts as silent."""
+
+
+def level(samples: np.ndarray) -> float:
+    """Return the level of the loudest 25 ms in dB relative to full scale.
+
+    `samples` are at 16 kHz, of shape `(samples,)`; at least 25 ms.
+    """
+    size = SAMPLING_RATE // 40
+    frames = samples[: len(samples) // size * size].reshape(-1, size)
+    return round(10 * float(np.log10(np.mean(frames**2, axis=1).max() + 1e-12)), 1)
+
+
 def to_pcm(samples: np.ndarray) -> np.ndarray:
     """Return the nearest 16-bit samples, shape `(samples,)`; beyond full scale they are clipped."""
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype("<i2")

@@ -66,6 +66,8 @@ class RecordingsBuilder(datasets.ArrowBasedBuilder):
         super().__init__(cache_dir=cache_dir)
         self._recordings = recordings
         self._workers = workers
+        self.silent: list[str] = []
+        """Names of the rows without sound, once it has run."""
 
     def _info(self) -> datasets.DatasetInfo:
         return datasets.DatasetInfo(features=FEATURES)
@@ -84,13 +86,15 @@ class RecordingsBuilder(datasets.ArrowBasedBuilder):
         with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(self._workers) as pool:
 
             def start() -> list[Future]:
-                return [pool.submit(_row, recording) for recording in islice(recordings, _BATCH)]
+                return [pool.submit(_row_and_level, recording) for recording in islice(recordings, _BATCH)]
 
             number, batch = 0, start()
             try:
                 while batch:
                     following = start()
-                    table = [future.result() for future in batch]
+                    rows = [future.result() for future in batch]
+                    table = [row for row, _ in rows]
+                    self.silent += [row["file"] for row, level in rows if level < audio.SILENT]
                     yield number, pa.Table.from_pylist(table, schema=FEATURES.arrow_schema)
                     number, batch = number + 1, following
             finally:
@@ -138,10 +142,10 @@ def build(
             scans = scan_sources({"ravdess": [ravdess], "tess": [tess]})
         notice = synthetic.NOTICE if make_synthetic else ""
         recordings = [recording for scan in scans.values() for recording in scan.recordings]
-        shards = _write_parquet(recordings, partial, num_proc or joblib.cpu_count())
+        shards, silent = _write_parquet(recordings, partial, num_proc or joblib.cpu_count())
         _write_arrow(shards, partial, notice)
         columns = pa.concat_tables(pq.read_table(shard, columns=list(FEATURES)[1:]) for shard in shards)
-        report = describe.summarise(scans, columns, notice)
+        report = describe.summarise(scans, columns, silent, notice)
         describe.draw_dataset(report, partial / "pictures")
         (partial / "audit.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         (partial / "README.md").write_text(card.dataset_card(report, FEATURES, shards), encoding="utf-8")
@@ -203,8 +207,8 @@ def decoded_clips(rows: datasets.Dataset) -> Iterator[np.ndarray]:
         yield from map(audio.load, rows[start : start + _BATCH]["audio"])
 
 
-def _write_parquet(recordings: Sequence[Recording], partial: Path, workers: int) -> list[Path]:
-    """Write `data/train-*.parquet` through the builder, and return the files.
+def _write_parquet(recordings: Sequence[Recording], partial: Path, workers: int) -> tuple[list[Path], list[str]]:
+    """Write `data/train-*.parquet` through the builder; return the files, and what is silent.
 
     The builder works in a folder of its own, because it leaves locks and paths of this machine
     beside the files.
@@ -221,10 +225,11 @@ def _write_parquet(recordings: Sequence[Recording], partial: Path, workers: int)
         raise
     shards = sorted((cache / "built").glob("*.parquet"))
     (partial / "data").mkdir()
-    return [
+    written = [
         shard.rename(partial / "data" / f"train-{number:05d}-of-{len(shards):05d}.parquet")
         for number, shard in enumerate(shards)
     ]
+    return written, builder.silent
 
 
 def _write_arrow(shards: list[Path], partial: Path, notice: str) -> None:
@@ -269,9 +274,11 @@ def _arrow_file(folder: Path) -> Path:
     return file
 
 
-def _row(recording: Recording) -> dict:
-    pcm = audio.to_pcm(recording.samples())
-    return {
+def _row_and_level(recording: Recording) -> tuple[dict, float]:
+    """A row of the dataset, and the level of its loudest 25 ms in dB."""
+    samples = recording.samples()
+    pcm = audio.to_pcm(samples)
+    row = {
         "audio": {"bytes": audio.to_flac(pcm), "path": f"{recording.key.replace('/', '-')}.flac"},
         "label": EMOTIONS.index(recording.emotion),
         "corpus": recording.corpus,
@@ -285,3 +292,4 @@ def _row(recording: Recording) -> dict:
         "duration": audio.duration(pcm),
         "sha256": hashlib.sha256(pcm.tobytes()).hexdigest(),
     }
+    return row, audio.level(samples)

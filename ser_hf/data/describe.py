@@ -11,6 +11,7 @@ import pyarrow as pa
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ser_hf import audio
 from ser_hf.data.corpora import CORPORA
 from ser_hf.data.corpora.base import File, Scan
 from ser_hf.labels import EMOTIONS
@@ -20,13 +21,14 @@ BIN_SECONDS = 0.1
 """Width of the bars in which durations are counted."""
 
 
-def summarise(scans: dict[str, Scan], columns: pa.Table, notice: str) -> dict:
+def summarise(scans: dict[str, Scan], columns: pa.Table, silent: list[str], notice: str) -> dict:
     """Return the report of a build: counts, durations, what was dropped, and what is flagged.
 
     Args:
         scans: of each corpus (`ser_hf.data.corpora.scan.scan_sources`); their recordings are the
             rows.
         columns: of the dataset, without the audio.
+        silent: names of the rows without sound.
         notice: about synthetic recordings, or an empty text.
 
     Returns:
@@ -34,7 +36,7 @@ def summarise(scans: dict[str, Scan], columns: pa.Table, notice: str) -> dict:
         sex: {label: n}}; `durations` {corpus channel: [n of clips from 0 s, in bins of
         `BIN_SECONDS`]}; `dropped_duplicates`, `unmatched` (the last parts of their paths: the
         report is pushed, too); `missing` (official names); `same_samples` (groups of names);
-        `notes`; `aliases` (`Scan.aliases`); `notice`.
+        `silent` (names of recordings without sound); `notes`; `aliases` (`Scan.aliases`); `notice`.
     """
 
     def paths(files: Iterable[File]) -> list[str]:
@@ -58,6 +60,7 @@ def summarise(scans: dict[str, Scan], columns: pa.Table, notice: str) -> dict:
         "unmatched": paths(file for scan in scans.values() for file in scan.unmatched),
         "missing": [name for corpus in official for name in corpus.missing(_stems(columns))],
         "same_samples": _same_samples(columns),
+        "silent": silent,
         "notes": [note for scan in scans.values() for note in scan.notes],
         "aliases": [alias for scan in scans.values() for alias in scan.aliases],
         "notice": notice,
@@ -116,6 +119,7 @@ def counts_table(report: dict) -> str:
     for key, meaning in (
         ("missing", "official recording(s) missing"),
         ("dropped_duplicates", "second copies dropped"),
+        ("silent", f"silent recording(s) stand under a label (never above {audio.SILENT:g} dB): take them out"),
         ("unmatched", "files with other names left out"),
         ("same_samples", "group(s) of names share the same samples: kept, on one side of every honest split"),
     ):

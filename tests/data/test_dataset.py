@@ -143,6 +143,21 @@ def test_second_copies_are_dropped_and_same_samples_flagged(recordings, tmp_path
     assert sum(report["counts"]["ravdess speech"].values()) == 17
 
 
+def test_silence_under_a_label_is_said(recordings, tmp_path):
+    folder = tmp_path / "Actor_03"
+    shutil.copytree(recordings[0] / "Actor_03", folder)
+    paths = sorted(folder.glob("*.wav"))[:6]
+    samples, rate = soundfile.read(paths[0])
+    silent = [samples * 0, samples * 1e-4, np.full_like(samples, 0.02)]
+    heard = [samples, np.stack([samples, -samples], axis=1), samples * 0.1]
+    for path, content in zip(paths, [*silent, *heard], strict=True):
+        soundfile.write(path, content, rate)
+    report = dataset.build(tmp_path / "dataset", {"ravdess": [folder]})
+    assert report["silent"] == [path.name for path in paths[:3]]
+    assert "3 silent recording(s) stand under a label" in describe.counts_table(report)
+    assert json.loads((tmp_path / "dataset" / "audit.json").read_text())["silent"] == report["silent"]
+
+
 def test_a_bad_recording_ends_the_build_and_leaves_nothing(recordings, tmp_path):
     folder = small(recordings, tmp_path / "real")
     bad = folder / "Actor_03" / "03-01-08-01-01-02-03.wav"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ser_hf import audio
 from ser_hf.audio import fingerprint
 from ser_hf.data.audit.inspect import FileMeasurement
 from ser_hf.data.corpora import CORPORA
@@ -247,7 +248,7 @@ def _signals(items: list[FileMeasurement]) -> Iterator[Finding]:
                 f"{name}: a channel is another one inverted, so that their mean would cancel: it is turned round first"
             )
             yield Finding("cancelling channels", (name,), message, False)
-        if item.level < -60:
+        if item.level < audio.SILENT:
             yield Finding("silence", (name,), f"{name} is never louder than {item.level} dB: take it out", True)
         if abs(item.offset) > 0.01:
             yield Finding(

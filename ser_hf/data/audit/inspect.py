@@ -15,7 +15,6 @@ from ser_hf.data.corpora.base import File
 from ser_hf.errors import UserError
 
 FULL_SCALE = 0.999
-_FRAME = 400  # 25 ms at 16 kHz
 _UNKNOWN = (1 << 32) - 1
 _CONTAINERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys((".aif", ".aiff", ".aifc"), ("AIFF",)),
@@ -72,13 +71,12 @@ def inspect_file(file: File) -> FileMeasurement:
     except (UserError, OSError) as error:
         return FileMeasurement(file, error=str(error))
     pcm = audio.to_pcm(samples)
-    frames = samples[: len(samples) // _FRAME * _FRAME].reshape(-1, _FRAME)
     return FileMeasurement(
         file,
         None,
         *header,
         seconds=audio.duration(samples),
-        level=round(10 * float(np.log10(np.mean(frames**2, axis=1).max() + 1e-12)), 1),
+        level=audio.level(samples),
         clipped=faults.clipped / max(faults.samples, 1),
         offset=faults.total / max(faults.samples, 1),
         broken=faults.broken,
