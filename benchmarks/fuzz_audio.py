@@ -217,7 +217,8 @@ def loaded(source: object, name: str) -> str:
         samples = audio.load(source, name=name)
     except audio.AudioError as error:
         message = str(error)
-        return "AudioError" if name in message and "\n" not in message else f"UNCLEAR: {message}"
+        named = name in message or "is not a recording: give" in message  # which names the type
+        return "AudioError" if named and "\n" not in message else f"UNCLEAR: {message}"
     shaped = samples.dtype == np.float32 and samples.ndim == 1 and len(samples) >= 1_600
     return "loaded" if shaped and np.isfinite(samples).all() else f"WRONG: {samples.dtype} {samples.shape}"
 
