@@ -21,12 +21,14 @@ from ser_hf import audio
 from ser_hf.audio import effects, resampling, voice_activity
 from ser_hf.data.dataset import decoded_clips
 from ser_hf.evaluation import metrics
+from ser_hf.evaluation.diagnostics import occlusion
 from ser_hf.inference.predictor import Predictor
 
 _RATE = audio.SAMPLING_RATE
 _SHORTEST = round(audio.MIN_SECONDS * _RATE)
 _CHUNK = 256  # clips in memory at a time
 _LATE = round(0.3 * _RATE)
+_MAINS, _HARMONICS = 50.0, 8  # Hz
 _LOWEST = 50.0  # Hz: below that, pink noise is flat; microphones record little there, and models use little of it
 
 
@@ -79,6 +81,17 @@ def noise(samples: np.ndarray, rng: np.random.Generator, decibel: float, pink: b
     return effects.noise(samples, rng, [added[: len(samples)]], decibel, decibel)
 
 
+def hum(samples: np.ndarray, rng: np.random.Generator, decibel: float) -> np.ndarray:
+    """Add hum of the mains, 50 Hz and its harmonics, `decibel` dB below the voiced part.
+
+    The n-th of eight harmonics has 1/n of the amplitude of the first, and a random phase.
+    """
+    time = np.arange(len(samples)) / _RATE
+    phases = rng.uniform(0, 2 * np.pi, _HARMONICS)
+    added = sum(np.sin(2 * np.pi * _MAINS * n * time + phase) / n for n, phase in enumerate(phases, start=1))
+    return effects.noise(samples, rng, [added], decibel, decibel)
+
+
 def clipping(samples: np.ndarray, rng: np.random.Generator, share: float = 0.1) -> np.ndarray:
     """Clip the loudest `share` of the voiced samples (`ser_hf.audio.effects.clip_loudest`)."""
     return effects.clip_loudest(samples, share)
@@ -122,6 +135,8 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition("noise 5 dB", "noise", partial(noise, decibel=5)),
     Condition("noise 0 dB", "noise", partial(noise, decibel=0)),
     Condition("white noise 20 dB", "noise", partial(noise, decibel=20, pink=False)),
+    Condition("hum 20 dB", "hum", partial(hum, decibel=20)),
+    Condition("hum 10 dB", "hum", partial(hum, decibel=10)),
     Condition("room 0.4 s", "room", partial(effects.reverberate, rt60=0.4)),
     Condition("offset 0.1 %", "offset", partial(offset, share=0.001)),
     Condition("offset 1 %", "offset", partial(offset, share=0.01)),
@@ -151,10 +166,11 @@ def evaluate_robustness(
         seed: of the noise and the impulse responses.
 
     Returns:
-        `n`, `seed`, `clean` {`uar`, `accuracy`}, and `conditions`, a list of {`name`, `kind`,
-        `uar`, `accuracy`, `share`, `flips`}. `share` is UAR divided by that of the undamaged clips.
-        `flips` is the share of clips whose predicted label the damage changes. All of it can be
-        written as JSON.
+        `n`, `seed`, `clean` {`uar`, `accuracy`}, `silence` {`abstained`}, and `conditions`, a list
+        of {`name`, `kind`, `uar`, `accuracy`, `share`, `flips`}. `abstained` is the share of clips
+        whose background noise alone has no voice, so that there is no answer. `share` is UAR
+        divided by that of the undamaged clips. `flips` is the share of clips whose predicted label
+        the damage changes. All of it can be written as JSON.
 
     Raises:
         ser_hf.audio.AudioError: for a clip that cannot be decoded.
@@ -163,11 +179,13 @@ def evaluate_robustness(
     references, clean = np.array(rows["label"], dtype=np.int64), probabilities.argmax(axis=1)
     undamaged = _figures(references, clean)
     answers = _predictions(predictor, rows, seed)
+    answered = sum(predictor.voice.has_voice(occlusion.noise_floor(clip)) for clip in decoded_clips(rows))
     figures = [_figures(references, row) for row in answers]
     return {
         "n": len(rows),
         "seed": seed,
         "clean": undamaged,
+        "silence": {"abstained": 1 - answered / max(len(rows), 1)},
         "conditions": [
             {
                 "name": condition.name,

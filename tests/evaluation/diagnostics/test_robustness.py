@@ -43,7 +43,7 @@ def test_seed_name_and_samples_decide_and_the_input_stays(condition):
     assert np.isfinite(one).all()
     assert len(one) == len(clip) or condition.kind in ("speed", "trimming")
     assert not np.array_equal(one, clip)
-    assert np.array_equal(one, condition(clip, 2)) is (condition.kind not in ("noise", "room"))
+    assert np.array_equal(one, condition(clip, 2)) is (condition.kind not in ("noise", "room", "hum"))
 
 
 @pytest.mark.parametrize("condition", robustness.CONDITIONS, ids=lambda condition: condition.name)
@@ -59,7 +59,7 @@ def test_short_and_silent_clips_stay_clips(condition, samples):
 def test_names_are_unique_and_of_a_kind():
     assert len(BY_NAME) == len(robustness.CONDITIONS)
     assert {condition.kind for condition in robustness.CONDITIONS} == {
-        *("gain", "noise", "room", "offset", "codec", "clipping", "trimming", "speed")
+        *("gain", "noise", "hum", "room", "offset", "codec", "clipping", "trimming", "speed")
     }
 
 
@@ -90,6 +90,17 @@ def test_noise_lies_below_the_voice_as_named(name, ratio):
     per_octave = [density[(frequency >= low) & (frequency < 2 * low)].mean() for low in (125, 500, 2_000)]
     falls = -10 * np.diff(np.log10(per_octave))
     assert falls == pytest.approx([6, 6], abs=1.5)  # two octaves at 3 dB
+
+
+@pytest.mark.parametrize(("name", "ratio"), [("hum 20 dB", 20), ("hum 10 dB", 10)])
+def test_hum_is_of_the_mains_and_lies_below_the_voice_as_named(name, ratio):
+    clip = voice()
+    start, end = voice_activity.voiced_span(clip)
+    added = BY_NAME[name](clip) - clip
+    assert decibel(clip[start:end]) - decibel(added) == pytest.approx(ratio, abs=0.2)
+    spectrum = np.square(np.abs(np.fft.rfft(added[:16_000] * np.hanning(16_000))))  # 1 Hz apart
+    lines = np.add.outer(50 * np.arange(1, 9), (-2, -1, 0, 1, 2)).ravel()
+    assert spectrum[lines].sum() / spectrum.sum() > 0.98
 
 
 def test_white_noise_is_flat():
@@ -178,7 +189,7 @@ def level_meter():
             row[EMOTIONS.index("angry" if level > 0.7 else "sad" if level < 0.15 else "neutral")] = 0.9
         return answers
 
-    return SimpleNamespace(probabilities=probabilities)
+    return SimpleNamespace(probabilities=probabilities, voice=SimpleNamespace(has_voice=lambda clip: clip.max() > 0.5))
 
 
 def test_figures_are_those_counted_by_hand():
@@ -198,6 +209,9 @@ def test_figures_are_those_counted_by_hand():
     )
     assert (report["n"], report["seed"]) == (4, 3)
     assert report["clean"] == {"uar": 1.0, "accuracy": 1.0}
+    assert report["silence"]["abstained"] in (0, 0.25, 0.5, 0.75, 1)
+    for name in ("offset 0.1 %", "offset 1 %", "offset 3 %"):  # a recording is read without it
+        assert {row["name"]: row["flips"] for row in report["conditions"]}[name] == 0
     found = {row["name"]: row for row in report["conditions"]}
     assert list(found) == list(BY_NAME)
     # 20 dB softer, all are below 0.15; of three classes, that of the one sad clip is right
