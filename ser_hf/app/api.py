@@ -10,7 +10,7 @@ import json
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from tempfile import SpooledTemporaryFile
 
 import gradio as gr
@@ -69,7 +69,8 @@ def predict_batch(
     def sources() -> Iterator[dict]:
         for position, recording in enumerate(uploads.recordings(files, limits)):
             if recording.source is None:
-                unreadable.append((position, {"file": recording.name, "error": recording.error}))
+                name = PurePath(recording.name).name  # as the prediction would have it
+                unreadable.append((position, {"file": name, "error": recording.error}))
             else:
                 yield recording.source
 

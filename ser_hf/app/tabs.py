@@ -6,6 +6,7 @@ import io
 import json
 import re
 import tempfile
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from ser_hf.errors import UserError
 from ser_hf.evaluation.results import Results
 from ser_hf.inference.prediction import FailedPrediction, Prediction
 from ser_hf.inference.predictor import Predictor
-from ser_hf.inference.speaker_adaptation import Adaptation
+from ser_hf.inference.speaker_adaptation import Adaptation, AdaptationError
 
 
 def add_voice(predictor: Predictor, limits: Limits) -> gr.State:
@@ -33,13 +34,14 @@ def add_voice(predictor: Predictor, limits: Limits) -> gr.State:
     def adapt(paths: list[str] | None) -> tuple[Adaptation | None, str, dict]:
         files = [UploadedFile.at(path) for path in paths or []]
         try:
-            clips = map(_source_of, uploads.recordings(files, limits))
-            voice = predictor.adapt(clips, limits.timeout, limits.seconds).adaptation
+            adapted, left_out = _adapted(predictor, limits, files)
         except UserError as error:
             return None, html.message_html(str(error)), gr.update(visible=False)
-        count = f"{voice.clips:,} clip{'s' * (voice.clips != 1)}"
-        note = html.message_html(f"Predictions are now for the voice of {count}.", "note")
-        return voice, note, gr.update(visible=True)
+        voice = adapted.adaptation
+        text = f"Predictions are now for the voice of {voice.clips:,} clip{'s' * (voice.clips != 1)}."
+        if left_out:
+            text += f" {len(left_out):,} could not be used: {left_out[0]}"
+        return voice, html.message_html(text, "note"), gr.update(visible=True)
 
     def forget() -> tuple[None, str, dict]:
         return None, "", gr.update(visible=False)
@@ -62,10 +64,28 @@ def add_voice(predictor: Predictor, limits: Limits) -> gr.State:
     return voice
 
 
-def _source_of(recording: uploads.UploadedRecording) -> dict:
-    if recording.source is None:
-        raise uploads.UploadError(f"{recording.name}: {recording.error}")
-    return recording.source
+def _adapted(predictor: Predictor, limits: Limits, files: list[UploadedFile]) -> tuple[Predictor, list[str]]:
+    """Adapt to what can be used of uploads; gives the errors of the rest, too.
+
+    Raises:
+        UserError: where nothing can be used.
+    """
+    unreadable = []
+
+    def sources() -> Iterator[dict]:
+        for recording in uploads.recordings(files, limits):
+            if recording.source is None:
+                unreadable.append(recording.error)
+            else:
+                yield recording.source
+
+    try:
+        adapted = predictor.adapt(sources(), limits.timeout, limits.seconds, on_error="skip")
+    except AdaptationError:
+        if unreadable:
+            raise uploads.UploadError(unreadable[0]) from None
+        raise
+    return adapted, [*unreadable, *map(str, adapted.left_out)]
 
 
 _OVER = {"stream": None}

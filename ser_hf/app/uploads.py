@@ -3,12 +3,12 @@
 import os
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
-from ser_hf.audio import SUFFIXES
 from ser_hf.errors import UserError
 from ser_hf.utils import zip_reader
 
@@ -63,6 +63,16 @@ class UploadedFile:
         self.content.seek(0)
         return self.content.read()
 
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """The content as an open file, at its beginning."""
+        if isinstance(self.content, Path):
+            with self.content.open("rb") as content:
+                yield content
+        else:
+            self.content.seek(0)
+            yield self.content
+
     def size(self) -> int:
         """Bytes."""
         if isinstance(self.content, Path):
@@ -93,72 +103,88 @@ def size_refusal(limits: Limits) -> str:
     return f"One recording may have {limits.file_mb:g} MB, all together {limits.zip_mb:g}: send less."
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """An upload, or a member of one that is a zip."""
+
+    name: str
+    member: zipfile.ZipInfo | None = None
+    error: str | None = None
+
+
 def count_recordings(files: list[UploadedFile], limits: Limits) -> int:
-    """How many recordings uploads hold, those in zips included.
+    """How many recordings uploads hold, those in zips included, readable or not.
 
     Args:
         files: all uploads of one request.
         limits: `files` and `zip_mb` hold for all of them together.
 
     Raises:
-        UploadError: for more than the limits allow, no recording at all, or a broken zip.
+        UploadError: for more than the limits allow, or nothing at all.
     """
-    return _checked(files, limits)[0]
+    return sum(map(len, _checked(files, limits)))
 
 
 def recordings(files: list[UploadedFile], limits: Limits) -> Iterator[UploadedRecording]:
     """The recordings of uploads, zips opened, in their order.
 
-    Arguments and errors are those of `count_recordings`. The limits are checked before anything is
-    read.
+    Every member of a zip is one, whatever its name, but folders and hidden files. One that must not
+    be read, and a zip that cannot be, have an `error`. Arguments and errors are those of
+    `count_recordings`. The limits are checked before anything is read.
     """
-    members = _checked(files, limits)[1]
-    return _recordings(files, members)
+    entries = _checked(files, limits)
+    return _recordings(files, entries)
 
 
-def _checked(files: list[UploadedFile], limits: Limits) -> tuple[int, list[list[zipfile.ZipInfo] | None]]:
-    """The number of recordings, and the members of each file that is a zip."""
-    members = [_members(file) if zipfile.is_zipfile(file.content) else None for file in files]
-    count = sum(1 if infos is None else len(infos) for infos in members)
+def _checked(files: list[UploadedFile], limits: Limits) -> list[list[_Entry]]:
+    """What each file holds."""
+    entries = [_entries(file, limits) for file in files]
+    count = sum(map(len, entries))
     if count > limits.files:
         raise UploadError(f"{count:,} recordings are more than {limits.files:,}: send them in parts")
     if not count:
-        raise UploadError(f"there is no recording in it: {', '.join(SUFFIXES)} are read")
-    size = sum(info.file_size for infos in members for info in infos or [])
+        raise UploadError("there is no recording in it: send recordings, or zips of them")
+    size = sum(entry.member.file_size for found in entries for entry in found if entry.member)
     if size > limits.zip_mb * 2**20:
         raise UploadError(f"{size / 2**20:,.0f} MB are in the zip, more than {limits.zip_mb:g}: send it in parts")
-    return count, members
+    return entries
 
 
-def _recordings(files: list[UploadedFile], members: list[list[zipfile.ZipInfo] | None]) -> Iterator[UploadedRecording]:
-    for file, infos in zip(files, members, strict=True):
-        if infos is None:
-            yield UploadedRecording(file.name, file.source())
+def _entries(file: UploadedFile, limits: Limits) -> list[_Entry]:
+    """A file itself; of a zip the members, by name."""
+    with file.opened() as content:
+        if not zip_reader.is_zip(content):
+            return [_Entry(file.name)]
+        try:
+            members = zip_reader.listed(content, file.name)
+        except zip_reader.ArchiveError as error:
+            return [_Entry(file.name, error=str(error))]
+    largest = limits.file_mb * 2**20
+    refusal = f"has more than {limits.file_mb:g} MB: cut it into parts"
+    return [
+        _Entry(name, member, f"'{file.name}': '{name}' {refusal}" if member.file_size > largest else None)
+        for name, member in members
+    ]
+
+
+def _recordings(files: list[UploadedFile], entries: list[list[_Entry]]) -> Iterator[UploadedRecording]:
+    for file, found in zip(files, entries, strict=True):
+        if not found:
             continue
-        with zipfile.ZipFile(file.content) as archive:
-            for info in infos:
-                yield _member(archive, info, file.name)
+        if found[0].member is None:
+            error = found[0].error
+            yield UploadedRecording(file.name, None if error else file.source(), error)
+            continue
+        with file.opened() as content, zipfile.ZipFile(content) as archive:
+            for entry in found:
+                yield _unpacked(archive, entry, file.name)
 
 
-def _members(file: UploadedFile) -> list[zipfile.ZipInfo]:
-    """What a zip holds that may be a recording, by name."""
+def _unpacked(archive: zipfile.ZipFile, entry: _Entry, archive_name: str) -> UploadedRecording:
+    if entry.error is not None:
+        return UploadedRecording(entry.name, None, entry.error)
     try:
-        with zipfile.ZipFile(file.content) as archive:
-            infos = archive.infolist()
-    except zip_reader.BROKEN as error:
-        raise UploadError(f"'{file.name}' is not a zip file that can be read ({error})") from None
-    infos = [info for info in infos if _is_recording(PurePosixPath(info.filename))]
-    return sorted(infos, key=lambda info: info.filename)
-
-
-def _is_recording(name: PurePosixPath) -> bool:
-    hidden = any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in name.parts)
-    return name.suffix.lower() in SUFFIXES and not hidden
-
-
-def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, archive_name: str) -> UploadedRecording:
-    try:
-        content = zip_reader.content(archive, info, archive_name)
+        content = zip_reader.content(archive, entry.member, archive_name)
     except zip_reader.ArchiveError as error:
-        return UploadedRecording(info.filename, None, str(error))
-    return UploadedRecording(info.filename, {"bytes": content, "path": info.filename})
+        return UploadedRecording(entry.name, None, str(error))
+    return UploadedRecording(entry.name, {"bytes": content, "path": entry.name})

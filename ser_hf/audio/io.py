@@ -96,6 +96,7 @@ def open_recording(source: Source, name: str | None = None) -> Iterator[Reader]:
         with _named_errors(name):
             openable = _openable(source, name)
             opened = stack.enter_context(open(openable, "rb")) if isinstance(openable, bytes) else openable
+            _refuse_archive(opened, name)
             container = containers.container_of(opened)
             if container is None:
                 completed = unfinished.completed(opened)
@@ -316,6 +317,8 @@ def _openable(source: Source, name: str) -> bytes | IO[bytes]:
             raise AudioError(f"{name} {_EMPTY}")
         return io.BytesIO(source)
     if isinstance(source, str | PathLike):
+        if os.path.isdir(source):
+            raise AudioError(f"{name} is a folder, not a file: name the recordings in it")
         if not Path(source).is_file():
             raise AudioError(f"{name} is not a file: check the path")
         if Path(source).stat().st_size == 0:
@@ -324,6 +327,14 @@ def _openable(source: Source, name: str) -> bytes | IO[bytes]:
     if source is None or not hasattr(source, "read"):
         raise AudioError(f"{type(source).__name__} is not a recording: give a path, bytes, an open file or an array")
     return source
+
+
+def _refuse_archive(file: IO[bytes], name: str) -> None:
+    start = file.tell()
+    head = file.read(4)
+    file.seek(start)
+    if head in (b"PK\3\4", b"PK\5\6"):
+        raise AudioError(f"{name} is a zip file: unpack it, or send it as a batch")
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ser_hf.cli.output import check_output_file, quiet_transformers, write_file
+from ser_hf.cli.output import SOME_FAILED, check_output_file, quiet_transformers, warn, write_file
 from ser_hf.cli.settings import CommandLine
 from ser_hf.errors import UserError
 
@@ -109,12 +109,18 @@ def explain(line: CommandLine) -> None:
     print(json.dumps(occlusion.summary(explanation)))
 
 
-def report(line: CommandLine) -> None:
-    """Write report.html and report.tex of every results.json below a folder."""
+def report(line: CommandLine) -> int:
+    """Write report.html and report.tex of every results.json below a folder.
+
+    One that cannot be read is left out and named. The exit code is 3 then.
+    """
     settings = line.parse(ReportSettings)
     if not Path(settings.folder).is_dir():
         raise UserError(f"'{settings.folder}' is no folder: give one with models or evaluations in it")
     from ser_hf.evaluation import reports
 
-    page, table = reports.write_report(Path(settings.folder), settings.output and Path(settings.output))
+    (page, table), errors = reports.write_report(Path(settings.folder), settings.output and Path(settings.output))
     print(f"page: {page}\ntable: {table}")
+    if errors:
+        warn(f"{len(errors):,} results.json below '{settings.folder}' cannot be used", errors[0])
+    return SOME_FAILED if errors else 0

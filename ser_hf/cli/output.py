@@ -1,9 +1,13 @@
 """What commands print and write, beside what the stages write themselves."""
 
+import sys
 from pathlib import Path
 
 from ser_hf.errors import UserError
 from ser_hf.utils import files
+
+SOME_FAILED = 3
+"""Exit code of a command that could not use some of its files, and did the rest."""
 
 
 def quiet_transformers() -> None:
@@ -12,6 +16,11 @@ def quiet_transformers() -> None:
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+
+
+def warn(what: str, error: object) -> None:
+    """Print a line on stderr about what a command could not use, and the first reason."""
+    print(f"ser-hf: {what}: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 def check_output_file(path: str, suffix: str | None = None) -> None:

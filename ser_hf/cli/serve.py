@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 from ser_hf import BUNDLED_MODEL
 from ser_hf.app.origins import Origins
 from ser_hf.app.uploads import Limits
-from ser_hf.cli.output import check_output_file, quiet_transformers
+from ser_hf.cli.output import SOME_FAILED, check_output_file, quiet_transformers, warn
 from ser_hf.cli.settings import CommandLine
 from ser_hf.errors import UserError
 from ser_hf.inference.backends import BACKENDS
@@ -20,9 +20,6 @@ from ser_hf.utils import files
 if TYPE_CHECKING:
     from ser_hf.inference.prediction import FailedPrediction, Prediction
     from ser_hf.inference.predictor import Predictor
-
-SOME_FAILED = 3
-"""Exit code of a prediction in which some recordings could not be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,9 +135,10 @@ def predict(line: CommandLine) -> int:
             errors = _write_lines(predictions, output, len(settings.files))
         print(f"{len(settings.files) - len(errors):,} predictions: {settings.output}")
     if settings.adapt and predictor.left_out:
-        _warn(f"{len(predictor.left_out):,} of {len(settings.adapt):,} clips of --adapt", predictor.left_out[0])
+        count = f"{len(predictor.left_out):,} of {len(settings.adapt):,}"
+        warn(f"{count} clips of --adapt cannot be used", predictor.left_out[0])
     if errors:
-        _warn(f"{len(errors):,} of {len(settings.files):,} recordings", errors[0])
+        warn(f"{len(errors):,} of {len(settings.files):,} recordings cannot be used", errors[0])
     return SOME_FAILED if errors or (settings.adapt and predictor.left_out) else 0
 
 
@@ -159,10 +157,6 @@ def _write_lines(predictions: "Iterable[Prediction | FailedPrediction]", output:
     if errors and len(errors) == count:
         raise UserError(errors[0] if count == 1 else f"none of {count:,} recordings can be used: {errors[0]}")
     return errors
-
-
-def _warn(what: str, error: object) -> None:
-    print(f"ser-hf: {what} cannot be used: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 def app(line: CommandLine) -> None:

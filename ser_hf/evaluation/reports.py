@@ -208,7 +208,7 @@ def report_table(runs: list[Results]) -> str:
     return templates.render("report.tex.jinja", runs=runs)
 
 
-def write_report(folder: Path, output: Path | None = None) -> list[Path]:
+def write_report(folder: Path, output: Path | None = None) -> tuple[list[Path], list[ResultsError]]:
     """Write `report.html`, complete in itself (nothing is loaded from elsewhere), and `report.tex`.
 
     Args:
@@ -216,16 +216,23 @@ def write_report(folder: Path, output: Path | None = None) -> list[Path]:
         output: where the two go; `folder` where None. Files of these names are replaced.
 
     Returns:
-        The two files.
+        The two files, and the errors of results that cannot be read and were left out.
 
     Raises:
-        ResultsError: for a folder without results, or with some that cannot be read.
+        ResultsError: for a folder without results, or with none that can be read.
     """
     paths = sorted(folder.rglob("results.json"))
     paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not paths:
         raise ResultsError(f"'{folder}' holds no results.json: give the folder of a model or an evaluation")
-    runs = [Results.load(path) for path in paths]
+    runs, errors = [], []
+    for path in paths:
+        try:
+            runs.append(Results.load(path))
+        except ResultsError as error:
+            errors.append(error)
+    if not runs:
+        raise errors[0]
     runs.sort(key=lambda run: (run.protocol, str(run.fold), run.protocol_hash, -run.uar))
     pages = {"report.html": report_page(runs, [_pictures(run) for run in runs])}
     pages["report.tex"] = report_table(runs)
@@ -235,7 +242,7 @@ def write_report(folder: Path, output: Path | None = None) -> list[Path]:
         partial = output / f".{name}.partial"
         partial.write_text(text)
         partial.rename(output / name)
-    return [output / name for name in pages]
+    return [output / name for name in pages], errors
 
 
 def _pictures(results: Results) -> dict[str, str]:

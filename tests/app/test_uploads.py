@@ -1,7 +1,9 @@
 """What visitors hand over."""
 
+import io
 import zipfile
 
+import numpy as np
 import pytest
 
 from ser_hf.app import api, uploads
@@ -33,9 +35,15 @@ def read(paths, limits=LIMITS):
     return list(uploads.recordings(uploaded(paths), limits))
 
 
-def test_zips_are_opened_and_what_is_no_recording_is_passed_over(tmp_path):
+def test_zips_are_opened_and_hidden_files_are_passed_over(tmp_path):
     (tmp_path / "one.wav").write_bytes(b"1")
-    inside = {"b/two.FLAC": b"2", "a/three.ogg": b"3", "read.me": b"x", "__MACOSX/a/._three.ogg": b"x", ".h/x.wav": b""}
+    inside = {
+        "b/two.FLAC": b"2",
+        "a/three.ogg": b"3",
+        "__MACOSX/a/._three.ogg": b"x",
+        ".h/x.wav": b"",
+        "b/.DS_Store": b"",
+    }
     packed(tmp_path / "more.zip", **inside)
     result = read([tmp_path / "one.wav", tmp_path / "more.zip"])
     assert [item.name for item in result] == ["one.wav", "a/three.ogg", "b/two.FLAC"]
@@ -60,10 +68,8 @@ def test_limits_hold_for_all_together_before_anything_is_read(tmp_path):
     large = packed(tmp_path / "large.zip", **{"a.wav": b"\0" * (2 << 20)})
     with pytest.raises(UploadError, match="2 MB are in the zip, more than 1"):
         uploads.recordings(uploaded([large]), LIMITS)
-    none = packed(tmp_path / "none.zip", **{"read.me": b"x"})
-    for paths in ([none], []):
-        with pytest.raises(UploadError, match="there is no recording in it"):
-            uploads.recordings(uploaded(paths), LIMITS)
+    with pytest.raises(UploadError, match="there is no recording in it"):
+        uploads.recordings([], LIMITS)
 
 
 def test_a_member_that_lies_about_its_size_is_an_error_of_that_member(tmp_path):
@@ -85,6 +91,135 @@ def test_encrypted_members_and_bombs_are_errors_of_theirs(tmp_path):
     assert second.error is None
     (only,) = read([secret(tmp_path / "secret.zip")])
     assert "is encrypted" in only.error
+
+
+@pytest.fixture(scope="module")
+def predictor(tuned):
+    return Predictor(tuned, device="cpu", backend="torch")
+
+
+def entry(name, content, **attributes):
+    """A member of an archive and its content."""
+    member = zipfile.ZipInfo(name)
+    for attribute, value in attributes.items():
+        setattr(member, attribute, value)
+    return member, content
+
+
+def folder_of_windows(clip):
+    return [entry("my clips\\", b""), entry("more", b"", external_attr=0x10), entry("my clips\\a.wav", clip)], []
+
+
+def another_kind(clip):
+    return [("a.wav", clip), ("notes.txt", b"who spoke when")], [("notes.txt", "is not audio that can be read")]
+
+
+def without_a_name_that_tells(clip):
+    return [("a.wav", clip), ("b", clip), ("c.bin", clip)], []
+
+
+def zip_in_a_zip(clip):
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("a.wav", clip)
+    return [("a.wav", clip), ("inner.zip", inner.getvalue())], [("inner.zip", "is a zip file: unpack it")]
+
+
+def empty_member(clip):
+    return [("a.wav", clip), ("b.wav", b"")], [("b.wav", "is empty (0 bytes)")]
+
+
+def names_twice(clip):
+    return [("a.wav", clip), ("x/a.wav", clip), ("x/a.wav", clip)], []
+
+
+def names_that_lead_out(clip):
+    return [("../a.wav", clip), ("/etc/a.wav", clip), ("..\\..\\a.wav", clip)], []
+
+
+def another_packing(clip):
+    return [("a.wav", clip), entry("b.wav", clip, compress_type=zipfile.ZIP_BZIP2)], [
+        ("b.wav", "not packed by deflate")
+    ]
+
+
+def larger_than_the_limit(clip):
+    samples = np.random.default_rng(0).bytes(2 << 20)
+    return [("a.wav", clip), ("b.wav", samples)], [("b.wav", "has more than 1 MB: cut it into parts")]
+
+
+KINDS = [
+    *(folder_of_windows, another_kind, without_a_name_that_tells, zip_in_a_zip, empty_member, names_twice),
+    *(names_that_lead_out, another_packing, larger_than_the_limit),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_member_of_a_zip_is_answered_or_named(kind, predictor, recordings, tmp_path):
+    clip = next(recordings[0].rglob("*.wav")).read_bytes()
+    members, refused = kind(clip)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    answers = list(api.predict_batch(predictor, Limits(file_mb=1), uploaded([tmp_path / "a.zip"])))
+    errors = [(answer["file"], answer["error"]) for answer in answers if "error" in answer]
+    assert [name for name, _ in errors] == [name for name, _ in refused]
+    for (_, error), (name, reason) in zip(errors, refused, strict=True):
+        assert name in error
+        assert reason in error
+        assert "\n" not in error
+    shown = sum(bool(content) for _, content in members) + (kind is empty_member)
+    assert len(answers) == shown
+    assert len({str(answer["scores"]) for answer in answers if "scores" in answer}) == 1
+
+
+def names(member_name, flags=0):
+    """How a member is called whose name has these bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("x" * len(member_name), b"1")
+    content = bytearray(buffer.getvalue().replace(b"x" * len(member_name), member_name))
+    for signature, place in ((b"PK\1\2", 8), (b"PK\3\4", 6)):
+        content[content.index(signature) + place + 1] |= flags >> 8
+    (item,) = uploads.recordings([UploadedFile("a.zip", io.BytesIO(content))], LIMITS)
+    assert item.source["bytes"] == b"1"
+    return item.name
+
+
+def test_names_are_shown_in_the_letters_that_they_were_written_in():
+    assert names("Gespräch ä.wav".encode(), flags=0x800) == "Gespräch ä.wav"
+    assert names("Gespräch ä.wav".encode()) == "Gespräch ä.wav"  # as macOS writes it
+    assert names("Gespräch.wav".encode("cp437")) == "Gespräch.wav"
+    assert names("会議.wav".encode()) == "会議.wav"
+    assert names(b"two\nlines.wav") == "two\ufffdlines.wav"
+
+
+def cut_off(path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def no_file_in_it(path):
+    packed(path, **{"a/": b"", ".DS_Store": b"1"})
+
+
+def too_many_listed(path):
+    path.write_bytes(path.read_bytes() + 20_001 * b"PK\1\2")
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [(cut_off, "is not a zip file that can"), (no_file_in_it, "no file in it"), (too_many_listed, "more than 20,000")],
+)
+def test_a_broken_zip_has_an_error_in_its_place(damage, reason, tmp_path):
+    path = packed(tmp_path / "broken.zip", **{"a.wav": b"1"})
+    damage(path)
+    (tmp_path / "one.wav").write_bytes(b"1")
+    first, second = read([path, tmp_path / "one.wav"])
+    assert (first.name, first.source, second.source["bytes"]) == ("broken.zip", None, b"1")
+    assert "'broken.zip'" in first.error
+    assert reason in first.error
+    assert uploads.count_recordings(uploaded([path, tmp_path / "one.wav"]), LIMITS) == 2
 
 
 def test_a_batch_is_asked_side_by_side_and_answered_in_its_order(recordings, tmp_path):

@@ -1,5 +1,6 @@
 """Every kind of oddity planted on its own: it is found, and nothing else is."""
 
+import io
 import json
 import os
 import shutil
@@ -142,6 +143,38 @@ def test_the_share_that_is_clipped(folder):
     (finding,) = audit_recordings([folder])["findings"]
     expected = (np.abs(np.rint(tone * 32767) / 32768) >= 0.999).mean()
     assert f"{expected:.2%} of the samples" in finding["says"]
+
+
+def cut_off(content):
+    return content[: len(content) // 2]
+
+
+def no_zip(content):
+    return b"no zip at all"
+
+
+def with_a_name_twice(content):
+    buffer = io.BytesIO(content)
+    with zipfile.ZipFile(buffer, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr(archive.namelist()[0], b"another")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("damage", [cut_off, no_zip, with_a_name_twice])
+def test_a_broken_zip_is_a_finding_and_the_rest_is_audited(damage, folder, tmp_path):
+    expected = audit_recordings([folder])
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("03-01-05-01-01-01-03.wav", b"RIFF")
+    (folder / "b.zip").write_bytes(damage((tmp_path / "a.zip").read_bytes()))
+    try:
+        report = audit_recordings([folder])
+    finally:
+        (folder / "b.zip").unlink()
+    (finding,) = [finding for finding in report["findings"] if finding not in expected["findings"]]
+    assert finding["kind"] == "undecodable"
+    assert f"'{folder / 'b.zip'}'" in finding["says"]
+    assert report["needs_decision"]
+    assert (report["files"], report["recordings"]) == (expected["files"], expected["recordings"])
 
 
 def test_what_is_wrong_in_a_zip_is_named(folder, tmp_path):

@@ -181,10 +181,27 @@ def test_names_in_a_report_are_escaped(full, tmp_path):
     results = Results.load(full[1] / "results.json")
     results = dataclasses.replace(results, model="a_b & <script>alert(1)</script> 50%")
     results.save(tmp_path / "results.json")
-    page, table = reports.write_report(tmp_path)
+    (page, table), errors = reports.write_report(tmp_path)
+    assert errors == []
     assert "<script>" not in page.read_text()
     assert r"a\_b \& <script>" in table.read_text()
     assert r"50\%" in table.read_text()
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"model": "x"', "[1]"])
+def test_a_report_leaves_out_results_that_cannot_be_read_and_names_them(content, full, fails, tmp_path, capsys):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "a" / "results.json").write_text(content)
+    assert f"'{tmp_path / 'a' / 'results.json'}'" in fails("report", tmp_path)
+    assert not (tmp_path / "report.html").exists()
+    shutil.copy(full[1] / "results.json", tmp_path / "b")
+    assert main(["report", str(tmp_path)]) == 3
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(
+        f"ser-hf: 1 results.json below '{tmp_path}' cannot be used: '{tmp_path / 'a' / 'results.json'}'"
+    )
+    assert (tmp_path / "report.html").exists()
 
 
 def test_into_model_needs_a_folder(built, fails, tmp_path):

@@ -172,6 +172,13 @@ def test_a_member_that_is_refused_is_named(tmp_path, fields, reason):
     assert "a.zip': 'b.wav'" in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_a_name_twice_is_refused(tmp_path):
+    (tmp_path / "a.zip").write_bytes(packed([("b.wav", b"1"), ("a.wav", b"2"), ("a.wav", b"3")]))
+    with pytest.raises(ArchiveError, match=r"a\.zip' holds 'a\.wav' twice: unpack it"):
+        zip_reader.members(tmp_path / "a.zip")
+
+
 def test_what_is_no_archive_is_named(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK no zip at all")
     with pytest.raises(ArchiveError, match=r"a\.zip' is not a zip file"):

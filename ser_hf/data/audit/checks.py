@@ -1,7 +1,7 @@
 """The checks of an audit: what is unusual about measured recordings, a sentence each."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,13 +68,14 @@ class NamedRecording:
 
 
 def find_problems(
-    named: list[NamedRecording], unnamed: list[FileMeasurement]
+    named: list[NamedRecording], unnamed: list[FileMeasurement], archives: Mapping[str, str] | None = None
 ) -> tuple[list[Finding], list[NamedRecording]]:
     """Return all findings by `KINDS`, and the recordings that are what their names say.
 
     Args:
         named: recordings with an official name.
         unnamed: audio files without.
+        archives: why a zip cannot be read, by its path.
     """
     readable = [item for item in named if item.measured.error is None]
     foreign = list(_foreign(readable))
@@ -85,6 +86,7 @@ def find_problems(
         *_unexpected(named, unnamed),
         *_names(named),
         *_unreadable([*(item.measured for item in named), *unnamed]),
+        *(Finding("undecodable", (path,), error, True) for path, error in (archives or {}).items()),
         *foreign,
         *_formats(genuine),
         *_durations(genuine),

@@ -41,17 +41,17 @@ def audit_recordings(folders: Iterable[str | PathLike], num_proc: int | None = N
 
     Raises:
         CorpusError: where a folder is missing or holds no audio.
-        ArchiveError: where a zip cannot be read.
+        ArchiveError: where a zip cannot be read and its folder holds no other recordings.
     """
-    audio_files, other_files = [], []
+    audio_files, other_files, broken = [], [], {}
     for folder in folders:
-        audio_of_folder, others_of_folder = list_files(folder)
+        audio_of_folder, others_of_folder = list_files(folder, broken)
         audio_files += audio_of_folder
         other_files += others_of_folder
     audio_files = list({file.place: file for file in reversed(audio_files)}.values())[::-1]
     other_files = list({file.place: file for file in other_files}.values())
     named, unnamed = _inspect_all(audio_files, num_proc or joblib.cpu_count())
-    findings, genuine = find_problems(named, unnamed)
+    findings, genuine = find_problems(named, unnamed, {path: str(error) for path, error in broken.items()})
     by_name = {(item.corpus, item.key): item for item in reversed(genuine)}  # the first file of each name
     recordings = [by_name[name] for name in sorted(by_name)]
     return {

@@ -214,14 +214,20 @@ class Scan:
     """Labels that a map renamed: `corpus`, its `label`, `counted_as` (empty: dropped), `clips`."""
 
 
-def list_files(folder: str | PathLike) -> tuple[list[File], list[File]]:
+def list_files(
+    folder: str | PathLike, broken: dict[str, zip_reader.ArchiveError] | None = None
+) -> tuple[list[File], list[File]]:
     """Return the audio files of a folder or zip, and all its other files.
 
     Both are sorted, those in zips last. Linked folders are followed, each folder once.
 
+    Args:
+        folder: or a zip.
+        broken: gets the error of each zip that cannot be read, by its path.
+
     Raises:
         CorpusError: if it is missing or holds no audio.
-        ArchiveError: if a zip cannot be read.
+        ArchiveError: if a zip cannot be read, and `broken` is None or nothing else holds audio.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -235,11 +241,20 @@ def list_files(folder: str | PathLike) -> tuple[list[File], list[File]]:
     # macOS adds to each file a twin named ._, which has the ending and nothing else
     zips = [path for path in paths if path.suffix.lower() == ".zip" and not path.name.startswith("._")]
     files = [File(str(path)) for path in paths if path not in zips]
-    files += [File(member, str(path)) for path in zips for member in zip_reader.members(path)]
+    errors = {}
+    for path in zips:
+        try:
+            files += [File(member, str(path)) for member in zip_reader.members(path)]
+        except zip_reader.ArchiveError as error:
+            errors[str(path)] = error
     audio_files, other_files = [], []
     for file in files:
         is_audio = file.name.suffix.lower() in SUFFIXES and not file.name.name.startswith("._")
         (audio_files if is_audio else other_files).append(file)
+    if errors and (broken is None or not audio_files):
+        raise next(iter(errors.values()))
+    if broken is not None:
+        broken.update(errors)
     if not audio_files:
         raise CorpusError(f"'{folder}' holds no recordings ({', '.join(SUFFIXES)}): check the path")
     return audio_files, other_files
