@@ -9,7 +9,6 @@ name.
 import hashlib
 import importlib.util
 import json
-import platform
 import sys
 import tempfile
 import time
@@ -25,17 +24,17 @@ import torch
 
 from ser_hf import __version__
 from ser_hf.errors import UserError
-from ser_hf.inference.backends import Backend, onnx_backend, onnx_graph, torch_backend
+from ser_hf.inference.backends import Backend, graph_check, onnx_backend, onnx_graph, torch_backend
 from ser_hf.inference.backends.onnx_backend import ModelSource
 from ser_hf.inference.backends.onnx_runtime import exported_backends
 from ser_hf.models import loading
 from ser_hf.models.features import front_end_of
-from ser_hf.utils import files
+from ser_hf.utils import files, processor
 
 CANDIDATES = ("onnx",)
 """Backends that are compared with torch."""
 
-MAX_DIFFERENCE = onnx_graph.MAX_DIFFERENCE["onnx"]
+MAX_DIFFERENCE = graph_check.MAX_DIFFERENCE["onnx"]
 """How far a probability may be from torch's."""
 
 MARGIN = 1.05
@@ -166,7 +165,7 @@ def decide(measured: dict[str, Measurement], refused: dict[str, str]) -> Choice:
     for name, measurement in measured.items():
         if name == "torch":
             continue
-        figures = onnx_graph.differences(measured["torch"].logits, measurement.logits)
+        figures = graph_check.differences(measured["torch"].logits, measurement.logits)
         differences[name] = figures["max_difference"]
         speed = float(np.median(measured["torch"].seconds / measurement.seconds))
         if not figures["max_difference"] <= MAX_DIFFERENCE:  # NaN, too
@@ -184,17 +183,6 @@ def decide(measured: dict[str, Measurement], refused: dict[str, str]) -> Choice:
     return Choice(
         best, f"{speeds[best]:.2f} times as fast as torch, probabilities within {differences[best]:.1g} of torch's"
     )
-
-
-def processor() -> str:
-    """Name and instruction sets of the processor, as far as the system tells them."""
-    listing = Path("/proc/cpuinfo")
-    if not listing.is_file():
-        return f"{platform.machine()} {platform.processor()}".strip()
-    first = listing.read_text().strip().split("\n\n")[0]
-    fields = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
-    known = [fields[name] for name in ("model name", "flags", "Features") if name in fields]  # Features: on Arm
-    return " ".join([platform.machine(), *known])
 
 
 def _is_graph_alone(folder: Path) -> bool:
@@ -221,7 +209,12 @@ def _kept(source: ModelSource) -> tuple[Choice, Backend]:
 def _conditions(source: ModelSource) -> dict[str, object]:
     """All that a choice depends on."""
     versions = {name: _version(name) for name in ("torch", "transformers", "onnx", "onnxruntime")}
-    conditions = {"format": FORMAT, "graphs": onnx_backend.FORMAT, "model": source.digest, "processor": processor()}
+    conditions = {
+        "format": FORMAT,
+        "graphs": onnx_backend.FORMAT,
+        "model": source.digest,
+        "processor": processor.name(),
+    }
     return conditions | versions | {"ser_hf": __version__}
 
 

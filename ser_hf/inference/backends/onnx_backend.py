@@ -1,7 +1,8 @@
 """Models as ONNX graphs on ONNX Runtime, in fp32 or int8.
 
 A graph is written from the model's weights the first time, compared with torch, and kept in the
-cache. Later loads neither build the model in torch nor export it.
+cache. Later loads neither build the model in torch nor export it. The first load on another
+processor compares the graph with the logits of torch that it carries.
 """
 
 import hashlib
@@ -18,12 +19,12 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoFeatureExtractor, FeatureExtractionMixin, PreTrainedConfig, PreTrainedModel
 
 from ser_hf.errors import UserError
-from ser_hf.inference.backends import onnx_graph
+from ser_hf.inference.backends import graph_check, onnx_graph
 from ser_hf.inference.backends.onnx_runtime import GRAPH_FILES, exported_backends, open_session, require
 from ser_hf.models import loading
 from ser_hf.utils import files
 
-FORMAT = 4
+FORMAT = 5
 """Format of the graphs in the cache. Count it up when `onnx_graph.write_graph` writes others."""
 
 CACHE_BYTES = 2**31
@@ -63,9 +64,9 @@ class OnnxBackend:
         self.name, self.config, self.extractor = name, config, extractor
         self.batches = name != "onnx-int8"  # it takes its scales from the whole batch
         self._graph, self._source = Path(graph), source
-        self._session, self._input = open_session(graph), extractor.model_input_names[0]
-        inputs = [value.name for value in self._session.get_inputs()]
-        self._outputs = [value.name for value in self._session.get_outputs()]
+        self.session, self._input = open_session(graph), extractor.model_input_names[0]
+        inputs = [value.name for value in self.session.get_inputs()]
+        self._outputs = [value.name for value in self.session.get_outputs()]
         if inputs != [self._input] or "logits" not in self._outputs:
             raise UserError(
                 f"'{graph}' takes {', '.join(inputs)}, not {self._input} alone: write it with `ser-hf export`"
@@ -79,7 +80,7 @@ class OnnxBackend:
             UserError: for a graph of an earlier format, which does not tell.
         """
         self._check_format()
-        return self._session.get_modelmeta().custom_metadata_map[onnx_graph.DIGEST]
+        return self.session.get_modelmeta().custom_metadata_map[onnx_graph.DIGEST]
 
     @cached_property
     def model(self) -> PreTrainedModel:
@@ -94,7 +95,7 @@ class OnnxBackend:
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Logits `(clips, labels)` of unpadded features."""
-        return self._session.run(["logits"], {self._input: features})[0]
+        return self.session.run(["logits"], {self._input: features})[0]
 
     def outputs(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute logits `(clips, labels)` and embeddings `(clips, width)`.
@@ -103,7 +104,7 @@ class OnnxBackend:
             UserError: for a graph of an earlier format, which has no embeddings.
         """
         self._check_format()
-        logits, embeddings = self._session.run(["logits", "embedding"], {self._input: features})
+        logits, embeddings = self.session.run(["logits", "embedding"], {self._input: features})
         return logits, embeddings
 
     def _check_format(self) -> None:
@@ -195,7 +196,10 @@ def load_source(source: ModelSource, backend: str, graphs: Path | None = None) -
         exported = exported_backends(folder)
         remedy = f"use --backend {exported[0]}" if exported else "give the folder that fine-tuning wrote"
         raise UserError(f"'{source.name}' holds neither model.safetensors nor {graph.name}: {remedy}")
-    return OnnxBackend(backend, graph, config, extractor, source)
+    loaded = OnnxBackend(backend, graph, config, extractor, source)
+    if graphs is None:  # those of a temporary folder were compared when they were written
+        graph_check.check(loaded.session, graph, backend)
+    return loaded
 
 
 def _snapshot(model: str | PathLike, revision: str | None, graphs: Iterable[str]) -> Path:
@@ -224,7 +228,10 @@ def _cached_graph(source: ModelSource, backend: str, graphs: Path | None) -> Pat
     require("onnx")
     with files.cache_lock(graph):
         if not graph.is_file():  # another process may have written it while this one waited
-            onnx_graph.write_checked(*loading.load_for_prediction(source.name, source.commit), graph, int8=int8)
+            loaded = loading.load_for_prediction(source.name, source.commit)
+            figures = onnx_graph.write_checked(*loaded, graph, int8=int8)
+            if graphs is None:
+                graph_check.keep(graph, figures)
             _make_room(graph)
     return graph
 
