@@ -2,13 +2,14 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ser_hf.errors import UserError
 from ser_hf.protocols import SplitSettings
-from ser_hf.utils import packages
+from ser_hf.utils import packages, processor
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -277,6 +278,8 @@ def _check_abstaining(config: FinetuneConfig) -> None:
 def check_trainer(config: FinetuneConfig, args: "TrainingArguments") -> None:
     """Refuse settings of `TrainingArguments` that a run of ours could not keep.
 
+    A precision that the processor emulates is not refused; a line on stderr says so.
+
     Raises:
         UserError: naming the flag and the value.
     """
@@ -302,6 +305,7 @@ def check_trainer(config: FinetuneConfig, args: "TrainingArguments") -> None:
     metrics = ("loss", "accuracy", "uar", "macro_f1", "weighted_f1")
     if (metric := args.metric_for_best_model) and metric.removeprefix("eval_") not in metrics:
         raise UserError(f"--metric_for_best_model is '{metric}': choose one of {', '.join(metrics)}")
+    processor.warn_of_emulation(args)
 
 
 _WITHOUT_UAR = {"batch_eval_metrics": True, "prediction_loss_only": True, "eval_do_concat_batches": False}
@@ -373,7 +377,7 @@ def training_arguments(config: FinetuneConfig, **settings: Any) -> "TrainingArgu
     """
     from transformers import TrainingArguments
 
-    settings = {**trainer_defaults(config), **settings}
+    settings = {**trainer_defaults(config, settings), **settings}
     packages.require_for_trainer(settings)
     try:
         args = TrainingArguments(**settings)
@@ -383,13 +387,18 @@ def training_arguments(config: FinetuneConfig, **settings: Any) -> "TrainingArgu
     return args
 
 
-def trainer_defaults(config: FinetuneConfig) -> dict:
-    """Our defaults for `TrainingArguments`, gentler for pretrained weights than from scratch."""
+def trainer_defaults(config: FinetuneConfig, given: Mapping[str, Any]) -> dict:
+    """Our defaults for `TrainingArguments`, gentler for pretrained weights than from scratch.
+
+    Args:
+        config: of the run.
+        given: the settings that the user gave, which go over the defaults.
+    """
     import torch
 
     by_mode = PROBE if config.mode == "probe" else PRETRAINED if is_pretrained(config) else SCRATCH
     return {
-        **machine_defaults(),
+        **processor.training_defaults(given),
         **by_mode,
         **({"learning_rate": 5e-4} if config.mode == "lora" else {}),  # what adapters take, Hu et al. 2022
         "per_device_train_batch_size": 128 if config.mode == "probe" else 16,
@@ -412,12 +421,3 @@ def trainer_defaults(config: FinetuneConfig) -> dict:
         "output_dir": f"runs/{Path(config.model).name}-{Path(config.protocol).stem}",
         **(_WITHOUT_VALIDATION if config.train_on_validation else {}),
     }
-
-
-def machine_defaults() -> dict:
-    """Settings of `TrainingArguments` for this machine: its GPU, and whether it computes bf16."""
-    import torch
-
-    gpu, apple = torch.cuda.is_available(), torch.backends.mps.is_available()
-    bf16 = torch.cuda.is_bf16_supported() if gpu else torch.cpu._is_avx512_bf16_supported()
-    return {"use_cpu": not (gpu or apple), "bf16": bf16 and not apple}

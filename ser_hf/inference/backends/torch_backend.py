@@ -1,6 +1,7 @@
 """Models in torch, in fp32 or bf16."""
 
 import functools
+import sys
 import threading
 from os import PathLike
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 from ser_hf.errors import UserError
 from ser_hf.inference.backends.onnx_runtime import exported_backends
 from ser_hf.models import loading
+from ser_hf.utils import processor
 
 
 class TorchBackend:
@@ -34,6 +36,8 @@ class TorchBackend:
         self.config = self.model.config
         if bfloat16:
             _ = self.digest  # before the weights are rounded
+            if self.device == "cpu" and not processor.has_bfloat16():
+                print("the processor emulates bf16, which is far slower than fp32: use --backend auto", file=sys.stderr)
         self._last_layer = loading.last_linear(self.model)
         self._hooks = threading.Lock()
         self.model.to(self.device)

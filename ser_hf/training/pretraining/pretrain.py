@@ -17,13 +17,12 @@ from ser_hf import protocols
 from ser_hf.errors import UserError
 from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.training import cpu_kernels, recovery, setup
-from ser_hf.training.config import machine_defaults
 from ser_hf.training.pretraining import objective
 from ser_hf.training.pretraining.config import PretrainConfig
 from ser_hf.training.pretraining.masking import Masking, Order, Recordings
 from ser_hf.training.recovery import RUN, checkpoints, disk_guard, surviving
 from ser_hf.training.trainer import by_epoch
-from ser_hf.utils import files
+from ser_hf.utils import files, processor
 
 DIVERSITY = 0.1
 """Weight of the share of unused codewords in the loss of wav2vec 2.0."""
@@ -174,7 +173,7 @@ def pretrain(config: PretrainConfig) -> list[dict] | None:
 
 
 def _arguments(config: PretrainConfig, scratch: Path) -> TrainingArguments:
-    machine = machine_defaults()
+    machine = processor.training_defaults({})
     from_checkpoint = config.model not in objective.SCRATCH
     try:
         args = TrainingArguments(
@@ -204,6 +203,7 @@ def _arguments(config: PretrainConfig, scratch: Path) -> TrainingArguments:
         raise PretrainingError(str(error)) from error
     args._n_gpu = min(args.n_gpu, 1)  # one GPU a process: nn.DataParallel would copy the codebook out of reach
     setup.set_threads(config.threads, args)
+    processor.warn_of_emulation(args)
     return args
 
 
