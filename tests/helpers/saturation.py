@@ -36,9 +36,10 @@ class MatMulInteger(OpRun):
     """The operator with the sums of AVX2; zero points are taken off afterwards, as there."""
 
     def _run(self, left, right, left_zero=None, right_zero=None):
-        product = saturating_product(left, right)
+        if right.dtype == np.uint8:  # those are widened to 16 bits first
+            return (np.matmul(left - np.int32(left_zero), right - np.int32(right_zero)),)
         assert not np.any(right_zero)
-        return (product - np.int32(left_zero) * right.astype(np.int32).sum(axis=0),)
+        return (saturating_product(left, right) - np.int32(left_zero) * right.astype(np.int32).sum(axis=0),)
 
 
 class Session:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -31,6 +32,9 @@ from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading
 from ser_hf.models.features import front_end_of
 from ser_hf.utils import files
+
+if TYPE_CHECKING:
+    import onnx
 
 OPSET = 17
 """The first with layer norm as one operator."""
@@ -238,13 +242,26 @@ def _quantise(traced: Path, quantised: Path) -> None:
 
     # unsigned weights would take half as long again; a scale for each output costs nothing
     kinds = {"weight_type": QuantType.QInt8, "reduce_range": True, "per_channel": True}
-    nodes = onnx.load(traced).graph.node
-    # what follows pooling; ONNX Runtime makes a MatMul of this name of each Gemm first
-    kept = [f"{node.name}_MatMul" for node in nodes if node.op_type == "Gemm"]
-    kept += [node.name for node in nodes if node.name.startswith("/model/projector/")]
-    kept += [node.name for node in nodes if re.fullmatch(FULL_PRECISION, node.name)]
+    kept = full_precision_nodes(onnx.load(traced))
     with _root_logger_quiet():
         quantize_dynamic(traced, quantised, op_types_to_quantize=["MatMul"], nodes_to_exclude=kept, **kinds)
+    round_finely(quantised, traced)
+
+
+def full_precision_nodes(traced: "onnx.ModelProto", pattern: str = FULL_PRECISION) -> list[str]:
+    """Names of the nodes that stay in fp32: what follows pooling, and what matches a pattern."""
+    nodes = traced.graph.node
+    # ONNX Runtime makes a MatMul of this name of each Gemm first
+    kept = [f"{node.name}_MatMul" for node in nodes if node.op_type == "Gemm"]
+    return kept + [
+        node.name for node in nodes if node.name.startswith("/model/projector/") or re.fullmatch(pattern, node.name)
+    ]
+
+
+def round_finely(quantised: Path, traced: Path) -> None:
+    """Replace the weights of 7 bits of a quantised graph by those that `rounded` gives."""
+    import onnx
+
     graph, exact = onnx.load(quantised), {tensor.name: tensor for tensor in onnx.load(traced).graph.initializer}
     tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
     for node in graph.graph.node:
