@@ -108,6 +108,8 @@ def data(line: CommandLine) -> None:
     settings = line.parse(data_settings())
     files.refuse_existing(settings.output)
     from ser_hf.data import dataset, describe
+
+    dataset.refuse_output(settings.output)
     from ser_hf.data.corpora.scan import scan_sources
 
     if settings.push_to_hub:

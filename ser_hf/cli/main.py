@@ -40,6 +40,7 @@ COMMANDS: dict[str, Callable[[CommandLine], int | None]] = {
 """A command's docstring is its help: the first line, the description, the epilogue."""
 
 _PATH_ERRORS = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EROFS, errno.ENOSPC}
+_PATH_ERRORS |= {errno.ENAMETOOLONG, errno.ELOOP, errno.EPERM, errno.EDQUOT}
 """What is wrong with a path that the user named, rather than with us."""
 
 

@@ -1,5 +1,6 @@
 """What commands print and write, beside what the stages write themselves."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -27,11 +28,14 @@ def check_output_file(path: str, suffix: str | None = None) -> None:
     """Refuse an output file that cannot be written, before the work.
 
     Raises:
-        UserError: where the folder does not exist, or the name has another suffix.
+        UserError: where the folder does not exist or cannot be written, the name is too long or has
+            another suffix, and for what is no plain file, such as `/dev/stdout`.
     """
     place = Path(path)
-    if place.is_dir() or not place.parent.is_dir() or (suffix and place.suffix.lower() != suffix):
+    is_other = os.path.lexists(path) and not os.path.isfile(path)
+    if is_other or not os.path.isdir(place.parent) or (suffix and place.suffix.lower() != suffix):
         raise UserError(f"--output is '{path}': name a {suffix or ''} file in a folder that exists".replace("  ", " "))
+    files.refuse_unwritable(path)
 
 
 def write_file(path: str, content: bytes) -> None:

@@ -8,6 +8,7 @@ a flag. Flags win over the config file, the config file over the defaults.
 import argparse
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -84,7 +85,7 @@ class CommandLine:
         for name in [field.name for field in _init_fields(cls) if field.name in self.file_values]:
             values[name] = _converted(parser, name, self.file_values.pop(name), hints[name])
         namespace, self.words = parser.parse_known_args(self.words)
-        return {**values, **vars(namespace)}
+        return {name: _at_home(value) for name, value in {**values, **vars(namespace)}.items()}
 
     def _read_file(self, takes_words: bool) -> None:
         self._file_read = True
@@ -172,6 +173,13 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"'{path}' holds no settings: write one `name: value` a line")
     return {str(name): value for name, value in values.items()}
+
+
+def _at_home(value: Any) -> Any:
+    """A path below `~` in full: no shell expands it in `--output=~/x` or in a config file."""
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    return os.path.expanduser(value) if isinstance(value, str) and value.startswith("~") else value
 
 
 def _init_fields(cls: type) -> list[Field]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -128,12 +129,12 @@ def build(
         (`ser_hf.data.describe.summarise`).
 
     Raises:
-        UserError: if `output` exists.
+        UserError: if `output` exists, cannot be made, or would be read as a pattern.
         CorpusError: if nothing is given, or a folder is missing, empty or of another corpus.
         ArchiveError: if a zip cannot be read.
         AudioError: if a recording cannot be decoded; it is named.
     """
-    files.refuse_existing(output)
+    refuse_output(output)
     # before the folder is made, so that wrong sources leave nothing behind
     scans = {} if make_synthetic else scan_sources(folders or {}, descriptions)
     with files.new_folder(output) as partial:
@@ -152,18 +153,37 @@ def build(
     return report
 
 
+def refuse_output(output: str | PathLike) -> None:
+    """Refuse a folder for a dataset that exists, cannot be made, or could not be loaded.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    files.refuse_existing(output)
+    pattern = files.pattern_in(os.path.expanduser(output))
+    if pattern:
+        place = os.path.abspath(os.path.expanduser(output))
+        raise DatasetError(
+            f"'{place}' holds '{pattern}': load_dataset would take it for a pattern, choose another name"
+        )
+
+
 def load(source: str | PathLike) -> datasets.Dataset:
     """Load a dataset by folder or Hub id, as one `Dataset` with the columns of `FEATURES`.
 
     Raises:
         DatasetError: if it is no dataset, or lacks a column.
     """
-    path = Path(source)
+    path = Path(os.path.expanduser(source))
     stored = _is_arrow_folder(path)
+    pattern = files.pattern_in(path)
+    if path.exists() and pattern and (pattern == "::" or not stored):
+        raise DatasetError(f"'{source}' holds '{pattern}': load_dataset takes it for a pattern, rename the folder")
     if path.exists() and not stored and not any(path.glob("data/*.parquet")):
         raise DatasetError(f"'{source}' is no dataset: build one with `ser-hf data --output {source}-dataset`")
     try:
-        rows = datasets.load_from_disk(str(path)) if stored else datasets.load_dataset(str(source))
+        name = str(path if path.exists() else source)
+        rows = datasets.load_from_disk(name) if stored else datasets.load_dataset(name)
     except (
         FileNotFoundError,
         ConnectionError,

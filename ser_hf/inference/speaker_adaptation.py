@@ -10,6 +10,7 @@ shares of the labels among the clips need not be even. The clips should hold sev
 all of them about as often. A single emotion would be taken for a trait of the voice.
 """
 
+import os
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -128,7 +129,7 @@ def check_name(path: str | PathLike) -> None:
         AdaptationError: for a name without `.safetensors`, or a folder that does not exist.
     """
     path = Path(path)
-    if path.suffix != SUFFIX or path.is_dir() or not path.parent.is_dir():
+    if path.suffix != SUFFIX or os.path.isdir(path) or not os.path.isdir(path.parent):
         raise AdaptationError(f"'{path}' cannot be written: name a {SUFFIX} file in a folder that exists")
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ser_hf.errors import UserError
 from ser_hf.protocols import SplitSettings
-from ser_hf.utils import packages, processor
+from ser_hf.utils import files, packages, processor
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -317,6 +317,9 @@ def _check_handed_on(args: "TrainingArguments") -> None:
     """Refuse values on which the Trainer would end after the data are read."""
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
+    if os.path.lexists(args.output_dir) and not os.path.isdir(args.output_dir):
+        raise UserError(f"--output_dir is '{args.output_dir}', which is no folder: choose another")
+    files.refuse_unwritable(args.output_dir)
     for name in args.report_to:
         if name not in INTEGRATION_TO_CALLBACK:
             known = ", ".join(sorted(INTEGRATION_TO_CALLBACK))

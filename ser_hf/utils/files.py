@@ -3,6 +3,7 @@
 import codecs
 import json
 import os
+import re
 import shutil
 import tempfile
 import textwrap
@@ -23,14 +24,53 @@ if TYPE_CHECKING:
 ModelType = TypeVar("ModelType", bound="BaseModel")
 
 
+MAX_NAME = 200
+"""Bytes of an output's name. File systems take 255, and libraries add words to it."""
+_PATTERN = re.compile(r"[*?\[\]]|::")
+"""What `datasets` reads as a pattern, or as an address within another."""
+
+
+def pattern_in(path: str | PathLike) -> str | None:
+    """Return what makes `datasets` read a path as a pattern, in its folders, too; None if nothing.
+
+    >>> pattern_in("/data/my clips [test]/dataset"), pattern_in("/data/clips {2}")
+    ('[', None)
+    """
+    match = _PATTERN.search(os.path.abspath(path))
+    return match[0] if match else None
+
+
 def refuse_existing(output: str | PathLike) -> None:
-    """Refuse an output that exists, before hours of work.
+    """Refuse an output that exists or cannot be made, before hours of work.
+
+    A link is an output that exists, also where it leads to nothing. `~` is the home folder.
 
     Raises:
-        UserError: if it exists.
+        UserError: with the remedy.
     """
-    if Path(output).exists():
+    output = os.path.expanduser(output)
+    if os.path.lexists(output):
         raise UserError(f"'{output}' exists already: choose another --output or remove it")
+    refuse_unwritable(output)
+
+
+def refuse_unwritable(output: str | PathLike) -> None:
+    """Refuse a path that cannot be made: by its name, or by the folder that it would lie in.
+
+    Raises:
+        UserError: with the remedy.
+    """
+    path = Path(os.path.abspath(os.path.expanduser(output)))
+    place = path.parent if os.path.isfile(path) else path  # a file is replaced in its folder
+    while not os.path.lexists(place):
+        if len(os.fsencode(place.name)) > MAX_NAME:
+            length = len(os.fsencode(place.name))
+            raise UserError(f"'{place.name[:40]}…' is a name of {length} bytes: choose one of at most {MAX_NAME}")
+        place = place.parent
+    if not os.path.isdir(place):
+        raise UserError(f"'{output}' cannot be made, because '{place}' is no folder: choose another")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"'{output}' cannot be made, because '{place}' cannot be written: choose another")
 
 
 @contextmanager
@@ -43,9 +83,9 @@ def new_folder(output: str | PathLike) -> Iterator[Path]:
         UserError: if `output` exists.
     """
     refuse_existing(output)
-    output = Path(output)
+    output = Path(os.path.expanduser(output))
     output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=output.parent) as temporary:
         partial = Path(temporary) / output.name
         partial.mkdir()
         yield partial
@@ -57,10 +97,11 @@ def replacing(output: str | PathLike) -> Iterator[Path]:
     """Yield a path to write a file to, which replaces `output` when the block ends well.
 
     The path lies beside `output`, has its suffix, and belongs to this process alone. Whatever goes
-    wrong, the file at `output` stays as it was and nothing is left beside it.
+    wrong, the file at `output` stays as it was and nothing is left beside it. A link stays a link,
+    and the file behind it is replaced.
     """
-    output = Path(output)
-    partial = output.with_name(f".{output.stem}.{os.getpid()}{output.suffix}")
+    output = Path(os.path.realpath(os.path.expanduser(output)))
+    partial = output.with_name(f".{output.stem[:50]}.{os.getpid()}{output.suffix}")
     try:
         yield partial
         partial.replace(output)

@@ -128,7 +128,7 @@ def bad_sources(tmp_path):
 
 @pytest.mark.parametrize("name", ["x" * 300 + ".wav", "a folder/" * 600 + "clip.wav", "."])
 def test_a_path_that_cannot_be_opened_is_refused(tmp_path, name):
-    with pytest.raises(AudioError, match=r"check the path"):
+    with pytest.raises(AudioError, match=r"check the path|is a folder, not a file"):
         audio.load(tmp_path / name)
 
 

@@ -161,3 +161,35 @@ def test_each_script_is_a_command(script, command):
     run = subprocess.run([sys.executable, ROOT / "scripts" / f"{script}.py", "--help"], capture_output=True, text=True)
     assert run.returncode == 0
     assert run.stdout.startswith(f"usage: ser-hf {command} ")
+
+
+def test_home_is_understood_in_flags_and_files(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/anna")
+    path = write({"output": "~/out", "sources": ["~/a", "b~"]})
+    assert parse(path, "~/c.wav", "~") == Settings(
+        ["/home/anna/c.wav", "/home/anna"], "/home/anna/out", ["/home/anna/a", "b~"]
+    )
+    assert parse("x", "--output=~/o").output == "/home/anna/o"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["predict", "n" * 300],
+        ["predict", __file__, "--output", f"{'n' * 300}.jsonl"],
+        ["predict", __file__, "--output", "/dev/null"],
+        ["audit", "n" * 300],
+        ["data", "--ravdess", "n" * 300, "--output", "x"],
+        ["data", "--synthetic", "--output", "n" * 300],
+        ["finetune", f"{'n' * 300}.yaml"],
+        ["finetune", "--dataset", "n" * 300, "--output_dir", "x"],
+        ["finetune", "--dataset", "x", "--output_dir", "n" * 300],
+        ["finetune", "--dataset", "x", "--output_dir", __file__],
+        ["data", "splits", "--dataset", "x", "--protocol", f"{'n' * 300}.yaml"],
+    ],
+)
+def test_a_name_of_no_file_ends_in_one_line(argv, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())

@@ -16,6 +16,7 @@ from huggingface_hub import DatasetCard
 from ser_hf import audio
 from ser_hf.audio import AudioError
 from ser_hf.data import dataset, describe
+from ser_hf.data.corpora.base import CorpusError
 from ser_hf.data.dataset import DatasetError
 from ser_hf.errors import UserError
 from ser_hf.labels import EMOTIONS
@@ -176,7 +177,7 @@ def test_a_build_that_is_interrupted_leaves_nothing(recordings, tmp_path, how):
     output = tmp_path / "place" / "out"
     command = [sys.executable, "-c", script, "data", "--ravdess", str(recordings[0]), "--output", str(output)]
     process = subprocess.Popen([*command, "--num_proc", "1"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while not list(output.parent.glob(".out.*/cache/built*/*.parquet")) and process.poll() is None:
+    while not list(output.parent.glob(".partial-*/cache/built*/*.parquet")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(how)
     assert process.wait() != 0
@@ -224,3 +225,32 @@ def test_synthetic_datasets_say_so(synthetic_built):
     assert "no human" in dataset.load(folder).info.description
     assert "no human" in (folder / "README.md").read_text()
     assert len(list((folder / "recordings").rglob("*.wav"))) == 908
+
+
+@pytest.mark.parametrize("name", ["my data [test]", "a*b", "what?", "a::b", "[1]/dataset"])
+def test_a_name_that_would_be_a_pattern_is_refused_before_anything_is_read(tmp_path, name):
+    with pytest.raises(DatasetError, match="load_dataset would take it for a pattern, choose another name"):
+        dataset.build(tmp_path / name, {"ravdess": [tmp_path / "nowhere"]})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_named_like_a_pattern_loads_or_is_refused(built, tmp_path):
+    place = shutil.copytree(built, tmp_path / "my data [test]")
+    assert len(dataset.load(place)) == len(dataset.load(built))
+    shutil.rmtree(place / "train")
+    (place / "dataset_dict.json").unlink()  # as the Hub gives it
+    with pytest.raises(
+        DatasetError, match=r"my data \[test\]' holds '\[': load_dataset takes it for a pattern, rename"
+    ):
+        dataset.load(place)
+
+
+def test_home_is_understood_without_a_shell(built, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine").symlink_to(built)
+    assert len(dataset.load("~/mine/")) == len(dataset.load(built))
+    (tmp_path / "recordings").mkdir()
+    (tmp_path / "recordings" / "03-01-01-01-01-01-01.wav").symlink_to("annex/object")
+    with pytest.raises(CorpusError, match="is a link to nothing: fetch the file that it stands for, or remove it"):
+        dataset.build("~/out", {"ravdess": ["~/recordings"]})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "recordings"]

@@ -4,7 +4,16 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from ser_hf.errors import UserError
-from ser_hf.utils.files import cache_dir, cache_lock, new_folder, read_settings, replacing, validated
+from ser_hf.utils.files import (
+    cache_dir,
+    cache_lock,
+    new_folder,
+    pattern_in,
+    read_settings,
+    refuse_existing,
+    replacing,
+    validated,
+)
 
 
 def test_a_new_file_replaces_the_old_one_at_once(tmp_path):
@@ -132,3 +141,51 @@ def test_settings_that_cannot_be_read_are_named(tmp_path, name, content, message
     with pytest.raises(UserError) as caught:
         read_settings(tmp_path / name, typed=True)
     assert f"{name}' {message}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("folder/", "exists already: choose another --output or remove it"),
+        ("link", "exists already"),
+        ("broken", "exists already"),
+        ("file/new", "cannot be made, because '.*file' is no folder: choose another"),
+        ("broken/new", "cannot be made, because '.*broken' is no folder"),
+        ("n" * 201, "'n{40}…' is a name of 201 bytes: choose one of at most 200"),
+        (f"new/{'ü' * 120}/x", "'ü{40}…' is a name of 240 bytes"),
+        ("~/folder", "exists already"),
+    ],
+)
+def test_an_output_that_cannot_appear_is_refused_at_once(tmp_path, monkeypatch, output, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("folder")
+    (tmp_path / "broken").symlink_to("nowhere")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        refuse_existing(output)
+    for possible in ("n" * 200, "new/folder/", "./folder/x y [1]", "~/other"):
+        refuse_existing(possible)
+
+
+def test_an_output_may_be_below_home_a_link_or_as_long_as_names_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with new_folder(f"~/{'n' * 200}"):
+        pass
+    assert os.listdir(tmp_path) == ["n" * 200]
+    (tmp_path / "real.json").write_text("old")
+    (tmp_path / "link.json").symlink_to("real.json")
+    for name in ("link.json", f"{'n' * 190}.json"):
+        with replacing(tmp_path / name) as partial:
+            partial.write_text("new")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "real.json").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [("my data [test]", "["), ("a*", "*"), ("wh?/at", "?"), ("x]", "]"), ("a::b/c", "::"), ("a {b} !c 'd' #e", None)],
+)
+def test_patterns_of_paths_are_found(path, pattern):
+    assert pattern_in(path) == pattern

@@ -226,11 +226,11 @@ def list_files(
         broken: gets the error of each zip that cannot be read, by its path.
 
     Raises:
-        CorpusError: if it is missing or holds no audio.
+        CorpusError: if it is missing, holds no audio, or a recording is a link to nothing.
         ArchiveError: if a zip cannot be read, and `broken` is None or nothing else holds audio.
     """
-    folder = Path(folder)
-    if not folder.exists():
+    folder = Path(os.path.expanduser(folder))
+    if not os.path.exists(folder):
         raise CorpusError(f"'{folder}' does not exist: check the path")
     if folder.is_dir():
         paths = sorted(_files_below(folder))
@@ -265,4 +265,8 @@ def _files_below(folder: Path) -> Iterator[Path]:
     for root, folders, names in os.walk(folder, followlinks=True):
         visited.add(os.path.realpath(root))
         folders[:] = [name for name in folders if os.path.realpath(os.path.join(root, name)) not in visited]
-        yield from (path for name in names if (path := Path(root, name)).is_file())
+        for path in (Path(root, name) for name in names):
+            if path.is_file():
+                yield path
+            elif path.is_symlink() and path.suffix.lower() in SUFFIXES:
+                raise CorpusError(f"'{path}' is a link to nothing: fetch the file that it stands for, or remove it")
