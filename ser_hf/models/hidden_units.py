@@ -97,7 +97,7 @@ def centred(features: np.ndarray, width: int, centre: np.ndarray) -> np.ndarray:
     return features[:, width:-1] - centre * features[:, -1:]
 
 
-def fold(model: PreTrainedModel, readouts: Readouts, features: np.ndarray) -> Readouts:
+def fold(model: PreTrainedModel, readouts: Readouts, features: np.ndarray, damaged: np.ndarray) -> Readouts:
     """Make the projector of a model give the standardised output and some readouts, in place.
 
     The output comes without the directions that carry the hidden units. What it holds along them is
@@ -107,6 +107,8 @@ def fold(model: PreTrainedModel, readouts: Readouts, features: np.ndarray) -> Re
         model: its projector is replaced.
         readouts: to fold.
         features: what `pooled` gave for the training clips, shape `(clips, width + units + 1)`.
+        damaged: the same for augmented copies of them, of which there may be none. A direction that
+            is quiet in whole clips alone would carry what noise adds to it.
 
     Returns:
         What the projector gives: first the output, then the readouts.
@@ -114,11 +116,11 @@ def fold(model: PreTrainedModel, readouts: Readouts, features: np.ndarray) -> Re
     last, norm = layers_of(model)[-1].fc2, model.base_model.encoder.layer_norm
     width, units = sizes(model)
     gain = norm.weight.detach().cpu().double().numpy()
-    output = features[:, :width]
+    output, seen = features[:, :width], np.concatenate([features, damaged])
     mean, deviation = output.mean(axis=0), output.std(axis=0)
-    along = _quiet_directions(output, gain, len(readouts.bias))
+    along = _quiet_directions(seen[:, :width], gain, len(readouts.bias))
     across = np.eye(width) - along @ along.T
-    carried = features[:, width:] @ np.column_stack([readouts.hidden, readouts.norm]).T
+    carried = seen[:, width:] @ np.column_stack([readouts.hidden, readouts.norm]).T
     level = np.sqrt(_SHARE * width / len(readouts.bias)) / np.maximum(carried.std(axis=0), np.finfo(np.float32).tiny)
     spread = along * level / gain[:, None]
     taken = readouts.output @ across + along.T / level[:, None]

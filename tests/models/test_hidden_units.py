@@ -69,7 +69,7 @@ def test_the_stock_head_gives_what_is_folded(model, tmp_path, monkeypatch):
     asked = hidden_units.Readouts(
         rng.normal(size=(3, width)) * 0.1, hidden, -hidden @ centre, np.array([4.0, 0.0, -2.0])
     )
-    folded = hidden_units.fold(model, asked, features)
+    folded = hidden_units.fold(model, asked, features, features[:0])
     assert (model.projector.out_features, model.config.classifier_proj_size) == (width + 3, width + 3)
     assert torch.equal(model.encoder.layers[-1].fc2.weight, model.encoder.layers[-1].fc2.weight.half().float())
     model.classifier = torch.nn.Linear(width + 3, 8)
@@ -89,6 +89,29 @@ def test_the_stock_head_gives_what_is_folded(model, tmp_path, monkeypatch):
         assert np.corrcoef(found[:, column], wanted[:, column])[0, 1] > 0.999
         assert np.corrcoef(ideal[:, column], wanted[:, column])[0, 1] > 0.7
         assert found[:, column].std() == pytest.approx(wanted[:, column].std(), rel=0.05)
+
+
+@torch.inference_mode()
+def test_directions_are_quiet_in_damaged_copies_too(model, folder):
+    """A readout of damaged copies is what was asked for, though they move whole dimensions."""
+    batch = batch_of(model)
+    features = hidden_units.pooled(model, batch).double().numpy()
+    width, units = hidden_units.sizes(model)
+    rng = np.random.default_rng(0)
+    gain = model.encoder.layer_norm.weight.double().numpy()
+    quiet = hidden_units._quiet_directions(features[:, :width], gain, 1)[:, 0]
+    damaged = features.copy()
+    damaged[:, :width] += rng.normal(size=(len(features), 1)) * features[:, :width].std() * 3 * quiet
+    asked = hidden_units.Readouts(
+        np.zeros((1, width)), rng.normal(size=(1, units)) / features[:, width:-1].std(0), np.zeros(1), np.zeros(1)
+    )
+    off = {}
+    for name, seen in (("whole", damaged[:0]), ("both", damaged)):
+        other = AutoModelForAudioClassification.from_pretrained(folder).eval()
+        other.encoder.layer_norm.load_state_dict(model.encoder.layer_norm.state_dict())
+        found = hidden_units.fold(other, asked, features, seen)(damaged)[:, width:]
+        off[name] = (found - asked(damaged)).std() / asked(damaged).std()
+    assert off["both"] < 0.25 * off["whole"]
 
 
 def test_another_architecture_is_refused(models):

@@ -81,7 +81,8 @@ def fit(inputs: TrainingInputs) -> tuple[HiddenHead, PooledFeatures]:
 
     speakers = np.array(inputs.rows.select(split.train)["speaker"])
     choice = choose((points(features), labels), (points(unseen), unseen_labels), weights, speakers)
-    projected = hidden_units.fold(model, _readouts(choice.head, centre, width), features[: len(speakers)])
+    whole, damaged = np.split(features, [len(speakers)])
+    projected = hidden_units.fold(model, _readouts(choice.head, centre, width), whole, damaged)
     model.classifier = nn.Linear(len(projected.bias), len(EMOTIONS))
     with torch.no_grad():
         model.classifier.weight.copy_(torch.eye(len(projected.bias))[-len(EMOTIONS) :])
