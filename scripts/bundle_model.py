@@ -29,16 +29,20 @@ from pathlib import Path
 
 sys.path.pop(0)  # this folder, whose evaluate.py would hide the package of that name
 
+import numpy as np
 import torch
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from safetensors.torch import load_file, save_file
+from scipy.special import softmax
 
 from ser_hf import BUNDLED_MODEL
 from ser_hf.errors import UserError
+from ser_hf.evaluation import metrics
 from ser_hf.evaluation.results import Results
 from ser_hf.experiments import adaptation_study
 from ser_hf.inference import adaptation_head
+from ser_hf.models.seen_speakers import CONFIG_KEY
 from ser_hf.protocols.builtin import PROTOCOLS as ALL_PROTOCOLS
 from ser_hf.utils import templates
 
@@ -63,6 +67,8 @@ LICENCE = Path(__file__).parent / "LICENSE-WHISPER"
 """Of the backbone; it has to lie beside the weights."""
 MAX_BYTES = 30_000_000
 """Bytes of weights that the model may add to the wheel."""
+WRONG_ANSWERS = 0.15
+"""Share of wrong answers among those given to unseen voices: the model abstains to keep to it."""
 SEEDS = "seeds.json"
 """The figures of each seed, beside the model: seeds can be measured one by one, on any machine."""
 
@@ -90,7 +96,7 @@ def main() -> None:
         figures = add_seeds(figures, digest)
     else:
         model, tested = (args.output / name / f"seed-{args.first}" for name in (ALL, EMOBOX))
-        write_bundle(model, tested, figures, digest)
+        write_bundle(model, tested, figures, abstention(args.output, seeds), digest)
     print(figures_table(figures))
 
 
@@ -201,6 +207,30 @@ def protocol_figures(output: Path, protocol: str, seeds: range) -> dict:
     return {"n": results.n, "ci95": results.ci95, "seeds": by_seed}
 
 
+def abstention(output: Path, seeds: range) -> dict:
+    """The threshold that keeps to `WRONG_ANSWERS` on the folds of `EMOBOX`, all seeds together.
+
+    Returns:
+        `abstain_below`, and `protocols`: of each the share of clips that is answered, `coverage`,
+        and of wrong answers among those, `error`.
+    """
+    tested = {}
+    for protocol in PROTOCOLS:
+        runs = [run for seed in seeds for run in predictions(output, protocol, seed)]
+        logits, labels = (np.concatenate([getattr(run, name) for run in runs]) for name in ("logits", "labels"))
+        tested[protocol] = softmax(logits, axis=1), labels
+    threshold = metrics.abstention_threshold(*tested[EMOBOX], error=WRONG_ANSWERS)["abstain_below"]
+    by_protocol = {}
+    for protocol, (probabilities, labels) in tested.items():
+        answered = probabilities.max(axis=1) >= threshold
+        wrong = (probabilities.argmax(axis=1) != labels)[answered]
+        by_protocol[protocol] = {
+            "coverage": float(answered.mean()),
+            "error": float(wrong.mean()) if len(wrong) else 0.0,
+        }
+    return {"abstain_below": threshold, "protocols": by_protocol}
+
+
 def figures_table(figures: dict[str, dict]) -> str:
     """Means and standard deviations over seeds as Markdown, with a line for each corpus where a
     protocol tests two.
@@ -236,7 +266,7 @@ def seed_statistics(seeds: dict[str, dict[str, float]]) -> dict[str, dict]:
 
 
 def write_bundle(
-    model: Path, tested: Path, figures: dict[str, dict], recipe: str, folder: Path = BUNDLED_MODEL
+    model: Path, tested: Path, figures: dict[str, dict], abstains: dict, recipe: str, folder: Path = BUNDLED_MODEL
 ) -> None:
     """Write the model of all speakers, with its card and the results of its recipe.
 
@@ -249,13 +279,15 @@ def write_bundle(
         tested: folder of the cross-validation, whose `results.json` becomes the model's, with a
             note.
         figures: as `figures_table` takes them.
+        abstains: what `abstention` gave; its threshold becomes the model's.
         recipe: its digest, so that no figures of another recipe are added.
         folder: to write; what was there is replaced.
 
     Raises:
         UserError: where the weights are too large.
     """
-    config = json.loads((model / "config.json").read_text())
+    config = json.loads((model / "config.json").read_text()) | {"dtype": "float32"}
+    config[CONFIG_KEY] |= {"abstain_below": abstains["abstain_below"]}
     weights = {name: _stored(tensor) for name, tensor in load_file(model / "model.safetensors").items()}
     size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     if size > MAX_BYTES:
@@ -269,13 +301,13 @@ def write_bundle(
     with _replaced(folder) as written:
         written.mkdir()
         save_file(weights, written / "model.safetensors", {"format": "pt"})
-        (written / "config.json").write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n")
+        (written / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         shutil.copy(model / "preprocessor_config.json", written)
         if (model / adaptation_head.FILE).exists():
             shutil.copy(model / adaptation_head.FILE, written)
         shutil.copy(LICENCE, written)
         results.save(written / "results.json")
-        _write_figures(written, figures, recipe)
+        _write_figures(written, {"recipe": recipe, "abstention": abstains, "protocols": figures})
 
 
 def _stored(tensor: torch.Tensor) -> torch.Tensor:
@@ -291,7 +323,8 @@ def add_seeds(figures: dict[str, dict], recipe: str, folder: Path = BUNDLED_MODE
         UserError: where that model is of another recipe, or was tested on other clips.
     """
     refuse_another_recipe(recipe, folder)
-    all_figures = json.loads((folder / SEEDS).read_text())["protocols"]
+    measured = json.loads((folder / SEEDS).read_text())
+    all_figures = measured["protocols"]
     for protocol, row in figures.items():
         bundled = all_figures.setdefault(protocol, row)
         if bundled["n"] != row["n"]:
@@ -301,7 +334,7 @@ def add_seeds(figures: dict[str, dict], recipe: str, folder: Path = BUNDLED_MODE
         bundled["seeds"] = dict(sorted({**bundled["seeds"], **row["seeds"]}.items()))
     with _replaced(folder) as written:
         shutil.copytree(folder, written)
-        _write_figures(written, all_figures, recipe)
+        _write_figures(written, measured)
     return all_figures
 
 
@@ -327,13 +360,15 @@ def _replaced(folder: Path) -> Iterator[Path]:
         written.rename(folder)
 
 
-def _write_figures(folder: Path, figures: dict[str, dict], recipe: str) -> None:
-    (folder / SEEDS).write_text(json.dumps({"recipe": recipe, "protocols": figures}, indent=1) + "\n")
-    (folder / "README.md").write_text(render_card(folder, figures))
+def _write_figures(folder: Path, measured: dict) -> None:
+    (folder / SEEDS).write_text(json.dumps(measured, indent=1) + "\n")
+    (folder / "README.md").write_text(render_card(folder))
 
 
-def render_card(folder: Path, figures: dict[str, dict]) -> str:
+def render_card(folder: Path) -> str:
     """The model card of a bundled model, from its results, weights and figures."""
+    measured = json.loads((folder / SEEDS).read_text())
+    figures = measured["protocols"]
     results = Results.load(folder / "results.json")
     weights = load_file(folder / "model.safetensors").values()
     task = {
@@ -343,7 +378,7 @@ def render_card(folder: Path, figures: dict[str, dict]) -> str:
         "dataset_split": "test",
     }
     statistic = seed_statistics(figures[results.protocol]["seeds"])
-    metrics = (("recall", "UAR", "uar"), ("accuracy", "accuracy", "accuracy"))
+    headline = (("recall", "UAR", "uar"), ("accuracy", "accuracy", "accuracy"))
     data = ModelCardData(
         license="cc-by-nc-sa-4.0",
         language="en",
@@ -353,10 +388,14 @@ def render_card(folder: Path, figures: dict[str, dict]) -> str:
         model_name="ser_hf, the bundled model",
         eval_results=[
             EvalResult(**task, metric_type=kind, metric_name=name, metric_value=round(statistic[key]["mean"], 4))
-            for kind, name, key in metrics
+            for kind, name, key in headline
         ],
     )
-    values = {"table": figures_table(figures), "parameters": sum(tensor.numel() for tensor in weights)}
+    values = {
+        "table": figures_table(figures),
+        "abstains": measured["abstention"],
+        "parameters": sum(tensor.numel() for tensor in weights),
+    }
     size = sum(tensor.numel() * tensor.element_size() for tensor in weights)
     return templates.render_card("bundled.md.jinja", data, r=results, size=size, **values)
 

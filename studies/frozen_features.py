@@ -9,10 +9,12 @@ speaker, without labels.
 """
 
 import argparse
+from collections.abc import Callable
 
 import datasets
 import numpy as np
 import torch
+from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from ser_hf import audio, protocols
 from ser_hf.data import dataset
@@ -43,26 +45,38 @@ def main() -> None:
         "| layers | features | width | UAR | per speaker | best shrinkages |\n| ---: | --- | ---: | ---: | ---: | --- |"
     )
     for layers in args.layers:
-        output, hidden = pooled(args.backbone, layers, args.window, rows)
+        model, extractor = cut(args.backbone, layers, args.window)
+        features, width = features_of(model, extractor, rows), hidden_units.sizes(model)[0]
+        output = features[:, :width]
+        hidden = hidden_units.centred(features, width, hidden_units.centre_of(features, width))
         for name, points in (("output", output), ("hidden", hidden), ("both", np.hstack([output, hidden]))):
             alone, of_speaker = (best(values, rows, folds) for values in (points, by_speaker(points, rows)))
             scores = f"{alone[0]:.3f} | {of_speaker[0]:.3f} | {alone[1]:g}, {of_speaker[1]:g}"
             print(f"| {layers} | {name} | {points.shape[1]:,} | {scores} |", flush=True)
 
 
-def pooled(backbone: str, layers: int, window: int, rows: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Outputs `(clips, width)` and hidden units `(clips, units)`, over the norm."""
+def cut(backbone: str, layers: int, window: int) -> tuple[PreTrainedModel, FeatureExtractionMixin]:
+    """A backbone of so many layers and seconds, and its extractor."""
     model, extractor = loading.load_for_training(backbone, 0, None)
     cutting.keep_layers(model, layers)
-    extractor = cutting.cut_window(model, extractor, window)
+    return model, cutting.cut_window(model, extractor, window)
+
+
+def features_of(
+    model: PreTrainedModel,
+    extractor: FeatureExtractionMixin,
+    rows: datasets.Dataset,
+    damage: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> np.ndarray:
+    """What `hidden_units.pooled` gives for each clip, whole or damaged."""
     front_end, collate, found = front_end_of(extractor), Collator(extractor, padding_rule(model)), []
     with evaluation_mode(model):
         for start in range(0, len(rows), 16):
-            clips = [audio.load(clip)[: front_end.longest] for clip in rows[start : start + 16]["audio"]]
+            clips = [audio.load(clip) for clip in rows[start : start + 16]["audio"]]
+            clips = [(damage(clip) if damage else clip)[: front_end.longest] for clip in clips]
             batch = collate([{"features": front_end.extract(clip)} for clip in clips])
             found.append(hidden_units.pooled(model, batch).double())
-    features, width = torch.cat(found).numpy(), hidden_units.sizes(model)[0]
-    return features[:, :width], hidden_units.centred(features, width, hidden_units.centre_of(features, width))
+    return torch.cat(found).numpy()
 
 
 def by_speaker(points: np.ndarray, rows: datasets.Dataset) -> np.ndarray:
@@ -82,9 +96,13 @@ def best(points: np.ndarray, rows: datasets.Dataset, folds: np.ndarray) -> tuple
         tested = (points[folds == fold] - mean) * scale
         for number, (weight, bias) in enumerate(discriminants(train.scaled(mean, scale), SHRINKAGES)):
             answers[number, folds == fold] = (tested @ weight.T + bias).argmax(axis=1)
-    recalls = [[(row == label)[labels == label].mean() for label in np.unique(labels)] for row in answers]
-    scores = np.mean(recalls, axis=1)
+    scores = np.array([uar(row, labels) for row in answers])
     return float(scores.max()), SHRINKAGES[int(scores.argmax())]
+
+
+def uar(answers: np.ndarray, labels: np.ndarray) -> float:
+    """Unweighted average recall of answers `(clips,)`."""
+    return float(np.mean([(answers == label)[labels == label].mean() for label in np.unique(labels)]))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ def measured(*names, **seeds):
     return {"speaker": {"n": 1_440, "ci95": {"uar": [0.55, 0.67]}, "seeds": by_seed}}
 
 
+ABSTAINS = {"abstain_below": 0.4321, "protocols": {"speaker": {"coverage": 0.75, "error": 0.125}}}
 THREE = measured(s42=0.60234, s43=0.61234, s44=0.62234)
 
 
@@ -42,7 +43,7 @@ def all_speakers(built, models, tmp_path_factory):
 @pytest.fixture
 def bundled(bundle_model, all_speakers, tuned, tmp_path):
     folder = tmp_path / "bundled"
-    bundle_model.write_bundle(all_speakers, tuned, THREE, "this", folder)
+    bundle_model.write_bundle(all_speakers, tuned, THREE, ABSTAINS, "this", folder)
     return folder
 
 
@@ -80,18 +81,21 @@ def test_what_lies_beside_the_weights_says_whose_figures_these_are(bundled, tune
     figure = "0.612 ± 0.010"
     assert f"| `speaker` | 1,440 | 3 | {figure} | {figure} | 0.550 to 0.670 | {figure}, {figure} | 0.612 |" in card
     assert json.loads((bundled / "config.json").read_text())["ser_hf"]["temperature"] == 1.3
+    assert Predictor(bundled).abstain_below == 0.4321
+    assert "where its score is below 0.432" in card
+    assert "| `speaker` | 75.0 % | 12.5 % |" in card
 
 
 def test_a_model_that_is_too_large_is_refused(bundle_model, all_speakers, tuned, tmp_path, monkeypatch):
     monkeypatch.setattr(bundle_model, "MAX_BYTES", 1_000)
     with pytest.raises(UserError, match="too many to bundle"):
-        bundle_model.write_bundle(all_speakers, tuned, THREE, "this", tmp_path / "bundled")
+        bundle_model.write_bundle(all_speakers, tuned, THREE, ABSTAINS, "this", tmp_path / "bundled")
     assert not (tmp_path / "bundled").exists()
 
 
 def test_seeds_are_added_one_by_one_to_a_model_of_the_same_recipe(bundle_model, all_speakers, tuned, tmp_path):
     folder = tmp_path / "bundled"
-    bundle_model.write_bundle(all_speakers, tuned, measured(s42=0.5), "this", folder)
+    bundle_model.write_bundle(all_speakers, tuned, measured(s42=0.5), ABSTAINS, "this", folder)
     assert "| `speaker` | 1,440 | 1 | 0.500 |" in (folder / "README.md").read_text()
     weights = (folder / "model.safetensors").read_bytes()
     more = measured(s43=0.7)
@@ -108,8 +112,12 @@ def test_seeds_are_added_one_by_one_to_a_model_of_the_same_recipe(bundle_model, 
     more["speaker"]["n"] = 7
     with pytest.raises(UserError, match=r"1,440 clips and now on 7"):
         bundle_model.add_seeds(more, "this", folder)
-    bundle_model.write_bundle(all_speakers, tuned, measured(s42=0.4), "that", folder)
-    assert json.loads((folder / "seeds.json").read_text()) == {"recipe": "that", "protocols": measured(s42=0.4)}
+    bundle_model.write_bundle(all_speakers, tuned, measured(s42=0.4), ABSTAINS, "that", folder)
+    assert json.loads((folder / "seeds.json").read_text()) == {
+        "recipe": "that",
+        "abstention": ABSTAINS,
+        "protocols": measured(s42=0.4),
+    }
     assert [path.name for path in tmp_path.iterdir()] == ["bundled"]
 
 
@@ -153,5 +161,4 @@ def test_the_bundled_model_is_of_the_recipe_in_the_config_files(bundle_model):
 
 
 def test_the_card_of_the_bundled_model_is_what_its_template_renders(bundle_model):
-    figures = json.loads((BUNDLED_MODEL / bundle_model.SEEDS).read_text())["protocols"]
-    assert bundle_model.render_card(BUNDLED_MODEL, figures) == (BUNDLED_MODEL / "README.md").read_text()
+    assert bundle_model.render_card(BUNDLED_MODEL) == (BUNDLED_MODEL / "README.md").read_text()

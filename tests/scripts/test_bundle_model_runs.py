@@ -90,12 +90,24 @@ def test_it_runs_every_protocol_and_seed_once_and_bundles_the_model_of_all_speak
     assert {protocol_of(words) for words in trainings if "--fold" in words} == {"emobox-ravdess", "luna-ravdess"}
     alone = {protocol_of(words) for words in trainings if "--extra_train_speakers" in words}
     assert alone == {"ravdess-tess", "tess-ravdess"}
-    ((model, tested, measured, recipe),) = written
+    ((model, tested, measured, abstains, recipe),) = written
     assert model == tmp_path / "o" / "all" / "seed-42"
     assert tested == tmp_path / "o" / "emobox-ravdess" / "seed-42"
     assert list(measured) == list(bundle_model.PROTOCOLS)
     assert [list(row["seeds"]) for row in measured.values()] == [["42", "43"]] * 8
     assert recipe == bundle_model.recipe_digest()
+    runs = [adaptation_study.read_predictions(run) for run in sorted((tmp_path / "o").glob("emobox*/seed-*/fold-*"))]
+    score = np.concatenate([softmax(run.logits, axis=1).max(axis=1) for run in runs])
+    wrong = np.concatenate([run.logits.argmax(axis=1) != run.labels for run in runs])
+    assert len(runs) == 12
+    assert list(abstains["protocols"]) == list(bundle_model.PROTOCOLS)
+    answered = score >= abstains["abstain_below"]
+    assert 0.14 < wrong[answered].mean() <= 0.15  # without a threshold more are wrong
+    assert wrong.mean() > 0.17
+    assert abstains["protocols"]["emobox-ravdess"] == {
+        "coverage": pytest.approx(answered.mean()),
+        "error": pytest.approx(wrong[answered].mean()),
+    }
     assert not added
     assert "| … TESS |" in capsys.readouterr().out
     before = len(commands)

@@ -8,14 +8,13 @@ import sys
 
 import pytest
 import torch
+import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 from helpers.small import ROOT
 from transformers import AutoConfig, AutoModelForAudioClassification
 
 from ser_hf.cli.train import parse_finetune
-from ser_hf.protocols.builtin import PROTOCOLS
-from ser_hf.training.augmentation import parse
 
 FOLDER, PAGE = ROOT / "configs" / "accelerate", ROOT / "docs" / "scaling.md"
 FIELDS = {
@@ -107,20 +106,24 @@ def test_the_table_names_the_files_that_there_are():
     assert set(re.findall(r"^\| `(\w+)\.yaml`", PAGE.read_text(), re.MULTILINE)) == set(FIELDS)
 
 
-PRETRAINED = {"whisper-base": "openai/whisper-base", "wav2vec2-base": "facebook/wav2vec2-base"}
-
-
-@pytest.mark.parametrize("name", PRETRAINED)
-def test_recipes_of_pretrained_backbones_are_gentle(name):
-    config, args = parse_finetune([str(ROOT / "configs" / f"{name}.yaml"), "--dataset", "d"])
-    assert config.model == PRETRAINED[name]
-    assert config.protocol in PROTOCOLS
+def test_fine_tuning_of_a_pretrained_backbone_is_gentle():
+    config, args = parse_finetune([str(ROOT / "configs" / "wav2vec2-base.yaml"), "--dataset", "d"])
+    assert (config.model, config.protocol, config.fold) == ("facebook/wav2vec2-base", "emobox-ravdess", "all")
     assert config.head_start
     assert 0 < args.learning_rate <= 5e-5
     assert 0.7 <= config.layer_decay <= 0.9
     assert 0.1 <= args.warmup_steps <= 0.2
     assert (str(args.eval_strategy.value), args.load_best_model_at_end) == ("epoch", True)
-    if name == "whisper-base":
-        assert parse(config.augment, [], config.augment_probability).names(of_frames=True) == ["bands", "gaps"]
-    else:  # it takes waveforms, and its convolutions are computed once
-        assert config.augment == ""
+    assert config.augment == ""  # it takes waveforms, and its convolutions are computed once
+
+
+def test_whisper_base_is_fitted_as_the_bundled_model_is():
+    of_speech, bundled = (
+        yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text()) for name in ("whisper-base", "bundled_model")
+    )
+    assert parse_finetune([str(ROOT / "configs" / "whisper-base.yaml"), "--dataset", "d"])[0].fold == "all"
+    several_corpora = {"extra_train_speakers", "group_weights"}
+    assert set(bundled) - set(of_speech) == several_corpora
+    assert {name: value for name, value in bundled.items() if name not in several_corpora} == {
+        name: value for name, value in of_speech.items() if name != "fold"
+    } | {"protocol": "all"}
