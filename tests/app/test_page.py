@@ -299,7 +299,7 @@ def test_batch_gives_a_table_and_both_downloads(page, predictor, recordings, tmp
     page.locator("#files").get_by_text("clips").first.wait_for()
     page.get_by_role("button", name="Analyse all").click()
     page.locator("#table").get_by_text(files[2].name).first.wait_for(timeout=60_000)
-    page.locator("#batch-message").get_by_text("3 recordings analysed, 1 could not be read").wait_for()
+    page.locator("#batch-message").get_by_text("3 recordings analysed, 2 could not be read").wait_for()
     saved_texts = {}
     for kind in ("csv", "jsonl"):
         with page.expect_download() as saved:
@@ -307,10 +307,10 @@ def test_batch_gives_a_table_and_both_downloads(page, predictor, recordings, tmp
         saved_texts[kind] = Path(saved.value.path()).read_text()
     expected = [predictor.predict(file) for file in files]
     lines = saved_texts["jsonl"].splitlines()
-    assert [lines[0], *lines[2:]] == [json.dumps(answer) for answer in expected]
-    assert json.loads(lines[1])["file"] == "notes.wav"
+    assert [lines[0], *lines[2:4]] == [json.dumps(answer) for answer in expected]
+    assert [json.loads(line)["file"] for line in (lines[1], lines[4])] == ["notes.wav", "read me.txt"]
     rows = list(csv.DictReader(saved_texts["csv"].splitlines()))
-    assert [row["label"] for row in rows] == [expected[0]["label"], "", *(item["label"] for item in expected[1:])]
+    assert [row["label"] for row in rows] == [expected[0]["label"], "", *(item["label"] for item in expected[1:]), ""]
     assert [float(rows[0][name]) for name in EMOTIONS] == list(expected[0]["scores"].values())
     assert "is not audio that can be read" in rows[1]["error"]
 
