@@ -11,7 +11,6 @@ from html import escape
 from pathlib import Path
 
 import gradio as gr
-import numpy as np
 from gradio.utils import get_upload_folder
 
 from ser_hf import audio
@@ -142,15 +141,17 @@ def add_live(predictor: Predictor, limits: Limits, tab: gr.Tab) -> None:
 def _after_chunk(predictor: Predictor, limits: Limits, chunk: str, session: dict | None) -> tuple[dict, str]:
     """The session after a chunk, and what the page shows then."""
     # read from its file: for an array Gradio would decode by pydub, which needs FFmpeg
+    shown = gr.skip()
     with audio.open_recording(chunk, "the stream") as reader:
-        rate, blocks = reader.rate, list(reader.blocks())
-    session = session or {"stream": predictor.start_stream(rate)}
-    predictions = session["stream"].feed(np.concatenate(blocks)) if blocks else []
-    if not predictions:
-        return session, gr.skip()
-    if predictions[-1]["duration"] > limits.live_seconds:
-        return _OVER, html.message_html(f"A live session lasts {limits.live_seconds:g} s: {_PRESS_AGAIN}.", "note")
-    return session, html.live_html(predictions[-1])
+        reader.check_length(limits.live_seconds)
+        session = session or {"stream": predictor.start_stream(reader.rate)}
+        for block in reader.blocks():  # a chunk may hold hours, and 32 channels
+            predictions = session["stream"].feed(block)
+            if predictions and predictions[-1]["duration"] > limits.live_seconds:
+                message = f"A live session lasts {limits.live_seconds:g} s: {_PRESS_AGAIN}."
+                return _OVER, html.message_html(message, "note")
+            shown = html.live_html(predictions[-1]) if predictions else shown
+    return session, shown
 
 
 def add_batch(predictor: Predictor, limits: Limits) -> None:

@@ -54,6 +54,19 @@ def container_of(file: IO[bytes]) -> str | None:
     return ADTS if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0 else None
 
 
+def counts_frames(file: IO[bytes]) -> bool:
+    """Whether an MP3 says how many frames it has; players guess the length of others.
+
+    The header is that of Xing, LAME or Fraunhofer in the first frame, behind a short ID3 tag. The
+    position of `file` is kept.
+    """
+    start = file.tell()
+    file.seek(0)
+    head = file.read(4096)
+    file.seek(start)
+    return any(mark in head for mark in (b"Xing", b"Info", b"VBRI"))
+
+
 def is_cut_off(file: IO[bytes]) -> bool:
     """Whether an MP4 or Matroska file ends before its own sizes say, as a broken download does.
 

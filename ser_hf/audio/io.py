@@ -44,6 +44,7 @@ dict with `array` or `raw` and `sampling_rate`, or one with `bytes` or `path`.""
 
 _BLOCK = 65_536  # frames decoded at a time
 _EMPTY = "is empty (0 bytes): record or download it again"
+_UNKNOWN = 2**60  # frames that no recording has
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,17 @@ class Reader:
     decoded: Iterator[np.ndarray]
     unfinished: bool = False
     """Whether it broke off before its length was written (`ser_hf.audio.unfinished`)."""
+    seconds: float | None = None
+    """That the container counts; None where it counts none, or guesses."""
+
+    def check_length(self, longest: float | None = None) -> None:
+        """Refuse a recording that is too long before anything of it is decoded.
+
+        Raises:
+            AudioError: if the container counts more than `longest` seconds, or than `MAX_SECONDS`.
+        """
+        _check_length(self.seconds, longest, self.name)
+        _check_length(self.seconds, MAX_SECONDS, self.name)
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Decode to float32 arrays of shape `(frames, channels)`.
@@ -76,7 +88,7 @@ class Reader:
                 return
             frames += len(block)
             if frames > MAX_SECONDS * self.rate:
-                raise AudioError(f"{self.name} is longer than {MAX_SECONDS // 3600} hours: cut it into parts")
+                raise _too_long(MAX_SECONDS, self.name)
             yield block
 
 
@@ -101,15 +113,24 @@ def open_recording(source: Source, name: str | None = None) -> Iterator[Reader]:
             if container is None:
                 completed = unfinished.completed(opened)
                 file = stack.enter_context(soundfile.SoundFile(completed or openable))
-                header = (file.samplerate, file.channels, file.format, file.subtype)
-                reader = Reader(name, *header, _decoded(file), completed is not None)
+                kind = (file.samplerate, file.channels, file.format, file.subtype)
+                seconds = _counted_seconds(file, opened)
+                reader = Reader(name, *kind, _decoded(file), completed is not None, seconds)
             else:
                 media = stack.enter_context(pyav.open_media(opened, container))
-                reader = Reader(name, media.rate, media.channels, container, media.codec, media.blocks)
+                kind = (media.rate, media.channels, container, media.codec)
+                reader = Reader(name, *kind, media.blocks, seconds=media.seconds)
         check_rate(reader.rate, name)
         if reader.channels > MAX_CHANNELS:
             raise AudioError(f"{name} claims {reader.channels} channels: at most {MAX_CHANNELS} can be read")
         yield reader
+
+
+def _counted_seconds(file: soundfile.SoundFile, opened: IO[bytes]) -> float | None:
+    """The length in the header; libsndfile's own for a piped FLAC is 2^63, and a guess for MP3."""
+    if file.frames >= _UNKNOWN or (file.format == "MP3" and not containers.counts_frames(opened)):
+        return None
+    return file.frames / file.samplerate
 
 
 def _decoded(file: soundfile.SoundFile) -> Iterator[np.ndarray]:
@@ -177,9 +198,19 @@ def load(
 
 
 def stream(
-    source: Source, sampling_rate: int = SAMPLING_RATE, name: str | None = None, stretch: Stretch | None = None
+    source: Source,
+    sampling_rate: int = SAMPLING_RATE,
+    name: str | None = None,
+    stretch: Stretch | None = None,
+    longest: float | None = None,
 ) -> Iterator[np.ndarray]:
     """Decode a recording as `load` does, but block by block, in memory that does not grow.
+
+    Arguments but the last are those of `load`.
+
+    Args:
+        longest: seconds beyond which a recording is refused; before it is decoded, where its
+            container counts them.
 
     Yields:
         What joined is the array that `load` gives.
@@ -188,9 +219,17 @@ def stream(
         AudioError: as `load`; only at the end for a recording that is too short.
     """
     name = name or _name(source)
+    yield from _limited(_stream(source, sampling_rate, name, stretch, longest), longest, name)
+
+
+def _stream(
+    source: Source, sampling_rate: int, name: str, stretch: Stretch | None, longest: float | None
+) -> Iterator[np.ndarray]:
     array = unpacked(source, sampling_rate)
     if array is None:
         with open_recording(source, name) as reader:
+            if stretch is None:
+                reader.check_length(longest)
             blocks = stretch.cut(reader.blocks(), reader.rate, name) if stretch else reader.blocks()
             yield from mono_16k(blocks, reader.rate, name)
         return
@@ -278,22 +317,23 @@ def to_flac(pcm: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def limit_duration(
-    seconds: float | None, blocks: Iterable[np.ndarray], name: str | None = None
-) -> Iterator[np.ndarray]:
-    """Pass blocks of 16 kHz samples through, and refuse a recording longer than `seconds`.
-
-    None is no limit.
-
-    Raises:
-        AudioError: as soon as the blocks are longer than that.
-    """
+def _limited(blocks: Iterator[np.ndarray], longest: float | None, name: str) -> Iterator[np.ndarray]:
+    """Pass blocks at 16 kHz on, as long as they are not too long together; headers lie."""
     length = 0
     for block in blocks:
         length += len(block)
-        if seconds is not None and length > seconds * SAMPLING_RATE:
-            raise AudioError(f"{name or 'the recording'!r} is longer than {seconds:g} s: cut it into parts")
+        _check_length(length / SAMPLING_RATE, longest, name)
         yield block
+
+
+def _check_length(seconds: float | None, longest: float | None, name: str) -> None:
+    if seconds is not None and longest is not None and seconds > longest:
+        raise _too_long(longest, name)
+
+
+def _too_long(longest: float, name: str) -> AudioError:
+    words = f"{longest / 3600:g} hours" if longest >= 7200 else f"{longest:g} s"
+    return AudioError(f"{name} is longer than {words}: cut it into parts")
 
 
 def concatenate(parts: Iterable[np.ndarray]) -> np.ndarray:

@@ -60,6 +60,9 @@ class Media:
     blocks: Iterator[np.ndarray]
     """Float32 arrays of shape `(frames, channels)`; errors are those of `open_media`."""
 
+    seconds: float | None
+    """That the table of packets counts; None where there is none."""
+
 
 @contextmanager
 def open_media(file: IO[bytes], container: str) -> Iterator[Media]:
@@ -98,7 +101,11 @@ def open_media(file: IO[bytes], container: str) -> Iterator[Media]:
         if first is None:
             raise MediaError("its sound track is empty")
         rate, channels = first.sample_rate, first.layout.nb_channels
-        yield Media(rate, channels, stream.codec_context.name.upper(), _blocks(first, frames))
+        # The durations of an MP4 may lie, its table of packets is what is decoded. Uncompressed
+        # sound is packed anew.
+        packed = container == MP4 and not stream.codec_context.name.startswith("pcm")
+        seconds = stream.frames * first.samples / rate if packed else None
+        yield Media(rate, channels, stream.codec_context.name.upper(), _blocks(first, frames), seconds)
 
 
 def _refuse(*request: object) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ser_hf import audio
 from ser_hf.errors import UserError
-from ser_hf.inference import long_audio, prediction
+from ser_hf.inference import long_audio
 
 _Result = TypeVar("_Result")
 
@@ -71,7 +71,7 @@ def read(
     Raises:
         AudioError: if it cannot be used or is too long; it is named.
     """
-    blocks = audio.limit_duration(longest, audio.stream(source), prediction.source_name(source))
+    blocks = audio.stream(source, longest=longest)
     blocks = blocks if on_samples is None else _observed(blocks, on_samples)
     return long_audio.split_long(blocks, longest_clip)
 

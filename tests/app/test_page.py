@@ -1,10 +1,13 @@
 """The page, in a browser, as a visitor uses it."""
 
 import csv
+import functools
+import http.server
 import json
 import os
 import re
 import shutil
+import threading
 import zipfile
 from pathlib import Path
 
@@ -189,6 +192,26 @@ def test_a_long_recording_has_a_timeline_that_plays(page, predictor, talk):
         f"parseFloat(document.querySelector('.ser-cursor').style.left) >= {100 * second / expected['duration'] - 0.1}"
     )
     assert last.get_attribute("aria-current") == "true"
+
+
+def test_a_page_of_another_site_neither_asks_the_app_nor_shows_it(browser, url, tmp_path):
+    (tmp_path / "index.html").write_text(f'<iframe src="{url}"></iframe>')
+    ask = """async ([url, mode]) => {
+        const form = new FormData(); form.append("files", new Blob(["x"]), "clip.wav")
+        return await fetch(url, {method: "POST", body: form, mode}).then(() => "answered", () => "refused")
+    }"""
+    files = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), files) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{other.server_port}/")
+        framed = [frame for frame in page.frames if frame != page.main_frame]
+        assert [frame.query_selector("gradio-app") for frame in framed] == [None]
+        for mode in ("cors", "no-cors"):
+            assert page.evaluate(ask, [f"{url}/gradio_api/upload", mode]) == "refused"
+        context.close()
+        other.shutdown()
 
 
 def test_a_file_that_is_no_audio_is_said_on_the_page(page, tmp_path):

@@ -185,3 +185,58 @@ def test_a_stretch_beyond_the_end_is_refused():
         with pytest.raises(AudioError, match=rf"is 2.000 s long, and has no stretch from {start:.3f} s to "):
             audio.load(clip, stretch=audio.Stretch(start, end))
     assert len(audio.load(clip, stretch=audio.Stretch(1.0, 2.4))) == 16_000
+
+
+LONG = [
+    ("FLAC", "PCM_16"),
+    ("WAV", "PCM_16"),
+    ("W64", "PCM_16"),
+    ("AIFF", "PCM_16"),
+    ("OGG", "VORBIS"),
+    ("OGG", "OPUS"),
+]
+
+
+@pytest.mark.parametrize(("container", "subtype"), [*LONG, ("MP3", "MPEG_LAYER_III")])
+def test_what_the_container_counts_is_refused_before_it_is_decoded(container, subtype, monkeypatch):
+    written = io.BytesIO()
+    soundfile.write(written, tone(16_000, 2.5), 16_000, format=container, subtype=subtype)
+    content = written.getvalue()
+    with audio.open_recording(content) as reader:
+        assert reader.seconds == pytest.approx(2.5)
+    monkeypatch.setattr(audio_io, "_decoded", lambda file: (pytest.fail("it is decoded") for _ in "x"))
+    with pytest.raises(AudioError, match=r"^the recording is longer than 2 s: cut it into parts$"):
+        next(audio.stream(content, longest=2))
+    monkeypatch.setattr(audio_io, "MAX_SECONDS", 1)
+    with pytest.raises(AudioError, match="is longer than 1 s"):
+        audio.load(content)
+
+
+def claiming(content, frames):
+    """A FLAC whose header counts other frames: 36 bits in its STREAMINFO (RFC 9639)."""
+    head = content[21] & 0xF0 | frames >> 32
+    return content[:21] + bytes([head]) + (frames & 0xFFFFFFFF).to_bytes(4, "big") + content[26:]
+
+
+def test_what_a_flac_counts_is_believed_and_a_piped_one_counts_nothing():
+    content = audio.to_flac(audio.to_pcm(tone(16_000, 2.5)))
+    with audio.open_recording(claiming(content, 3 * 3600 * 16_000)) as reader:
+        assert reader.seconds == 3 * 3600
+    with pytest.raises(AudioError, match=r"^'a\.flac' is longer than 2 hours: cut it into parts$"):
+        audio.load({"bytes": claiming(content, 3 * 3600 * 16_000), "path": "a.flac"})
+    with audio.open_recording(claiming(content, 0)) as reader:
+        assert reader.seconds is None
+
+
+def test_a_stretch_of_a_recording_that_is_too_long_is_read(monkeypatch):
+    content = audio.to_flac(audio.to_pcm(tone(16_000, 10)))
+    monkeypatch.setattr(audio_io, "MAX_SECONDS", 5)
+    assert len(audio.load(content, stretch=audio.Stretch(0.5, 1.5))) == 16_000
+
+
+def test_the_length_of_an_mp3_is_believed_where_it_is_counted():
+    written = io.BytesIO()
+    soundfile.write(written, tone(16_000, 2.5), 16_000, format="MP3")
+    content = written.getvalue().replace(b"Info", b"None").replace(b"Xing", b"None")
+    with audio.open_recording(content) as reader:
+        assert reader.seconds is None

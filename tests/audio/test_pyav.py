@@ -160,6 +160,8 @@ def test_a_header_that_lies_is_not_believed(tmp_path, monkeypatch):
         lying = content[:place] + claim.to_bytes(2, "big") + content[place + 2 :]
         with audio.open_recording(lying) as reader:
             assert (reader.rate, reader.channels) == (44_100, 1)
+    with audio.open_recording(path) as reader:
+        assert reader.seconds == pytest.approx(2, abs=0.1)  # by its packets
     monkeypatch.setattr(audio_io, "MAX_SECONDS", 1)
     with pytest.raises(AudioError, match="is longer than"):
         audio.load(path)

@@ -63,6 +63,7 @@ def inspect_file(file: File) -> FileMeasurement:
     try:
         source = file.source()
         with audio.open_recording(source, repr(str(file))) as reader:
+            reader.check_length()
             faults, downmixer = _Faults(), Downmixer(reader.rate)
             blocks = faults.watch(reader.blocks())
             samples = audio.concatenate(audio.mono_16k(blocks, reader.rate, reader.name, downmixer))
