@@ -52,8 +52,18 @@ def main(argv: list[str] | None = None) -> int:
         something to decide about, or some recordings could not be predicted.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _stop)
+    if threading.current_thread() is not threading.main_thread():
+        return _exit_code(argv)
+    # a caller in Python gets its handler back: processes that it forks would inherit ours
+    before = signal.signal(signal.SIGTERM, _stop) or signal.SIG_DFL
+    try:
+        return _exit_code(argv)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _exit_code(argv: list[str]) -> int:
+    """Run a command, with a line on stderr for what the user can mend."""
     try:
         if not argv or argv[0] in ("-h", "--help"):
             print(_overview())

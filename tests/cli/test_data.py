@@ -127,4 +127,4 @@ def test_damaged_files_never_end_in_anything_but_an_audio_error():
     command = [sys.executable, str(ROOT / "benchmarks" / "fuzz_audio.py"), "--files", "600", "--seed", "7"]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert run.stdout.startswith("600 files of ")
+    assert run.stdout.startswith("600 cases of ")

@@ -1,6 +1,7 @@
 """The command line: what a user gets for a mistake, and how fast it is."""
 
 import json
+import signal
 import subprocess
 import sys
 
@@ -111,7 +112,9 @@ def test_places_that_cannot_be_written_end_in_one_line(tuned, recordings, built,
     (tmp_path / "taken").write_text("")
     base = ("finetune", "--dataset", built, "--model", models["bert"])
     assert f"'{tmp_path / 'taken'}" in fails(*base, "--output_dir", tmp_path / "taken")
-    assert "cannot be written" in fails("data", "--ravdess", recordings[0], "--output", tmp_path / "taken" / "d")
+    assert "is no folder: choose another" in fails(
+        "data", "--ravdess", recordings[0], "--output", tmp_path / "taken" / "d"
+    )
     assert "--port is 70000" in fails("app", "--model", tuned, "--port", "70000")
 
 
@@ -206,3 +209,16 @@ def test_the_whole_way_needs_no_ffmpeg(recordings, models, tmp_path):
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.splitlines()[-1] == "NONE"
     assert run.stdout.count('"label"') == 4 * 2  # a prediction holds it, and so does its segment
+
+
+def test_a_caller_gets_its_signal_handler_back(capsys):
+    def own(number, frame):
+        raise AssertionError
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        assert main(["--help"]) == 0
+        assert main(["nothing"]) == 2
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
