@@ -223,12 +223,15 @@ def loaded(source: object, name: str) -> str:
     return "loaded" if shaped and np.isfinite(samples).all() else f"WRONG: {samples.dtype} {samples.shape}"
 
 
-def outcome_of(path: Path) -> str:
-    """What became of one case: a recording, an array (`.json` holds its seed) or a zip."""
-    if path.suffix == ".json":
-        return loaded(made_array(json.loads(path.read_text())), path.name)
+def source_of(path: Path) -> object:
+    """What is handed over: the path, or the array whose seed a `.json` holds."""
+    return made_array(json.loads(path.read_text())) if path.suffix == ".json" else path
+
+
+def outcome_of(source: object, path: Path) -> str:
+    """What became of one case: a recording, an array or a zip."""
     if path.suffix != ".zip":
-        return loaded(path, path.name)
+        return loaded(source, path.name)
     outcomes = []
     try:
         for recording in uploads.recordings([uploads.UploadedFile.at(path)], LIMITS):
@@ -246,12 +249,13 @@ def read_all(folder: Path, first: int) -> None:
     """In the child: read the cases from `first` on, and print a line before and after each."""
     for path in sorted(folder.iterdir())[first:]:
         print(json.dumps({"file": path.name}), flush=True)
+        source = source_of(path)
         started = time.perf_counter()
-        outcome = outcome_of(path)
+        outcome = outcome_of(source, path)
         seconds = time.perf_counter() - started
         if seconds > MAX_SECONDS:  # another process may have had the processor
             started = time.perf_counter()
-            outcome_of(path)
+            outcome_of(source, path)
             seconds = min(seconds, time.perf_counter() - started)
         peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
         print(json.dumps({"outcome": outcome, "seconds": seconds, "peak": peak}), flush=True)
