@@ -76,8 +76,8 @@ LIKELY = 0.5
 FAINTEST = 0.3
 """Probability that one frame of a recording must reach, or the recording holds no voice.
 
-Of 5,247 clips of RAVDESS and TESS three stay below it, all of them screams. Hiss of any colour and
-mains hum stay below it, too, at any level (`silero`)."""
+Of 5,247 clips of RAVDESS and TESS about three stay below it. Hiss of any colour and mains hum
+nearly always stay below it, too (`silero`)."""
 _SHORTEST_CONTEXT = SAMPLING_RATE  # silero needs about a second, so shorter clips are repeated
 _BELOW_LOUDEST = 35.0  # dB under the loudest frame so far, as in `voiced_span`
 _QUIETEST = -60.0  # dB of full scale
