@@ -1,15 +1,17 @@
 """Arrays of every kind as float32 frames, or an AudioError that names shape, dtype and rate."""
 
-import math
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from ser_hf.audio.errors import MAX_CHANNELS, AudioError, check_rate
+from ser_hf.errors import first_line
 
 LOUDEST = 100.0
 """Times full scale beyond which float samples are integers that nobody divided."""
+
+_FASTEST = 1e9  # what NaN, infinity and integers beyond a float are not below
 
 
 def is_array(source: object) -> bool:
@@ -31,7 +33,8 @@ def unpacked(source: object, sampling_rate: object) -> tuple[Any, object] | None
                 return source[key], source.get("sampling_rate", sampling_rate)
         return None
     if isinstance(source, tuple) and len(source) == 2:
-        held = [is_array(part) or isinstance(part, list) for part in source]
+        # a number of NumPy, which a rate may be, is an array of no dimension
+        held = [(is_array(part) and len(part.shape) > 0) or isinstance(part, list) for part in source]
         if any(held):
             return source[::-1] if held[1] else source
     return (source, sampling_rate) if is_array(source) else None
@@ -43,9 +46,9 @@ def checked_rate(rate: object, name: str) -> int:
     Raises:
         AudioError: for what is no whole number, or a rate that no recording has.
     """
-    number = isinstance(rate, Real | np.number) and not isinstance(rate, bool | np.bool_)
-    if not number or not math.isfinite(float(rate)) or float(rate) != int(rate):
-        raise AudioError(f"{name} has the sampling rate {rate!r}: give a whole number of samples a second")
+    number = isinstance(rate, Real | np.integer | np.floating) and not isinstance(rate, bool | np.bool_)
+    if not number or not abs(rate) < _FASTEST or rate != int(rate):
+        raise AudioError(f"{name} has the sampling rate {rate!r:.40}: give a whole number of samples a second")
     check_rate(int(rate), name)
     return int(rate)
 
@@ -82,15 +85,20 @@ def frames(samples: Any, name: str = "the recording", rate: object = None) -> np
 
 
 def _numpy(samples: Any, name: str) -> np.ndarray:
-    if hasattr(samples, "detach"):  # a tensor of torch: on a GPU, with gradients, in bfloat16
-        samples = samples.detach().cpu()
-        samples = samples.float() if samples.is_floating_point() else samples
     if np.ma.is_masked(samples):
         raise AudioError(f"{name} has masked samples: fill them, or cut them out")
     try:
+        if hasattr(samples, "detach"):  # a tensor of torch: on a GPU, with gradients, in bfloat16
+            samples = samples.detach().cpu()
+            samples = samples.float() if samples.is_floating_point() else samples
         return np.asarray(samples)
     except ValueError:
         raise AudioError(f"{name} is ragged: all its channels must be of one length") from None
+    except (TypeError, RuntimeError, NotImplementedError) as error:  # CuPy; sparse, quantised and meta tensors
+        raise AudioError(
+            f"{name} is a {type(samples).__name__} that gives no array ({first_line(error)[:120]}): "
+            "give a dense NumPy array"
+        ) from None
 
 
 def _scaled(array: np.ndarray, described: str) -> np.ndarray:

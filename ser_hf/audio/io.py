@@ -21,6 +21,7 @@ from ser_hf.audio.arrays import checked_rate, frames, unpacked
 from ser_hf.audio.conditioning import Downmixer, without_offset
 from ser_hf.audio.errors import MAX_CHANNELS, AudioError, check_rate
 from ser_hf.audio.resampling import resample_blocks
+from ser_hf.utils import zip_reader
 
 SAMPLING_RATE = 16_000
 MIN_SECONDS = 0.1
@@ -45,6 +46,8 @@ dict with `array` or `raw` and `sampling_rate`, or one with `bytes` or `path`.""
 _BLOCK = 65_536  # frames decoded at a time
 _EMPTY = "is empty (0 bytes): record or download it again"
 _UNKNOWN = 2**60  # frames that no recording has
+_SEEKABLE = {"WAV", "WAVEX", "RF64", "W64", "FLAC", "AIFF", "AU", "CAF"}
+"""Formats in which libsndfile finds a frame exactly without what lies before it."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,15 @@ class Reader:
     name: str
     rate: int  # Hz
     channels: int
-    container: str  # libsndfile's name: WAV, AIFF, FLAC, OGG, MPEG, ...; or MP4, MATROSKA, ADTS, AMR
+    container: str  # libsndfile's name: WAV, AIFF, FLAC, OGG, MP3, ...; or MP4, MATROSKA, ADTS, AMR
     subtype: str  # PCM_16, FLOAT, OPUS, ...
     decoded: Iterator[np.ndarray]
     unfinished: bool = False
     """Whether it broke off before its length was written (`ser_hf.audio.unfinished`)."""
     seconds: float | None = None
     """That the container counts; None where it counts none, or guesses."""
+    file: soundfile.SoundFile | None = None
+    """Where libsndfile decodes."""
 
     def check_length(self, longest: float | None = None) -> None:
         """Refuse a recording that is too long before anything of it is decoded.
@@ -71,24 +76,29 @@ class Reader:
         _check_length(self.seconds, longest, self.name)
         _check_length(self.seconds, MAX_SECONDS, self.name)
 
+    def skip_to(self, frame: int) -> int:
+        """Go to a frame before anything is decoded, and return the frame that comes next.
+
+        It is 0 for a format in which what lies before has to be decoded first.
+        """
+        if self.file is None or self.file.format not in _SEEKABLE or self.file.frames >= _UNKNOWN:
+            return 0
+        with _named_errors(self.name):
+            return self.file.seek(min(frame, self.file.frames))
+
     def blocks(self) -> Iterator[np.ndarray]:
         """Decode to float32 arrays of shape `(frames, channels)`.
 
-        Memory does not grow with the length that the header claims.
+        Memory does not grow with the length that the header claims. `mono_16k` limits the length.
 
         Raises:
-            AudioError: where decoding fails on the way, or the recording is longer than
-                `MAX_SECONDS`.
+            AudioError: where decoding fails on the way.
         """
-        frames = 0
         while True:
             with _named_errors(self.name):
                 block = next(self.decoded, None)
             if block is None:
                 return
-            frames += len(block)
-            if frames > MAX_SECONDS * self.rate:
-                raise _too_long(MAX_SECONDS, self.name)
             yield block
 
 
@@ -96,8 +106,8 @@ class Reader:
 def open_recording(source: Source, name: str | None = None) -> Iterator[Reader]:
     """Open a recording to read it block by block.
 
-    `source` is a path, bytes, an open file, or a dict with `bytes` or `path`. Errors call it by
-    `name`, where it is given.
+    `source` is a path, bytes, an open file, or a dict with `bytes` or `path`. A file is read from
+    its beginning. Errors call the recording by `name`, where it is given.
 
     Raises:
         AudioError: if it does not exist, is no audio, or claims a rate or channels that no
@@ -108,6 +118,7 @@ def open_recording(source: Source, name: str | None = None) -> Iterator[Reader]:
         with _named_errors(name):
             openable = _openable(source, name)
             opened = stack.enter_context(open(openable, "rb")) if isinstance(openable, bytes) else openable
+            opened.seek(0)
             _refuse_archive(opened, name)
             container = containers.container_of(opened)
             if container is None:
@@ -115,7 +126,7 @@ def open_recording(source: Source, name: str | None = None) -> Iterator[Reader]:
                 file = stack.enter_context(soundfile.SoundFile(completed or openable))
                 kind = (file.samplerate, file.channels, file.format, file.subtype)
                 seconds = _counted_seconds(file, opened)
-                reader = Reader(name, *kind, _decoded(file), completed is not None, seconds)
+                reader = Reader(name, *kind, _decoded(file), completed is not None, seconds, file)
             else:
                 media = stack.enter_context(pyav.open_media(opened, container))
                 kind = (media.rate, media.channels, container, media.codec)
@@ -145,15 +156,19 @@ class Stretch:
     start: float = 0.0
     end: float | None = None
 
-    def cut(self, blocks: Iterable[np.ndarray], rate: int, name: str = "the recording") -> Iterator[np.ndarray]:
+    def cut(
+        self, blocks: Iterable[np.ndarray], rate: int, name: str = "the recording", at: int = 0
+    ) -> Iterator[np.ndarray]:
         """Pass the part of blocks `(frames, channels)` on. What lies behind it is not decoded.
+
+        The first block begins with the frame `at`.
 
         Raises:
             AudioError: where the recording ends before the stretch, or over 0.5 s before its end.
         """
         first = round(self.start * rate)
         last = None if self.end is None else round(self.end * rate)
-        frames = 0
+        frames = at
         for block in blocks:
             part = block[max(first - frames, 0) : None if last is None else max(last - frames, 0)]
             frames += len(block)
@@ -230,7 +245,10 @@ def _stream(
         with open_recording(source, name) as reader:
             if stretch is None:
                 reader.check_length(longest)
-            blocks = stretch.cut(reader.blocks(), reader.rate, name) if stretch else reader.blocks()
+                blocks = reader.blocks()
+            else:
+                at = reader.skip_to(round(stretch.start * reader.rate))
+                blocks = stretch.cut(reader.blocks(), reader.rate, name, at)
             yield from mono_16k(blocks, reader.rate, name)
         return
     samples, rate = array[0], checked_rate(array[1], name)
@@ -253,7 +271,8 @@ def mono_16k(
         downmixer: for a caller that asks it afterwards what it found.
 
     Raises:
-        AudioError: if they are less than 0.1 s in all, or hold NaN or infinity.
+        AudioError: if they are less than 0.1 s in all, longer than `MAX_SECONDS`, or hold NaN or
+            infinity.
     """
     length = 0
 
@@ -261,6 +280,7 @@ def mono_16k(
         nonlocal length
         for block in blocks:
             length += len(block)
+            _check_length(length / rate, MAX_SECONDS, name)
             check_finite(block, name)
             yield downmixer.feed(block)
         yield downmixer.finish()
@@ -357,6 +377,7 @@ def _openable(source: Source, name: str) -> bytes | IO[bytes]:
             raise AudioError(f"{name} {_EMPTY}")
         return io.BytesIO(source)
     if isinstance(source, str | PathLike):
+        source = os.path.expanduser(source)
         if os.path.isdir(source):
             raise AudioError(f"{name} is a folder, not a file: name the recordings in it")
         if not Path(source).is_file():
@@ -370,10 +391,9 @@ def _openable(source: Source, name: str) -> bytes | IO[bytes]:
 
 
 def _refuse_archive(file: IO[bytes], name: str) -> None:
-    start = file.tell()
     head = file.read(4)
-    file.seek(start)
-    if head in (b"PK\3\4", b"PK\5\6"):
+    file.seek(0)
+    if head in zip_reader.SIGNATURES:
         raise AudioError(f"{name} is a zip file: unpack it, or send it as a batch")
 
 
@@ -384,8 +404,10 @@ def _named_errors(name: str) -> Iterator[None]:
         yield
     except pyav.MediaError as error:
         raise AudioError(f"{name} is not audio that can be read ({error}): {error.remedy}") from None
-    except OSError as error:  # no permission, a name that is too long, a disk that fails
-        raise AudioError(f"{name} cannot be opened ({error.strerror or error}): check the path") from None
+    except OSError as error:  # no permission, a name that is too long, a disk that fails, a pipe
+        raise AudioError(
+            f"{name} cannot be read ({error.strerror or error}): check the path, and that the file can seek"
+        ) from None
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw
         reason = str(getattr(error, "error_string", error)).rstrip(".")
         raise AudioError(f"{name} is not audio that can be read ({reason}): convert it to WAV or FLAC") from None

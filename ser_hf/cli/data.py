@@ -106,7 +106,6 @@ def data(line: CommandLine) -> None:
     `ser-hf data splits` shows which clips a protocol puts on which side.
     """
     settings = line.parse(data_settings())
-    files.refuse_existing(settings.output)
     from ser_hf.data import dataset, describe
 
     dataset.refuse_output(settings.output)

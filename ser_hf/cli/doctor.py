@@ -205,7 +205,7 @@ def check_cache() -> Iterator[Check]:
 def check_ffmpeg() -> Iterator[Check]:
     """The program `ffmpeg`, which nothing here needs."""
     program = shutil.which("ffmpeg")
-    yield Check("ffmpeg", "ok", program or "not found, and not needed: libsndfile and PyAV decode")
+    yield Check("ffmpeg", "ok", program or "not found, and not needed: libsndfile decodes, and PyAV where installed")
 
 
 def check_extras() -> Iterator[Check]:

@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         0: done; 2: the user can mend it, which one line on stderr explains; 3: an audit found
-        something to decide about, or some recordings could not be predicted.
+        something to decide about, or some recordings, clips of a voice or results could not be
+        used.
     """
     argv = sys.argv[1:] if argv is None else argv
     if threading.current_thread() is not threading.main_thread():

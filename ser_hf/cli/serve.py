@@ -123,6 +123,8 @@ def predict(line: CommandLine) -> int:
     if settings.adapt:
         saved = len(settings.adapt) == 1 and Path(settings.adapt[0]).suffix == speaker_adaptation.SUFFIX
         predictor = predictor.adapt(settings.adapt[0] if saved else settings.adapt, on_error=skip)
+        if settings.strict and predictor.left_out:  # a clip without voice is no error elsewhere
+            raise predictor.left_out[0]
     if settings.one_speaker:
         predictor = predictor.adapt_to_one_speaker(settings.files, on_error=skip)
     if settings.save_voice:

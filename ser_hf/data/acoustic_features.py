@@ -43,8 +43,8 @@ def features(rows: datasets.Dataset, kind: str, cache_dir: str | Path | None = N
         Float32 of shape `(len(rows), width)`, in the order of the rows.
 
     Raises:
-        AcousticsError: for an unknown kind, a missing package, or features that are NaN or
-            infinite.
+        AcousticsError: for an unknown kind, or features that are NaN or infinite.
+        UserError: for a missing package.
         AudioError: for a recording that cannot be decoded.
     """
     if kind not in WIDTHS:

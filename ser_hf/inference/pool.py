@@ -39,15 +39,6 @@ class PoolFuture(Future):
             raise ForkError("the prediction was begun before the fork: begin it in the forked process")
         return super().result(timeout)
 
-    def take(self, done: Future) -> None:
-        """Take the outcome of another future."""
-        if self.cancelled():
-            return
-        if (error := done.exception()) is not None:
-            self.set_exception(error)
-        else:
-            self.set_result(done.result())
-
 
 class InferencePool:
     """Threads that run a model.
@@ -81,7 +72,7 @@ class InferencePool:
                 "multiprocessing.get_context('spawn'), or load the model on the CPU"
             )
         future = PoolFuture()
-        self._threads.submit(self._run, future, function, arguments).add_done_callback(future.take)
+        self._threads.submit(self._run, future, function, arguments)
         return future
 
     def pause(self) -> None:
@@ -108,14 +99,18 @@ class InferencePool:
         self._running, self._gate = threading.Semaphore(self.count), threading.Event()
         self._gate.set()
 
-    def _run(self, future: PoolFuture, function: Callable, arguments: tuple) -> object:
+    def _run(self, future: PoolFuture, function: Callable, arguments: tuple) -> None:
         self._gate.wait()
-        with self._running:
+        with self._running:  # until the outcome is set: a fork must not copy a future that is locked
             if not future.set_running_or_notify_cancel():
-                return None
+                return
             _thread.works = True
             try:
-                return function(*arguments)
+                result = function(*arguments)
+            except BaseException as error:  # whatever it is, the one who asks for the result gets it
+                future.set_exception(error)
+            else:
+                future.set_result(result)
             finally:
                 _thread.works = False
 

@@ -1,5 +1,6 @@
 """Predictions of recordings: the one way to run a model."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -70,8 +71,11 @@ class Predictor:
             UserError: if it cannot be loaded or is not a trained classifier, or something it needs
                 is not installed.
         """
-        self.name, self.revision = str(model), revision
+        model = os.path.expanduser(model)
+        self.name, self.revision = model, revision
         self._settings = {"device": device, "batch_size": batch_size, "backend": backend, "voice_kind": voice_kind}
+        # where the process loads it from: the working folder may be another one when it is pickled
+        self._folder = os.path.realpath(model) if os.path.isdir(model) else None
         loaded = backends.load(model, backend, device, revision)
         config = loaded.config
         self.seen_speakers = SeenSpeakers.of(config)
@@ -91,7 +95,7 @@ class Predictor:
         """What `__setstate__` loads the predictor from; a folder becomes an absolute path."""
         settings = self._settings | {"revision": self.revision}
         if Path(self.name) != BUNDLED_MODEL:  # each installation has its own
-            settings["model"] = str(Path(self.name).resolve()) if Path(self.name).is_dir() else self.name
+            settings["model"] = self._folder or self.name
         return {"settings": settings, "abstain_below": self.abstain_below, "adaptation": self.adaptation}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

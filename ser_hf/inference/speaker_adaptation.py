@@ -110,7 +110,7 @@ class Adaptation:
             AdaptationError: for anything else.
         """
         try:
-            with safe_open(path, "numpy") as file:
+            with safe_open(os.path.expanduser(path), "numpy") as file:
                 written = file.metadata() or {}
                 if written.get("kind") == _KIND:
                     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -31,7 +31,8 @@ def fit_voice(
         on_error: `skip` leaves out a recording that cannot be used.
 
     Returns:
-        The adaptation, and the errors of the recordings that were left out.
+        The adaptation, and the errors of the recordings that were left out. One without voice is
+        among them whatever `on_error` is.
 
     Raises:
         AdaptationError: where there is no clip.
@@ -43,17 +44,22 @@ def fit_voice(
     if head is not None:
         head.check_model(digest)
     submit = session.submit_logits if head is None else session.submit_outputs
-    rows, left_out = [], []
+    rows, left_out, failed = [], [], None
     for source in sources:
         deadline, name = recordings.Deadline(timeout), prediction.source_name(source)
+        before = len(rows)
         try:
-            rows += [deadline.result(submit([clip]), name) for clip in _clips(source, session, longest)]
+            for clip in _clips(source, session, longest, deadline):
+                rows.append(deadline.result(submit([clip]), name))
+            if len(rows) == before:
+                left_out.append(speaker_adaptation.AdaptationError(f"{name or 'a recording'!r} holds no voice"))
         except UserError as error:
             if on_error == "raise":
                 raise
+            failed = failed or error
             left_out.append(error)
-    if not rows and left_out:
-        raise left_out[0]
+    if not rows and failed:
+        raise failed
     if not rows:
         raise speaker_adaptation.AdaptationError("there is no voice to adapt to: give at least one clip of it")
     if head is None:
@@ -62,10 +68,12 @@ def fit_voice(
     return speaker_adaptation.fit_with_head(head, logits, embeddings, digest), left_out
 
 
-def _clips(source: audio.Source, session: InferenceSession, longest: float | None) -> Iterator[np.ndarray]:
+def _clips(
+    source: audio.Source, session: InferenceSession, longest: float | None, deadline: recordings.Deadline
+) -> Iterator[np.ndarray]:
     """A recording that is one clip, or the windows of a longer one; none where nobody speaks."""
     clip, blocks = recordings.read(source, long_audio.longest_clip(session), longest)
     if clip is None:
         yield from (window.samples for window in long_audio.Windows(blocks, session))
-    elif session.submit_has_voice(clip).result():
+    elif deadline.result(session.submit_has_voice(clip), prediction.source_name(source)):
         yield clip

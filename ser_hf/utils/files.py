@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 import textwrap
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os import PathLike
@@ -101,7 +102,8 @@ def replacing(output: str | PathLike) -> Iterator[Path]:
     and the file behind it is replaced.
     """
     output = Path(os.path.realpath(os.path.expanduser(output)))
-    partial = output.with_name(f".{output.stem[:50]}.{os.getpid()}{output.suffix}")
+    # of a short name, since that of the file may be as long as names can be
+    partial = output.with_name(f".partial-{uuid.uuid4().hex}{output.suffix}")
     try:
         yield partial
         partial.replace(output)

@@ -18,7 +18,7 @@ BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, UnicodeError, 
 """What zipfile raises for files that are no zip, or a damaged one."""
 
 
-_SIGNATURES = (b"PK\3\4", b"PK\5\6")
+SIGNATURES = (b"PK\3\4", b"PK\5\6")
 """First bytes of a zip, and of one without members."""
 
 _UTF8 = 0x800  # flag of a name in UTF-8; without it, it is in the code page 437 of old PCs
@@ -45,7 +45,7 @@ def members(archive: Path) -> list[str]:
 def is_zip(file: BinaryIO) -> bool:
     """Whether a file is a zip, or was one before it was cut off."""
     file.seek(0)
-    return file.read(4) in _SIGNATURES or zipfile.is_zipfile(file)
+    return file.read(4) in SIGNATURES or zipfile.is_zipfile(file)
 
 
 def listed(file: BinaryIO, name: str) -> list[tuple[str, zipfile.ZipInfo]]:

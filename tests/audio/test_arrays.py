@@ -61,6 +61,15 @@ def test_bytes_of_every_kind_are_read(content):
     np.testing.assert_allclose(audio.load(content(flac)), tone(), atol=2e-5)
 
 
+class OnAnotherDevice:
+    """As CuPy's arrays are."""
+
+    shape = (RATE,)
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed")
+
+
 REFUSED = {
     r"\(2, 2, 2\), float64, 16000 Hz\) is no recording": lambda x: np.zeros((2, 2, 2)),
     r"shape \(\), float32, 16000 Hz\) is no recording": lambda x: np.float32(3),
@@ -76,6 +85,12 @@ REFUSED = {
     "reaches .* full scale is 1": lambda x: x * 32768,
     "ragged": lambda x: {"array": [[0.1, 0.2], [0.3]], "sampling_rate": RATE},
     "masked samples": lambda x: np.ma.masked_array(x, x > 0.1),
+    r"OnAnotherDevice that gives no array \(Implicit": lambda x: OnAnotherDevice(),
+    "Tensor that gives no array": lambda x: torch.from_numpy(x).to_sparse(),
+    "Tensor that gives no array ": lambda x: torch.zeros(RATE, device="meta"),
+    "Tensor that gives no array  ": lambda x: torch.quantize_per_tensor(torch.from_numpy(x), 0.1, 0, torch.qint8),
+    "rate 1000": lambda x: (10**400, x),
+    r"rate np\.complex64": lambda x: (x, np.complex64(RATE)),
     "rate None": lambda x: {"array": x, "sampling_rate": None},
     "rate '16000'": lambda x: {"raw": x, "sampling_rate": "16000"},
     r"rate 16000\.5": lambda x: (16_000.5, x),
@@ -84,6 +99,13 @@ REFUSED = {
     "claims 5 samples a second": lambda x: (5, x),
     "tuple is not a recording": lambda x: (1, 2),
 }
+
+
+@pytest.mark.parametrize("rate", [RATE, float(RATE), np.int64(RATE), np.float32(RATE)])
+def test_a_pair_is_read_in_either_order(rate):
+    expected = audio.load(tone(), RATE)
+    for pair in ((tone(), rate), (rate, tone())):
+        np.testing.assert_array_equal(audio.load(pair), expected)
 
 
 @pytest.mark.parametrize("words", REFUSED)

@@ -5,15 +5,10 @@ import struct
 
 import numpy as np
 import pytest
-from helpers.media import write_media
+from helpers.media import FRAGMENTED, write_media
 
 from ser_hf import audio
 from ser_hf.audio import AudioError, containers
-
-pytest.importorskip("av", reason="PyAV comes with the extra ffmpeg, which dev includes")
-
-FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
-"""As Safari's recorder writes."""
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,7 @@ def test_a_disk_that_fails_is_named(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr("builtins.open", fail)
-    with pytest.raises(AudioError, match=rf"a\.wav' cannot be opened \({error.strerror}\): check the path"):
+    with pytest.raises(AudioError, match=rf"a\.wav' cannot be read \({error.strerror}\): check the path"):
         audio.load(tmp_path / "a.wav")
 
 
@@ -232,6 +232,38 @@ def test_a_stretch_of_a_recording_that_is_too_long_is_read(monkeypatch):
     content = audio.to_flac(audio.to_pcm(tone(16_000, 10)))
     monkeypatch.setattr(audio_io, "MAX_SECONDS", 5)
     assert len(audio.load(content, stretch=audio.Stretch(0.5, 1.5))) == 16_000
+    assert len(audio.load(content, stretch=audio.Stretch(7.5, 9.5))) == 32_000
+    with pytest.raises(AudioError, match="is longer than 5 s"):
+        audio.load(content, stretch=audio.Stretch(1.0, None))
+
+
+@pytest.mark.parametrize("rate", [1_000, 16_000, 48_000])
+def test_an_array_is_no_longer_than_a_file_may_be(rate, monkeypatch):
+    monkeypatch.setattr(audio_io, "MAX_SECONDS", 5)
+    assert len(audio.load(tone(rate, 5.0), rate)) == 80_000
+    with pytest.raises(AudioError, match=r"^the recording is longer than 5 s: cut it into parts$"):
+        audio.load(tone(rate, 5.1), rate)
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "AIFF", "OGG", "MP3"])
+def test_a_file_is_read_from_its_beginning(container):
+    file = io.BytesIO()
+    soundfile.write(file, tone(16_000, 1.0), 16_000, format=container)
+    assert file.tell() > 0
+    np.testing.assert_array_equal(audio.load(file), audio.load(file.getvalue()))
+
+
+@pytest.mark.parametrize(("container", "next_frame"), [("WAV", 9_000), ("FLAC", 9_000), ("AIFF", 9_000), ("MP3", 0)])
+def test_what_lies_before_a_stretch_is_not_decoded_where_frames_are_found_exactly(container, next_frame):
+    written, samples = io.BytesIO(), tone(16_000, 1.0)
+    soundfile.write(written, samples, 16_000, format=container)
+    with audio.open_recording(written) as reader:
+        assert reader.skip_to(9_000) == next_frame
+        decoded = np.concatenate(list(reader.blocks()))[:, 0]
+    if next_frame:
+        np.testing.assert_allclose(decoded, samples[9_000:], atol=1e-4)
+    with audio.open_recording(written) as reader:
+        assert reader.skip_to(90_000) in (0, 16_000)
 
 
 def test_the_length_of_an_mp3_is_believed_where_it_is_counted():

@@ -6,13 +6,11 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from helpers.media import write_media
+from helpers.media import FRAGMENTED, write_media
 
 from ser_hf import audio
 from ser_hf.audio import AudioError
 from ser_hf.audio import io as audio_io
-
-pytest.importorskip("av", reason="PyAV comes with the extra ffmpeg, which dev includes")
 
 KINDS = {  # name: codec, rate, what the reader says
     "phone.m4a": ("aac", 44_100, ("MP4", "AAC")),
@@ -93,9 +91,6 @@ def test_an_mp3_inside_an_id3_tag_is_left_to_libsndfile(tmp_path, seconds):
         with audio.open_recording(content) as reader:
             assert reader.container == container
         assert abs(len(audio.load(content)) / audio.SAMPLING_RATE - seconds) < 0.1
-
-
-FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}  # as Safari's recorder writes
 
 
 @pytest.mark.parametrize(

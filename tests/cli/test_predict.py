@@ -117,6 +117,17 @@ def test_a_bad_clip_of_a_voice_is_left_out_and_named(kind, predict, clips, tmp_p
     assert str(bad) in predict(clips[0], "--adapt", bad)[2][0]
 
 
+def test_a_silent_clip_of_a_voice_is_left_out_and_named(predict, clips, tmp_path):
+    silent = tmp_path / "silent.wav"
+    soundfile.write(silent, np.zeros(32_000), 16_000)
+    code, printed, errors = predict(clips[0], "--adapt", silent, *clips[1:])
+    assert code == 3
+    assert "1 of 6 clips of --adapt cannot be used: 'silent.wav' holds no voice" in errors[0]
+    assert printed == predict(clips[0], "--adapt", *clips[1:])[1]
+    code, _, errors = predict(clips[0], "--adapt", silent, *clips[1:], "--strict")
+    assert (code, errors) == (2, ["ser-hf: 'silent.wav' holds no voice"])
+
+
 def test_adapted_predictors_name_what_was_left_out(tuned, clips, tmp_path):
     bad = [kind(tmp_path) for kind in KINDS]
     predictor = Predictor(tuned, device="cpu", backend="torch")

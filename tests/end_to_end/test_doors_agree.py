@@ -20,8 +20,6 @@ from ser_hf.cli.main import main
 from ser_hf.errors import UserError
 from ser_hf.inference.predictor import Predictor
 
-av = pytest.importorskip("av", reason="PyAV comes with the extra ffmpeg, which dev includes")
-
 RATE = 16_000
 
 

@@ -15,8 +15,6 @@ from ser_hf.data import dataset
 from ser_hf.data.audit.report import audit_recordings
 from ser_hf.training import augmentation
 
-pytest.importorskip("av", reason="PyAV comes with the extra ffmpeg, which dev includes")
-
 REMEDY = "pip install av, or convert it to WAV or FLAC"
 
 

@@ -19,7 +19,6 @@ def words(built, model, folder, *flags):
 
 
 def test_each_trial_of_a_search_averages_the_weights_of_its_own_model(built, models, tmp_path, monkeypatch):
-    pytest.importorskip("optuna")
     weights = []
 
     def recorded(self, args, state, control, **kwargs):
@@ -35,7 +34,6 @@ def test_each_trial_of_a_search_averages_the_weights_of_its_own_model(built, mod
 
 
 def test_a_search_finds_settings_and_leaves_the_test_alone(built, models, tmp_path):
-    pytest.importorskip("optuna")
     recipe = [
         "--lr_scheduler_kwargs",
         '{"num_cycles": 2}',

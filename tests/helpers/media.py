@@ -2,14 +2,16 @@
 
 from fractions import Fraction
 
+import av
 import numpy as np
+
+FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+"""Options of an MP4 as Safari's recorder writes it."""
 
 
 def write_media(path, samples, rate, codec, video=False, tracks=1, default=0, options=None, container=None):
     """Write samples `(frames,)` or `(frames, channels)`, into each of `tracks` one octave higher or
     lower in level; gives the path."""
-    import av
-
     channels = 1 if samples.ndim == 1 else samples.shape[1]
     layout = {1: "mono", 2: "stereo"}[channels]
     with av.open(str(path), "w", format=container, options=options or {}) as output:
@@ -34,8 +36,6 @@ def write_media(path, samples, rate, codec, video=False, tracks=1, default=0, op
 
 
 def _frames(samples, rate, layout, encoder):
-    import av
-
     planes = np.ascontiguousarray(samples.reshape(len(samples), -1).T, dtype=np.float32)
     frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout=layout)
     frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)

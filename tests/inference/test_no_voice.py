@@ -63,6 +63,7 @@ def test_a_voice_is_fitted_to_recordings_with_voice(predictor, clips):
     with pytest.raises(AdaptationError, match="there is no voice to adapt to"):
         predictor.adapt(nobody)
     plain, among = predictor.adapt(clips[:6]), predictor.adapt([*nobody[:4], *clips[:6], *nobody[4:]])
+    assert [str(error) for error in among.left_out] == len(nobody) * ["'a recording' holds no voice"]
     assert plain.predict(clips[7]) == among.predict(clips[7])
     for recording in nobody[:4]:
         answer = plain.predict(recording)

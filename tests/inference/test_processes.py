@@ -230,8 +230,9 @@ def test_copies_keep_the_model_and_the_settings(duplicate, settings, tuned, file
 
 def test_a_pickle_names_its_folder_and_not_that_of_the_installation(tuned, monkeypatch, tmp_path):
     monkeypatch.chdir(tuned.parent)
-    pickled = pickle.dumps(Predictor(tuned.name, device="cpu", backend="torch"))
-    monkeypatch.chdir(tmp_path)
+    predictor = Predictor(tuned.name, device="cpu", backend="torch")
+    monkeypatch.chdir(tmp_path)  # what is pickled later is of the folder that it was loaded from
+    pickled = pickle.dumps(predictor)
     assert pickle.loads(pickled).name == str(tuned)
     assert b"pretrained" not in pickle.dumps(Predictor(device="cpu", backend="torch"))
 

@@ -16,6 +16,15 @@ from ser_hf.utils.files import (
 )
 
 
+def test_long_names_that_begin_alike_are_written_side_by_side(tmp_path):
+    first, second = (tmp_path / f"{'results' * 20}-{letter}.json" for letter in "ab")
+    with replacing(first) as one, replacing(second) as other:
+        one.write_text("a")
+        other.write_text("b")
+    assert (first.read_text(), second.read_text()) == ("a", "b")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_new_file_replaces_the_old_one_at_once(tmp_path):
     file = tmp_path / "results.json"
     file.write_text("old")

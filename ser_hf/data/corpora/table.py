@@ -34,9 +34,12 @@ _SYNONYMS = {
 """Names of each column in other people's tables, in small letters and without what is no letter."""
 
 _LOOKS_LIKE = {
-    "speaker": "speakers?|spkr?|actors?|actress|subject|participant|talker|client|person|performer|singer|patient",
     "sex": "sex|gender|male|female",
-    "time": "start|end|begin|stop|onset|offset|time|timestamp|duration|dur|length|[xt]m(?:in|ax)|seconds?|secs?|m?s",
+    "speaker": "speakers?|spkr?|actors?|actress|subject|participant|talker|client|person|performer|singer|patient|user",
+    "time": (
+        "start|end|begin|stop|from|to|t|onset|offset|time|(?:start|end)?timecode|timestamp|duration|dur|length|"
+        "[xt]m(?:in|ax)|seconds?|secs?|m?s"
+    ),
 }
 """What a column may be one of whose words is one of these, with `id` or a unit behind it or not."""
 _ASKED = {

@@ -10,8 +10,8 @@ import hashlib
 import io
 import json
 import sys
-import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from scipy.special import softmax
 
 from ser_hf.errors import UserError, first_line
 from ser_hf.inference.backends.onnx_runtime import runtime_errors
-from ser_hf.utils import files, processor
+from ser_hf.utils import files, processor, zip_reader
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -56,7 +56,7 @@ def unpacked(text: str) -> tuple[list[np.ndarray], np.ndarray]:
         with np.load(io.BytesIO(base64.b64decode(text, validate=True)), allow_pickle=False) as arrays:
             features = [arrays[f"features_{number}"].astype(np.float32) for number in range(len(arrays) - 1)]
             return features, arrays["logits"]
-    except (KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (KeyError, *zip_reader.BROKEN) as error:
         raise ValueError(str(error)) from error
 
 
@@ -131,15 +131,13 @@ def check(session: "onnxruntime.InferenceSession", graph: Path, backend: str) ->
             file=sys.stderr,
         )
         return
-    try:
-        record = _record(graph)
-        with files.cache_lock(record):
-            figures = _read(record)
-            if figures is None:
-                figures = _figures(session, graph, expected)
-                keep(graph, figures)
-    except OSError as error:
-        print(f"the check of '{graph}' cannot be kept ({error.strerror}): each start repeats it", file=sys.stderr)
+    conditions, figures = _conditions(graph), None
+    with _unwritable_is_said(graph), files.cache_lock(record := _record(conditions)):
+        figures = _read(record)
+        if figures is None:
+            figures = _figures(session, graph, expected)
+            _write(record, figures, conditions)
+    if figures is None:
         figures = _figures(session, graph, expected)
     refuse_difference(figures, backend, " on this processor")
 
@@ -153,22 +151,33 @@ def _figures(session: "onnxruntime.InferenceSession", graph: Path, expected: str
 
 
 def keep(graph: Path, figures: dict) -> None:
-    """Keep that a graph was compared with torch on this processor.
+    """Keep that a graph was compared with torch on this processor, as far as the cache can be
+    written.
 
     Args:
         graph: path of the file.
         figures: of `differences`.
-
-    Raises:
-        OSError: where the cache cannot be written.
     """
-    record = _record(graph)
+    conditions = _conditions(graph)
+    with _unwritable_is_said(graph):
+        _write(_record(conditions), figures, conditions)
+
+
+@contextmanager
+def _unwritable_is_said(graph: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        print(f"the check of '{graph}' cannot be kept ({error.strerror}): each start repeats it", file=sys.stderr)
+
+
+def _write(record: Path, figures: dict, conditions: dict[str, object]) -> None:
     with files.replacing(record) as partial:
-        partial.write_text(json.dumps({"figures": figures, "conditions": _conditions(graph)}, indent=2))
+        partial.write_text(json.dumps({"figures": figures, "conditions": conditions}, indent=2))
 
 
-def _record(graph: Path) -> Path:
-    key = hashlib.sha256(json.dumps(_conditions(graph), sort_keys=True).encode()).hexdigest()[:16]
+def _record(conditions: dict[str, object]) -> Path:
+    key = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()[:16]
     return files.cache_dir("graph_checks") / f"{key}.json"
 
 

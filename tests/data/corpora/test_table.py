@@ -93,6 +93,11 @@ def test_what_is_read_and_not_used_is_said(dialogue):
         ("offset", "time"),
         ("startSample", "time"),
         ("recording_time", "time"),
+        ("client_sex", "sex"),
+        ("actor_gender", "sex"),
+        ("user_id", "speaker"),
+        ("t0", "time"),
+        ("startTimecode", "time"),
     ],
 )
 def test_what_looks_like_speaker_sex_or_time_is_asked_about(dialogue, column, kind):

@@ -1,5 +1,6 @@
 """Graphs on processors that compute int8 differently: what AVX2 answers, and the check there."""
 
+import base64
 import errno
 import json
 
@@ -166,7 +167,15 @@ def test_a_kept_graph_of_another_processor_is_checked_here(home, models, monkeyp
         backends.load(models["layer"], "onnx-int8")
 
 
-@pytest.mark.parametrize("text", ["", "no base64", "bm8gYXJjaGl2ZQ=="])
+def damaged():
+    """What a graph carries, with bytes changed within a compressed member."""
+    content = bytearray(base64.b64decode(graph_check.packed([np.ones((4, 2), dtype=np.float32)], np.ones((1, 8)))))
+    start = content.index(b"logits.npy") + len(b"logits.npy")
+    content[start : start + 40] = b"\xff" * 40
+    return base64.b64encode(content).decode()
+
+
+@pytest.mark.parametrize("text", ["", "no base64", "bm8gYXJjaGl2ZQ==", damaged()])
 def test_what_a_graph_carries_is_read_or_named(text, home, models, tmp_path):
     export.export(models["layer"], tmp_path / "exported")
     path = tmp_path / "exported" / "model.onnx"
