@@ -6,7 +6,7 @@ goes to PyAV (`ser_hf.audio.pyav`).
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -218,14 +218,16 @@ def stream(
     name: str | None = None,
     stretch: Stretch | None = None,
     longest: float | None = None,
+    on_open: Callable[[Reader], None] | None = None,
 ) -> Iterator[np.ndarray]:
     """Decode a recording as `load` does, but block by block, in memory that does not grow.
 
-    Arguments but the last are those of `load`.
+    Arguments but the last two are those of `load`.
 
     Args:
         longest: seconds beyond which a recording is refused; before it is decoded, where its
             container counts them.
+        on_open: called with the open recording before it is decoded; not for an array.
 
     Yields:
         What joined is the array that `load` gives.
@@ -234,15 +236,22 @@ def stream(
         AudioError: as `load`; only at the end for a recording that is too short.
     """
     name = name or _name(source)
-    yield from _limited(_stream(source, sampling_rate, name, stretch, longest), longest, name)
+    yield from _limited(_stream(source, sampling_rate, name, stretch, longest, on_open), longest, name)
 
 
 def _stream(
-    source: Source, sampling_rate: int, name: str, stretch: Stretch | None, longest: float | None
+    source: Source,
+    sampling_rate: int,
+    name: str,
+    stretch: Stretch | None,
+    longest: float | None,
+    on_open: Callable[[Reader], None] | None,
 ) -> Iterator[np.ndarray]:
     array = unpacked(source, sampling_rate)
     if array is None:
         with open_recording(source, name) as reader:
+            if on_open is not None:
+                on_open(reader)
             if stretch is None:
                 reader.check_length(longest)
                 blocks = reader.blocks()

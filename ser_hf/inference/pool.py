@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import joblib
 import torch
 
 from ser_hf.errors import UserError
@@ -43,18 +44,18 @@ class PoolFuture(Future):
 class InferencePool:
     """Threads that run a model.
 
-    On a CPU there is one thread for each core, and torch computes with that thread alone: a clip
-    waits for no other, and its logits are the same to the last bit however many clips run at a
-    time. A GPU has one thread.
+    On a CPU there is one thread for each core that the process may use, and torch computes with
+    that thread alone: a clip waits for no other, and its logits are the same to the last bit
+    however many clips run at a time. A GPU has one thread.
     """
 
     started = False
     """Whether there was any pool in this process."""
 
-    def __init__(self, device: str) -> None:
-        """Start the threads for a device."""
+    def __init__(self, device: str, count: int | None = None) -> None:
+        """Start the threads for a device, of a CPU `count`, or one for each core."""
         self.on_gpu = device != "cpu"
-        self.count = 1 if self.on_gpu else os.cpu_count() or 1
+        self.count = 1 if self.on_gpu else count or joblib.cpu_count()
         self._forked = False
         self._start()
         _pools.add(self)

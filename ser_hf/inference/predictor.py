@@ -22,7 +22,7 @@ from ser_hf.errors import UserError
 from ser_hf.inference import adaptation_head, backends, long_audio, prediction, recordings, speaker_adaptation
 from ser_hf.inference.pool import InferencePool
 from ser_hf.inference.prediction import FailedPrediction, Prediction
-from ser_hf.inference.recordings import Deadline, OnSamples
+from ser_hf.inference.recordings import Deadline, OnSamples, ReadRecording
 from ser_hf.inference.session import InferenceSession
 from ser_hf.inference.voice_fitting import fit_voice
 from ser_hf.models.seen_speakers import SeenSpeakers
@@ -53,6 +53,7 @@ class Predictor:
         backend: str = "auto",
         voice_kind: voice_activity.Kind | None = None,
         revision: str | None = None,
+        threads: int | None = None,
     ) -> None:
         """Load a model.
 
@@ -66,6 +67,7 @@ class Predictor:
             voice_kind: how voice is found, `silero` or `energy`; the better one
                 that is installed if None.
             revision: a branch, tag or commit of a Hub id.
+            threads: that predict on a CPU; as many as cores that the process may use if None.
 
         Raises:
             UserError: if it cannot be loaded or is not a trained classifier, or something it needs
@@ -73,7 +75,8 @@ class Predictor:
         """
         model = os.path.expanduser(model)
         self.name, self.revision = model, revision
-        self._settings = {"device": device, "batch_size": batch_size, "backend": backend, "voice_kind": voice_kind}
+        self._settings = {"device": device, "batch_size": batch_size, "backend": backend}
+        self._settings |= {"voice_kind": voice_kind, "threads": threads}
         # where the process loads it from: the working folder may be another one when it is pickled
         self._folder = os.path.realpath(model) if os.path.isdir(model) else None
         loaded = backends.load(model, backend, device, revision)
@@ -82,7 +85,7 @@ class Predictor:
         self.adaptation_head = adaptation_head.load_beside(model, revision)
         self.session = InferenceSession(
             backend=loaded,
-            pool=InferencePool(loaded.device),
+            pool=InferencePool(loaded.device, threads),
             vad=voice_activity.VoiceActivityDetector(voice_kind),
             labels=[config.id2label[i] for i in range(config.num_labels)],
             abstain_below=self.seen_speakers.abstain_below or 0.0,
@@ -321,7 +324,7 @@ class Predictor:
         size = self.session.batch_size if self.session.batches_clips else 1
         sources = iter(sources)
         while batch := list(islice(sources, size)):
-            waiting.extend(self._submit(batch, timeout, longest, on_samples))
+            waiting.extend(self._read_and_submit(batch, timeout, longest, on_samples))
             while len(waiting) > max(2 * self.session.pool.count, size):
                 yield _finished(waiting.popleft(), on_error)
         while waiting:
@@ -382,42 +385,76 @@ class Predictor:
         logits, embeddings = zip(*long_audio.rows(waveforms, self.session, self.session.submit_outputs), strict=True)
         return np.stack(logits), np.stack(embeddings)
 
-    def _submit(
+    def read(self, source: audio.Source, longest: float | None = None, **options: Any) -> ReadRecording:
+        """Read a recording for `submit`, in any thread.
+
+        Args:
+            source: of `predict`.
+            longest: of `predict`.
+            options: of `ser_hf.inference.recordings.read`.
+
+        Raises:
+            AudioError: as `predict`.
+        """
+        return recordings.read(source, self._longest_clip, longest, **options)
+
+    def submit(
+        self, read: list[ReadRecording | UserError], timeout: float | None = None
+    ) -> list[Callable[[], Prediction]]:
+        """Begin to predict recordings that were read; a long one is predicted before the next.
+
+        Args:
+            read: recordings, and in the place of one that cannot be read its error.
+            timeout: of `predict`.
+
+        Returns:
+            For each a function that waits for its prediction, and raises what `predict` raises.
+        """
+        deadline = Deadline(timeout)
+        pending: dict[int, Callable[[], Prediction]] = {}
+        clips: dict[int, ReadRecording] = {}
+        for index, recording in enumerate(read):
+            try:
+                if isinstance(recording, UserError):
+                    raise recording
+                if recording.clip is None:
+                    pending[index] = partial(_same, self._predict_long(recording, deadline))
+                else:
+                    clips[index] = recording
+            except UserError as error:
+                pending[index] = partial(_raise, error)
+        waveforms = [recording.clip for recording in clips.values()]
+        voiced = [self.session.submit_has_voice(clip) for clip in waveforms]
+        submitted = self.session.submit_each(waveforms, self.session.submit)
+        for (index, recording), has_voice, (future, row) in zip(clips.items(), voiced, submitted, strict=True):
+            pending[index] = partial(self._predict_clip, recording, has_voice, future, row, deadline)
+        return [pending[index] for index in range(len(read))]
+
+    def _read_and_submit(
         self,
         sources: list[audio.Source],
         timeout: float | None,
         longest: float | None,
         on_samples: OnSamples | None,
     ) -> list[_Pending]:
-        """Read recordings and submit their clips; a long recording is predicted before the next."""
-        deadline = Deadline(timeout)
-        pending: dict[int, Callable[[], Prediction]] = {}
-        clips: dict[int, np.ndarray] = {}
-        names = [prediction.source_name(source) for source in sources]
-        for index, source in enumerate(sources):
+        read: list[ReadRecording | UserError] = []
+        for source in sources:
             try:
-                clip, blocks = recordings.read(source, self._longest_clip, longest, on_samples)
-                if clip is None:
-                    pending[index] = partial(_same, self._predict_long(names[index], blocks, deadline))
-                else:
-                    clips[index] = clip
+                read.append(self.read(source, longest, on_samples=on_samples))
             except UserError as error:
-                pending[index] = partial(_raise, error)
-        voiced = [self.session.submit_has_voice(clip) for clip in clips.values()]
-        submitted = self.session.submit_each(list(clips.values()), self.session.submit)
-        for (index, clip), has_voice, (future, row) in zip(clips.items(), voiced, submitted, strict=True):
-            pending[index] = partial(self._predict_clip, names[index], len(clip), has_voice, future, row, deadline)
-        return [(name, pending[index]) for index, name in enumerate(names)]
+                read.append(error)
+        names = [prediction.source_name(source) for source in sources]
+        return list(zip(names, self.submit(read, timeout), strict=True))
 
     def _predict_clip(
         self,
-        name: str | None,
-        length: int,
+        recording: ReadRecording,
         has_voice: Future[bool],
         future: Future[np.ndarray],
         row: int,
         deadline: Deadline,
     ) -> Prediction:
+        name, length = recording.name, len(recording.clip)
         if not deadline.result(has_voice, name):
             return prediction.without_voice(name, length, self.labels)
         probabilities = deadline.result(future, name)[row]
@@ -425,8 +462,8 @@ class Predictor:
         segments = [prediction.segment(0, length, self.labels[best], probabilities[best])]
         return prediction.prediction(name, length, probabilities, segments, self.labels, self.abstain_below)
 
-    def _predict_long(self, name: str | None, blocks: Iterable[np.ndarray], deadline: Deadline) -> Prediction:
-        windows = long_audio.Windows(blocks, self.session)
+    def _predict_long(self, recording: ReadRecording, deadline: Deadline) -> Prediction:
+        name, windows = recording.name, long_audio.Windows(recording.blocks, self.session)
         mean, segments = long_audio.predict_windows(windows, self.session, partial(deadline.check, name))
         return prediction.prediction(name, windows.length, mean, segments, self.labels, self.abstain_below)
 

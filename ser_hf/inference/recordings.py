@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
 from ser_hf import audio
 from ser_hf.errors import UserError
-from ser_hf.inference import long_audio
+from ser_hf.inference import long_audio, prediction
 
 _Result = TypeVar("_Result")
 
@@ -54,9 +55,26 @@ def _timed_out(file: str | None) -> TimeoutExceeded:
     return TimeoutExceeded(f"{file!r} took longer than it was given: cut it into parts")
 
 
+@dataclass(frozen=True)
+class ReadRecording:
+    """A recording that was read as far as a model needs it to begin."""
+
+    name: str | None
+    """Of its file, without folders."""
+    clip: np.ndarray | None
+    """Waveform `(samples,)` at 16 kHz of one that is one clip; None for a longer one."""
+    blocks: Iterator[np.ndarray]
+    """Blocks of a longer one, of which the first are in memory."""
+
+
 def read(
-    source: audio.Source, longest_clip: int, longest: float | None, on_samples: OnSamples | None = None
-) -> tuple[np.ndarray | None, Iterator[np.ndarray]]:
+    source: audio.Source,
+    longest_clip: int,
+    longest: float | None = None,
+    on_samples: OnSamples | None = None,
+    name: str | None = None,
+    on_open: Callable[[audio.Reader], None] | None = None,
+) -> ReadRecording:
     """Read a recording that is one clip whole, and of a longer one the beginning.
 
     Args:
@@ -64,16 +82,15 @@ def read(
         longest_clip: samples up to which it is one clip (`ser_hf.inference.long_audio`).
         longest: seconds of audio beyond which it is refused, where not None.
         on_samples: called with each decoded block, shape `(samples,)` at 16 kHz, in order.
-
-    Returns:
-        The waveform of one clip; or None, and the blocks of a longer recording.
+        name: what errors call it; its path where None.
+        on_open: of `ser_hf.audio.stream`.
 
     Raises:
         AudioError: if it cannot be used or is too long; it is named.
     """
-    blocks = audio.stream(source, longest=longest)
+    blocks = audio.stream(source, name=name, longest=longest, on_open=on_open)
     blocks = blocks if on_samples is None else _observed(blocks, on_samples)
-    return long_audio.split_long(blocks, longest_clip)
+    return ReadRecording(prediction.source_name(source), *long_audio.split_long(blocks, longest_clip))
 
 
 def _observed(blocks: Iterator[np.ndarray], on_samples: OnSamples) -> Iterator[np.ndarray]:

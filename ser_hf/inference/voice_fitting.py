@@ -72,8 +72,8 @@ def _clips(
     source: audio.Source, session: InferenceSession, longest: float | None, deadline: recordings.Deadline
 ) -> Iterator[np.ndarray]:
     """A recording that is one clip, or the windows of a longer one; none where nobody speaks."""
-    clip, blocks = recordings.read(source, long_audio.longest_clip(session), longest)
-    if clip is None:
-        yield from (window.samples for window in long_audio.Windows(blocks, session))
-    elif deadline.result(session.submit_has_voice(clip), prediction.source_name(source)):
-        yield clip
+    recording = recordings.read(source, long_audio.longest_clip(session), longest)
+    if recording.clip is None:
+        yield from (window.samples for window in long_audio.Windows(recording.blocks, session))
+    elif deadline.result(session.submit_has_voice(recording.clip), recording.name):
+        yield recording.clip

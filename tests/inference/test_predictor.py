@@ -24,7 +24,7 @@ RATE = audio.SAMPLING_RATE
 
 @pytest.fixture(scope="module")
 def predictor(tuned):
-    return Predictor(tuned, device="cpu").warm()
+    return Predictor(tuned, device="cpu", threads=2).warm()
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ def predictor(request, tuned):
     """A predictor that has answered, in a process in which OpenMP has threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
-    loaded = Predictor(tuned, device="cpu", backend=request.param)
+    loaded = Predictor(tuned, device="cpu", backend=request.param, threads=2)
     loaded.predict(np.zeros(RATE, dtype=np.float32))
     torch.ones(1_000, 1_000).sum().item()
     yield loaded
