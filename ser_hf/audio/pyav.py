@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from ser_hf.audio.containers import ADTS, AMR, MATROSKA, MAX_PACKETS, MP4, claimed_packets, lacks_index
+from ser_hf.audio.containers import ADTS, AMR, MATROSKA, MAX_PACKETS, MP4, claimed_packets, counted_seconds, lacks_index
 
 if TYPE_CHECKING:
     from av import AudioFrame
@@ -61,7 +61,7 @@ class Media:
     """Float32 arrays of shape `(frames, channels)`; errors are those of `open_media`."""
 
     seconds: float | None
-    """That the table of packets counts; None where there is none."""
+    """That the container counts; None where it counts none."""
 
 
 @contextmanager
@@ -84,6 +84,7 @@ def open_media(file: IO[bytes], container: str) -> Iterator[Media]:
         raise MediaError(f"{container} needs PyAV", "pip install av, or convert it to WAV or FLAC") from None
     if container == MP4 and claimed_packets(file) > MAX_PACKETS:
         raise MediaError(f"it claims more than {MAX_PACKETS:,} packets")
+    counted = counted_seconds(file, container)
     file.seek(0)
     options = {"codec_whitelist": ",".join(_CODECS)}
     try:
@@ -104,7 +105,7 @@ def open_media(file: IO[bytes], container: str) -> Iterator[Media]:
         # The durations of an MP4 may lie, its table of packets is what is decoded. Uncompressed
         # sound is packed anew.
         packed = container == MP4 and not stream.codec_context.name.startswith("pcm")
-        seconds = stream.frames * first.samples / rate if packed else None
+        seconds = stream.frames * first.samples / rate if packed else counted
         yield Media(rate, channels, stream.codec_context.name.upper(), _blocks(first, frames), seconds)
 
 

@@ -109,14 +109,19 @@ class Windows:
     ends.
     """
 
-    def __init__(self, blocks: Iterable[np.ndarray], session: InferenceSession) -> None:
+    def __init__(
+        self, blocks: Iterable[np.ndarray], session: InferenceSession, check: Callable[[], None] = lambda: None
+    ) -> None:
         """Take a recording.
 
         Args:
             blocks: of shape `(samples,)` at 16 kHz, `WINDOW` or more in all.
             session: whose threads and voice detector are used.
+            check: called every few seconds of the recording, with voice or without; an error that
+                it raises ends the iteration.
         """
         self._blocks, self._vad, self._pool = blocks, session.vad.open_stream(), session.pool
+        self._check = check
         self.voiced, self.length = VoicedStretches(), 0
         self._faint = VoicedStretches()
         self._best: Window | None = None  # of those with little voice, until one has more
@@ -126,6 +131,7 @@ class Windows:
         kept, start = np.zeros(0, dtype=np.float32), 0  # samples in memory; where the next window starts
         pieces = (block[at : at + _VAD_BLOCK] for block in self._blocks for at in range(0, len(block), _VAD_BLOCK))
         for block in pieces:
+            self._check()
             self._listen(self._pool.submit(self._vad.feed, block).result())
             self.length += len(block)
             kept = np.concatenate([kept, block])
@@ -203,15 +209,12 @@ class Timeline:
         ]
 
 
-def predict_windows(
-    windows: Windows, session: InferenceSession, check: Callable[[], None]
-) -> tuple[np.ndarray, list[Segment]]:
+def predict_windows(windows: Windows, session: InferenceSession) -> tuple[np.ndarray, list[Segment]]:
     """Predict a long recording by its windows; only a few of them are in memory.
 
     Args:
         windows: of the recording.
         session: that predicts them.
-        check: called before each batch of windows; an error that it raises ends the prediction.
 
     Returns:
         The result of `Timeline.read`.
@@ -226,7 +229,6 @@ def predict_windows(
 
     remaining = iter(windows)
     while batch := list(islice(remaining, _BATCH if session.batches_windows else 1)):
-        check()
         starts, clips = [window.start for window in batch], [window.samples for window in batch]
         waiting.append((starts, session.submit(clips)))
         if len(waiting) > 2 * session.pool.count:

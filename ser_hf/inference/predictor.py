@@ -463,8 +463,9 @@ class Predictor:
         return prediction.prediction(name, length, probabilities, segments, self.labels, self.abstain_below)
 
     def _predict_long(self, recording: ReadRecording, deadline: Deadline) -> Prediction:
-        name, windows = recording.name, long_audio.Windows(recording.blocks, self.session)
-        mean, segments = long_audio.predict_windows(windows, self.session, partial(deadline.check, name))
+        name = recording.name
+        windows = long_audio.Windows(recording.blocks, self.session, partial(deadline.check, name))
+        mean, segments = long_audio.predict_windows(windows, self.session)
         return prediction.prediction(name, windows.length, mean, segments, self.labels, self.abstain_below)
 
 

@@ -1,6 +1,7 @@
 """An adaptation fitted to recordings of one voice, through the model that it adapts."""
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -74,6 +75,7 @@ def _clips(
     """A recording that is one clip, or the windows of a longer one; none where nobody speaks."""
     recording = recordings.read(source, long_audio.longest_clip(session), longest)
     if recording.clip is None:
-        yield from (window.samples for window in long_audio.Windows(recording.blocks, session))
+        check = partial(deadline.check, recording.name)
+        yield from (window.samples for window in long_audio.Windows(recording.blocks, session, check))
     elif deadline.result(session.submit_has_voice(recording.clip), recording.name):
         yield recording.clip

@@ -4,9 +4,11 @@ import json
 import re
 
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from ser_hf.app import server
+from ser_hf.app import middleware, server
 from ser_hf.app.middleware import API, Access
 from ser_hf.app.origins import Origins
 from ser_hf.app.uploads import Limits
@@ -77,6 +79,40 @@ def test_no_route_answers_a_page_of_another_site(client, folder, route, method):
         assert response.status_code in (403, 404)  # 404: what nobody may ask
         assert [name for name in response.headers if name.startswith("access-control")] == []
     assert sorted(folder.rglob("*")) == before
+
+
+def routes_of(app, prefix=""):
+    """Method and path of each route of an app and of those mounted in it, with letters for its
+    parameters."""
+    for route in app.routes:
+        if isinstance(route, Mount):
+            yield from routes_of(route, prefix + route.path)
+            continue
+        has_more = hasattr(route, "effective_route_contexts")  # a router of FastAPI
+        for one in route.effective_route_contexts() if has_more else [route]:
+            path = re.sub(r"\{[^}]*\}", "a", prefix + one.path)
+            yield from ((method, path) for method in getattr(one, "methods", None) or ["GET"])
+
+
+def test_no_route_of_gradio_answers_a_page_of_another_site(client):
+    """Those that a page may be linked to from anywhere show nothing of a visitor."""
+    shown = {"/", "/health", "/robots.txt", "/favicon.ico", "/manifest.json", "/theme.css", "/static/a", "/assets/a"}
+    routes = set(routes_of(client.app.app))
+    assert len(routes) > 60
+    for method, path in routes:
+        for headers in (EVIL, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+            status = client.request(method, path, headers=headers).status_code
+            assert status in (403, 404) or (method in ("GET", "HEAD") and path in shown), (method, path, status)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize(
+    "headers", [EVIL, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}]
+)
+def test_no_page_of_another_site_reaches_the_tools(folder, method, headers):
+    guard = middleware.RequestGuard(Starlette(), Limits(), folder, Access(mcp=True), None, [])
+    for route in (f"{API}/mcp/", f"{API}/mcp/sse"):
+        assert TestClient(guard).request(method, route, headers=headers).status_code == 403
 
 
 def test_the_page_may_be_visited_from_anywhere_and_read_by_nobody(client):

@@ -8,7 +8,7 @@ import pytest
 from helpers.media import FRAGMENTED, write_media
 
 from ser_hf import audio
-from ser_hf.audio import AudioError, containers
+from ser_hf.audio import AudioError, containers, pyav
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +23,18 @@ def made(tmp_path_factory):
         "a.mov": ("pcm_s16le", {}),
         "a.mkv": ("flac", {}),
         "live.webm": ("libopus", {"live": "1"}),
+        "a.mka": ("aac", {}),
         "a.aac": ("aac", {}),
     }
-    return {
+    contents = {
         name: write_media(folder / name, sound, 48_000, codec, options=options).read_bytes()
         for name, (codec, options) in kinds.items()
     }
+    contents["tag.aac"] = b"ID3\4\0\0\0\0\1\5" + bytes(133) + contents["a.aac"]
+    contents["a.amr"] = write_media(folder / "a.amr", sound[::6], 8_000, "libopencore_amrnb").read_bytes()
+    # PyAV writes no wide band: frames of 51 bytes
+    contents["wide.amr"] = b"#!AMR-WB\n" + (b"\x34" + bytes(50)) * 50
+    return contents
 
 
 @pytest.mark.parametrize(
@@ -71,6 +77,42 @@ def test_a_number_of_packets_that_no_recording_has_is_refused(made, claim):
         assert containers.claimed_packets(io.BytesIO(lie)) == containers.MAX_PACKETS + 1
         with pytest.raises(AudioError, match=r"claims more than 4,000,000 packets"):
             audio.load(lie)
+
+
+@pytest.mark.parametrize("name", ["a.mkv", "a.mka", "a.aac", "tag.aac", "a.amr", "wide.amr"])
+def test_the_length_is_counted_without_decoding(made, name):
+    with audio.open_recording(made[name]) as reader:
+        decoded = sum(map(len, reader.blocks())) / reader.rate
+        assert reader.seconds == pytest.approx(decoded, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda made: made["live.webm"],
+        lambda made: made["a.mkv"].replace(b"\x44\x89\x88", b"\x44\x8a\x88", 1),  # no duration
+        lambda made: made["a.mkv"].replace(b"\x44\x89\x88", b"\x44\x89\x88\x7f\xf8" + bytes(6), 1),  # not a number
+        lambda made: made["a.mkv"].replace(b"\x44\x89\x88", b"\x44\x89\x88" + bytes(8), 1),
+        lambda made: made["a.aac"][:5_000] + b"gone" + made["a.aac"][5_000:],
+        lambda made: made["a.amr"].replace(b"#!AMR\n", b"#!AMR_MC1.0\n"),
+        lambda made: b"\x1a\x45\xdf\xa3" + b"\xec\x80" * 5_000,  # empty elements
+    ],
+)
+def test_a_length_that_nobody_wrote_is_unknown(made, change):
+    file = io.BytesIO(change(made))
+    assert containers.counted_seconds(file, containers.container_of(file)) is None
+
+
+@pytest.mark.parametrize("name", ["a.mka", "a.aac", "a.amr"])
+def test_what_is_too_long_is_refused_before_it_is_decoded(made, name, monkeypatch):
+    monkeypatch.setattr(pyav, "_blocks", lambda first, frames: (pytest.fail("it is decoded") for _ in "x"))
+    with pytest.raises(AudioError, match=r"^the recording is longer than 0.5 s: cut it into parts$"):
+        next(audio.stream(made[name], longest=0.5))
+
+
+def test_many_frames_are_counted_up_to_more_than_two_hours():
+    silence = io.BytesIO(b"#!AMR\n" + b"\x7c" * 1_100_000)  # frames of one byte
+    assert containers.counted_seconds(silence, containers.AMR) == pytest.approx(20_000)
 
 
 def test_boxes_without_end_are_refused(made, monkeypatch):

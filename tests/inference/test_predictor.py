@@ -178,7 +178,8 @@ def test_too_long_and_too_slow_are_refused_in_words(predictor, talk):
     with pytest.raises(audio.AudioError, match="longer than 30 s: cut it into parts"):
         predictor.predict(talk, longest=30)
     assert predictor.predict(talk, longest=45)["duration"] == 45
-    for samples in (talk, talk[:RATE]):
+    silence = np.zeros(12 * RATE, dtype=np.float32)  # no window of it is predicted
+    for samples in (talk, talk[:RATE], silence, silence[:RATE]):
         with pytest.raises(TimeoutExceeded, match="took longer than it was given"):
             predictor.predict(samples, timeout=0)
 

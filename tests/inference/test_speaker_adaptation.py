@@ -140,6 +140,8 @@ def test_a_long_recording_is_adapted_to_in_windows(predictor, clips):
     silent = np.zeros(12 * audio.SAMPLING_RATE, dtype=np.float32)
     with pytest.raises(AdaptationError, match="no voice to adapt to"):
         predictor.adapt([silent])
+    with pytest.raises(TimeoutExceeded, match="took longer"):
+        predictor.adapt([silent], timeout=0)
 
 
 def test_what_cannot_be_adapted_is_refused(predictor, clips, bare, models, tmp_path):
