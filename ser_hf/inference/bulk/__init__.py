@@ -1,0 +1,1 @@
+"""Any number of recordings labelled: listed, asked, written as Parquet."""
