@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -21,7 +20,7 @@ import gradio
 import numpy as np
 import pytest
 import soundfile
-from helpers.app import free_port, serving, when_up
+from helpers.app import free_port, serving, started
 from helpers.small import ROOT
 
 from ser_hf.app import tabs
@@ -305,14 +304,9 @@ def test_answers_carry_headers_against_abuse(url):
 
 
 def start(tuned, *flags, temporary):
-    port = free_port()
-    command = [sys.executable, ROOT / "app.py", "--model", tuned, "--port", port, *flags]
-    environment = os.environ | {"TMPDIR": str(temporary)}
-    log = (temporary / "log").open("w+")
-    app = subprocess.Popen(
-        [str(word) for word in command], stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment
-    )
-    return app, when_up(app, f"http://127.0.0.1:{port}", log), log
+    log = temporary / "log"
+    log.touch()
+    return *started("--model", tuned, *flags, log=log, environment=os.environ | {"TMPDIR": str(temporary)}), log
 
 
 def test_told_to_end_it_finishes_what_it_accepted(tuned, talk_file, tmp_path):
@@ -328,8 +322,7 @@ def test_told_to_end_it_finishes_what_it_accepted(tuned, talk_file, tmp_path):
         time.sleep(0.3)
         _check_end(app, url, results, responses)
     assert list(tmp_path.glob("ser_hf_app-*")) == []
-    log.seek(0)
-    assert [line for line in log.read().splitlines() if not line.startswith("running on")] == []
+    assert [line for line in log.read_text().splitlines() if not line.startswith("running on")] == []
 
 
 def _check_end(app, url, results, responses):

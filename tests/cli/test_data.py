@@ -3,18 +3,16 @@ the Hub serves."""
 
 import hashlib
 import json
-import subprocess
-import sys
 import zipfile
 
 import pytest
+from helpers import programs
 from helpers.loopback_hub import Hub
 from helpers.small import ROOT
 
 from ser_hf.cli.main import main
 from ser_hf.data import dataset, download
 
-MAIN = "import sys; from ser_hf.cli.main import main; sys.exit(main(sys.argv[1:]))"
 LOAD = """
 import hashlib, json, sys
 sys.modules["ser_hf"] = None  # as on a machine without this package
@@ -91,13 +89,8 @@ def test_what_is_built_is_what_strangers_load(small, tmp_path):
     with Hub() as remote:
         environment = remote.environment(tmp_path / "home")
         command = ["data", "--ravdess", str(small[0]), "--tess", str(small[1]), "--output", str(tmp_path / "out")]
-        pushed = subprocess.run(
-            [sys.executable, "-c", MAIN, *command, "--push_to_hub", "ravdess-tess"],
-            env=environment,
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
+        words = ["-m", "ser_hf.cli.main", *command, "--push_to_hub", "ravdess-tess"]
+        pushed = programs.run(words, environment, ROOT)
         assert pushed.returncode == 0, pushed.stderr[-3000:]
         assert f"pushed: {remote.url}/datasets/you/ravdess-tess/commit/" in pushed.stdout
         repo = remote.repos["dataset"]["you/ravdess-tess"]
@@ -109,9 +102,7 @@ def test_what_is_built_is_what_strangers_load(small, tmp_path):
             "pictures/balance.png",
             "pictures/durations.png",
         }
-        load = subprocess.run(
-            [sys.executable, "-c", LOAD], env=environment, cwd=tmp_path, capture_output=True, text=True
-        )
+        load = programs.run(["-c", LOAD], environment, tmp_path)
     assert load.returncode == 0, load.stderr[-3000:]
     loaded = [json.loads(line) for line in load.stdout.splitlines()]
     rows = dataset.load(tmp_path / "out")
@@ -124,7 +115,6 @@ def digest(row):
 
 
 def test_damaged_files_never_end_in_anything_but_an_audio_error():
-    command = [sys.executable, str(ROOT / "benchmarks" / "fuzz_audio.py"), "--files", "600", "--seed", "7"]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = programs.run([ROOT / "benchmarks" / "fuzz_audio.py", "--files", 600, "--seed", 7])
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.startswith("600 cases of ")

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
+from helpers import programs
 from helpers.small import ROOT
 
 from ser_hf.cli.main import COMMANDS, main
@@ -164,15 +165,8 @@ def test_a_model_folder_without_weights_ends_in_one_line(tuned, built, recording
 
 
 def test_scripts_end_with_the_exit_code(tmp_path):
-    command = [
-        sys.executable,
-        ROOT / "scripts" / "build_dataset.py",
-        "--ravdess",
-        tmp_path / "x",
-        "--output",
-        tmp_path / "o",
-    ]
-    run = subprocess.run(command, capture_output=True, text=True)
+    script = ROOT / "scripts" / "build_dataset.py"
+    run = programs.run([script, "--ravdess", tmp_path / "x", "--output", tmp_path / "o"])
     assert run.returncode == 2
     assert run.stderr.strip() == f"ser-hf: '{tmp_path / 'x'}' does not exist: check the path"
 

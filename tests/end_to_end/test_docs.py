@@ -1,13 +1,12 @@
 """The code of docs/in_your_code.md and of the README is run as it stands."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
+from helpers import programs
 from helpers.small import ROOT
 
 from ser_hf.inference.predictor import Predictor
@@ -33,8 +32,11 @@ def block(holds):
 
 
 def run(place, kind, text):
-    program = [sys.executable, "-c"] if kind == "python" else ["bash", "-euo", "pipefail", "-c"]
-    done = subprocess.run([*program, text], cwd=place, capture_output=True, text=True, env={**os.environ})
+    if kind == "python":
+        done = programs.run(["-c", text], folder=place, ours="ser_hf" in text)
+    else:
+        command = ["bash", "-euo", "pipefail", "-c", text]
+        done = subprocess.run(command, cwd=place, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

@@ -1,17 +1,10 @@
 """The way over the Hub, each step in a process: the pushed model predicts as the trained one."""
 
 import json
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-import urllib.error
-import urllib.request
-from contextlib import contextmanager
 
 import pytest
 from gradio_client import Client, handle_file
+from helpers.app import serving
 from helpers.clients import ABSENT, run, ser_hf
 from helpers.loopback_hub import Hub
 from helpers.small import FAST
@@ -35,34 +28,6 @@ print(json.dumps({row["label"]: row["score"] for row in rows}))
 snapshot_download(space, repo_type="space", local_dir=folder)
 """
 )
-
-
-@contextmanager
-def running(folder, environment):
-    """A Space's own files, started as the Hub does but for the port; gives the address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "app.py", "--port", str(port)]
-    with tempfile.TemporaryFile("w+") as log:
-        app = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            yield _when_up(app, f"http://127.0.0.1:{port}", log)
-        finally:
-            app.terminate()
-            app.wait(timeout=30)
-
-
-def _when_up(app, address, log):
-    until = time.monotonic() + 120
-    while time.monotonic() < until and app.poll() is None:
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return address
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.2)
-    log.seek(0)
-    raise AssertionError(f"the app did not answer:\n{log.read()}")
 
 
 def prediction(answer):
@@ -110,7 +75,8 @@ def test_what_was_pushed_answers_as_what_was_trained(journey, recordings):
 
     # no path to the checkout, and a trace of which package was imported
     alone = {key: value for key, value in away.items() if key not in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")}
-    with running(folder, alone | {"GRADIO_ANALYTICS_ENABLED": "False"}) as address:
+    alone |= {"GRADIO_ANALYTICS_ENABLED": "False"}
+    with serving(environment=alone, folder=folder) as address:  # as the Hub does but for the port
         answer = prediction(Client(address, verbose=False).predict(handle_file(str(file)), api_name="/predict"))
     assert list((folder / "ser_hf" / "app" / "__pycache__").glob("page.*.pyc"))
     assert answer["label"] == expected["label"]

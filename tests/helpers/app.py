@@ -1,31 +1,34 @@
 """The app in a process of its own, as a user starts it."""
 
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
+from helpers.programs import Program
 from helpers.small import ROOT
 
 
 @contextmanager
-def serving(*flags, environment=None):
-    """The app as a user starts it, in a process of its own on a free port; gives its address."""
-    port = free_port()
-    command = [sys.executable, ROOT / "app.py", "--port", port, *flags]
-    with tempfile.TemporaryFile("w+") as log:
-        app = subprocess.Popen(
-            [str(word) for word in command], stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, env=environment
-        )
+def serving(*flags, environment=None, folder=ROOT):
+    """The app of a folder in a process of its own, on a free port; gives its address."""
+    with tempfile.NamedTemporaryFile("r") as log:
+        app, address = started(*flags, log=log.name, environment=environment, folder=folder)
         try:
-            yield when_up(app, f"http://127.0.0.1:{port}", log)
+            yield address
         finally:
             app.terminate()
             app.wait(timeout=30)
+
+
+def started(*flags, log, environment=None, folder=ROOT):
+    """The app that writes into a log, and its address; it is up."""
+    port = free_port()
+    app = Program(["app.py", "--port", port, *flags], log, environment=environment, folder=folder)
+    return app, when_up(app, f"http://127.0.0.1:{port}", log)
 
 
 def free_port():
@@ -34,15 +37,14 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def when_up(app, address, log):
+def when_up(app, address, log, seconds=120):
     """Wait for the app that a process is starting; gives its address."""
-    for _ in range(240):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and app.poll() is None:
         try:
-            urllib.request.urlopen(address, timeout=2).close()
+            urllib.request.urlopen(address, timeout=5).close()
             return address
         except (urllib.error.URLError, ConnectionError, TimeoutError):
-            if app.poll() is not None:
-                log.seek(0)
-                raise AssertionError(log.read()) from None
-            time.sleep(0.25)
-    raise AssertionError(f"{address} did not answer within a minute")
+            time.sleep(0.1)
+    app.kill()
+    raise AssertionError(f"the app did not answer:\n{Path(log).read_text()}")

@@ -2,8 +2,8 @@
 imported."""
 
 import json
-import subprocess
-import sys
+
+from helpers import programs
 
 CALLS = """
 import importlib, json, sys
@@ -33,8 +33,7 @@ sys.meta_path.insert(0, Absent())
 
 def run(environment, script, cwd, *arguments):
     """The JSON lines that a script prints."""
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=240)
+    done = programs.run(["-c", script, *arguments], environment, cwd)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -52,6 +51,5 @@ def caller(remote, folder):
 def ser_hf(remote, folder, *words, **environment):
     """Run a command as a user does, with the caches under `folder`; gives what `subprocess.run`
     gives."""
-    command = [sys.executable, "-m", "ser_hf.cli.main", *map(str, words)]
     variables = remote.environment(folder / "home", **environment)
-    return subprocess.run(command, env=variables, cwd=folder, capture_output=True, text=True, timeout=240)
+    return programs.run(["-m", "ser_hf.cli.main", *words], variables, folder)

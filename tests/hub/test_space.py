@@ -4,12 +4,12 @@ that it serves."""
 import ast
 import json
 import re
-import subprocess
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, version
 
 import pytest
+from helpers import programs
 from helpers.clients import ser_hf
 from helpers.loopback_hub import Repo
 from helpers.loopback_repo import front_matter
@@ -114,8 +114,7 @@ def test_the_copy_finds_its_own_templates_as_a_wheel_does(files, tmp_path):
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text(files, name))
-    command = [sys.executable, "-c", COPY, MODEL, COMMIT, NAME]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    done = programs.run(["-c", COPY, MODEL, COMMIT, NAME], folder=tmp_path, ours=False)
     place, made, card = json.loads(done.stdout)
     assert place == str(tmp_path / "ser_hf" / "cards_templates")
     assert templates.TEMPLATES == ROOT / "cards"

@@ -4,7 +4,6 @@ predictions."""
 import csv
 import json
 import shutil
-import subprocess
 import sys
 import threading
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import programs
 from helpers.small import ROOT
 from scipy.special import softmax
 
@@ -152,8 +152,7 @@ def test_runs_of_another_recipe_are_not_taken_for_those_of_this_one(
 
 def test_what_the_user_can_mend_is_one_line(tmp_path):
     (tmp_path / "recipe").write_text("another")
-    words = [sys.executable, str(ROOT / "scripts" / WORDS[0]), *WORDS[1:], "--output", str(tmp_path)]
-    run = subprocess.run(words, capture_output=True, text=True)
+    run = programs.run([ROOT / "scripts" / WORDS[0], *WORDS[1:], "--output", tmp_path])
     assert run.returncode == 2
     assert run.stderr == f"bundle_model: '{tmp_path}' holds runs of another recipe: choose another --output\n"
 

@@ -1,9 +1,8 @@
 """Fine-tuning end to end with a small model: what it writes, and that it means what it says."""
 
 import json
+import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,8 @@ import pytest
 import soundfile
 import torch
 import yaml
+from helpers import programs
+from helpers.app import free_port
 from helpers.small import FAST, ROOT
 from safetensors.torch import load_file
 
@@ -114,8 +115,7 @@ def test_stock_transformers_gives_the_same_scores(tuned, models, recordings, tmp
     unheard = sorted(recordings[0].rglob("*-21.wav"))[:3]
     files = [str(path) for path in (*unheard, *sorted(recordings[1].rglob("*.wav"))[:2], other_rate)]
     folders = [str(folder) for folder in (tuned, models["group"], models["layer"])]
-    command = [sys.executable, "-c", STOCK, json.dumps([folders, files])]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    run = programs.run(["-c", STOCK, json.dumps([folders, files])], ours=False)
     for folder, line in zip(folders, run.stdout.splitlines(), strict=True):
         capsys.readouterr()
         assert main(["predict", "--model", folder, *files]) == 0
@@ -139,17 +139,24 @@ def losses(folder):
     return [row["loss"] for row in state["log_history"] if "loss" in row]
 
 
+def side_by_side(words, log):
+    """What two processes print, each with the variables that `accelerate launch` gives it."""
+    log.touch()
+    group = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    environments = [os.environ | group | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    started = [programs.Program(words, log, environment=environment) for environment in environments]
+    assert [program.wait(timeout=240) for program in started] == [0, 0], log.read_text()[-3000:]
+    return log.read_text()
+
+
 def test_one_process_two_and_accumulated_gradients_train_alike(built, models, tmp_path):
     assert main(train(built, models, tmp_path / "one", "--per_device_train_batch_size", "8")) == 0
     accumulated = ("--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "4")
     assert main(train(built, models, tmp_path / "accumulated", *accumulated)) == 0
     two = train(built, models, tmp_path / "two", "--per_device_train_batch_size", "4", "--use_cpu", "true")[1:]
-    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
-    command = [sys.executable, *launch.split(), "--dynamo_backend", "no", str(ROOT / "scripts" / "finetune.py"), *two]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert "2 process(es) on cpu" in run.stdout
-    assert "in 2 batch(es), fp32" in run.stdout
+    printed = side_by_side([ROOT / "scripts" / "finetune.py", *two], tmp_path / "log")
+    assert "2 process(es) on cpu" in printed
+    assert "in 2 batch(es), fp32" in printed
     assert Results.load(tmp_path / "two" / "results.json").environment["processes"] == 2
 
     one = losses(tmp_path / "one")

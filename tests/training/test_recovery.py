@@ -6,13 +6,11 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
+from helpers.programs import Program
 from helpers.small import make_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -46,15 +44,15 @@ def words(built, model, folder, *flags, steps=8, every=2):
     return [str(word) for word in base]
 
 
-def kill_when(command, there, tries=1200):
+def kill_when(command, there, tries=6000):
     """Start a command and kill it as soon as a file is there."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = Program(["-m", "ser_hf.cli.main", *command])
     for _ in range(tries):
         if there() or process.poll() is not None:
             break
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    return process.communicate()[0]
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
 
 
 def test_killed_at_any_step_it_ends_with_the_same_weights(built, noisy, tmp_path):
@@ -72,15 +70,13 @@ def test_killed_at_any_step_it_ends_with_the_same_weights(built, noisy, tmp_path
     ]
     assert main(words(built, noisy, tmp_path / "whole", *drawn)) == 0
     broken = words(built, noisy, tmp_path / "broken", *drawn)
-    script = "import sys; from ser_hf.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", script, *broken]
     marks = iter(("checkpoint-2/ser_hf.json", "checkpoint-6/optimizer.pt"))  # in the middle of saving, and soon after
     mark = tmp_path / "broken" / next(marks)
-    kill_when(command, mark.exists)
+    kill_when(broken, mark.exists)
     assert not (tmp_path / "broken" / "results.json").exists()
     resume = ["--resume_from_checkpoint", "true"] if checkpoints(tmp_path / "broken") else []
     second = tmp_path / "broken" / next(marks)
-    kill_when([*command, *resume], second.exists)
+    kill_when([*broken, *resume], second.exists)
     assert not (tmp_path / "broken" / "results.json").exists()
     assert checkpoints(tmp_path / "broken")
     assert main([*broken, "--resume_from_checkpoint", "true"]) == 0
