@@ -186,10 +186,13 @@ def _opened_table(entry: Entry, file: IO[bytes]) -> tuple[pa.Schema, Callable[[l
 
 def _audio_column(schema: pa.Schema, path: str) -> tuple[str, Callable[[Any], tuple[bytes | None, str | None]]]:
     """The column with audio as `datasets` writes it, or with the bytes of files, and its reader."""
-    for field in schema:
-        names = {child.name for child in field.type} if pa.types.is_struct(field.type) else set()
-        if "bytes" in names:
-            return field.name, lambda value: _struct(value.as_py() or {})
+    of_files = [field.name for field in schema if "bytes" in _children(field.type)]
+    named = next((name for name in _AUDIO_COLUMNS if name in of_files), None)
+    if named or len(of_files) == 1:
+        return named or of_files[0], lambda value: _struct(value.as_py() or {})
+    if of_files:
+        names = ", ".join(of_files)
+        raise ContainerError(f"'{path}' has several columns of files ({names}): call that of audio 'audio'")
     for name in _AUDIO_COLUMNS:
         if name in schema.names and _is_binary(schema.field(name).type):
             return name, lambda value: (value.as_py(), None)
@@ -197,6 +200,10 @@ def _audio_column(schema: pa.Schema, path: str) -> tuple[str, Callable[[Any], tu
         f"'{path}' has no audio column (its columns are {', '.join(schema.names)}): "
         "name its column of bytes 'audio', or give files"
     )
+
+
+def _children(kind: pa.DataType) -> set[str]:
+    return {child.name for child in kind} if pa.types.is_struct(kind) else set()
 
 
 def _struct(value: dict[str, Any]) -> tuple[bytes | None, str | None]:

@@ -17,7 +17,7 @@ from ser_hf.errors import UserError
 from ser_hf.inference.bulk import containers
 from ser_hf.inference.bulk.containers import Recording
 from ser_hf.inference.bulk.listing import Entry
-from ser_hf.inference.bulk.reading import Fetched, fetch, read_ahead, source_of
+from ser_hf.inference.bulk.reading import Fetched, LostSource, fetch, read_ahead, source_of
 from ser_hf.inference.bulk.rows import Row, answered_row, failed_row
 from ser_hf.inference.prediction import Prediction
 from ser_hf.inference.predictor import Predictor
@@ -155,8 +155,13 @@ class Labeler:
             yield waiting.popleft()()
 
     def _finish(
-        self, item: "Fetched | _End | _Damaged", pending: Callable[[], Prediction] | None, predictor: Predictor
+        self,
+        item: "Fetched | _End | _Damaged | LostSource",
+        pending: Callable[[], Prediction] | None,
+        predictor: Predictor,
     ) -> Answers:
+        if isinstance(item, LostSource):
+            raise item
         if isinstance(item, _End):
             return Answers(finished=[(item.entry, item.recordings)])
         if isinstance(item, _Damaged):
@@ -193,5 +198,10 @@ class _Damaged:
 
 def _read(
     item: Recording | _End | _Damaged, predictor: Predictor, has_answer: Callable[[str], bool]
-) -> Fetched | _End | _Damaged:
-    return fetch(item, predictor, has_answer) if isinstance(item, Recording) else item
+) -> Fetched | _End | _Damaged | LostSource:
+    if not isinstance(item, Recording):
+        return item
+    try:
+        return fetch(item, predictor, has_answer)
+    except LostSource as error:  # it is raised in its turn, behind the answers before it
+        return error

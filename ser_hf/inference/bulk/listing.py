@@ -130,7 +130,7 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tupl
     if identity in above:
         return
     for item in items:
-        if item.name.startswith((".", "_")):
+        if item.name.startswith(".") or item.name == "__MACOSX":
             continue
         if item.is_dir():
             yield from _walk(item.path, (*above, identity))
