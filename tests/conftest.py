@@ -1,11 +1,14 @@
 """Small audio and small models, made here; nothing is downloaded and no real recording is
 needed."""
 
+import gc
 import json
 import os
 import pickle
 import shutil
 import tempfile
+from io import BytesIO
+from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", GRADIO_ANALYTICS_ENABLED="False", TOKENIZERS_PARALLELISM="false")
 if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker inherits the folder, so that all share its graphs
@@ -19,11 +22,17 @@ from helpers.app import serving
 from helpers.clients import caller
 from helpers.loopback_hub import Hub
 from helpers.small import FAST, make_model
+from matplotlib.figure import Figure
+from PIL import Image
 
 from ser_hf import audio, protocols
 from ser_hf.cli.main import main
 from ser_hf.data import dataset
 from ser_hf.data.corpora import synthetic
+from ser_hf.training import finetune  # noqa: F401  a process that tests trains sooner or later
+
+gc.collect()
+gc.freeze()  # each training collects garbage: what was imported need not be looked through again
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +74,23 @@ def built(recordings, once):
         return folder / "dataset"
 
     return once("built", build)
+
+
+@pytest.fixture(scope="session")
+def few(recordings, once):
+    """The dataset folder of 28 TESS recordings and half of those of 12 RAVDESS actors, for tests
+    that train often."""
+
+    def build(folder):
+        for actor in (*range(1, 5), *range(17, 25)):
+            for path in sorted(recordings[0].rglob(f"*-{actor:02d}.wav"))[::2]:
+                kept = folder / "ravdess" / path.relative_to(recordings[0])
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, kept)
+        dataset.build(folder / "dataset", {"ravdess": [folder / "ravdess"], "tess": [recordings[1]]})
+        return folder / "dataset"
+
+    return once("few", build)
 
 
 @pytest.fixture(scope="session")
@@ -132,6 +158,14 @@ def remote():
 def call(remote, tmp_path):
     """Calls functions of ours as its user, in a process of their own."""
     return caller(remote, tmp_path)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures are one point large: to draw them takes longer than a small training."""
+    point = BytesIO()
+    Image.new("L", (1, 1)).save(point, "PNG")
+    monkeypatch.setattr(Figure, "savefig", lambda self, path, **how: Path(path).write_bytes(point.getvalue()))
 
 
 @pytest.fixture(scope="module")

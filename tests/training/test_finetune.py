@@ -27,6 +27,8 @@ from ser_hf.models import loading
 from ser_hf.training import setup
 from ser_hf.training.optimization import WeightAverage
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def test_the_folder_holds_the_model_and_its_evidence(tuned):
     names = {path.name for path in tuned.iterdir() if not path.name.startswith("checkpoint-")}
@@ -149,11 +151,11 @@ def side_by_side(words, log):
     return log.read_text()
 
 
-def test_one_process_two_and_accumulated_gradients_train_alike(built, models, tmp_path):
-    assert main(train(built, models, tmp_path / "one", "--per_device_train_batch_size", "8")) == 0
+def test_one_process_two_and_accumulated_gradients_train_alike(few, models, tmp_path):
+    assert main(train(few, models, tmp_path / "one", "--per_device_train_batch_size", "8")) == 0
     accumulated = ("--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "4")
-    assert main(train(built, models, tmp_path / "accumulated", *accumulated)) == 0
-    two = train(built, models, tmp_path / "two", "--per_device_train_batch_size", "4", "--use_cpu", "true")[1:]
+    assert main(train(few, models, tmp_path / "accumulated", *accumulated)) == 0
+    two = train(few, models, tmp_path / "two", "--per_device_train_batch_size", "4", "--use_cpu", "true")[1:]
     printed = side_by_side([ROOT / "scripts" / "finetune.py", *two], tmp_path / "log")
     assert "2 process(es) on cpu" in printed
     assert "in 2 batch(es), fp32" in printed
@@ -174,12 +176,12 @@ def test_one_process_two_and_accumulated_gradients_train_alike(built, models, tm
     ("kind", "cached"),
     [("bert", "false"), ("group", "false"), ("group", "true"), ("layer", "false"), ("layer", "true")],
 )
-def test_validation_hears_a_clip_alone_as_in_any_batch(built, models, tmp_path, kind, cached):
-    rows = dataset.load(built)
+def test_validation_hears_a_clip_alone_as_in_any_batch(few, models, tmp_path, kind, cached):
+    rows = dataset.load(few)
     split = protocols.split(rows, "speaker")
     logits = []
     for size in ("1", "7", "32"):
-        words = ["--dataset", built, "--model", models[kind], "--output_dir", tmp_path / "m", "--bf16", "false"]
+        words = ["--dataset", few, "--model", models[kind], "--output_dir", tmp_path / "m", "--bf16", "false"]
         words += ["--cache_frozen", cached, "--cache_dir", tmp_path / "cache", "--per_device_eval_batch_size", size]
         words += ["--freeze_feature_encoder", cached, "--report_to", "none"]
         made = setup.prepare(*parse_finetune(list(map(str, words))), rows, split)
@@ -190,8 +192,8 @@ def test_validation_hears_a_clip_alone_as_in_any_batch(built, models, tmp_path, 
         np.testing.assert_allclose(other, logits[0], atol=min(1e-4, differ / 50), rtol=0)
 
 
-def test_a_broken_run_goes_on_to_the_same_end(built, models, tmp_path):
-    base = ["finetune", "--dataset", str(built), "--model", str(models["bert"]), *FAST, "--protocol", "tess-oaf-yaf"]
+def test_a_broken_run_goes_on_to_the_same_end(few, models, tmp_path):
+    base = ["finetune", "--dataset", str(few), "--model", str(models["bert"]), *FAST, "--protocol", "tess-oaf-yaf"]
     whole, broken = str(tmp_path / "whole"), str(tmp_path / "broken")
     assert main([*base, "--output_dir", whole, "--num_train_epochs", "3", "--save_total_limit", "5"]) == 0
     checkpoints = sorted(Path(whole).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
@@ -204,7 +206,7 @@ def test_a_broken_run_goes_on_to_the_same_end(built, models, tmp_path):
         torch.testing.assert_close(one[name], other[name], atol=1e-6, rtol=0)
 
 
-def test_what_is_saved_and_validated_is_the_average_of_the_weights(built, models, tmp_path, monkeypatch):
+def test_what_is_saved_and_validated_is_the_average_of_the_weights(few, models, tmp_path, monkeypatch):
     seen = []
 
     def watched(self, args, state, control, **kwargs):
@@ -213,7 +215,7 @@ def test_what_is_saved_and_validated_is_the_average_of_the_weights(built, models
 
     update = WeightAverage.on_step_end
     monkeypatch.setattr(WeightAverage, "on_step_end", watched)
-    base = ["finetune", "--dataset", str(built), "--model", str(models["bert"]), "--output_dir", str(tmp_path / "run")]
+    base = ["finetune", "--dataset", str(few), "--model", str(models["bert"]), "--output_dir", str(tmp_path / "run")]
     torch.manual_seed(0)
     flags = ["--ema_decay", "0.5", "--max_steps", "3", "--eval_strategy", "steps", "--eval_steps", "3", *FAST]
     assert main([*base, *flags, "--save_strategy", "steps", "--save_steps", "3", "--calibrate", "false"]) == 0
@@ -227,7 +229,7 @@ def test_what_is_saved_and_validated_is_the_average_of_the_weights(built, models
         assert torch.allclose(saved[name], wanted, atol=1e-7)
         assert not torch.equal(saved[name], seen[-1][name])
     row = json.loads((tmp_path / "run" / "history.json").read_text())[-1]
-    rows, split = dataset.load(built), protocols.split(dataset.load(built))
+    rows, split = dataset.load(few), protocols.split(dataset.load(few))
     chances = Predictor(tmp_path / "run").probabilities([audio.load(rows[i]["audio"]) for i in split.validation])
     right = chances[np.arange(len(chances)), rows.select(split.validation)["label"]]
     assert row["eval_loss"] == pytest.approx(-np.log(right).mean(), abs=0.02)  # validation is in bf16
@@ -278,8 +280,8 @@ def test_augmentation_of_mel_frames_is_refused_where_there_are_none(built, model
     assert not (tmp_path / "run").exists()
 
 
-def test_a_loss_that_is_no_number_ends_in_one_line(built, models, fails, tmp_path):
-    base = ("finetune", "--dataset", built, "--model", models["bert"], "--output_dir", tmp_path / "m")
+def test_a_loss_that_is_no_number_ends_in_one_line(few, models, fails, tmp_path):
+    base = ("finetune", "--dataset", few, "--model", models["bert"], "--output_dir", tmp_path / "m")
     line = fails(*base, "--learning_rate", "1e30", "--max_grad_norm", "0", "--num_train_epochs", "2", "--bf16", "false")
     assert "lower --learning_rate" in line
     assert not (tmp_path / "m" / "results.json").exists()

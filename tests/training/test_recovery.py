@@ -22,8 +22,15 @@ from ser_hf.training import dataset, finetune
 from ser_hf.training.recovery import checkpoints
 from ser_hf.training.trainer import SerTrainer
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 STEPS = ["--bf16", "false", "--logging_strategy", "steps", "--logging_steps", "1"]
 STEPS += ["--patience", "0", "--per_device_train_batch_size", "8"]
+
+
+@pytest.fixture(scope="module")
+def built(few):
+    return few
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +95,11 @@ def test_killed_at_any_step_it_ends_with_the_same_weights(built, noisy, tmp_path
 
 @pytest.mark.parametrize("mode", ["lora", "partial"])
 def test_other_modes_go_on_to_the_same_weights(built, noisy, tmp_path, mode):
-    flags = ["--mode", mode, "--cache_dir", tmp_path / "cache"]
+    flags = ["--mode", mode, "--cache_dir", tmp_path / "cache", "--save_total_limit", "2"]
     assert main(words(built, noisy, tmp_path / "whole", *flags, steps=4)) == 0
-    first = checkpoints(tmp_path / "whole")[0]
     (tmp_path / "broken").mkdir()
-    os.rename(first, tmp_path / "broken" / first.name)
+    os.rename(tmp_path / "whole" / "checkpoint-2", tmp_path / "broken" / "checkpoint-2")
     broken = words(built, noisy, tmp_path / "broken", *flags, "--resume_from_checkpoint", "true", steps=4)
-    if first.name.endswith("-4"):  # the best came last: there is no earlier one to go on from
-        pytest.fail("the first checkpoint was not kept: choose another seed")
     assert main(broken) == 0
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "broken"))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -135,7 +139,7 @@ def test_a_corrupt_recording_met_late_is_named(built, noisy, tmp_path, fails, mo
 
     def corrupt(self, index):
         calls.append(index)
-        if len(calls) > 120:
+        if len(calls) > 60:
             raise AudioError("'03-01-05-01-01-01-21.wav' cannot be decoded: remove it")
         return decoded(self, index)
 
