@@ -85,7 +85,6 @@ def health(predictor: Predictor, limits: Limits, folder: Path | None, commit: st
         "protocol_hash": results.protocol_hash if results else None,
         "leaks_speakers": results.leaks if results else None,
         "backend": predictor.backend,
-        "voice": predictor.voice.kind,
         "labels": predictor.labels,
         "version": ser_hf.__version__,
         "limits": asdict(limits),

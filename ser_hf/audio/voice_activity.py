@@ -1,9 +1,8 @@
-"""Voice activity: by energy at the edges of a clip, by a detector in a long recording."""
+"""Voice activity: by energy at the edges of a clip, by silero-vad's network wherever one asks."""
 
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -77,11 +76,8 @@ FAINTEST = 0.3
 """Probability that one frame of a recording must reach, or the recording holds no voice.
 
 Of 5,247 clips of RAVDESS and TESS about three stay below it. Hiss of any colour and mains hum
-nearly always stay below it, too (`silero`)."""
+nearly always stay below it, too."""
 _SHORTEST_CONTEXT = SAMPLING_RATE  # silero needs about a second, so shorter clips are repeated
-_BELOW_LOUDEST = 35.0  # dB under the loudest frame so far, as in `voiced_span`
-_QUIETEST = -60.0  # dB of full scale
-_DECAY = 1.0  # dB a second by which the level of the loudest frame so far falls
 
 _TENSOR_NAMES = {
     "stft_conv.weight": "stft.forward_basis_buffer",
@@ -95,25 +91,17 @@ _TENSOR_NAMES = {
 }
 """For each of our tensors the name in silero-vad's TorchScript archive, which is private to it."""
 
-Kind = Literal["silero", "energy"]
-
 
 class VoiceActivityDetector:
     """A detector of voice; `open_stream` begins a recording."""
 
-    def __init__(self, kind: Kind | None = None) -> None:
-        """Load it: `silero` where its package is installed, `energy` elsewhere, if None.
+    def __init__(self) -> None:
+        """Load the weights of the package silero-vad.
 
         Raises:
-            UserError: for an unknown kind, or silero without its package.
+            UserError: where it is not installed, or has no weights where they are looked for.
         """
-        weights = _silero_weights()
-        self.kind: Kind = kind or ("silero" if weights else "energy")
-        if self.kind not in ("silero", "energy"):
-            raise UserError(f"'{kind}' is no voice activity detector: choose silero or energy")
-        if self.kind == "silero" and weights is None:
-            raise UserError("silero needs its package: pip install 'ser-hf[vad]', or choose energy")
-        self._network = _Silero(weights) if self.kind == "silero" else None
+        self._network = _Silero(_silero_weights())
 
     def open_stream(self) -> "VadStream":
         """Return a stream for one recording, from its start."""
@@ -140,42 +128,30 @@ class VoiceActivityDetector:
 class VadStream:
     """The voice in one recording, handed over in blocks."""
 
-    def __init__(self, network: "_Silero | None") -> None:
-        """Voice is detected by `network`, or by energy where it is None."""
+    def __init__(self, network: "_Silero") -> None:
+        """Begin without samples."""
         self._network = network
         self._rest = np.zeros(0, dtype=np.float32)
         self._context, self._state = np.zeros(_CONTEXT, dtype=np.float32), None
-        self._loudest = -np.inf
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """Take the next samples, and return the probability of voice in each completed frame.
 
-        Samples have the shape `(samples,)`, the answer `(frames,)`. That of `energy` is 0 or 1.
+        Samples have the shape `(samples,)`, the answer `(frames,)`.
         """
         joined = np.concatenate([self._rest, samples])
         frames, self._rest = np.split(joined, [len(joined) // FRAME * FRAME])
         frames = frames.reshape(-1, FRAME)
         if not len(frames):
             return np.zeros(0, dtype=np.float32)
-        return self._loud(frames) if self._network is None else self._spoken(frames)
-
-    def finish(self) -> np.ndarray:
-        """Return the same for the last frame, which silence completes."""
-        return self.feed(np.zeros(-len(self._rest) % FRAME, dtype=np.float32))
-
-    def _spoken(self, frames: np.ndarray) -> np.ndarray:
         contexts = np.concatenate([self._context[None], frames[:-1, -_CONTEXT:]])
         self._context = frames[-1, -_CONTEXT:]
         probabilities, self._state = self._network(np.concatenate([contexts, frames], axis=1), self._state)
         return probabilities
 
-    def _loud(self, frames: np.ndarray) -> np.ndarray:
-        levels = 10 * np.log10(np.square(frames).mean(axis=1) + 1e-12)
-        is_voice = np.zeros(len(levels), dtype=np.float32)
-        for index, level in enumerate(levels):
-            self._loudest = max(level, self._loudest - _DECAY * FRAME / SAMPLING_RATE)
-            is_voice[index] = level >= max(self._loudest - _BELOW_LOUDEST, _QUIETEST)
-        return is_voice
+    def finish(self) -> np.ndarray:
+        """Return the same for the last frame, which silence completes."""
+        return self.feed(np.zeros(-len(self._rest) % FRAME, dtype=np.float32))
 
 
 class _Silero(nn.Module):
@@ -208,7 +184,9 @@ class _Silero(nn.Module):
         return self.final_conv(hidden.relu().transpose(1, 2)).sigmoid().flatten().numpy(), state
 
 
-def _silero_weights() -> Path | None:
+def _silero_weights() -> Path:
     spec = find_spec("silero_vad")
     path = Path(spec.submodule_search_locations[0]) / "data" / "silero_vad.jit" if spec else None
-    return path if path and path.is_file() else None
+    if path is None or not path.is_file():
+        raise UserError("silero-vad, which finds the voice, has no weights here: pip install 'silero-vad>=6.2,<7'")
+    return path

@@ -37,7 +37,6 @@ _ABILITIES = {
     "ffmpeg": "PyAV: recordings of phones and browsers (m4a, mp4, webm, aac, amr)",
     "mcp": "ser-hf app --mcp",
     "search": "ser-hf finetune --search",
-    "vad": "silero-vad in place of an energy threshold",
 }
 """What an extra adds. The extra `dev` is for those who change this package."""
 

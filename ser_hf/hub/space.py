@@ -13,7 +13,7 @@ from ser_hf.errors import UserError
 from ser_hf.hub import repositories
 from ser_hf.utils import templates
 
-_EXTRAS = ("ffmpeg", "vad")
+_EXTRAS = ("ffmpeg",)
 
 _APP = '''"""Serve the page and the API of {model}; further flags go to `ser-hf app`, too."""
 
@@ -91,8 +91,8 @@ def push_space(
 def requirements() -> list[str]:
     """The package's requirements at the installed versions, torch and torchaudio first.
 
-    What is in `ffmpeg` and `vad` is among them as far as it is installed, so that the Space decodes
-    recordings and finds voice as this machine does.
+    What is in `ffmpeg` is among them as far as it is installed, so that the Space decodes
+    recordings as this machine does.
 
     Raises:
         UserError: if the package runs from a folder without being installed, or lacks what it

@@ -51,7 +51,6 @@ class Predictor:
         device: str | None = None,
         batch_size: int = 16,
         backend: str = "auto",
-        voice_kind: voice_activity.Kind | None = None,
         revision: str | None = None,
         threads: int | None = None,
     ) -> None:
@@ -64,8 +63,6 @@ class Predictor:
             batch_size: clips of one length that share a batch at most, on a GPU.
             backend: `auto`, `torch`, `torch-bf16`, `onnx` or `onnx-int8`; the ONNX ones run on the
                 CPU. `auto` is the faster of torch and onnx (`ser_hf.inference.backends`).
-            voice_kind: how voice is found, `silero` or `energy`; the better one
-                that is installed if None.
             revision: a branch, tag or commit of a Hub id.
             threads: that predict on a CPU; as many as cores that the process may use if None.
 
@@ -75,8 +72,7 @@ class Predictor:
         """
         model = os.path.expanduser(model)
         self.name, self.revision = model, revision
-        self._settings = {"device": device, "batch_size": batch_size, "backend": backend}
-        self._settings |= {"voice_kind": voice_kind, "threads": threads}
+        self._settings = {"device": device, "batch_size": batch_size, "backend": backend, "threads": threads}
         # where the process loads it from: the working folder may be another one when it is pickled
         self._folder = os.path.realpath(model) if os.path.isdir(model) else None
         loaded = backends.load(model, backend, device, revision)
@@ -86,7 +82,7 @@ class Predictor:
         self.session = InferenceSession(
             backend=loaded,
             pool=InferencePool(loaded.device, threads),
-            vad=voice_activity.VoiceActivityDetector(voice_kind),
+            vad=voice_activity.VoiceActivityDetector(),
             labels=[config.id2label[i] for i in range(config.num_labels)],
             abstain_below=self.seen_speakers.abstain_below or 0.0,
             batch_size=batch_size,

@@ -1,5 +1,7 @@
 """Where voice is found."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -16,10 +18,9 @@ def spoken(recordings, count=3):
     return np.concatenate([part for file in files for part in (audio.load(file), gap)])
 
 
-@pytest.mark.parametrize("kind", ["silero", "energy"])
-def test_voice_is_found_in_utterances_and_not_in_silence(kind, recordings):
+def test_voice_is_found_in_utterances_and_not_in_silence(recordings):
     clip = audio.load(next(recordings[0].rglob("*-05-*.wav")))
-    listener = voice_activity.VoiceActivityDetector(kind).open_stream()
+    listener = voice_activity.VoiceActivityDetector().open_stream()
     silence = np.zeros(4 * audio.SAMPLING_RATE, dtype=np.float32)
     assert (listener.feed(silence) < voice_activity.FAINTEST).all()
     assert (listener.feed(clip) >= voice_activity.LIKELY).mean() > 0.5
@@ -27,13 +28,12 @@ def test_voice_is_found_in_utterances_and_not_in_silence(kind, recordings):
     assert (after[16:] < voice_activity.FAINTEST).all()  # half a second later
 
 
-@pytest.mark.parametrize("kind", ["silero", "energy"])
-def test_how_a_recording_is_cut_into_blocks_changes_nothing(kind, recordings):
+def test_how_a_recording_is_cut_into_blocks_changes_nothing(recordings):
     samples = spoken(recordings)
-    whole = voice_activity.VoiceActivityDetector(kind).open_stream()
+    whole = voice_activity.VoiceActivityDetector().open_stream()
     expected = np.concatenate([whole.feed(samples), whole.finish()])
     assert len(expected) == -(-len(samples) // voice_activity.FRAME)
-    parts = voice_activity.VoiceActivityDetector(kind).open_stream()
+    parts = voice_activity.VoiceActivityDetector().open_stream()
     cuts = np.sort(np.random.default_rng(0).integers(0, len(samples), 40))
     found = [parts.feed(part) for part in np.split(samples, cuts)]
     np.testing.assert_allclose(np.concatenate([*found, parts.finish()]), expected, atol=1e-4)
@@ -50,7 +50,7 @@ def test_silero_says_what_its_package_says(recordings):
     package = load_silero_vad()
     frames = torch.from_numpy(samples).split(voice_activity.FRAME)
     theirs = np.array([package(frame, audio.SAMPLING_RATE).item() for frame in frames])
-    network = voice_activity.VoiceActivityDetector("silero")._network
+    network = voice_activity.VoiceActivityDetector()._network
     padded = np.pad(samples, (64, 0))
     ours, _ = network(np.lib.stride_tricks.sliding_window_view(padded, 576)[:: voice_activity.FRAME].copy(), None)
     np.testing.assert_allclose(ours, theirs, atol=2e-4)
@@ -59,25 +59,16 @@ def test_silero_says_what_its_package_says(recordings):
 def test_loading_silero_leaves_the_threads_of_torch_alone():
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    voice_activity.VoiceActivityDetector("silero")
+    voice_activity.VoiceActivityDetector()
     assert torch.get_num_threads() == 2
     torch.set_num_threads(threads)
 
 
-def test_energy_hears_loud_above_quiet_whatever_the_level():
-    rng = np.random.default_rng(0)
-    noise = rng.normal(size=32_000).astype(np.float32)
-    for level in (0.3, 0.01):
-        quiet = noise * level * 10 ** (-50 / 20)
-        listener = voice_activity.VoiceActivityDetector("energy").open_stream()
-        assert listener.feed(noise * level).all()
-        assert not listener.feed(quiet)[2:].any()
-
-
-def test_without_its_package_energy_is_taken_and_silero_refused(monkeypatch):
-    monkeypatch.setattr(voice_activity, "find_spec", lambda name: None)
-    assert voice_activity.VoiceActivityDetector().kind == "energy"
-    with pytest.raises(UserError, match="'ser-hf\\[vad\\]'"):
-        voice_activity.VoiceActivityDetector("silero")
-    with pytest.raises(UserError, match="'ears' is no voice activity detector"):
-        voice_activity.VoiceActivityDetector("ears")
+@pytest.mark.parametrize(
+    "spec",
+    [None, SimpleNamespace(submodule_search_locations=["/nowhere"]), SimpleNamespace(submodule_search_locations=["."])],
+)
+def test_without_its_weights_the_line_says_how_to_get_them(monkeypatch, spec):
+    monkeypatch.setattr(voice_activity, "find_spec", lambda name: spec)
+    with pytest.raises(UserError, match=r"has no weights here: pip install 'silero-vad>=6\.2,<7'"):
+        voice_activity.VoiceActivityDetector()

@@ -22,6 +22,7 @@ def hum(seconds):
 SOUNDS = {
     "zeros": lambda seconds: np.zeros(round(seconds * RATE)),
     "hiss at -80 dB": lambda seconds: hiss(seconds, -80),
+    "hiss at -60 dB": lambda seconds: hiss(seconds, -60),
     "hiss at -30 dB": lambda seconds: hiss(seconds, -30),
     "hum": hum,
     "hum on a constant": lambda seconds: hum(seconds) + 0.03,

@@ -211,7 +211,7 @@ def pickled(predictor):
     ("duplicate", "settings"),
     [
         (pickled, {}),
-        (pickled, {"backend": "torch", "voice_kind": "energy"}),
+        (pickled, {"backend": "torch"}),
         (copy.deepcopy, {"backend": "onnx"}),
         (copy.copy, {"backend": "torch"}),
     ],
@@ -223,7 +223,7 @@ def test_copies_keep_the_model_and_the_settings(duplicate, settings, tuned, file
     predictor = predictor.adapt(files)
     twin = duplicate(predictor)
     assert twin.predict([files[0], speech]) == predictor.predict([files[0], speech])
-    assert (twin.session.batch_size, twin.voice.kind, twin.backend) == (3, predictor.voice.kind, predictor.backend)
+    assert (twin.session.batch_size, twin.backend) == (3, predictor.backend)
     twin.abstain_below = 0.0
     assert predictor.abstain_below == 0.9
 

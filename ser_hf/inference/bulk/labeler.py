@@ -67,12 +67,12 @@ class Answers:
 def fingerprint(predictor: Predictor) -> str:
     """16 hexadecimal digits of all that an answer depends on beside the recording.
 
-    These are the weights, the precision of the backend, the threshold, the labels, and how voice is
-    found. Torch and ONNX in fp32 count as one, since they agree within 1e-4.
+    These are the weights, the precision of the backend, the threshold and the labels. Torch and
+    ONNX in fp32 count as one, since they agree within 1e-4.
     """
     precision = predictor.backend if predictor.backend in ("torch-bf16", "onnx-int8") else "fp32"
-    parts = [predictor.session.backend.digest, precision, predictor.abstain_below, predictor.voice.kind]
-    return hashlib.sha256(json.dumps([*parts, predictor.labels]).encode()).hexdigest()[:16]
+    parts = [predictor.session.backend.digest, precision, predictor.abstain_below, predictor.labels]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 class Labeler:
