@@ -239,14 +239,15 @@ class _Writer:
 
     def _flush(self) -> None:
         self._flushed = time.monotonic()
-        if self._rows:
-            if not self._superseding and self._index.names(self._rows):
+        # a signal may come between any two lines: rows may be asked again, but never be there twice
+        rows, self._rows = self._rows, []
+        if rows:
+            if not self._superseding and self._index.names(rows):
                 self._superseding = True
                 self._write_manifest(complete=False)  # before: a killed run must know
-            name = self._store.write_part(self._rows, self._schema)
+            name = self._store.write_part(rows, self._schema)
             if self._options.reuse:
                 self._index.add(name)
-            self._rows.clear()
         self._finished |= self._ended  # their last rows are written
         self._ended.clear()
         self._write_manifest(complete=False)
