@@ -31,11 +31,19 @@ def words(*parts):
 
 
 @pytest.fixture(scope="module")
-def full(tuned, built, tmp_path_factory):
-    """A copy of `tuned`, and all evidence of it, which also went into its folder."""
-    model = shutil.copytree(tuned, tmp_path_factory.mktemp("full") / "model")
+def trained(few, models, tmp_path_factory):
+    """The folder that fine-tuning on `few` wrote."""
+    model = tmp_path_factory.mktemp("trained") / "model"
+    assert main(words("finetune", "--dataset", few, "--model", models["bert"], "--output_dir", model, *FAST)) == 0
+    return model
+
+
+@pytest.fixture(scope="module")
+def full(trained, few, tmp_path_factory):
+    """A copy of `trained`, and all evidence of it, which also went into its folder."""
+    model = shutil.copytree(trained, tmp_path_factory.mktemp("full") / "model")
     out = model.parent / "evidence"
-    base = words("evaluate", "--model", model, "--dataset", built, "--output", out)
+    base = words("evaluate", "--model", model, "--dataset", few, "--output", out)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(baselines, "EPOCHS", 2)  # of the network; 200 take a minute
         assert main([*base, "--also", "all", "--into_model", "--cache_dir", str(model.parent / "cache")]) == 0
@@ -74,12 +82,12 @@ def test_all_evidence_is_written_and_stands_in_the_card(full):
     checks.check_evidence(model)
 
 
-def test_history_and_settings_of_the_training_are_kept(full, tuned):
-    own, later = Results.load(tuned / "results.json"), Results.load(full[1] / "results.json")
+def test_history_and_settings_of_the_training_are_kept(full, trained):
+    own, later = Results.load(trained / "results.json"), Results.load(full[1] / "results.json")
     assert later.history == own.history
     assert later.training == own.training
     assert later.calibration["validation"] == own.calibration["validation"]
-    assert later.weights == own.weights == loading.digest(Predictor(tuned).model)
+    assert later.weights == own.weights == loading.digest(Predictor(trained).model)
 
 
 def test_fine_tuning_calibrates_and_stock_pipeline_with_it(tuned, recordings):

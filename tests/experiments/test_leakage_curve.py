@@ -33,9 +33,10 @@ def test_what_is_there_is_loaded(curve, built, capsys):
     assert file.stat().st_mtime_ns == before
 
 
-def test_a_curve_fine_tunes_with_the_flags_given(built, models, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("undrawn")
+def test_a_curve_fine_tunes_with_the_flags_given(few, models, tmp_path, monkeypatch):
     monkeypatch.setattr(leakage_curve, "NOVELTY", {"tess-oaf-yaf": "the voice is new"})
-    base = ["leakage-curve", "--model", str(models["bert"]), "--dataset", str(built)]
+    base = ["leakage-curve", "--model", str(models["bert"]), "--dataset", str(few)]
     assert main([*base, "--output", str(tmp_path / "d"), *FAST, "--seed", "7"]) == 0
     results = Results.load(tmp_path / "d" / "tess-oaf-yaf" / "results.json")
     assert results.training["settings"]["seed"] == 7

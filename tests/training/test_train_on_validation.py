@@ -14,6 +14,18 @@ from ser_hf.data import dataset
 from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
+@pytest.fixture(scope="module")
+def built(few):
+    return few
+
+
+@pytest.fixture(scope="module")
+def rows(few):
+    return dataset.load(few)
+
 
 def test_a_refit_hears_the_validation_side_and_takes_a_temperature(built, models, rows, tmp_path):
     base = ["finetune", "--dataset", str(built), "--model", str(models["bert"]), *FAST, "--max_steps", "2"]

@@ -19,11 +19,11 @@ from ser_hf.training.inputs import TrainingInputs
 
 
 @pytest.fixture(scope="module")
-def run(built, tmp_path_factory):
+def run(few, tmp_path_factory):
     """The output and the folder of a run."""
     folder = tmp_path_factory.mktemp("whisper")
     backbone = make_whisper(folder / "backbone", layers=3)
-    flags = ["--dataset", str(built), "--model", str(backbone), "--output_dir", str(folder / "model"), *FAST]
+    flags = ["--dataset", str(few), "--model", str(backbone), "--output_dir", str(folder / "model"), *FAST]
     flags += [
         "--max_steps",
         "4",

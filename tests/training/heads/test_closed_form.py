@@ -12,6 +12,7 @@ from transformers import pipeline
 
 from ser_hf import audio, protocols
 from ser_hf.cli.main import main
+from ser_hf.data import dataset
 from ser_hf.evaluation.results import PredictionTable, Results
 from ser_hf.inference.adaptation_head import FILE, AdaptationHead
 from ser_hf.inference.predictor import Predictor
@@ -20,6 +21,16 @@ from ser_hf.models import hidden_units, loading
 from ser_hf.training.heads import closed_form
 
 AUGMENT = ["--augment", "tempo:0.1,hiss:10-30,speed:0.1", "--augmented_copies", "1"]
+
+
+@pytest.fixture(scope="module")
+def built(few):
+    return few
+
+
+@pytest.fixture(scope="module")
+def rows(few):
+    return dataset.load(few)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForAudioClassification, HubertConf
 from ser_hf import protocols
 from ser_hf.cli.settings import CommandLine
 from ser_hf.cli.train import pretrain as pretrain_command
+from ser_hf.data import dataset
 from ser_hf.errors import UserError
 from ser_hf.models import loading, presets
 from ser_hf.models.seen_speakers import SeenSpeakers
@@ -35,6 +36,16 @@ def words(built, model, output, *more):
     """One epoch over the few recordings of one TESS voice."""
     base = f"--dataset {built} --model {model} --output {output} --protocol tess-oaf-yaf --epochs 1 --batch_size 4"
     return [*base.split(), "--threads", "1", "--bf16", "false", "--num_negatives", "10", *map(str, more)]
+
+
+@pytest.fixture(scope="module")
+def built(few):
+    return few
+
+
+@pytest.fixture(scope="module")
+def rows(few):
+    return dataset.load(few)
 
 
 @pytest.fixture(scope="module")
