@@ -1,19 +1,25 @@
-"""Python, the command line, the API, its batches, zips and the page say the same of one recording:
-the same bytes, or the same words."""
+"""Python, the command line, the API, its batches, zips, the tools of language models, the page and
+its live tab say the same of one recording: the same bytes, or the same words."""
 
+import contextlib
 import html
 import io
 import json
+import shutil
 import struct
 import zipfile
 
+import gradio
 import numpy as np
 import pytest
 import soundfile
+import torch
+from gradio.data_classes import FileData
 from helpers.media import write_media
 from starlette.testclient import TestClient
 
-from ser_hf.app import page, server
+from ser_hf import audio
+from ser_hf.app import page, server, tabs
 from ser_hf.app.uploads import Limits
 from ser_hf.audio import synthesis
 from ser_hf.cli.main import main
@@ -130,10 +136,14 @@ def answered(answer, folder):
 
 
 @pytest.fixture(scope="module")
-def doors(inputs, models, tmp_path_factory):
+def predictor(models):
+    return Predictor(models["layer"], backend="torch")
+
+
+@pytest.fixture(scope="module")
+def doors(inputs, models, predictor, tmp_path_factory):
     """What each door answers, in the order of the inputs."""
     model, folder, work = str(models["layer"]), inputs[0].parent, tmp_path_factory.mktemp("work")
-    predictor = Predictor(model, backend="torch")
 
     def python(path):
         try:
@@ -153,17 +163,19 @@ def doors(inputs, models, tmp_path_factory):
         with TestClient(server.application(predictor, Limits(per_minute=0))) as client:
             answers |= asked(client, inputs)
         answers["page"] = [pressed(pages[0], path) for path in inputs]
+        answers["a tool"] = [called(pages[0], path) for path in inputs]
     return answers
 
 
 def asked(client, inputs):
     """What the routes answer."""
-    each, (batch, packed) = [], (io.BytesIO(), io.BytesIO())
+    each, timelines, packed = [], [], io.BytesIO()
     for path in inputs:
-        response = client.post("/predict", files={"file": (path.name, path.read_bytes())})
-        assert response.status_code in (200, 422)
-        body = response.json()
-        each.append(json.dumps({"file": path.name, "error": body["error"]} if "error" in body else body))
+        for route, texts in (("/predict", each), ("/timeline", timelines)):
+            response = client.post(route, files={"file": (path.name, path.read_bytes())})
+            assert response.status_code in (200, 422)
+            body = response.json()
+            texts.append(json.dumps({"file": path.name, "error": body["error"]} if "error" in body else body))
     parts = [("file", (path.name, path.read_bytes())) for path in inputs]
     batch = client.post("/batch", files=parts).json()
     with zipfile.ZipFile(packed, "w") as archive:
@@ -172,6 +184,7 @@ def asked(client, inputs):
     zipped = {item["file"]: item for item in client.post("/batch", files={"file": ("all.zip", packed)}).json()}
     return {
         "POST /predict": each,
+        "POST /timeline": timelines,
         "POST /batch": [json.dumps(item) for item in batch],
         "a zip": [json.dumps(zipped[path.name]) for path in inputs],
     }
@@ -192,15 +205,96 @@ def pressed(blocks, path):
     return json.dumps({"file": path.name, "error": words})
 
 
-@pytest.mark.parametrize("door", ["command line", "POST /predict", "POST /batch", "a zip", "page"])
+def called(blocks, path):
+    """What the function behind the tool `predict_json` gives for an upload."""
+    (function,) = [item for item in blocks.fns.values() if item.api_name == "predict_json"]
+    recording = function.inputs[0].preprocess(FileData(path=str(path), orig_name=path.name))
+    try:
+        return function.fn(recording, path.name)
+    except gradio.Error as error:
+        return json.dumps({"file": path.name, "error": error.message})
+
+
+def differing(inputs, expected, answers):
+    """The answers that are others than expected, by the names of the inputs."""
+    rows = zip(inputs, expected, answers, strict=True)
+    return {path.name: (wanted, answer) for path, wanted, answer in rows if wanted != answer}
+
+
+@pytest.mark.parametrize("door", ["command line", "POST /predict", "POST /batch", "a zip", "page", "a tool"])
 def test_every_door_says_the_same(doors, inputs, door):
     assert len(inputs) > 50
-    different = {
-        path.name: (expected, answer)
-        for path, expected, answer in zip(inputs, doors["Python"], doors[door], strict=True)
-        if expected != answer
-    }
-    assert different == {}
+    assert differing(inputs, doors["Python"], doors[door]) == {}
+
+
+def test_a_timeline_is_that_of_the_prediction(doors, inputs):
+    answers = [json.loads(text) for text in doors["Python"]]
+    expected = [
+        json.dumps(one if "error" in one else {"duration": one["duration"], "segments": one["segments"]})
+        for one in answers
+    ]
+    assert differing(inputs, expected, doors["POST /timeline"]) == {}
+
+
+def decoded(path, name=None):
+    """The samples of a file as a program would hand them over, and their rate."""
+    with audio.open_recording(path, name) as reader:
+        empty = np.zeros((0, reader.channels), dtype=np.float32)
+        return np.concatenate([empty, *reader.blocks()]), reader.rate
+
+
+@pytest.mark.parametrize("form", ["a pair", "a dict", "channels first", "a tensor"])
+def test_the_samples_of_a_file_are_answered_like_the_file(doors, inputs, predictor, form):
+    expected, answers, paths = [], [], []
+    for path, text in zip(inputs, doors["Python"], strict=True):
+        if "error" in (answer := json.loads(text)):
+            continue
+        samples, rate = decoded(path)
+        source = {
+            "a pair": (rate, samples),
+            "a dict": {"raw": samples, "sampling_rate": rate},
+            "channels first": (samples.T.copy(), rate),
+            "a tensor": {"array": torch.from_numpy(samples), "sampling_rate": np.int64(rate)},
+        }[form]
+        paths.append(path)
+        expected.append(json.dumps(answer | {"file": None}))
+        answers.append(json.dumps(predictor.predict(source)))
+    assert len(answers) > 30
+    assert differing(paths, expected, answers) == {}
+
+
+def test_what_python_refuses_of_a_file_it_refuses_of_its_samples(doors, inputs, predictor):
+    refused = {}
+    for path, text in zip(inputs, doors["Python"], strict=True):
+        if "error" in text:
+            with contextlib.suppress(UserError):
+                refused[path.name] = decoded(path)
+    # what is refused before it is decoded has no samples
+    words = dict.fromkeys(("infinite.wav", "not a number.wav"), "holds NaN or infinite samples")
+    words |= dict.fromkeys(("header alone.wav", "too short.wav"), "s long: at least 0.1 s is needed")
+    assert set(refused) == set(words)
+    for name, source in refused.items():
+        with pytest.raises(UserError, match=words[name]):
+            predictor.predict(source)
+
+
+def test_live_says_what_a_stream_in_python_says(inputs, predictor, tmp_path):
+    """A chunk is a file of its own, and may be short; one that cannot be read has words, too."""
+    shown, expected = [], []
+    with gradio.Blocks() as blocks, gradio.Tab() as tab:
+        tabs.add_live(predictor, Limits(), tab)
+    (feed,) = [item.fn for item in blocks.fns.values() if item.fn and item.fn.__name__ == "predict_chunk"]
+    for path in inputs:
+        chunk = shutil.copy(path, tmp_path / "chunk")
+        shown.append(feed(chunk, None)[1])
+        assert not (tmp_path / "chunk").exists()
+        try:
+            samples, rate = decoded(path, "the stream")
+            predictions = list(predictor.stream([samples], rate))
+            expected.append(page.html.live_html(predictions[-1]) if predictions else gradio.skip())
+        except UserError as error:
+            expected.append(page.html.message_html(str(error)))
+    assert differing(inputs, expected, shown) == {}
 
 
 def test_what_is_a_recording_is_answered_and_all_else_is_refused_in_a_line(doors, inputs):

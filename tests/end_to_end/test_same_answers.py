@@ -108,6 +108,10 @@ async def _mcp(url, files):
             encoded = base64.b64encode(Path(file).read_bytes()).decode()
             arguments = {"recording": f"data:audio/wav;base64,{encoded}", "name": Path(file).name}
             results.append(await session.call_tool("predict_json", arguments))
+        bad = {"recording": f"data:audio/wav;base64,{base64.b64encode(b'no sound').decode()}", "name": "notes.wav"}
+        refused = await session.call_tool("predict_json", bad)
+        assert refused.isError
+        assert "'notes.wav' is not audio that can be read (Format not recognised)" in refused.content[0].text
         with pytest.raises(McpError, match="Addresses are not fetched"):
             await session.call_tool("predict_json", {"recording": "http://127.0.0.1:9/clip.wav"})
     return tools, [result.content[0].text for result in results]
