@@ -234,7 +234,7 @@ def outcome_of(source: object, path: Path) -> str:
         return loaded(source, path.name)
     outcomes = []
     try:
-        for recording in uploads.recordings([uploads.UploadedFile.at(path)], LIMITS):
+        for recording in uploads.Recordings([uploads.UploadedFile.at(path)], LIMITS):
             if recording.source is None:
                 outcomes.append("AudioError" if "\n" not in recording.error else f"UNCLEAR: {recording.error}")
             else:

@@ -44,30 +44,29 @@ def predict_file(
 
 
 def predict_batch(
-    predictor: Predictor, limits: Limits, files: list[UploadedFile], one_speaker: bool = False
+    predictor: Predictor, limits: Limits, recordings: uploads.Recordings, one_speaker: bool = False
 ) -> Iterator[Prediction | FailedPrediction]:
-    """Predict several recordings in their order, zips opened.
+    """Predict the recordings of uploads in their order.
 
     Args:
         predictor: that answers.
         limits: of a visitor.
-        files: the uploads.
+        recordings: of the uploads.
         one_speaker: adapt to all recordings that can be read before the first is predicted.
 
     Yields:
         Predictions; `file` and `error` in the place of a recording that cannot be read.
 
     Raises:
-        UploadError: as `uploads.recordings`.
         AdaptationError: for too few clips of one speaker.
     """
     if one_speaker:
-        readable = (recording.source for recording in uploads.recordings(files, limits) if recording.source)
+        readable = (recording.source for recording in recordings if recording.source)
         predictor = predictor.adapt_to_one_speaker(readable, limits.timeout, limits.seconds, on_error="skip")
     unreadable: deque[tuple[int, FailedPrediction]] = deque()
 
     def sources() -> Iterator[dict]:
-        for position, recording in enumerate(uploads.recordings(files, limits)):
+        for position, recording in enumerate(recordings):
             if recording.source is None:
                 name = PurePath(recording.name).name  # as the prediction would have it
                 unreadable.append((position, {"file": name, "error": recording.error}))
@@ -120,7 +119,7 @@ class RecordingRoutes:
         if together is None:
             raise HTTPException(422, "one_speaker must be true or false.")
         async with self._files(request) as files:
-            return await self._respond(lambda: list(predict_batch(self._predictor, self._limits, files, together)))
+            return await self._respond(lambda: _answers(self._predictor, self._limits, files, together))
 
     @asynccontextmanager
     async def _files(self, request: Request) -> AsyncIterator[list[UploadedFile]]:
@@ -161,6 +160,12 @@ class RecordingRoutes:
             self._slots.release()
         # the bytes that `ser-hf predict` prints: FastAPI's own encoder writes others
         return Response(json.dumps(content) + "\n", media_type="application/json")
+
+
+def _answers(
+    predictor: Predictor, limits: Limits, files: list[UploadedFile], one_speaker: bool = False
+) -> list[Prediction | FailedPrediction]:
+    return list(predict_batch(predictor, limits, uploads.Recordings(files, limits), one_speaker))
 
 
 def _only(files: list[UploadedFile]) -> UploadedFile:
@@ -223,7 +228,7 @@ def add_endpoints(predictor: Predictor, limits: Limits) -> None:
             read.
         """
         files = [UploadedFile.at(path) for path in recordings or []]
-        return _or_gradio_error(lambda: list(predict_batch(predictor, limits, files)))
+        return _or_gradio_error(lambda: _answers(predictor, limits, files))
 
     def _predict(path: str | None, name: str = "") -> dict:
         if path is None:

@@ -72,7 +72,7 @@ def _adapted(predictor: Predictor, limits: Limits, files: list[UploadedFile]) ->
     unreadable = []
 
     def sources() -> Iterator[dict]:
-        for recording in uploads.recordings(files, limits):
+        for recording in uploads.Recordings(files, limits):
             if recording.source is None:
                 unreadable.append(recording.error)
             else:
@@ -162,10 +162,10 @@ def add_batch(predictor: Predictor, limits: Limits) -> None:
         files = [UploadedFile.at(path) for path in paths or []]
         predictions = []
         try:
-            total = uploads.count_recordings(files, limits)
-            for prediction in api.predict_batch(predictor, limits, files, one_speaker):
+            found = uploads.Recordings(files, limits)
+            for prediction in api.predict_batch(predictor, limits, found, one_speaker):
                 predictions.append(prediction)
-                progress((len(predictions), total), unit="recordings")
+                progress((len(predictions), len(found)), unit="recordings")
         except UserError as error:
             return html.message_html(str(error)), hidden, hidden, hidden
         folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))

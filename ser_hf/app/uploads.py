@@ -112,28 +112,40 @@ class _Entry:
     error: str | None = None
 
 
-def count_recordings(files: list[UploadedFile], limits: Limits) -> int:
-    """How many recordings uploads hold, those in zips included, readable or not.
-
-    Args:
-        files: all uploads of one request.
-        limits: `files` and `zip_mb` hold for all of them together.
-
-    Raises:
-        UploadError: for more than the limits allow, or nothing at all.
-    """
-    return sum(map(len, _checked(files, limits)))
-
-
-def recordings(files: list[UploadedFile], limits: Limits) -> Iterator[UploadedRecording]:
-    """The recordings of uploads, zips opened, in their order.
+class Recordings:
+    """The recordings of uploads, zips opened, in their order; may be iterated more than once.
 
     Every member of a zip is one, whatever its name, but folders and hidden files. One that must not
-    be read, and a zip that cannot be, have an `error`. Arguments and errors are those of
-    `count_recordings`. The limits are checked before anything is read.
+    be read, and a zip that cannot be, have an `error`.
     """
-    entries = _checked(files, limits)
-    return _recordings(files, entries)
+
+    def __init__(self, files: list[UploadedFile], limits: Limits) -> None:
+        """Look into the uploads, once, before any recording is read.
+
+        Args:
+            files: all uploads of one request.
+            limits: `files` and `zip_mb` hold for all of them together.
+
+        Raises:
+            UploadError: for more than the limits allow, or nothing at all.
+        """
+        self._files, self._entries = files, _checked(files, limits)
+
+    def __len__(self) -> int:
+        """How many they are, readable or not."""
+        return sum(map(len, self._entries))
+
+    def __iter__(self) -> Iterator[UploadedRecording]:
+        for file, found in zip(self._files, self._entries, strict=True):
+            if not found:
+                continue
+            if found[0].member is None:
+                error = found[0].error
+                yield UploadedRecording(file.name, None if error else file.source(), error)
+                continue
+            with file.opened() as content, zipfile.ZipFile(content) as archive:
+                for entry in found:
+                    yield _unpacked(archive, entry, file.name)
 
 
 def _checked(files: list[UploadedFile], limits: Limits) -> list[list[_Entry]]:
@@ -165,19 +177,6 @@ def _entries(file: UploadedFile, limits: Limits) -> list[_Entry]:
         _Entry(name, member, f"'{file.name}': '{name}' {refusal}" if member.file_size > largest else None)
         for name, member in members
     ]
-
-
-def _recordings(files: list[UploadedFile], entries: list[list[_Entry]]) -> Iterator[UploadedRecording]:
-    for file, found in zip(files, entries, strict=True):
-        if not found:
-            continue
-        if found[0].member is None:
-            error = found[0].error
-            yield UploadedRecording(file.name, None if error else file.source(), error)
-            continue
-        with file.opened() as content, zipfile.ZipFile(content) as archive:
-            for entry in found:
-                yield _unpacked(archive, entry, file.name)
 
 
 def _unpacked(archive: zipfile.ZipFile, entry: _Entry, archive_name: str) -> UploadedRecording:

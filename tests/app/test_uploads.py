@@ -3,14 +3,17 @@
 import io
 import zipfile
 
+import gradio
 import numpy as np
 import pytest
 
-from ser_hf.app import api, uploads
+from ser_hf.app import api, tabs, uploads
 from ser_hf.app.uploads import Limits, UploadedFile, UploadError
 from ser_hf.inference.predictor import Predictor
+from ser_hf.utils import zip_reader
 
 LIMITS = Limits(files=4, zip_mb=1)
+LARGE = Limits(file_mb=1)
 
 
 def packed(path, kind=zipfile.ZIP_DEFLATED, **members):
@@ -32,7 +35,7 @@ def uploaded(paths):
 
 
 def read(paths, limits=LIMITS):
-    return list(uploads.recordings(uploaded(paths), limits))
+    return list(uploads.Recordings(uploaded(paths), limits))
 
 
 def test_zips_are_opened_and_hidden_files_are_passed_over(tmp_path):
@@ -49,7 +52,21 @@ def test_zips_are_opened_and_hidden_files_are_passed_over(tmp_path):
     assert [item.name for item in result] == ["one.wav", "a/three.ogg", "b/two.FLAC"]
     assert [item.source["bytes"] for item in result] == [b"1", b"3", b"2"]
     assert [item.source["path"] for item in result] == ["one.wav", "a/three.ogg", "b/two.FLAC"]
-    assert uploads.count_recordings(uploaded([tmp_path / "one.wav", tmp_path / "more.zip"]), LIMITS) == 3
+    assert len(uploads.Recordings(uploaded([tmp_path / "one.wav", tmp_path / "more.zip"]), LIMITS)) == 3
+
+
+@pytest.mark.parametrize("one_speaker", [False, True])
+def test_a_zip_is_examined_once(one_speaker, predictor, recordings, tmp_path, monkeypatch):
+    looked, listed = [], zip_reader.listed
+    monkeypatch.setattr(zip_reader, "listed", lambda file, name: looked.append(name) or listed(file, name))
+    clips = {path.name: path.read_bytes() for path in sorted(recordings[0].rglob("*.wav"))[:9]}
+    packs = [packed(tmp_path / "a.zip", **clips), packed(tmp_path / "b.zip", **clips)]
+    with gradio.Blocks() as page:
+        tabs.add_batch(predictor, Limits())
+    (press,) = [item.fn for item in page.fns.values()]
+    message, *_ = press(list(map(str, packs)), one_speaker, lambda *args, **options: None)
+    assert "18 recordings analysed" in message
+    assert looked == ["a.zip", "b.zip"]
 
 
 def test_a_name_in_a_zip_is_never_a_path(tmp_path):
@@ -64,12 +81,12 @@ def test_limits_hold_for_all_together_before_anything_is_read(tmp_path):
     (tmp_path / "one.wav").write_bytes(b"1")
     assert len(read([many])) == 4
     with pytest.raises(UploadError, match="5 recordings are more than 4: send them in parts"):
-        uploads.recordings(uploaded([many, tmp_path / "one.wav"]), LIMITS)
+        uploads.Recordings(uploaded([many, tmp_path / "one.wav"]), LIMITS)
     large = packed(tmp_path / "large.zip", **{"a.wav": b"\0" * (2 << 20)})
     with pytest.raises(UploadError, match="2 MB are in the zip, more than 1"):
-        uploads.recordings(uploaded([large]), LIMITS)
+        uploads.Recordings(uploaded([large]), LIMITS)
     with pytest.raises(UploadError, match="there is no recording in it"):
-        uploads.recordings([], LIMITS)
+        uploads.Recordings([], LIMITS)
 
 
 def test_a_member_that_lies_about_its_size_is_an_error_of_that_member(tmp_path):
@@ -162,7 +179,7 @@ def test_every_member_of_a_zip_is_answered_or_named(kind, predictor, recordings,
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members:
             archive.writestr(name, content)
-    answers = list(api.predict_batch(predictor, Limits(file_mb=1), uploaded([tmp_path / "a.zip"])))
+    answers = list(api.predict_batch(predictor, LARGE, uploads.Recordings(uploaded([tmp_path / "a.zip"]), LARGE)))
     errors = [(answer["file"], answer["error"]) for answer in answers if "error" in answer]
     assert [name for name, _ in errors] == [name for name, _ in refused]
     for (_, error), (name, reason) in zip(errors, refused, strict=True):
@@ -182,7 +199,7 @@ def names(member_name, flags=0):
     content = bytearray(buffer.getvalue().replace(b"x" * len(member_name), member_name))
     for signature, place in ((b"PK\1\2", 8), (b"PK\3\4", 6)):
         content[content.index(signature) + place + 1] |= flags >> 8
-    (item,) = uploads.recordings([UploadedFile("a.zip", io.BytesIO(content))], LIMITS)
+    (item,) = uploads.Recordings([UploadedFile("a.zip", io.BytesIO(content))], LIMITS)
     assert item.source["bytes"] == b"1"
     return item.name
 
@@ -219,7 +236,7 @@ def test_a_broken_zip_has_an_error_in_its_place(damage, reason, tmp_path):
     assert (first.name, first.source, second.source["bytes"]) == ("broken.zip", None, b"1")
     assert "'broken.zip'" in first.error
     assert reason in first.error
-    assert uploads.count_recordings(uploaded([path, tmp_path / "one.wav"]), LIMITS) == 2
+    assert len(uploads.Recordings(uploaded([path, tmp_path / "one.wav"]), LIMITS)) == 2
 
 
 def test_a_batch_is_asked_side_by_side_and_answered_in_its_order(recordings, tmp_path):
@@ -238,7 +255,7 @@ def test_a_batch_is_asked_side_by_side_and_answered_in_its_order(recordings, tmp
 
     predictor.session.submit = counted
     answers = []
-    for answer in api.predict_batch(predictor, Limits(), uploaded(paths)):
+    for answer in api.predict_batch(predictor, Limits(), uploads.Recordings(uploaded(paths), Limits())):
         answers.append(answer)
         in_flight.append(started - sum("scores" in answer for answer in answers))
     assert max(in_flight) > 0
@@ -263,6 +280,6 @@ def test_an_open_file_is_read_like_one_on_the_disk(tmp_path):
     path = packed(tmp_path / "more.zip", **{"a.wav": b"1", "b.wav": b"22"})
     with path.open("rb") as opened:
         file = UploadedFile("more.zip", opened)
-        assert [item.source["bytes"] for item in uploads.recordings([file], LIMITS)] == [b"1", b"22"]
+        assert [item.source["bytes"] for item in uploads.Recordings([file], LIMITS)] == [b"1", b"22"]
         assert file.size() == path.stat().st_size == len(file.read())
     assert UploadedFile.at(path).size() == path.stat().st_size
