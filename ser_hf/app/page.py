@@ -7,6 +7,7 @@ from pathlib import Path
 import gradio as gr
 from gradio.utils import get_upload_folder
 
+from ser_hf import audio
 from ser_hf.app import api, examples, html, tabs
 from ser_hf.app.uploads import Limits, UploadedFile
 from ser_hf.errors import UserError
@@ -21,7 +22,7 @@ Gradio keeps some 100 KB of each, and the voice that a visitor has adapted to.
 """
 
 _STATIC = Path(__file__).parent / "static"
-SCRIPT = (_STATIC / "page.js").read_text()
+SCRIPT = (_STATIC / "page.js").read_text().replace("ENDINGS", ",".join(audio.SUFFIXES))
 """What the page adds to Gradio's scripts."""
 
 LOOK: dict = {

@@ -15,6 +15,22 @@ import numpy as np
 
 MP4, MATROSKA, ADTS, AMR = "MP4", "MATROSKA", "ADTS", "AMR"
 
+ENDINGS: dict[str, tuple[str, ...]] = {
+    ".wav": ("WAV", "WAVEX", "RF64"),
+    ".flac": ("FLAC",),
+    **dict.fromkeys((".opus", ".ogg", ".oga"), ("OGG",)),
+    ".mp3": ("MP3", "MPEG"),
+    **dict.fromkeys((".aif", ".aiff", ".aifc"), ("AIFF",)),
+    ".au": ("AU",),
+    ".caf": ("CAF",),
+    ".w64": ("W64",),
+    **dict.fromkeys((".m4a", ".mp4", ".m4v", ".mov", ".3gp"), (MP4,)),
+    **dict.fromkeys((".webm", ".mka", ".mkv"), (MATROSKA,)),
+    ".aac": (ADTS,),
+    ".amr": (AMR,),
+}
+"""For each ending of what can be read, in lower case, the containers that it stands for."""
+
 MAX_PACKETS = 4_000_000
 """More than two hours hold at 500 packets a second; FFmpeg takes 24 bytes for each."""
 

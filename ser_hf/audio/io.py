@@ -32,11 +32,7 @@ MAX_SECONDS = 2 * 3600
 """Longer recordings would not fit the memory of a small machine, and headers lie."""
 _TOO_SHORT = 0.5  # seconds that a recording may lack at the end of a stretch: lists round
 
-SUFFIXES: tuple[str, ...] = (
-    *(".wav", ".flac", ".opus", ".ogg", ".oga", ".mp3"),
-    *(".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"),
-    *pyav.SUFFIXES,
-)
+SUFFIXES: tuple[str, ...] = tuple(containers.ENDINGS)
 """Endings of what libsndfile or PyAV reads, in lower case."""
 
 Source = str | PathLike | bytes | IO[bytes] | np.ndarray | tuple[Any, Any] | dict[str, Any]

@@ -20,13 +20,6 @@ if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer
 
-SUFFIXES: tuple[str, ...] = (
-    *(".m4a", ".mp4", ".m4v", ".mov", ".3gp"),
-    *(".webm", ".mka", ".mkv"),
-    *(".aac", ".amr"),
-)
-"""Endings of what PyAV reads, in lower case."""
-
 _DEMUXERS = {MP4: "mov", MATROSKA: "matroska", ADTS: "aac", AMR: "amr"}
 """FFmpeg's name of the demuxer of each container. None is guessed, since some open other files."""
 

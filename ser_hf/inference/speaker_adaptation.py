@@ -128,7 +128,7 @@ def check_name(path: str | PathLike) -> None:
     Raises:
         AdaptationError: for a name without `.safetensors`, or a folder that does not exist.
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if path.suffix != SUFFIX or os.path.isdir(path) or not os.path.isdir(path.parent):
         raise AdaptationError(f"'{path}' cannot be written: name a {SUFFIX} file in a folder that exists")
 

@@ -8,11 +8,11 @@ from itertools import zip_longest
 from pathlib import Path
 
 from ser_hf.errors import UserError
-from ser_hf.utils import files
+from ser_hf.utils import files, zip_reader
 
 _DELIMITERS = ",;\t|"
-_SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
-"""How .xlsx and .ods begin, and .xls."""
+_SPREADSHEETS = (*zip_reader.SIGNATURES, b"\xd0\xcf\x11\xe0")
+"""How .xlsx and .ods begin, which are zips, and .xls."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -272,3 +273,14 @@ def test_the_length_of_an_mp3_is_believed_where_it_is_counted():
     content = written.getvalue().replace(b"Info", b"None").replace(b"Xing", b"None")
     with audio.open_recording(content) as reader:
         assert reader.seconds is None
+
+
+@pytest.mark.parametrize("path", ["~/a.wav", "~/recordings/b.flac", Path("~/a.wav")])
+def test_a_path_may_begin_at_home(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "recordings").mkdir()
+    for name in ("a.wav", "recordings/b.flac"):
+        soundfile.write(tmp_path / name, tone(16_000, 0.5), 16_000)
+    assert len(audio.load(path)) == 8_000
+    with pytest.raises(AudioError, match=r"'~/none\.wav' is not a file"):
+        audio.load("~/none.wav")

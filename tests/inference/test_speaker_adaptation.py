@@ -4,6 +4,7 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,3 +182,20 @@ def test_the_command_adapts_saves_and_uses_a_voice(predictor, clips, bare, tmp_p
         "predict", clips[0], "--model", "none", "--adapt", clips[0], "--save_voice", "v.bin"
     )
     assert "is not a file" in fails(*base, "--adapt", str(tmp_path / "none.wav"))
+
+
+def test_a_model_and_a_voice_may_lie_at_home(bare, predictor, clips, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my model").symlink_to(bare)
+    at_home = Predictor("~/my model", device="cpu", backend="torch")
+    assert at_home.predict(clips[0]) == predictor.predict(clips[0])
+    predictor.adapt(clips).adaptation.save("~/anna.safetensors")
+    assert (tmp_path / "anna.safetensors").is_file()
+    for voice in (
+        "~/anna.safetensors",
+        Path("~/anna.safetensors"),
+        speaker_adaptation.Adaptation.load("~/anna.safetensors"),
+    ):
+        assert at_home.adapt(voice).adaptation.clips == len(clips)
+    with pytest.raises(AdaptationError, match=r"~/none\.safetensors"):
+        at_home.adapt("~/none.safetensors")

@@ -50,7 +50,7 @@
 
   document.addEventListener("click", (event) => {
     if (event.target !== field(event)) return;
-    event.target.accept = "audio/*,video/*,.aifc,.amr,.au,.caf,.mka,.mkv,.oga,.opus,.w64";
+    event.target.accept = "audio/*,video/*,ENDINGS"; // the server puts those in that it reads
   }, true);
 
   document.addEventListener("change", (event) => {

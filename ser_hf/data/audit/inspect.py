@@ -16,20 +16,6 @@ from ser_hf.errors import UserError
 
 FULL_SCALE = 0.999
 _UNKNOWN = (1 << 32) - 1
-_CONTAINERS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys((".aif", ".aiff", ".aifc"), ("AIFF",)),
-    **dict.fromkeys((".ogg", ".oga", ".opus"), ("OGG",)),
-    ".wav": ("WAV", "WAVEX", "RF64"),
-    ".flac": ("FLAC",),
-    ".mp3": ("MP3", "MPEG"),
-    ".au": ("AU",),
-    ".caf": ("CAF",),
-    ".w64": ("W64",),
-    **dict.fromkeys((".m4a", ".mp4", ".m4v", ".mov", ".3gp"), ("MP4",)),
-    **dict.fromkeys((".webm", ".mka", ".mkv"), ("MATROSKA",)),
-    ".aac": ("ADTS",),
-    ".amr": ("AMR",),
-}
 
 
 @dataclass(frozen=True)
@@ -55,7 +41,7 @@ class FileMeasurement:
 
     def misnamed(self, suffix: str) -> bool:
         """Whether the content is of another container than the ending (in lower case) says."""
-        return self.container not in _CONTAINERS.get(suffix, (self.container,))
+        return self.container not in containers.ENDINGS.get(suffix, (self.container,))
 
 
 def inspect_file(file: File) -> FileMeasurement:

@@ -178,8 +178,7 @@ def evaluate_robustness(
     rows = dataset.select(indices)
     references, clean = np.array(rows["label"], dtype=np.int64), probabilities.argmax(axis=1)
     undamaged = _figures(references, clean)
-    answers = _predictions(predictor, rows, seed)
-    answered = sum(predictor.voice.has_voice(occlusion.noise_floor(clip)) for clip in decoded_clips(rows))
+    answers, answered = _predictions(predictor, rows, seed)
     figures = [_figures(references, row) for row in answers]
     return {
         "n": len(rows),
@@ -199,21 +198,27 @@ def evaluate_robustness(
     }
 
 
-def _predictions(predictor: Predictor, rows: datasets.Dataset, seed: int) -> np.ndarray:
-    """Class indices of shape `(conditions, rows)`."""
-    answers = np.zeros((len(CONDITIONS), len(rows)), dtype=np.int64)
+def _predictions(predictor: Predictor, rows: datasets.Dataset, seed: int) -> tuple[np.ndarray, int]:
+    """Class indices of shape `(conditions, rows)`, and in how many noise floors voice is found."""
+    answers, answered = np.zeros((len(CONDITIONS), len(rows)), dtype=np.int64), 0
     with (
         tqdm(total=answers.size, desc="Damaging", unit=" clips", disable=None) as bar,
         ThreadPoolExecutor(joblib.cpu_count()) as pool,
     ):
         start, source = 0, decoded_clips(rows)
         while clips := list(islice(source, _CHUNK)):
+            answered += sum(pool.map(partial(_has_voiced_noise, predictor), clips))
             for condition, row in zip(CONDITIONS, answers, strict=True):
                 damaged = list(pool.map(partial(_read_damaged, condition, seed=seed), clips))
                 row[start : start + len(clips)] = predictor.probabilities(damaged).argmax(axis=1)
                 bar.update(len(clips))
             start += len(clips)
-    return answers
+    return answers, answered
+
+
+def _has_voiced_noise(predictor: Predictor, clip: np.ndarray) -> bool:
+    """Whether voice is found in the background noise of a clip alone."""
+    return predictor.voice.has_voice(occlusion.noise_floor(clip))
 
 
 def _read_damaged(condition: Condition, clip: np.ndarray, seed: int) -> np.ndarray:
