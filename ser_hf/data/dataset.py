@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from threadpoolctl import threadpool_limits
 
 from ser_hf import audio
-from ser_hf.data import card, describe
+from ser_hf.data import card, describe, references
 from ser_hf.data.corpora import synthetic
 from ser_hf.data.corpora.base import Recording
 from ser_hf.data.corpora.scan import scan_sources
@@ -224,7 +224,7 @@ def decoded_clips(rows: datasets.Dataset) -> Iterator[np.ndarray]:
         AudioError: for a clip that cannot be decoded.
     """
     for start in range(0, len(rows), _BATCH):
-        yield from map(audio.load, rows[start : start + _BATCH]["audio"])
+        yield from map(references.load_clip, rows[start : start + _BATCH]["audio"])
 
 
 def _write_parquet(recordings: Sequence[Recording], partial: Path, workers: int) -> tuple[list[Path], list[str]]:

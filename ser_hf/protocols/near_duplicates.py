@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import datasets
 import joblib
@@ -28,8 +29,7 @@ def near_duplicates_of(rows: datasets.Dataset) -> list[list[int]]:
         Sorted row numbers of each group.
     """
     digests = rows["sha256"][:]
-    key = hashlib.sha256("".join([str(fingerprint.VERSION), *digests]).encode()).hexdigest()[:32]
-    cached = files.cache_dir("near_duplicates") / f"{key}.json"
+    cached = _cached(digests)
     if not cached.exists():
         with files.cache_lock(cached):  # the processes of a training come here at once, one computes
             if not cached.exists():
@@ -37,6 +37,17 @@ def near_duplicates_of(rows: datasets.Dataset) -> list[list[int]]:
                 with files.replacing(cached) as partial:
                     partial.write_text(json.dumps(groups))
     return json.loads(cached.read_text())
+
+
+def known_near_duplicates(rows: datasets.Dataset) -> list[list[int]] | None:
+    """Return the groups of `near_duplicates_of` that were found before; None where none were."""
+    cached = _cached(rows["sha256"][:])
+    return json.loads(cached.read_text()) if cached.exists() else None
+
+
+def _cached(digests: list[str]) -> Path:
+    key = hashlib.sha256("".join([str(fingerprint.VERSION), *digests]).encode()).hexdigest()[:32]
+    return files.cache_dir("near_duplicates") / f"{key}.json"
 
 
 def _compute(rows: datasets.Dataset, digests: list[str]) -> list[list[int]]:

@@ -31,6 +31,9 @@ class SplitSettings:
     field."""
     train_on_validation: ClassVar[bool] = False
     """Whether to train on the validation side, too; the settings of fine-tuning make it a field."""
+    streaming: ClassVar[bool] = False
+    """Whether training clips stay in their Parquet files; the settings of training make it a
+    field."""
 
     def __post_init__(self) -> None:
         """Refuse a fold and a seed that no split can have.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ser_hf.errors import UserError
-from ser_hf.protocols import SplitSettings
+from ser_hf.training.streaming.settings import StreamingSettings, refuse_whole_data
 from ser_hf.utils import files, packages, processor
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class FinetuneConfig(SplitSettings):
+class FinetuneConfig(StreamingSettings):
     """Settings of fine-tuning that are not in `transformers.TrainingArguments`."""
 
     model: str = field(
@@ -223,6 +223,8 @@ def _check(config: FinetuneConfig) -> None:
         raise UserError(
             "--frame_budget cannot be kept with --batching shuffled, --balance_by sampler or speed: leave it out"
         )
+    if config.streaming:
+        refuse_whole_data(config)
     _check_abstaining(config)
     if config.search and (config.mode == "probe" or config.fold == "all" or config.seeds > 1):
         raise UserError("--search looks at one fold and one seed of a model that is trained: leave out the others")

@@ -18,9 +18,11 @@ from transformers import FeatureExtractionMixin
 
 from ser_hf import audio
 from ser_hf.audio import voice_activity
+from ser_hf.data import references
 from ser_hf.models.features import Collator, FrontEnd, front_end_of
 from ser_hf.training.augmentation import Augmentation, mix_mels, mix_waveforms, random_trim, vary
 from ser_hf.training.feature_cache import FeatureCache
+from ser_hf.training.streaming.reader import StreamReader
 
 TRAINING_KEYS = ("labels", "other", "share", "weight")
 """Keys that a batch may hold beside the inputs of the model."""
@@ -94,10 +96,27 @@ class DecodedClips:
         return self.front_end.finish(prepared)
 
     def _decode(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        samples = audio.load(self.rows[index]["audio"])
+        return self._prepare(self.rows[index]["audio"])
+
+    def _prepare(self, encoded: dict) -> tuple[np.ndarray, tuple[int, int]]:
+        samples = references.load_clip(encoded)
         start, end = voice_activity.voiced_span(samples)
         prepared, hop = self.front_end.prepare(samples), self.front_end.hop
         return prepared, (start // hop, min(len(prepared), -(-end // hop)))
+
+
+class StreamedClips(DecodedClips):
+    """Clips as `DecodedClips` gives them, which stay in their Parquet files until they are read."""
+
+    def __init__(self, rows: datasets.Dataset, front_end: FrontEnd, threads: int) -> None:
+        super().__init__(rows, front_end)
+        self.reader = StreamReader(rows, self._prepare, threads)
+
+    def keep(self, indices: range) -> None:
+        """Do nothing: no clip stays in memory."""
+
+    def _decode(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
+        return self.reader[index]
 
 
 class CachedClips:
@@ -143,20 +162,45 @@ class SpeechDataset(Dataset):
         variation: Variation | None = None,
         store: FeatureCache | None = None,
         weights: np.ndarray | None = None,
+        stream_threads: int | None = None,
     ) -> None:
+        """Make examples of rows.
+
+        Args:
+            dataset: all rows.
+            indices: of the rows of this side.
+            extractor: feature extractor of the model.
+            variation: of the clips from epoch to epoch; none where None.
+            store: cached outputs of the frozen part of the model, in place of recordings.
+            weights: of the clips, shape `(clips,)`.
+            stream_threads: that read ahead where the rows refer to their recordings; None where
+                the rows hold them.
+        """
         self.rows = dataset.select(indices).select_columns(["audio", "label", "sha256"])
         self.durations = np.array(dataset.select_columns(["duration"])[indices]["duration"])
         self.variation, self.store, self.weights = variation, store, weights
+        self.least = 0.0
+        """Seconds that are left at least of a clip whose silence is cut."""
         self.labels = np.array(self.rows["label"])
         self.front_end = front_end_of(extractor)
         prepared_by = WaveformAsPrepared(self.front_end) if self._keeps_waveforms() else self.front_end
         self._mixes_frames = prepared_by.on_frames
         longest = self.front_end.longest if store is None else None  # what is frozen took the window already
         self._window = None if longest is None else longest // prepared_by.hop
-        self._clips = DecodedClips(self.rows, prepared_by) if store is None else CachedClips(self.rows, store)
+        if store is not None:
+            self._clips = CachedClips(self.rows, store)
+        elif stream_threads is not None:
+            self._clips = StreamedClips(self.rows, prepared_by, stream_threads)
+        else:
+            self._clips = DecodedClips(self.rows, prepared_by)
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def stream(self) -> StreamReader | None:
+        """What reads the recordings from their files; None where they lie in memory or a cache."""
+        return self._clips.reader if isinstance(self._clips, StreamedClips) else None
 
     def decode(self) -> "SpeechDataset":
         """Decode clips into memory on all cores, up to `KEPT_BYTES`.
@@ -192,8 +236,11 @@ class SpeechDataset(Dataset):
         return seconds
 
     def shortest(self) -> float:
-        """Seconds of the shortest clip without the silence that may be cut."""
-        if self.variation is None or self.variation.silence == "keep":
+        """Seconds of the shortest clip without the silence that may be cut.
+
+        Of a stream it is the shortest whole clip: see `least`.
+        """
+        if self.variation is None or self.variation.silence == "keep" or self.stream is not None:
             return float(self.durations.min())
         shares = [(end - start) / length for length, (start, end) in map(self._clips.extent, range(len(self)))]
         return float((self.durations * shares).min())
@@ -240,6 +287,10 @@ class SpeechDataset(Dataset):
         if self.variation.silence == "random_trim":
             margin = round(voice_activity.MARGIN / self.durations[index] * length)
             start, end = random_trim(length, bounds, rng, margin)
+        if self.least:
+            least = min(length, int(np.ceil(self.least / self.durations[index] * length)))
+            start = max(0, min(start, length - least))
+            end = max(end, start + least)
         if self._window is not None and end - start > self._window:
             start = int(rng.integers(start, end - self._window + 1))
             end = start + self._window

@@ -14,6 +14,7 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 
 from ser_hf import audio
 from ser_hf.audio import voice_activity
+from ser_hf.data import references
 from ser_hf.models import padding
 from ser_hf.models.features import Collator, front_end_of
 from ser_hf.models.frozen_frontend import CacheError, evaluation_mode
@@ -26,7 +27,7 @@ VERSION = 2
 STORED = torch.float16
 """Precision of the values on disk, part of their layout; float32 would take twice the space."""
 
-_CHUNK = 256  # clips decoded at a time
+_CHUNK = 1_024  # recordings read at a time, whose batches are in order of length
 
 Features = Callable[[np.ndarray, str], np.ndarray]
 """Maps a waveform `(samples,)` and the sha256 of its recording to features of the model."""
@@ -142,11 +143,9 @@ def _write_entry(
     extractor: FeatureExtractionMixin,
 ) -> None:
     distinct = list({sha256: number for number, sha256 in reversed(list(enumerate(rows["sha256"])))}.values())
-    # in order of length, so that batches hold little padding
-    order = sorted(distinct, key=rows.select_columns("duration")["duration"].__getitem__)
     index = {"sounds": [], "lengths": [], "voices": []}
     with open(folder / "values.f16", "wb") as file:
-        for sha256, voice, tensor in _outputs(rows.select(order), model, compute, features, extractor):
+        for sha256, voice, tensor in _outputs(rows.select(sorted(distinct)), model, compute, features, extractor):
             frames = tensor.to(STORED).cpu().numpy()
             if not np.isfinite(frames).all():
                 raise CacheError("the frozen part's values do not fit half precision: pass --cache_frozen false")
@@ -172,13 +171,14 @@ def _outputs(
     size = 1 if rule == padding.ALONE else 16
     for start in range(0, len(rows), _CHUNK):
         chunk = rows[start : start + _CHUNK]
-        decoded = [audio.load(encoded) for encoded in chunk["audio"]]
-        for offset in range(0, len(decoded), size):
-            clips = decoded[offset : offset + size]
-            named = zip(clips, chunk["sha256"][offset : offset + size], strict=True)
-            batch = collate([{"features": features(clip, sha256)} for clip, sha256 in named])
+        encoded = [references.recording(entry) for entry in chunk["audio"]]  # in the order of the rows
+        order = np.argsort(chunk["duration"], kind="stable")  # so that batches hold little padding
+        for part in np.split(order, range(size, len(order), size)):
+            clips = [audio.load(encoded[row]) for row in part]
+            hashes = [chunk["sha256"][row] for row in part]
+            batch = collate([{"features": features(*named)} for named in zip(clips, hashes, strict=True)])
             outputs = compute({name: tensor.to(model.device) for name, tensor in batch.items()})
-            for clip, sha256, tensor in zip(clips, chunk["sha256"][offset : offset + size], outputs, strict=True):
+            for clip, sha256, tensor in zip(clips, hashes, outputs, strict=True):
                 first, last = voice_activity.voiced_span(clip)
                 yield sha256, (first / len(clip), last / len(clip)), tensor
 

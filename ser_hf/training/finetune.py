@@ -351,6 +351,12 @@ def _opening(config: FinetuneConfig, args: TrainingArguments, prepared: setup.Pr
         f"{args.world_size} process(es) on {args.device.type}, {sampler.steps:,} steps an epoch of {clips:.1f} clips "
         f"({seconds:.0f} s) in {micro} batch(es), {'bf16' if args.bf16 else 'fp16' if args.fp16 else 'fp32'}",
     ]
+    if train.stream is not None:
+        sources = len({group.file for group in train.stream.groups})
+        lines.append(
+            f"streaming: {len(train.stream.groups):,} row groups of {sources:,} file(s), a buffer of "
+            f"{config.shuffle_buffer:,} clips"
+        )
     lines += [str(prepared.start)] * (prepared.start is not None)
     lines += [f"NOTE: {split.note}"] * bool(split.note) + [f"WARNING: {split.warning}"] * bool(split.warning)
     return "\n".join(lines)

@@ -6,7 +6,8 @@ import datasets
 import numpy as np
 from transformers import FeatureExtractionMixin, PreTrainedModel, TrainingArguments
 
-from ser_hf import audio, protocols
+from ser_hf import protocols
+from ser_hf.data import references
 from ser_hf.models import cutting, loading
 from ser_hf.models.features import front_end_of
 from ser_hf.models.seen_speakers import SeenSpeakers
@@ -95,7 +96,7 @@ def _augmentation(
         return None
     noises = []
     if needs_noise(config.augment):
-        clips = (audio.load(row["audio"]) for row in rows.select(split.train).select_columns("audio"))
+        clips = (references.load_clip(row["audio"]) for row in rows.select(split.train).select_columns("audio"))
         noises = from_folder(config.noise_dir) if config.noise_dir else silences(clips)
     augmentation = parse(config.augment, noises, config.augment_probability)
     of_frames = augmentation.names(of_frames=True)

@@ -72,14 +72,22 @@ class PaddedLengthBatchSampler(Sampler):
             order = rng.choice(clips, clips, p=self.weights / self.weights.sum())
         if self.shuffle_only:
             return np.array_split(order, self.steps)
+        steps = [step for pool in self.pooled(order, seconds) for step in pool]
+        return [steps[i] for i in rng.permutation(len(steps))]
+
+    def pooled(self, order: np.ndarray, seconds: np.ndarray) -> Iterator[list[np.ndarray]]:
+        """Sort the clips of each pool by length, and cut them into steps, the shortest first.
+
+        Args:
+            order: of the clips, of which each pool takes the next ones.
+            seconds: of each clip.
+        """
         # At least half of the mean number of clips: a step then does not depend on how it is
         # shared, unless there are more micro-batches than that.
-        least = max((clips // self.steps + 1) // 2, self.processes * self.accumulation)
-        steps = []
+        least = max((len(order) // self.steps + 1) // 2, self.processes * self.accumulation)
         for pool, share in zip(*self._pools(order), strict=True):
             pool = pool[np.argsort(seconds[pool], kind="stable")]
-            steps += _cut(pool, seconds[pool], share, least)
-        return [steps[i] for i in rng.permutation(len(steps))]
+            yield _cut(pool, seconds[pool], share, least)
 
     def _pools(self, order: np.ndarray) -> tuple[list[np.ndarray], list[int]]:
         count = -(-self.steps // POOL)

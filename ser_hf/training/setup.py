@@ -24,6 +24,7 @@ from ser_hf.training.heads.discriminant_head import HeadStart
 from ser_hf.training.inputs import TrainingInputs, load
 from ser_hf.training.recovery import TrainingError
 from ser_hf.training.sampler import PaddedLengthBatchSampler, steps_for
+from ser_hf.training.streaming.sampler import StreamSampler
 from ser_hf.training.trainer import Recipe, SerTrainer, ValidationWatch, make_trainer
 
 _RECIPE_ARGUMENTS = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim")
@@ -83,7 +84,8 @@ def prepare(
     weights = inputs.clip_weights()
     loss_weights = weights if config.balance_by == "loss" else None
     sampler_weights = weights if config.balance_by == "sampler" else None
-    train = SpeechDataset(rows, split.train, extractor, variation, cache, loss_weights).decode()
+    threads = args.dataloader_num_workers if config.streaming else None
+    train = SpeechDataset(rows, split.train, extractor, variation, cache, loss_weights, threads).decode()
     # After the clips: the shortest of them, varied, bounds the masks. Before the bypass: counting
     # frames needs the convolutions.
     _fit_masking(config, trained.model, extractor, train)
@@ -97,6 +99,8 @@ def prepare(
     objective = losses.Objective(args.label_smoothing_factor, config.focal_gamma if config.loss == "focal" else 0.0)
     run = {"model_type": trained.model.config.model_type, "protocol_hash": split.hash, "mode": config.mode}
     run |= {"seed": args.seed, **recipe_of(config, args), "steps_an_epoch": sampler.steps}
+    if config.streaming:
+        run["processes"] = args.world_size  # each has an order of its own
     judge_start = start is not None and validation is not None and args.load_best_model_at_end
     recipe = Recipe(sampler, objective, config.layer_decay, config.ema_decay, run, judge_start)
     collator = TrainingCollator(extractor, padding)
@@ -180,8 +184,14 @@ def _fit_masking(
         return  # no window is shorter than a mask
     fastest = (1.5 if config.augment else 1.0) * (np.exp(0.5) if "tempo" in config.augment else 1.0)
     samples = int(train.shortest() / fastest * audio.SAMPLING_RATE)
+    # the voice of a clip that is not read yet is unknown
+    train.least = train.shortest() if train.stream is not None and _masks_time(model) else 0.0
     shortest = front_end.extract(np.zeros(samples, dtype=np.float32))
     loading.fit_masking(model, frames_of(model, front_end.steps(shortest)))
+
+
+def _masks_time(model: PreTrainedModel) -> bool:
+    return getattr(model.config, "mask_time_prob", 0) > 0 and getattr(model.config, "apply_spec_augment", False)
 
 
 def _make_trainable(
@@ -233,9 +243,12 @@ def _frozen_outputs(
     """Compute the outputs of the frozen front end, or read them from the cache.
 
     None where there is no frozen front end, where its input changes from epoch to epoch, where FSDP
-    would miss it in the state dict, or where `--cache_frozen false` says so.
+    would miss it in the state dict, or where `--cache_frozen false` says so. Of a streamed dataset
+    nothing is cached unless `--cache_frozen true` says so.
     """
     config, args, extractor = inputs.config, inputs.args, inputs.extractor
+    if config.streaming and config.cache_frozen is None:
+        return None  # what is frozen may be larger than the recordings
     unfit = trained.front is None or variation.of_sound() or under_fsdp()
     if not unfit and front_end_of(extractor).fixed_window and variation.silence != "keep":
         # every frame of a window depends on all others, so cached ones cannot be cut
@@ -273,6 +286,19 @@ def _sampler(
         steps = max(1, min(-(-len(train) // (args.per_device_train_batch_size * parts)), len(train) // parts))
     seed = args.seed if args.data_seed is None else args.data_seed
     shuffled = config.batching == "shuffled"
+    if train.stream is not None:
+        return StreamSampler(
+            train.lengths,
+            train.stream.group_of,
+            steps,
+            seed,
+            config.shuffle_buffer,
+            train.stream.follow,
+            accumulation,
+            processes,
+            args.process_index,
+            shuffle_only=shuffled,
+        )
     return PaddedLengthBatchSampler(
         train.lengths, steps, seed, weights, accumulation, processes, args.process_index, shuffle_only=shuffled
     )

@@ -119,14 +119,16 @@ class SerTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Load batches of this process: the sampler shares out, accelerate must not do so again."""
         args = self.args
+        # a stream is read by threads of this process: each other one would read all of it
+        workers = 0 if self.train_dataset.stream is not None else args.dataloader_num_workers
         return DataLoader(
             self.train_dataset,
             batch_sampler=self.recipe.sampler,
             collate_fn=self.data_collator,
-            num_workers=args.dataloader_num_workers,
+            num_workers=workers,
             pin_memory=args.dataloader_pin_memory,
-            persistent_workers=args.dataloader_num_workers > 0,
-            prefetch_factor=args.dataloader_prefetch_factor,
+            persistent_workers=workers > 0,
+            prefetch_factor=args.dataloader_prefetch_factor if workers else None,
         )
 
     def _prepare_for_training(self, *args: object, **kwargs: object) -> tuple:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from transformers import FeatureExtractionMixin, PreTrainedModel
 
-from ser_hf import audio
+from ser_hf.data import references
 from ser_hf.labels import EMOTIONS
 from ser_hf.models import loading, padding
 from ser_hf.models.features import Collator, front_end_of
@@ -127,7 +127,7 @@ def _check(
     collate, front_end = Collator(extractor, padding.padding_rule(model)), front_end_of(extractor)
     with evaluation_mode(model):
         for clip, logits in zip(clips["audio"], expected, strict=True):
-            batch = collate([{"features": front_end.extract(audio.load(clip))}])
+            batch = collate([{"features": front_end.extract(references.load_clip(clip))}])
             found = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits[0]
             error = float(np.abs(found.float().cpu().numpy() - logits).max())
             if not math.isclose(error, 0, abs_tol=0.05 * max(1, np.abs(logits).max())):

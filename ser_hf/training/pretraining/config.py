@@ -3,13 +3,13 @@
 from dataclasses import dataclass, field
 
 from ser_hf.errors import UserError
-from ser_hf.protocols import SplitSettings
+from ser_hf.training.streaming.settings import StreamingSettings
 
 _AT_LEAST_ONE = ("epochs", "batch_size", "threads", "mask_time_length", "num_negatives")
 
 
 @dataclass(kw_only=True)
-class PretrainConfig(SplitSettings):
+class PretrainConfig(StreamingSettings):
     """Settings of pretraining; None for a default that depends on the model or the processor."""
 
     model: str = field(

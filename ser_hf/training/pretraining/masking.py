@@ -18,7 +18,9 @@ from transformers import FeatureExtractionMixin, PreTrainedModel
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 
 from ser_hf import audio
+from ser_hf.data import references
 from ser_hf.models.features import front_end_of
+from ser_hf.training.streaming.reader import StreamReader
 
 CACHE_BYTES = 2 * 2**30
 """Size of the features in memory. Recordings beyond it are decoded again each epoch."""
@@ -29,28 +31,41 @@ _LENGTH_STEP = {1: 1_600, 2: 8}  # samples or frames: a CPU compiles its kernels
 class Recordings(Dataset):
     """Unlabelled rows of a dataset as `{"features", "draw"}`, in memory up to `CACHE_BYTES`.
 
-    The key `(epoch, number)` is also the value of `draw`, which seeds the mask.
+    The key `(epoch, number)` is also the value of `draw`, which seeds the mask. Of rows that refer
+    to their recordings nothing stays in memory, and `stream_threads` read ahead.
     """
 
-    def __init__(self, rows: datasets.Dataset, indices: list[int], extractor: FeatureExtractionMixin) -> None:
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        indices: list[int],
+        extractor: FeatureExtractionMixin,
+        stream_threads: int | None = None,
+    ) -> None:
         self.rows = rows.select(indices).select_columns(["audio"])
         self.durations = np.array(rows["duration"])[indices]
         self.extractor = extractor
         self._in_memory: dict[int, np.ndarray] = {}
         self._bytes = 0
+        self.stream = None if stream_threads is None else StreamReader(self.rows, self._features, stream_threads)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, draw: tuple[int, int]) -> dict:
         number = draw[1]
+        if self.stream is not None:
+            return {"features": self.stream[number], "draw": draw}
         features = self._in_memory.get(number)
         if features is None:
-            features = front_end_of(self.extractor).extract(audio.load(self.rows[number]["audio"]))
+            features = self._features(self.rows[number]["audio"])
             if self._bytes + features.nbytes <= CACHE_BYTES:
                 self._bytes += features.nbytes
                 self._in_memory[number] = features
         return {"features": features, "draw": draw}
+
+    def _features(self, encoded: dict) -> np.ndarray:
+        return front_end_of(self.extractor).extract(references.load_clip(encoded))
 
 
 class Order(Sampler[tuple[int, int]]):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ser_hf import protocols
@@ -21,6 +22,7 @@ from ser_hf.training.pretraining import objective
 from ser_hf.training.pretraining.config import PretrainConfig
 from ser_hf.training.pretraining.masking import Masking, Order, Recordings
 from ser_hf.training.recovery import RUN, checkpoints, disk_guard, surviving
+from ser_hf.training.streaming.sampler import StreamSampler
 from ser_hf.training.trainer import by_epoch
 from ser_hf.utils import files, processor
 
@@ -30,6 +32,10 @@ TEMPERATURES = (2.0, 0.5)
 """Temperatures of the codebook at the first and the last step, as for wav2vec 2.0 base."""
 
 
+_STREAM_THREADS = 1
+"""Threads that read ahead while the model learns."""
+
+
 class PretrainingError(UserError):
     """A pretraining that cannot start with its settings, or that cannot go on."""
 
@@ -37,10 +43,14 @@ class PretrainingError(UserError):
 class PretrainTrainer(Trainer):
     """Trainer of the contrastive loss, which prints one line an epoch."""
 
-    def __init__(self, *args: object, run: dict, **kwargs: object) -> None:
+    def __init__(self, *args: object, run: dict, shuffle_buffer: int, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self.run = run
         """Settings that a resumed run must agree on."""
+        self.shuffle_buffer = shuffle_buffer
+        """Clips that a stream shuffles together."""
+        self.stream_sampler: StreamSampler | None = None
+        """Sampler of the training clips, where they are streamed."""
         self.running = ""
         """Description of the current batch, for the message if memory runs out."""
         self._sums = np.zeros(4)
@@ -51,6 +61,29 @@ class PretrainTrainer(Trainer):
 
     def _get_eval_sampler(self, eval_dataset: Recordings) -> Order:
         return Order(eval_dataset.durations, 1, None)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Load the batches of this process, which a stream shares out itself."""
+        data, args = self.train_dataset, self.args
+        if data.stream is None:
+            return super().get_train_dataloader()
+        steps = -(-len(data) // (args.per_device_train_batch_size * args.world_size))
+        self.stream_sampler = StreamSampler(
+            lambda epoch: data.durations,
+            data.stream.group_of,
+            steps,
+            args.seed,
+            self.shuffle_buffer,
+            data.stream.follow,
+            processes=args.world_size,
+            rank=args.process_index,
+        )
+        return DataLoader(
+            data,
+            batch_sampler=self.stream_sampler,
+            collate_fn=self.data_collator,
+            pin_memory=args.dataloader_pin_memory,
+        )
 
     def _measure(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Sums over the masked frames of a batch: loss, correct predictions, frames, perplexity."""
@@ -112,6 +145,18 @@ class PretrainTrainer(Trainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             Path(output_dir or self.args.output_dir, RUN).write_text(json.dumps(self.run))
+
+
+class StreamEpoch(TrainerCallback):
+    """Callback that tells the sampler of a stream its epoch, also after a resume."""
+
+    def __init__(self, trainer: PretrainTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
+        """Set the epoch."""
+        if self.trainer.stream_sampler is not None:
+            self.trainer.stream_sampler.epoch = int(state.epoch or 0)
 
 
 class Cooling(TrainerCallback):
@@ -212,16 +257,20 @@ def _trainer(config, args, rows, split, model, extractor) -> PretrainTrainer:  #
     run = {"model": config.model, "protocol_hash": split.hash, "epochs": config.epochs, "bf16": args.bf16}
     run |= {"clips a step": config.batch_size * args.world_size, "seed": config.seed, "masks": list(masks)}
     run |= {"learning_rate": args.learning_rate}
+    if config.streaming:  # what the order of the clips depends on
+        run |= {"streaming": True, "shuffle_buffer": config.shuffle_buffer, "processes": args.world_size}
     cpu_kernels.widen_norms(model, args)
     trainer = PretrainTrainer(
         model=model,
         args=args,
-        train_dataset=Recordings(rows, split.train, extractor),
+        train_dataset=Recordings(rows, split.train, extractor, _STREAM_THREADS if config.streaming else None),
         eval_dataset=Recordings(rows, split.validation, extractor),
         data_collator=Masking(model, extractor, config.seed, *masks),
         callbacks=[Cooling()],
         run=run,
+        shuffle_buffer=config.shuffle_buffer,
     )
+    trainer.add_callback(StreamEpoch(trainer))
     trainer.remove_callback(transformers.PrinterCallback)
     return trainer
 
