@@ -69,7 +69,7 @@ def test_evaluation_says_of_a_longer_clip_what_predict_says(predictor, talk, sec
     longer = talk[: round(seconds * RATE)]
     windows = long_audio.Windows([longer], predictor.session)
     kept = list(windows)
-    expected, _ = long_audio.predict_windows(kept_windows(windows, kept), predictor.session, lambda: None)
+    expected, _ = long_audio.predict_windows(kept_windows(windows, kept), predictor.session)
     shorter = [talk[:RATE], talk[: 3 * RATE]]
     clips = [shorter[0], longer, shorter[1], longer]
     rows = predictor.probabilities(iter(clips))
