@@ -158,6 +158,18 @@ def tuned(built, models, once):
 
 
 @pytest.fixture(scope="session")
+def trained(few, models, once):
+    """The folder that the same training wrote of `few`."""
+
+    def train(folder):
+        paths = ["--dataset", str(few), "--model", str(models["bert"]), "--output_dir", str(folder / "model")]
+        assert main(["finetune", *paths, *FAST]) == 0
+        return folder / "model"
+
+    return once("trained", train)
+
+
+@pytest.fixture(scope="session")
 def app_url(tuned):
     """The address of a running app with the model `tuned`, MCP and the limits of every day."""
     with serving("--model", tuned, "--mcp") as address:

@@ -190,7 +190,7 @@ print(re.findall(r"/lib(?:avcodec|avformat|avutil|swresample)\\S*", mapped) or "
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc to see which libraries are loaded")
-def test_the_whole_way_needs_no_ffmpeg(recordings, models, tmp_path):
+def test_the_whole_way_needs_no_ffmpeg(recordings, few, models, tmp_path):
     """No `ffmpeg` program can be found, its Python bindings are hidden, and none of its libraries
     is ever loaded."""
     samples, rate = soundfile.read(next(recordings[0].rglob("*.wav")))
@@ -198,8 +198,9 @@ def test_the_whole_way_needs_no_ffmpeg(recordings, models, tmp_path):
     for suffix, kind in ((".flac", {}), (".mp3", {}), (".ogg", {}), (".opus", {"format": "OGG", "subtype": "OPUS"})):
         soundfile.write(tmp_path / f"a{suffix}", samples, rate, **kind)
         files.append(tmp_path / f"a{suffix}")
-    command = [sys.executable, "-c", NO_FFMPEG, *recordings, tmp_path, models["bert"], *files]
-    run = subprocess.run(command, capture_output=True, text=True, env={"PATH": "", "HF_HUB_OFFLINE": "1"})
+    corpora = (few.parent / "ravdess", recordings[1])
+    words = ["-c", NO_FFMPEG, *corpora, tmp_path, models["bert"], *files]
+    run = programs.run(words, {"PATH": "", "HF_HUB_OFFLINE": "1"}, ROOT, ours=False)
     assert run.returncode == 0, run.stderr[-2000:]
     assert run.stdout.splitlines()[-1] == "NONE"
     assert run.stdout.count('"label"') == 4 * 2  # a prediction holds it, and so does its segment

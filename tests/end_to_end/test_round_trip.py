@@ -39,7 +39,7 @@ def prediction(answer):
 
 
 @pytest.fixture(scope="module")
-def journey(recordings, models, tmp_path_factory):
+def journey(recordings, few, models, tmp_path_factory):
     """A loopback Hub with a dataset, a model and a Space; the folder; the last push's output."""
     place = tmp_path_factory.mktemp("journey")
     with Hub() as remote:
@@ -49,7 +49,7 @@ def journey(recordings, models, tmp_path_factory):
             assert done.returncode == 0, done.stderr[-3000:]
             return done.stdout
 
-        ravdess, tess = recordings
+        ravdess, tess = few.parent / "ravdess", recordings[1]
         step("data", "--ravdess", ravdess, "--tess", tess, "--output", "dataset", "--push_to_hub", DATASET)
         step("finetune", "--dataset", DATASET, "--model", models["bert"], "--output_dir", "model", *FAST)
         output = step("push", "--model", "model", "--repo", MODEL, "--space", SPACE)

@@ -31,14 +31,6 @@ def words(*parts):
 
 
 @pytest.fixture(scope="module")
-def trained(few, models, tmp_path_factory):
-    """The folder that fine-tuning on `few` wrote."""
-    model = tmp_path_factory.mktemp("trained") / "model"
-    assert main(words("finetune", "--dataset", few, "--model", models["bert"], "--output_dir", model, *FAST)) == 0
-    return model
-
-
-@pytest.fixture(scope="module")
 def full(trained, few, tmp_path_factory):
     """A copy of `trained`, and all evidence of it, which also went into its folder."""
     model = shutil.copytree(trained, tmp_path_factory.mktemp("full") / "model")
@@ -103,14 +95,15 @@ def test_fine_tuning_calibrates_and_stock_pipeline_with_it(tuned, recordings):
         assert row["score"] == pytest.approx(ours[row["label"]], abs=1e-5)
 
 
-def test_fine_tuning_without_calibration_has_the_same_answers(tuned, built, models, tmp_path):
-    base = words("finetune", "--dataset", built, "--model", models["bert"], "--output_dir", tmp_path / "m", *FAST)
+@pytest.mark.usefixtures("undrawn")
+def test_fine_tuning_without_calibration_has_the_same_answers(trained, few, models, tmp_path):
+    base = words("finetune", "--dataset", few, "--model", models["bert"], "--output_dir", tmp_path / "m", *FAST)
     assert main([*base, "--calibrate", "false"]) == 0
-    plain, calibrated = Results.load(tmp_path / "m" / "results.json"), Results.load(tuned / "results.json")
+    plain, calibrated = Results.load(tmp_path / "m" / "results.json"), Results.load(trained / "results.json")
     assert plain.calibration is None
     assert plain.confusion_matrix == calibrated.confusion_matrix
     assert plain.ece == pytest.approx(calibrated.calibration["ece_before"], abs=1e-6)
-    last = [loading.last_linear(Predictor(folder).model).weight for folder in (tmp_path / "m", tuned)]
+    last = [loading.last_linear(Predictor(folder).model).weight for folder in (tmp_path / "m", trained)]
     torch.testing.assert_close(last[0] / calibrated.calibration["temperature"], last[1])
 
 

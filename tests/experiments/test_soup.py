@@ -10,22 +10,25 @@ from transformers import AutoModelForAudioClassification
 
 from ser_hf import protocols
 from ser_hf.cli.main import main
+from ser_hf.data import dataset
 from ser_hf.data.dataset import decoded_clips
 from ser_hf.evaluation import calibration, metrics
 from ser_hf.evaluation.results import Results
 from ser_hf.inference.predictor import Predictor
 from ser_hf.models.seen_speakers import SeenSpeakers
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 START = {"shrinkage": 0.1, "uar": 0.5, "chosen_on": "validation", "kept": False}
 
 
 @pytest.fixture(scope="module")
-def runs(tuned, tmp_path_factory):
+def runs(trained, tmp_path_factory):
     """Three folders as of seeds that shared a start: a run, and copies whose weights were moved."""
     folders = []
     for seed, temperature in enumerate((1.0, 2.0, 0.5)):
         folder = tmp_path_factory.mktemp("soup") / f"seed-{seed}"
-        shutil.copytree(tuned, folder, ignore=shutil.ignore_patterns("checkpoint-*", "plots"))
+        shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("checkpoint-*", "plots"))
         model = AutoModelForAudioClassification.from_pretrained(folder)
         torch.manual_seed(seed)
         for weight in model.parameters():
@@ -39,8 +42,8 @@ def runs(tuned, tmp_path_factory):
     return folders
 
 
-def soup(runs, built, output, *flags):
-    return main(["soup", *map(str, runs), "--dataset", str(built), "--output", str(output), *flags])
+def soup(runs, few, output, *flags):
+    return main(["soup", *map(str, runs), "--dataset", str(few), "--output", str(output), *flags])
 
 
 def raw(folder):
@@ -52,8 +55,8 @@ def raw(folder):
     return model.state_dict()
 
 
-def test_a_uniform_soup_is_the_mean_of_all(runs, built, tmp_path):
-    assert soup(runs, built, tmp_path / "soup", "--choose", "uniform") == 0
+def test_a_uniform_soup_is_the_mean_of_all(runs, few, tmp_path):
+    assert soup(runs, few, tmp_path / "soup", "--choose", "uniform") == 0
     parts, found = [raw(run) for run in runs], raw(tmp_path / "soup")
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, sum(part[name] for part in parts) / 3, atol=1e-5, rtol=1e-4)
@@ -67,8 +70,9 @@ def test_a_uniform_soup_is_the_mean_of_all(runs, built, tmp_path):
     assert seen[1].protocol_hash == seen[0].protocol_hash
 
 
-def test_a_greedy_soup_is_no_worse_on_validation_than_its_best_run(runs, built, rows, tmp_path, capsys):
-    assert soup(runs, built, tmp_path / "soup") == 0
+def test_a_greedy_soup_is_no_worse_on_validation_than_its_best_run(runs, few, tmp_path, capsys):
+    assert soup(runs, few, tmp_path / "soup") == 0
+    rows = dataset.load(few)
     validation = rows.select(protocols.split(rows, "speaker").validation)
     clips, labels = list(decoded_clips(validation)), np.array(validation["label"])
 
@@ -89,19 +93,19 @@ def test_a_greedy_soup_is_no_worse_on_validation_than_its_best_run(runs, built, 
         ({"head_start": {**START, "shrinkage": 0.3}}, "has another head start"),
     ],
 )
-def test_runs_that_do_not_fit_are_refused(runs, built, tmp_path, fails, change, says):
+def test_runs_that_do_not_fit_are_refused(runs, few, tmp_path, fails, change, says):
     shutil.copytree(runs[1], tmp_path / "other")
     results = json.loads((tmp_path / "other" / "results.json").read_text())
     results["training"] |= change
     (tmp_path / "other" / "results.json").write_text(json.dumps(results))
-    message = fails("soup", runs[0], tmp_path / "other", "--dataset", built, "--output", tmp_path / "soup")
+    message = fails("soup", runs[0], tmp_path / "other", "--dataset", few, "--output", tmp_path / "soup")
     assert says in message
     assert f"'{tmp_path / 'other'}'" in message
     assert not (tmp_path / "soup").exists()
 
 
-def test_other_splits_and_too_few_runs_are_refused(runs, built, tmp_path, fails):
-    flags = ("--dataset", built, "--output", tmp_path / "soup")
+def test_other_splits_and_too_few_runs_are_refused(runs, few, tmp_path, fails):
+    flags = ("--dataset", few, "--output", tmp_path / "soup")
     assert "was not trained under random fold 0" in fails("soup", *runs, *flags, "--protocol", "random")
     assert "alone is that model: give two runs or more" in fails("soup", runs[0], *flags)
     assert "holds no results.json" in fails("soup", runs[0], tmp_path, *flags)

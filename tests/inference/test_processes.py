@@ -1,6 +1,7 @@
 """A predictor in other processes: forked, started anew, pickled, copied."""
 
 import copy
+import json
 import multiprocessing
 import os
 import pickle
@@ -12,6 +13,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from helpers import programs
 from helpers.processes import in_fork
 from helpers.small import make_model
 
@@ -194,13 +196,20 @@ def test_workers_of_a_data_loader(predictor, files):
     assert [label for batch in loader for label in batch] == expected
 
 
-def test_a_new_process_loads_it_from_a_pickle(tuned, files):
+LOADS = """
+import json, pickle, sys
+for one in pickle.load(open(sys.argv[1], "rb")):
+    print(json.dumps(one.predict(sys.argv[2])))
+"""
+
+
+def test_a_new_process_loads_it_from_a_pickle(tuned, files, tmp_path):
     predictor = Predictor(tuned, device="cpu")
     adapted = predictor.adapt_to_one_speaker(files)
     expected = [predictor.predict(files[0]), adapted.predict(files[0])]
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        jobs = [pool.apply_async(one.predict, (files[0],)) for one in (predictor, adapted)]
-        assert [job.get(timeout=120) for job in jobs] == expected
+    (tmp_path / "pickled").write_bytes(pickle.dumps([predictor, adapted]))
+    run = programs.run(["-c", LOADS, tmp_path / "pickled", files[0]], ours=False)
+    assert [json.loads(line) for line in run.stdout.splitlines()] == expected, run.stderr[-2000:]
 
 
 def pickled(predictor):

@@ -151,7 +151,8 @@ def test_a_file_that_is_not_there(rows, tmp_path):
         protocols.split(rows, "absent.toml")
 
 
-def test_a_file_is_a_protocol_for_training_and_testing(built, models, tmp_path):
+@pytest.mark.usefixtures("undrawn")
+def test_a_file_is_a_protocol_for_training_and_testing(few, models, tmp_path):
     """A model of the first of two folds is tested on it. The second is refused: the model was
     trained on its speaker."""
     text = """
@@ -162,11 +163,11 @@ def test_a_file_is_a_protocol_for_training_and_testing(built, models, tmp_path):
           - test: {speaker: ravdess-03}
             validation: {speaker: ravdess-04}"""
     (tmp_path / "own.yaml").write_text(text)
-    own = ["--protocol", str(tmp_path / "own.yaml"), "--dataset", str(built)]
+    own = ["--protocol", str(tmp_path / "own.yaml"), "--dataset", str(few)]
     fast = ["--num_train_epochs", "1", "--bf16", "false", "--patience", "0", "--output_dir", str(tmp_path / "m")]
     assert main(["finetune", *own, "--model", str(models["bert"]), *fast]) == 0
     results = Results.load(tmp_path / "m" / "results.json")
-    assert (results.protocol, results.fold, results.n) == ("custom:own", 0, 16)
+    assert (results.protocol, results.fold, results.n) == ("custom:own", 0, 8)
     assert results.headline().startswith("custom:own fold 0: UAR")
     test = ["evaluate", *own, "--model", str(tmp_path / "m"), "--output"]
     assert main([*test, str(tmp_path / "e")]) == 0

@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from os import PathLike
 from pathlib import Path, PurePath
 
@@ -96,14 +97,24 @@ class Corpus:
 
     def emotions(self) -> dict[str, set[str]]:
         """Return the emotions that are acted in each channel, by the official names."""
-        emotions = defaultdict(set)
-        for name, channel in self.inventory().items():
-            emotions[channel].add(self.parse(PurePath(name))["emotion"])
-        return emotions
+        return {channel: set(emotions) for channel, emotions in _voices(self.parse, self.inventory)[0].items()}
 
     def sexes(self) -> set[str]:
         """Return the sexes of the speakers, by the official names."""
-        return {self.parse(PurePath(name))["sex"] for name in self.inventory()}
+        return set(_voices(self.parse, self.inventory)[1])
+
+
+@cache
+def _voices(
+    parse: Callable[[PurePath], dict | None], inventory: Callable[[], dict[str, str]]
+) -> tuple[dict[str, set[str]], set[str]]:
+    """Emotions of each channel, and sexes, by the official names, of which there are thousands."""
+    emotions, sexes = defaultdict(set), set()
+    for name, channel in inventory().items():
+        fields = parse(PurePath(name))
+        emotions[channel].add(fields["emotion"])
+        sexes.add(fields["sex"])
+    return emotions, sexes
 
 
 def languages(corpora: list[Corpus]) -> str | list[str] | None:
