@@ -1,13 +1,10 @@
 """Predictions of recordings: the one way to run a model."""
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
 from copy import copy
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -19,16 +16,13 @@ from transformers import FeatureExtractionMixin, PreTrainedConfig, PreTrainedMod
 from ser_hf import BUNDLED_MODEL, audio
 from ser_hf.audio import voice_activity
 from ser_hf.errors import UserError
-from ser_hf.inference import adaptation_head, backends, long_audio, prediction, recordings, speaker_adaptation
+from ser_hf.inference import adaptation_head, backends, long_audio, recordings, speaker_adaptation, submission
 from ser_hf.inference.pool import InferencePool
 from ser_hf.inference.prediction import FailedPrediction, Prediction
 from ser_hf.inference.recordings import Deadline, OnSamples, ReadRecording
 from ser_hf.inference.session import InferenceSession
 from ser_hf.inference.voice_fitting import fit_voice
 from ser_hf.models.seen_speakers import SeenSpeakers
-
-_Pending = tuple[str | None, Callable[[], Prediction]]
-"""The name of a recording, and a function that waits for its prediction."""
 
 
 class Predictor:
@@ -316,15 +310,8 @@ class Predictor:
         Raises:
             AudioError, TimeoutExceeded: as `predict`, unless `on_error` is `answer`.
         """
-        waiting: deque[_Pending] = deque()
-        size = self.session.batch_size if self.session.batches_clips else 1
-        sources = iter(sources)
-        while batch := list(islice(sources, size)):
-            waiting.extend(self._read_and_submit(batch, timeout, longest, on_samples))
-            while len(waiting) > max(2 * self.session.pool.count, size):
-                yield _finished(waiting.popleft(), on_error)
-        while waiting:
-            yield _finished(waiting.popleft(), on_error)
+        read = partial(self.read, longest=longest, on_samples=on_samples)
+        return submission.each(self.session, sources, read, timeout, on_error)
 
     def stream(self, chunks: Iterable[np.ndarray], sampling_rate: int = audio.SAMPLING_RATE) -> Iterator[Prediction]:
         """Predict a recording that is going on, once for each second.
@@ -406,78 +393,4 @@ class Predictor:
         Returns:
             For each a function that waits for its prediction, and raises what `predict` raises.
         """
-        deadline = Deadline(timeout)
-        pending: dict[int, Callable[[], Prediction]] = {}
-        clips: dict[int, ReadRecording] = {}
-        for index, recording in enumerate(read):
-            try:
-                if isinstance(recording, UserError):
-                    raise recording
-                if recording.clip is None:
-                    pending[index] = partial(_same, self._predict_long(recording, deadline))
-                else:
-                    clips[index] = recording
-            except UserError as error:
-                pending[index] = partial(_raise, error)
-        waveforms = [recording.clip for recording in clips.values()]
-        voiced = [self.session.submit_has_voice(clip) for clip in waveforms]
-        submitted = self.session.submit_each(waveforms, self.session.submit)
-        for (index, recording), has_voice, (future, row) in zip(clips.items(), voiced, submitted, strict=True):
-            pending[index] = partial(self._predict_clip, recording, has_voice, future, row, deadline)
-        return [pending[index] for index in range(len(read))]
-
-    def _read_and_submit(
-        self,
-        sources: list[audio.Source],
-        timeout: float | None,
-        longest: float | None,
-        on_samples: OnSamples | None,
-    ) -> list[_Pending]:
-        read: list[ReadRecording | UserError] = []
-        for source in sources:
-            try:
-                read.append(self.read(source, longest, on_samples=on_samples))
-            except UserError as error:
-                read.append(error)
-        names = [prediction.source_name(source) for source in sources]
-        return list(zip(names, self.submit(read, timeout), strict=True))
-
-    def _predict_clip(
-        self,
-        recording: ReadRecording,
-        has_voice: Future[bool],
-        future: Future[np.ndarray],
-        row: int,
-        deadline: Deadline,
-    ) -> Prediction:
-        name, length = recording.name, len(recording.clip)
-        if not deadline.result(has_voice, name):
-            return prediction.without_voice(name, length, self.labels)
-        probabilities = deadline.result(future, name)[row]
-        best = int(probabilities.argmax())
-        segments = [prediction.segment(0, length, self.labels[best], probabilities[best])]
-        return prediction.prediction(name, length, probabilities, segments, self.labels, self.abstain_below)
-
-    def _predict_long(self, recording: ReadRecording, deadline: Deadline) -> Prediction:
-        name = recording.name
-        windows = long_audio.Windows(recording.blocks, self.session, partial(deadline.check, name))
-        mean, segments = long_audio.predict_windows(windows, self.session)
-        return prediction.prediction(name, windows.length, mean, segments, self.labels, self.abstain_below)
-
-
-def _finished(pending: _Pending, on_error: str) -> Prediction | FailedPrediction:
-    name, result = pending
-    try:
-        return result()
-    except UserError as error:
-        if on_error == "raise":
-            raise
-        return {"file": name, "error": str(error)}
-
-
-def _same(result: Prediction) -> Prediction:
-    return result
-
-
-def _raise(error: UserError) -> Prediction:
-    raise error
+        return submission.submit(self.session, read, Deadline(timeout))

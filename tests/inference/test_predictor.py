@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +14,7 @@ from helpers.small import ROOT, make_whisper
 
 from ser_hf import audio
 from ser_hf.audio.voice_activity import FRAME, LIKELY, VoiceActivityDetector
-from ser_hf.inference import long_audio
+from ser_hf.inference import long_audio, recordings
 from ser_hf.inference.prediction import segment
 from ser_hf.inference.predictor import Predictor
 from ser_hf.inference.recordings import TimeoutExceeded
@@ -174,7 +175,7 @@ def test_one_bad_recording_is_named_and_the_others_are_answered(predictor, clips
         predictor.predict(sources)
 
 
-def test_too_long_and_too_slow_are_refused_in_words(predictor, talk):
+def test_too_long_and_too_slow_are_refused_in_words(predictor, talk, monkeypatch):
     with pytest.raises(audio.AudioError, match="longer than 30 s: cut it into parts"):
         predictor.predict(talk, longest=30)
     assert predictor.predict(talk, longest=45)["duration"] == 45
@@ -182,6 +183,12 @@ def test_too_long_and_too_slow_are_refused_in_words(predictor, talk):
     for samples in (talk, silence):
         with pytest.raises(TimeoutExceeded, match="took longer than it was given"):
             predictor.predict(samples, timeout=0)
+    # what is read slowly is slow, too
+    read = recordings.read
+    monkeypatch.setattr(recordings, "read", lambda *args, **options: time.sleep(0.3) or read(*args, **options))
+    with pytest.raises(TimeoutExceeded, match="took longer than it was given"):
+        predictor.predict(talk, timeout=0.1)
+    monkeypatch.undo()
     pool, over = predictor.session.pool, threading.Event()
     for _ in range(pool.count):  # of a clip that is answered at once nobody waits
         pool.submit(over.wait)
