@@ -41,7 +41,7 @@ from ser_hf.errors import UserError
 from ser_hf.evaluation import metrics
 from ser_hf.evaluation.results import Results
 from ser_hf.experiments import adaptation_study
-from ser_hf.inference import adaptation_head
+from ser_hf.inference import adaptation_head, embedding_reference
 from ser_hf.models.seen_speakers import CONFIG_KEY
 from ser_hf.protocols.builtin import PROTOCOLS as ALL_PROTOCOLS
 from ser_hf.utils import templates
@@ -303,8 +303,9 @@ def write_bundle(
         save_file(weights, written / "model.safetensors", {"format": "pt"})
         (written / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         shutil.copy(model / "preprocessor_config.json", written)
-        if (model / adaptation_head.FILE).exists():
-            shutil.copy(model / adaptation_head.FILE, written)
+        for name in (adaptation_head.FILE, embedding_reference.FILE):
+            if (model / name).exists():
+                shutil.copy(model / name, written)
         shutil.copy(LICENCE, written)
         results.save(written / "results.json")
         _write_figures(written, {"recipe": recipe, "abstention": abstains, "protocols": figures})

@@ -1,13 +1,16 @@
 """Commands that label archives: label and label-report."""
 
+import json
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ser_hf.cli.output import SOME_FAILED, quiet_transformers
 from ser_hf.cli.serve import ModelSettings
 from ser_hf.cli.settings import CommandLine
 from ser_hf.errors import UserError
-from ser_hf.utils import packages
+from ser_hf.utils import files, packages
 
 if TYPE_CHECKING:
     from ser_hf.inference.bulk.label import Estimate
@@ -63,6 +66,7 @@ def label(line: CommandLine) -> int:
     """
     settings = line.parse(LabelSettings)
     from ser_hf.inference.bulk import label as labelling
+    from ser_hf.inference.bulk import summary
     from ser_hf.inference.bulk.labeler import ModelChoice
 
     quiet_transformers()
@@ -93,7 +97,39 @@ def label(line: CommandLine) -> int:
         f"{outcome.asked:,} asked, {outcome.copied:,} copied, {outcome.known:,} of {outcome.listed:,} listed were "
         f"answered before, in {outcome.seconds:.1f} s: {settings.output}"
     )
+    print(summary.table(summary.summarise(settings.output)))
     return SOME_FAILED if outcome.errors else 0
+
+
+@dataclass
+class LabelReportSettings:
+    """Which labelling `ser-hf label-report` sums up."""
+
+    labelling: str = field(metadata={"positional": True, "metavar": "DIR|URL", "help": "--output of `ser-hf label`"})
+    output: str | None = field(default=None, metadata={"metavar": "DIR", "help": "of the files (default: DIR/_report)"})
+    json: bool = field(default=False, metadata={"help": "print the figures as JSON instead of the table"})
+
+
+def label_report(line: CommandLine) -> None:
+    """Sum up a labelling: a table, report.json and the page report.html.
+
+    The page says how many recordings lie outside what the model was trained on.
+    """
+    settings = line.parse(LabelReportSettings)
+    if settings.output is None and "://" in settings.labelling:
+        raise UserError(f"'{settings.labelling}' lies elsewhere: name a folder for the report, --output DIR")
+    output = Path(settings.output or Path(settings.labelling, "_report"))
+    from ser_hf.inference.bulk import summary
+
+    summed_up = summary.summarise(settings.labelling)
+    files.refuse_unwritable(output)
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output is '{output}', a file: name a folder")
+    from ser_hf.evaluation.label_report import write_label_report
+
+    written = write_label_report(summed_up, output)
+    print(json.dumps(summed_up, indent=1, ensure_ascii=False) if settings.json else summary.table(summed_up))
+    print(f"{written[1].name} and {written[0].name}: {output}", file=sys.stderr if settings.json else sys.stdout)
 
 
 def _said(estimate: "Estimate") -> str:

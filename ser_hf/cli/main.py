@@ -11,7 +11,7 @@ from types import FrameType
 from ser_hf.cli.data import audit, data, splits
 from ser_hf.cli.doctor import doctor
 from ser_hf.cli.evaluate import baseline, calibrate, compare, evaluate, explain, report
-from ser_hf.cli.label import label
+from ser_hf.cli.label import label, label_report
 from ser_hf.cli.publish import export, push
 from ser_hf.cli.serve import app, predict
 from ser_hf.cli.settings import CommandLine
@@ -36,6 +36,7 @@ COMMANDS: dict[str, Callable[[CommandLine], int | None]] = {
     "push": push,
     "predict": predict,
     "label": label,
+    "label-report": label_report,
     "app": app,
     "doctor": doctor,
 }

@@ -6,7 +6,6 @@ chosen on the validation side, or by cross-validation over the training speakers
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -16,9 +15,8 @@ from sklearn.model_selection import GroupKFold
 from ser_hf import protocols
 from ser_hf.data.dataset import decoded_clips
 from ser_hf.evaluation import calibration
-from ser_hf.inference.adaptation_head import FILE, AdaptationHead
+from ser_hf.inference.adaptation_head import AdaptationHead
 from ser_hf.inference.predictor import Predictor
-from ser_hf.models import loading
 from ser_hf.models.discriminant import SHRINKAGES, Moments, discriminants
 
 DEFAULT_SHRINKAGE = 0.3
@@ -48,20 +46,18 @@ class Embedded:
     """Of the clips in training, shape `(clips,)`; alike where None."""
 
 
-def write_head(predictor: Predictor, rows: datasets.Dataset, split: protocols.Split, folder: Path) -> AdaptationHead:
-    """Train a head on the training side of a split, and write it into a model's folder.
+def embed_sides(
+    predictor: Predictor, rows: datasets.Dataset, split: protocols.Split
+) -> tuple[Embedded, Embedded | None]:
+    """Embed clips of the training side of a split, and all of its validation side if it has one.
 
     Args:
-        predictor: the model, as it lies in the folder.
+        predictor: the model.
         rows: the dataset that the split indexes.
-        split: its validation side chooses the shrinkage and the temperature, where it has one.
-        folder: gets `adaptation_head.safetensors`.
+        split: of which at most `MOST_CLIPS` training clips are taken.
     """
     train = _embed(predictor, rows, spread_over_speakers(rows, split.train))
-    validation = _embed(predictor, rows, split.validation) if split.validation else None
-    head = fit_head(train, validation, loading.digest(predictor.model))
-    head.save(folder / FILE)
-    return head
+    return train, _embed(predictor, rows, split.validation) if split.validation else None
 
 
 def spread_over_speakers(rows: datasets.Dataset, indices: Sequence[int], most: int = MOST_CLIPS) -> list[int]:

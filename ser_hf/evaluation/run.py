@@ -12,9 +12,9 @@ import numpy as np
 from ser_hf import protocols
 from ser_hf.errors import UserError
 from ser_hf.evaluation import (
-    adaptation_head,
     baselines,
     calibration,
+    embedding_reference,
     evaluate,
     metrics,
     plots,
@@ -129,7 +129,7 @@ def run_baseline(settings: BaselineSettings) -> Results:
 def run_calibration(settings: CalibrateSettings) -> dict:
     """Calibrate a model on the validation side of a split, and write the calibrated model.
 
-    Its adaptation head is trained on the training side.
+    Its adaptation head and its reference of embeddings are fitted to the training side.
 
     Returns:
         As `ser_hf.evaluation.calibration.fit_calibration`.
@@ -151,7 +151,7 @@ def run_calibration(settings: CalibrateSettings) -> dict:
     with files.new_folder(output) as partial:
         predictor.model.save_pretrained(partial)
         predictor.extractor.save_pretrained(partial)
-        adaptation_head.write_head(predictor, rows, split, partial)
+        embedding_reference.write_head_and_reference(predictor, rows, split, partial)
     return fitted
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ser_hf.inference import adaptation_head
+from ser_hf.inference import adaptation_head, embedding_reference
 from ser_hf.inference.backends.onnx_graph import OPSET, write_checked
 from ser_hf.inference.backends.onnx_runtime import GRAPH_FILES, require
 from ser_hf.models import loading
@@ -22,7 +22,8 @@ def export(
     Args:
         model: a folder that fine-tuning wrote, or a Hub id.
         output: gets `model.onnx` or `model_int8.onnx`, `config.json`, `preprocessor_config.json`,
-            `export.json`, and the adaptation head if the model has one.
+            `export.json`, and the adaptation head and the
+            reference of embeddings if the model has them.
         int8: matrix products in int8.
         clips: waveforms of shape `(samples,)` at 16 kHz, on which the graph is compared with torch;
             synthetic voices where None.
@@ -48,6 +49,8 @@ def export(
         extractor.save_pretrained(folder)
         if (head := adaptation_head.load_beside(model)) is not None:
             head.save(folder / adaptation_head.FILE)
+        if (reference := embedding_reference.load_beside(model)) is not None:
+            reference.save(folder / embedding_reference.FILE)
         # the name alone, without where it lies on this machine: the folder may be pushed
         name = Path(model).resolve().name if Path(model).exists() else str(model)
         report = {"model": name, "digest": loading.digest(loaded), "backend": backend, "check": check}

@@ -15,7 +15,7 @@ from ser_hf.audio import SAMPLING_RATE, concatenate, resampling, voice_activity
 from ser_hf.audio.conditioning import OFFSET_SECONDS, Downmixer, offset
 from ser_hf.errors import UserError
 from ser_hf.inference.prediction import Prediction, Segment, prediction, segment, without_voice
-from ser_hf.inference.session import InferenceSession
+from ser_hf.inference.session import InferenceSession, OnEmbeddings
 
 LONG = 10 * SAMPLING_RATE
 """Samples up to which a recording is one clip, as in stock `pipeline`."""
@@ -209,12 +209,15 @@ class Timeline:
         ]
 
 
-def predict_windows(windows: Windows, session: InferenceSession) -> tuple[np.ndarray, list[Segment]]:
+def predict_windows(
+    windows: Windows, session: InferenceSession, watch: OnEmbeddings | None = None
+) -> tuple[np.ndarray, list[Segment]]:
     """Predict a long recording by its windows; only a few of them are in memory.
 
     Args:
         windows: of the recording.
         session: that predicts them.
+        watch: is given the embedding of the first window, and of those that share its batch.
 
     Returns:
         The result of `Timeline.read`.
@@ -230,7 +233,8 @@ def predict_windows(windows: Windows, session: InferenceSession) -> tuple[np.nda
     remaining = iter(windows)
     while batch := list(islice(remaining, _BATCH if session.batches_windows else 1)):
         starts, clips = [window.start for window in batch], [window.samples for window in batch]
-        waiting.append((starts, session.submit(clips)))
+        waiting.append((starts, session.submit(clips, watch)))
+        watch = None
         if len(waiting) > 2 * session.pool.count:
             take()
     while waiting:

@@ -1,7 +1,7 @@
 """Predictions of recordings: the one way to run a model."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,7 @@ from ser_hf.inference import adaptation_head, backends, long_audio, recordings, 
 from ser_hf.inference.pool import InferencePool
 from ser_hf.inference.prediction import FailedPrediction, Prediction
 from ser_hf.inference.recordings import Deadline, OnSamples, ReadRecording
-from ser_hf.inference.session import InferenceSession
+from ser_hf.inference.session import InferenceSession, OnEmbeddings
 from ser_hf.inference.voice_fitting import fit_voice
 from ser_hf.models.seen_speakers import SeenSpeakers
 
@@ -382,15 +382,19 @@ class Predictor:
         return recordings.read(source, self._longest_clip, longest, **options)
 
     def submit(
-        self, read: list[ReadRecording | UserError], timeout: float | None = None
+        self,
+        read: list[ReadRecording | UserError],
+        timeout: float | None = None,
+        watches: Sequence[OnEmbeddings | None] | None = None,
     ) -> list[Callable[[], Prediction]]:
         """Begin to predict recordings that were read; a long one is predicted before the next.
 
         Args:
             read: recordings, and in the place of one that cannot be read its error.
             timeout: of `predict`.
+            watches: of `ser_hf.inference.submission.submit`.
 
         Returns:
             For each a function that waits for its prediction, and raises what `predict` raises.
         """
-        return submission.submit(self.session, read, Deadline(timeout))
+        return submission.submit(self.session, read, Deadline(timeout), watches)

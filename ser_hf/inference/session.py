@@ -16,6 +16,9 @@ from ser_hf.inference.pool import InferencePool
 from ser_hf.inference.speaker_adaptation import Adaptation
 from ser_hf.models.features import FrontEnd, front_end_of
 
+OnEmbeddings = Callable[[np.ndarray], None]
+"""Called with the embeddings `(clips, width)` behind some predictions."""
+
 _SORTED = 128
 """Clips that are sorted by length at a time on a GPU, where clips of one length share a batch."""
 
@@ -60,12 +63,15 @@ class InferenceSession:
         frames = self.front_end.on_frames and not self.front_end.fixed_window
         return self.backend.batches and (self.pool.on_gpu or frames)
 
-    def submit(self, clips: list[np.ndarray]) -> Future[np.ndarray]:
+    def submit(self, clips: list[np.ndarray], watch: OnEmbeddings | None = None) -> Future[np.ndarray]:
         """Compute probabilities `(clips, labels)` of clips of one length.
 
-        More than one clip needs a backend that batches.
+        Args:
+            clips: more than one needs a backend that batches.
+            watch: is given the embeddings before the result is there, from another thread; it needs
+                a backend with embeddings.
         """
-        return self.pool.submit(self._probabilities, clips)
+        return self.pool.submit(self._probabilities, clips, watch)
 
     def submit_logits(self, clips: list[np.ndarray]) -> Future[np.ndarray]:
         """Logits `(clips, labels)`, as `submit` takes clips."""
@@ -137,8 +143,12 @@ class InferenceSession:
         logits, embeddings = self.backend.outputs(self._features(clips))
         return logits if self.adaptation is None else self.adaptation.moved(logits, embeddings), embeddings
 
-    def _probabilities(self, clips: list[np.ndarray]) -> np.ndarray:
-        return softmax(self._logits(clips), axis=-1)
+    def _probabilities(self, clips: list[np.ndarray], watch: OnEmbeddings | None) -> np.ndarray:
+        if watch is None:
+            return softmax(self._logits(clips), axis=-1)
+        logits, embeddings = self._outputs(clips)
+        watch(embeddings)
+        return softmax(logits, axis=-1)
 
 
 def _row(future: Future, row: int) -> object:

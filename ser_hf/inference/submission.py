@@ -1,7 +1,7 @@
 """Recordings that were read, handed to the threads of a session, and their answers in order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import islice
@@ -14,7 +14,7 @@ from ser_hf.errors import UserError
 from ser_hf.inference import long_audio, prediction
 from ser_hf.inference.prediction import FailedPrediction, Prediction
 from ser_hf.inference.recordings import Deadline, ReadRecording
-from ser_hf.inference.session import InferenceSession
+from ser_hf.inference.session import InferenceSession, OnEmbeddings
 
 _Pending = tuple[str | None, Callable[[], Prediction]]
 """The name of a recording, and a function that waits for its prediction."""
@@ -55,7 +55,10 @@ def each(
 
 
 def submit(
-    session: InferenceSession, read: list[ReadRecording | UserError], deadline: Deadline
+    session: InferenceSession,
+    read: list[ReadRecording | UserError],
+    deadline: Deadline,
+    watches: Sequence[OnEmbeddings | None] | None = None,
 ) -> list[Callable[[], Prediction]]:
     """Begin to predict recordings; a long one is predicted before the next.
 
@@ -63,11 +66,15 @@ def submit(
         session: that predicts them.
         read: recordings, and in the place of one that cannot be read its error.
         deadline: at which a recording is given up.
+        watches: for each recording what is given its embedding, shape `(1, width)` or more, before
+            its prediction is there; of a long one that of the first windows with voice. Answers do
+            not change. A backend with embeddings is needed.
 
     Returns:
         For each a function that waits for its prediction. It raises the error of the recording, or
         `TimeoutExceeded`.
     """
+    watches = watches or [None] * len(read)
     pending: dict[int, Callable[[], Prediction]] = {}
     clips: dict[int, ReadRecording] = {}
     for index, recording in enumerate(read):
@@ -75,15 +82,19 @@ def submit(
             if isinstance(recording, UserError):
                 raise recording
             if recording.clip is None:
-                pending[index] = partial(_same, _predict_long(session, recording, deadline))
+                pending[index] = partial(_same, _predict_long(session, recording, deadline, watches[index]))
             else:
                 clips[index] = recording
         except UserError as error:
             pending[index] = partial(_raise, error)
-    waveforms = [recording.clip for recording in clips.values()]
-    voiced = [session.submit_has_voice(clip) for clip in waveforms]
-    submitted = session.submit_each(waveforms, session.submit)
-    for (index, recording), has_voice, (future, row) in zip(clips.items(), voiced, submitted, strict=True):
+    voiced = {index: session.submit_has_voice(recording.clip) for index, recording in clips.items()}
+    plain = [index for index in clips if watches[index] is None]
+    together = session.submit_each([clips[index].clip for index in plain], session.submit)
+    submitted = dict(zip(plain, together, strict=True))
+    for index, recording in clips.items():
+        if index not in submitted:
+            submitted[index] = session.submit([recording.clip], watches[index]), 0
+        has_voice, (future, row) = voiced[index], submitted[index]
         pending[index] = partial(_predict_clip, session, recording, has_voice, future, row, deadline)
     return [pending[index] for index in range(len(read))]
 
@@ -105,10 +116,12 @@ def _predict_clip(
     return prediction.prediction(name, length, probabilities, segments, labels, session.abstain_below)
 
 
-def _predict_long(session: InferenceSession, recording: ReadRecording, deadline: Deadline) -> Prediction:
+def _predict_long(
+    session: InferenceSession, recording: ReadRecording, deadline: Deadline, watch: OnEmbeddings | None
+) -> Prediction:
     name = recording.name
     windows = long_audio.Windows(recording.blocks, session, partial(deadline.check, name))
-    mean, segments = long_audio.predict_windows(windows, session)
+    mean, segments = long_audio.predict_windows(windows, session, watch)
     return prediction.prediction(name, windows.length, mean, segments, session.labels, session.abstain_below)
 
 

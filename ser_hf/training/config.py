@@ -125,7 +125,7 @@ class FinetuneConfig(StreamingSettings):
         metadata={"help": "fold this one in, measured elsewhere, after --train_on_validation"},
     )
     adaptation_head: bool = field(
-        default=True, metadata={"help": "train the head that adapts to a voice; a probe has none"}
+        default=True, metadata={"help": "fit the head that adapts to a voice, and the reference of embeddings"}
     )
     abstain_coverage: float | None = field(
         default=None, metadata={"help": "share of validation clips to answer; below their confidence it abstains"}

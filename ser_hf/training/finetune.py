@@ -20,9 +20,10 @@ from transformers.trainer_callback import TrainerState
 from ser_hf import protocols
 from ser_hf.data.dataset import decoded_clips
 from ser_hf.errors import UserError
-from ser_hf.evaluation import adaptation_head, calibration, evaluate
+from ser_hf.evaluation import adaptation_head, calibration, embedding_reference, evaluate
 from ser_hf.evaluation.results import Results
 from ser_hf.evaluation.run import write_evidence
+from ser_hf.inference.adaptation_head import FILE as HEAD_FILE
 from ser_hf.inference.predictor import Predictor
 from ser_hf.models import loading
 from ser_hf.models.cutting import window_of
@@ -47,9 +48,10 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     """Fine-tune, choose the checkpoint by validation UAR, test once, and write all of it.
 
     `args.output_dir` gets the model (safetensors, config, `preprocessor_config.json`), its
-    adaptation head, `results.json`, `predictions.csv`, `embeddings.npy` of the test clips,
-    `plots/`, `classification_report.txt`, `model_summary.txt`, `history.json` and the model card
-    `README.md`. Checkpoints and TensorBoard's events lie beside them.
+    adaptation head, its reference of embeddings, `results.json`, `predictions.csv`,
+    `embeddings.npy` of the test clips, `plots/`, `classification_report.txt`,
+    `model_summary.txt`, `history.json` and the model card `README.md`. Checkpoints and
+    TensorBoard's events lie beside them.
 
     Returns:
         The results on the test side; None on all but the first process.
@@ -140,7 +142,7 @@ def _write_tested(
         )
         write_evidence(results, folder, probabilities, rows, [split], card=True)
         if config.adaptation_head:
-            adaptation_head.write_head(predictor, rows, split, folder)
+            embedding_reference.write_head_and_reference(predictor, rows, split, folder)
             np.save(folder / "embeddings.npy", embeddings)  # for studies of adaptation
     return results
 
@@ -167,7 +169,8 @@ def _write_untested(
     with disk_guard("the model is saved"), _appearing_in(args.output_dir) as folder:
         _save(model, prepared.extractor, folder)
         if config.adaptation_head:
-            adaptation_head.write_head(Predictor(folder, backend="torch"), prepared.rows, prepared.split, folder)
+            predictor = Predictor(folder, backend="torch")
+            embedding_reference.write_head_and_reference(predictor, prepared.rows, prepared.split, folder)
     print(f"trained on everybody, tested on nobody: {args.output_dir}", flush=True)
 
 
@@ -220,8 +223,9 @@ def _fit_closed_form(inputs: TrainingInputs, padding: str) -> Results | None:
         predictor = Predictor(folder, backend="torch")
         deviation = _deviation(fitted, predictor, inputs)
         if config.adaptation_head:
-            head = adaptation_head.fit_head(fitted.train, fitted.validation, loading.digest(model))
-            head.save(folder / adaptation_head.FILE)
+            digest = loading.digest(model)
+            adaptation_head.fit_head(fitted.train, fitted.validation, digest).save(folder / HEAD_FILE)
+            embedding_reference.write_reference(fitted.train, fitted.validation, digest, folder)
         if fitted.test is None:
             print(f"trained on everybody, tested on nobody: {args.output_dir}", flush=True)
             return None

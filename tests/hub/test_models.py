@@ -21,6 +21,7 @@ PUSHED = {
     "preprocessor_config.json",
     "model.safetensors",
     "adaptation_head.safetensors",
+    "embedding_reference.safetensors",
     "results.json",
     "README.md",
 }

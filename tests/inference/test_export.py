@@ -181,7 +181,10 @@ def test_an_exported_folder_needs_no_safetensors(quantised, tuned, clips, tmp_pa
     folder, backend = tmp_path / "exported", "onnx-int8" if quantised else "onnx"
     report = export.export(tuned, folder, quantised, clips[:4])
     files = {"config.json", "preprocessor_config.json", "export.json", "model_int8.onnx" if quantised else "model.onnx"}
-    assert {path.name for path in folder.iterdir()} == files | {"adaptation_head.safetensors"}
+    assert {path.name for path in folder.iterdir()} == files | {
+        "adaptation_head.safetensors",
+        "embedding_reference.safetensors",
+    }
     assert json.loads((folder / "export.json").read_text()) == report
     assert (report["model"], report["backend"]) == (tuned.name, backend)
     assert report["digest"] == loading.digest(loading.load_for_prediction(tuned)[0])

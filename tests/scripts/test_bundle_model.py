@@ -67,7 +67,8 @@ def test_only_what_half_precision_holds_is_stored_so(bundle_model):
 
 def test_what_lies_beside_the_weights_says_whose_figures_these_are(bundled, tuned):
     names = {path.name for path in bundled.iterdir()}
-    data = {"config.json", "preprocessor_config.json", "results.json", "seeds.json", "adaptation_head.safetensors"}
+    data = {"config.json", "preprocessor_config.json", "results.json", "seeds.json"}
+    data |= {"adaptation_head.safetensors", "embedding_reference.safetensors"}
     assert names == {"README.md", "model.safetensors", "LICENSE-WHISPER", *data}
     head = AdaptationHead.load(bundled / "adaptation_head.safetensors")
     assert head.model == Predictor(bundled, backend="torch").session.backend.digest

@@ -37,6 +37,7 @@ def test_the_folder_holds_the_model_and_its_evidence(tuned):
         "adaptation_head.safetensors",
         "classification_report.txt",
         "config.json",
+        "embedding_reference.safetensors",
         "embeddings.npy",
         "history.json",
         "model.safetensors",

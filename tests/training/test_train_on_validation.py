@@ -65,6 +65,7 @@ def test_a_model_of_everybody_has_weights_and_no_figures(built, models, rows, tm
     assert {name for name in names if not name.startswith("checkpoint-")} == {
         "adaptation_head.safetensors",
         "config.json",
+        "embedding_reference.safetensors",
         "model.safetensors",
         "preprocessor_config.json",
     }

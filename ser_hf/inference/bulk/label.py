@@ -4,12 +4,13 @@ import sys
 import time
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from ser_hf.errors import UserError
+from ser_hf.inference.bulk.drift import held_out_scores, measured_share
 from ser_hf.inference.bulk.index import Contents, Index
 from ser_hf.inference.bulk.labeler import Answers, Labeler, ModelChoice, Unit
 from ser_hf.inference.bulk.listing import Entry
@@ -93,8 +94,10 @@ def label(
     options = options or LabelOptions()
     labeler = labeler or Labeler(choice)
     store = Store(output)
-    model = {"name": labeler.predictor.public_name, "digest": labeler.digest, "labels": labeler.predictor.labels}
+    predictor = labeler.predictor
+    model = {"name": predictor.public_name, "digest": labeler.digest, "labels": predictor.labels}
     store.check(model, options.replace_model)
+    model |= {"reference": labeler.meter.figures(), "tested": held_out_scores(predictor.name, predictor.revision)}
     started = time.monotonic()
     with store.locked():
         index = Index(store, labeler.digest, options.retry_errors)
@@ -103,7 +106,8 @@ def label(
         outcome = Outcome(plan.listed, plan.known)
         writer = _Writer(store, index, model, inputs, options, finished, outcome)
         with _progress(plan) as bar, writer:
-            units = plan.units(UNIT, index, choice.adapt_by is not None)
+            share = measured_share(index.rows + plan.recordings)
+            units = (replace(unit, measured=share) for unit in plan.units(UNIT, index, choice.adapt_by is not None))
             contents = index if options.reuse else Contents(())
             for answers in (engine or labeler).answers(units, contents):
                 before = outcome.asked + outcome.copied

@@ -10,12 +10,14 @@ from functools import partial
 from itertools import chain, groupby, islice
 
 import joblib
+import numpy as np
 import torch
 
 from ser_hf import __version__
 from ser_hf.errors import UserError
 from ser_hf.inference.bulk import containers
 from ser_hf.inference.bulk.containers import Recording
+from ser_hf.inference.bulk.drift import DistanceMeter
 from ser_hf.inference.bulk.listing import Entry
 from ser_hf.inference.bulk.reading import Fetched, LostSource, fetch, read_ahead, source_of
 from ser_hf.inference.bulk.rows import Row, answered_row, failed_row
@@ -51,6 +53,8 @@ class Unit:
     entries: list[Entry]
     done: frozenset[str] = frozenset()
     """Recordings of a container that have an answer."""
+    measured: float = 0.0
+    """Share of the recordings whose distance is measured (`ser_hf.inference.bulk.drift`)."""
 
 
 @dataclass
@@ -89,6 +93,8 @@ class Labeler:
             choice.model, choice.device, backend=choice.backend, revision=choice.revision, threads=choice.threads
         )
         self.digest = fingerprint(self.predictor)
+        self.meter = DistanceMeter(self.predictor)
+        self._measured = 0.0
         self._readers = choice.readers or max(4, 2 * joblib.cpu_count())
         # each of them decodes and resamples with one thread: the model has the cores
         self._pool = ThreadPoolExecutor(self._readers, "reader", partial(torch.set_num_threads, 1))
@@ -111,6 +117,7 @@ class Labeler:
             yield from self._label_speaker(speaker, group)
 
     def _recordings(self, unit: Unit) -> Iterator["Recording | _End | _Damaged"]:
+        self._measured = unit.measured
         for entry in unit.entries:
             count = 0
             try:
@@ -147,8 +154,15 @@ class Labeler:
         fetched = read_ahead(read, recordings, self._pool, max(2 * self._readers, size))
         while block := list(islice(fetched, size)):
             asked = [item for item in block if isinstance(item, Fetched) and item.read is not None]
-            pending = dict(zip(map(id, asked), predictor.submit([item.read for item in asked]), strict=True))
-            waiting.extend(partial(self._finish, item, pending.get(id(item)), predictor) for item in block)
+            taken: dict[int, list[np.ndarray]] = {
+                id(item): [] for item in asked if self.meter.chooses(item.key, self._measured)
+            }
+            watches = [taken[id(item)].append if id(item) in taken else None for item in asked]
+            submitted = predictor.submit([item.read for item in asked], watches=watches)
+            pending = dict(zip(map(id, asked), submitted, strict=True))
+            waiting.extend(
+                partial(self._finish, item, pending.get(id(item)), predictor, taken.get(id(item))) for item in block
+            )
             while len(waiting) > max(2 * session.pool.count, size):
                 yield waiting.popleft()()
         while waiting:
@@ -159,6 +173,7 @@ class Labeler:
         item: "Fetched | _End | _Damaged | LostSource",
         pending: Callable[[], Prediction] | None,
         predictor: Predictor,
+        embeddings: list[np.ndarray] | None,
     ) -> Answers:
         if isinstance(item, LostSource):
             raise item
@@ -172,6 +187,8 @@ class Labeler:
             return Answers([self._signed(failed_row(item, item.error))])
         try:
             row = answered_row(item, pending(), predictor.adaptation is not None)
+            if embeddings and row["segments"]:  # a reference says nothing of recordings without voice
+                row["distance"] = self.meter.distance(embeddings[0][0])
         except UserError as error:  # a long recording may be damaged behind its beginning
             row = failed_row(item, str(error))
         return Answers([self._signed(row)])

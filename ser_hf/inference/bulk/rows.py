@@ -18,7 +18,8 @@ def schema(labels: list[str]) -> pa.Schema:
 
     `sha256` is of the bytes of the recording. `stamp` is its size, and when it changed or its
     version, as it was listed. A recording with an `error` has no answer, and one with an answer has
-    no `error`. `adapted` says whether the answer was adapted to the recordings of one `speaker`.
+    no `error`. `distance` is that of `ser_hf.inference.bulk.drift`, of a sample alone. `adapted`
+    says whether the answer was adapted to the recordings of one `speaker`.
     """
     segment = pa.struct(
         [("start", pa.float64()), ("end", pa.float64()), ("label", pa.string()), ("score", pa.float32())]
@@ -34,6 +35,7 @@ def schema(labels: list[str]) -> pa.Schema:
             ("duration", pa.float64()),
             ("channels", pa.int16()),
             ("segments", pa.list_(segment)),
+            ("distance", pa.float32()),
             ("error", pa.string()),
             ("speaker", pa.string()),
             ("adapted", pa.bool_()),

@@ -32,8 +32,12 @@ MANIFEST = "_manifest.json"
 class Store:
     """The output of a labelling, in a folder or at an address that `fsspec` writes to."""
 
-    def __init__(self, output: str) -> None:
+    def __init__(self, output: str, writes: bool = True) -> None:
         """Name the output; nothing is made yet.
+
+        Args:
+            output: a folder, or an address.
+            writes: whether it is to be written, and not read alone.
 
         Raises:
             UserError: where it cannot be made.
@@ -41,7 +45,8 @@ class Store:
         self.name, self.is_local = output, "://" not in output
         if self.is_local:
             output = os.path.abspath(os.path.expanduser(output))
-            files.refuse_unwritable(output)
+            if writes:
+                files.refuse_unwritable(output)
             if os.path.exists(output) and not os.path.isdir(output):
                 raise UserError(f"'{self.name}' is a file: name a folder as --output")
         try:

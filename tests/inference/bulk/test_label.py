@@ -108,7 +108,8 @@ def test_others_read_the_output(run, tmp_path, labeler):
     assert frame.error.notna().sum() == 2
     assert frame.filter(like="score_").sum(axis=1, min_count=1).dropna().to_numpy() == pytest.approx(1, abs=1e-5)
     manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
-    assert manifest["model"] == {"name": "group", "digest": labeler.digest, "labels": labeler.predictor.labels}
+    named = {"name": "group", "digest": labeler.digest, "labels": labeler.predictor.labels}
+    assert manifest["model"] == named | {"reference": labeler.meter.figures(), "tested": None}
     assert (manifest["rows"], manifest["errors"], manifest["complete"]) == (COUNT, 2, True)
     assert manifest["parts"] == [part.name for part in parts]
 
