@@ -84,7 +84,7 @@ class _Tally:
     def __init__(self, labels: list[str], model: str, threshold: float | None) -> None:
         self._labels, self._model, self._threshold = labels, model, threshold
         self._counts = Counter(dict.fromkeys(("recordings", "failed", "without_voice", "abstained"), 0))
-        self._by_label = {label: Counter() for label in labels}
+        self._by_label = np.zeros((4, len(labels)))  # recordings, abstained, hours, sum of scores
         self._errors: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
         self._channels: Counter[int] = Counter()
@@ -115,11 +115,9 @@ class _Tally:
         self._score += float(scores.sum())
         bins = np.clip(np.ceil(scores * SCORE_BINS).astype(int) - 1, 0, SCORE_BINS - 1)
         self._scores += np.bincount(bins, minlength=SCORE_BINS)
-        names = np.asarray(table["label"])
-        for label, counter in self._by_label.items():
-            own = names == label
-            counter.update(recordings=int(own.sum()), abstained=int(abstained[own].sum()))
-            counter.update(hours=float(durations[own].sum()) / 3600, score=float(scores[own].sum()))
+        place = np.asarray(pc.index_in(table["label"], pa.array(self._labels)))
+        for row, values in enumerate((np.ones(len(table)), abstained, durations / 3600, scores)):
+            self._by_label[row] += np.bincount(place, values, len(self._labels))
         self._distances.append(np.asarray(table["distance"].drop_null(), dtype=np.float32))
 
     def _add_errors(self, table: pa.Table) -> None:
@@ -145,13 +143,15 @@ class _Tally:
         voiced = self._counts["recordings"] - self._counts["failed"] - self._counts["without_voice"]
         labels = {
             label: {
-                "recordings": counter["recordings"],
-                "share": counter["recordings"] / voiced if voiced else 0.0,
-                "abstained": counter["abstained"],
-                "hours": round(counter["hours"], 4),
-                "mean_score": counter["score"] / counter["recordings"] if counter["recordings"] else None,
+                "recordings": int(recordings),
+                "share": recordings / voiced if voiced else 0.0,
+                "abstained": int(abstained),
+                "hours": round(hours, 4),
+                "mean_score": score / recordings if recordings else None,
             }
-            for label, counter in self._by_label.items()
+            for label, (recordings, abstained, hours, score) in zip(
+                self._labels, self._by_label.T.tolist(), strict=True
+            )
         }
         errors = [
             {"kind": kind, "recordings": count, "example": self._examples[kind]}
