@@ -87,7 +87,7 @@ def test_the_file_is_small_and_says_what_was_fitted(tmp_path, width):
 def test_a_file_that_is_none_ends_in_one_line(reference, tmp_path, content):
     reference.save(tmp_path / FILE)
     if content is None:
-        content = (tmp_path / FILE).read_bytes().replace(b"ser_hf embedding reference", b"ser_hf embedding preference")
+        content = (tmp_path / FILE).read_bytes().replace(b"ser_hf embedding reference", b"ser_hf embedding something")
     (tmp_path / FILE).write_bytes(content)
     with pytest.raises(EmbeddingReferenceError, match="ser-hf calibrate"):
         EmbeddingReference.load(tmp_path / FILE)

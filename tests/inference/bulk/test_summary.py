@@ -131,10 +131,11 @@ def test_the_command_writes_table_json_and_page(write, tmp_path, capsys):
     assert "<b>model" not in content
     assert "not finished" in content
     assert content.count("data:image/png;base64,") == 3
-    assert "http" not in content
+    assert "http:" not in content
+    assert "https:" not in content
     written = json.loads((tmp_path / "report" / "report.json").read_text())
     assert written["drift"]["share"] == 1.0
-    assert main(["label-report", output, "--json", "true"]) == 0
+    assert main(["label-report", output, "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == written
     assert {path.name for path in (tmp_path / "out" / "_report").iterdir()} == {"report.html", "report.json"}
 
