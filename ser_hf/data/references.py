@@ -83,7 +83,7 @@ def recording(encoded: dict) -> dict:
 
 def is_reference(encoded: dict) -> bool:
     """Whether an entry of an audio column refers to a recording elsewhere."""
-    return encoded["bytes"] is None and (encoded["path"] or "").startswith(_PREFIX)
+    return encoded.get("bytes") is None and (encoded.get("path") or "").startswith(_PREFIX)
 
 
 def paths_of(column: pa.ChunkedArray) -> pa.ChunkedArray:
