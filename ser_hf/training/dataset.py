@@ -123,21 +123,21 @@ class CachedClips:
     """Outputs of the frozen part of a model for each clip, read from the feature cache."""
 
     def __init__(self, rows: datasets.Dataset, cache: FeatureCache) -> None:
-        self.cache, self._hashes = cache, rows["sha256"]
+        self.cache, self._numbers = cache, cache.numbers(rows["sha256"][:])
 
     def keep(self, indices: range) -> None:
         """Do nothing: the cache needs no decoding."""
 
     def has_extents(self) -> Iterable[int]:
         """Indices of all clips."""
-        return range(len(self._hashes))
+        return range(len(self._numbers))
 
     def extent(self, index: int) -> tuple[int, tuple[int, int]]:
         """Number of frames, and first and one-past-last frame of the voice, without disk access."""
-        return self.cache.extent(self._hashes[index])
+        return self.cache.extent(self._numbers[index])
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, tuple[int, int]]:
-        return self.cache[self._hashes[index]]
+        return self.cache.read(self._numbers[index])
 
     def finish(self, prepared: np.ndarray) -> np.ndarray:
         """Return the frames unchanged."""

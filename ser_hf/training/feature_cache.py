@@ -1,10 +1,16 @@
-"""Outputs of a frozen front end, computed once and kept on disk."""
+"""Outputs of a frozen front end, computed once and kept on disk.
+
+An entry is a folder. `values-*.f16` hold the arrays of all recordings one behind the other, a new
+file whenever one is full. `keys.npy` holds the sorted keys of the recordings, `places.npy` where
+each lies. `index.json` is written last. All of it is mapped from disk, and no more of it is in
+memory than one recording, so that memory does not grow with the recordings.
+"""
 
 import hashlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import datasets
@@ -21,12 +27,16 @@ from ser_hf.models.frozen_frontend import CacheError, evaluation_mode
 from ser_hf.models.seen_speakers import CONFIG_KEY
 from ser_hf.utils import files
 
-VERSION = 2
+VERSION = 3
 """Part of the key. Raise it when decoding, features or the layout on disk change."""
 
 STORED = torch.float16
 """Precision of the values on disk, part of their layout; float32 would take twice the space."""
 
+SHARD_BYTES = 256 * 2**20
+"""Size of a file of values, beyond which the next one is begun."""
+
+_KEYS = 10_000  # recordings whose keys are made at a time
 _CHUNK = 1_024  # recordings read at a time, whose batches are in order of length
 
 Features = Callable[[np.ndarray, str], np.ndarray]
@@ -34,28 +44,60 @@ Features = Callable[[np.ndarray, str], np.ndarray]
 
 
 class FeatureCache:
-    """Arrays `(frames, dimensions)`, one a recording, mapped from disk and keyed by sha256."""
+    """Arrays `(frames, dimensions)`, one a recording, mapped from disk and found by sha256."""
 
     def __init__(self, folder: Path) -> None:
-        index = json.loads((folder / "index.json").read_text())
-        dtype = torch.empty(0, dtype=STORED).numpy().dtype
-        self.values = np.memmap(folder / "values.f16", dtype, mode="r").reshape(-1, *index["shape"])
-        self._number = {sha256: number for number, sha256 in enumerate(index["sounds"])}
-        self._starts, self._voices = np.cumsum([0, *index["lengths"]]), index["voices"]
+        self._folder, self._shape = folder, json.loads((folder / "index.json").read_text())["shape"]
+        self._keys = np.load(folder / "keys.npy", mmap_mode="r")
+        self._places = np.load(folder / "places.npy", mmap_mode="r")
+        self._dtype = torch.empty(0, dtype=STORED).numpy().dtype
 
     def __getitem__(self, sha256: str) -> tuple[np.ndarray, tuple[int, int]]:
         """Float32 frames of a recording, and the first and one-past-last frame of its voice."""
-        number = self._number[sha256]
-        start, end = self._starts[number], self._starts[number + 1]
-        return self.values[start:end].astype(np.float32), tuple(self._voices[number])
+        return self.read(self.numbers([sha256])[0])
 
-    def extent(self, sha256: str) -> tuple[int, tuple[int, int]]:
-        """Number of frames, and first and one-past-last frame of the voice, without disk access."""
-        number = self._number[sha256]
-        return int(self._starts[number + 1] - self._starts[number]), tuple(self._voices[number])
+    def numbers(self, hashes: Sequence[str]) -> np.ndarray:
+        """The numbers of recordings in the cache, by their sha256.
+
+        Raises:
+            KeyError: for a recording that is not in it.
+        """
+        keys = _keys_of(hashes)
+        numbers = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        if (missing := self._keys[numbers] != keys).any():
+            raise KeyError(hashes[int(np.argmax(missing))])
+        return numbers
+
+    def read(self, number: int) -> tuple[np.ndarray, tuple[int, int]]:
+        """What `__getitem__` gives, by the number of a recording."""
+        shard, offset, frames, first, last = self._places[number].tolist()
+        # the map is dropped with the copy, and with it the pages that count as this process' memory
+        mapped = np.memmap(_shard(self._folder, shard), self._dtype, "r", offset, (frames, *self._shape))
+        return mapped.astype(np.float32), (first, last)
+
+    def extent(self, number: int) -> tuple[int, tuple[int, int]]:
+        """Number of frames, and first and one-past-last frame of the voice, of a recording."""
+        _, _, frames, first, last = self._places[number].tolist()
+        return frames, (first, last)
 
     def __len__(self) -> int:
-        return len(self._number)
+        return len(self._keys)
+
+
+def _keys_of(hashes: Sequence[str]) -> np.ndarray:
+    """Keys of recordings: the digest of their sha256, of 32 bytes whatever the column holds."""
+    return np.array([hashlib.sha256(name.encode()).digest() for name in hashes], dtype="S32")
+
+
+def _sounds_of(rows: datasets.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """The sorted keys of the distinct recordings of rows, and the first row of each."""
+    named = rows.select_columns(["sha256"])
+    keys = [_keys_of(named[start : start + _KEYS]["sha256"]) for start in range(0, len(rows), _KEYS)]
+    return np.unique(np.concatenate(keys), return_index=True)
+
+
+def _shard(folder: Path, number: int) -> Path:
+    return folder / f"values-{number:05d}.f16"
 
 
 def feature_cache(
@@ -89,12 +131,12 @@ def feature_cache(
     Raises:
         CacheError: for values that do not fit into half precision.
     """
-    key, sounds = _key(name, model, extractor), set(rows["sha256"])
+    key, (sounds, _) = _key(name, model, extractor), _sounds_of(rows)
     entries = Path(cache or files.cache_dir("frozen")) / key
     if (found := _holding(entries, sounds)) is not None:  # entries never change, so that reading one needs no lock
         return FeatureCache(found), False
     entries.mkdir(parents=True, exist_ok=True)
-    folder = entries / hashlib.sha256("".join(sorted(sounds)).encode()).hexdigest()[:24]
+    folder = entries / hashlib.sha256(sounds.tobytes()).hexdigest()[:24]
     with files.cache_lock(folder):
         # checked again: another process may have computed it meanwhile
         if (found := _holding(entries, sounds)) is not None:
@@ -103,10 +145,11 @@ def feature_cache(
     return FeatureCache(folder), True
 
 
-def _holding(entries: Path, sounds: set[str]) -> Path | None:
-    """The first entry that holds every one of the sounds."""
+def _holding(entries: Path, sounds: np.ndarray) -> Path | None:
+    """The first entry that holds every one of the sounds, by their keys."""
     for index in sorted(entries.glob("*/index.json")):
-        if sounds <= set(json.loads(index.read_text())["sounds"]):
+        keys = np.load(index.parent / "keys.npy", mmap_mode="r")
+        if np.isin(sounds, keys).all():
             return index.parent
     return None
 
@@ -142,20 +185,24 @@ def _write_entry(
     features: Features,
     extractor: FeatureExtractionMixin,
 ) -> None:
-    distinct = list({sha256: number for number, sha256 in reversed(list(enumerate(rows["sha256"])))}.values())
-    index = {"sounds": [], "lengths": [], "voices": []}
-    with open(folder / "values.f16", "wb") as file:
-        for sha256, voice, tensor in _outputs(rows.select(sorted(distinct)), model, compute, features, extractor):
-            frames = tensor.to(STORED).cpu().numpy()
-            if not np.isfinite(frames).all():
-                raise CacheError("the frozen part's values do not fit half precision: pass --cache_frozen false")
+    keys, first_rows = _sounds_of(rows)
+    places = np.empty((len(keys), 5), dtype=np.int64)  # file, byte, frames, first and last of the voice
+    shard, shape = 0, ()
+    outputs = _outputs(rows.select(np.sort(first_rows)), model, compute, features, extractor)
+    for sha256, voice, tensor in outputs:
+        frames = tensor.to(STORED).cpu().numpy()
+        if not np.isfinite(frames).all():
+            raise CacheError("the frozen part's values do not fit half precision: pass --cache_frozen false")
+        shape = frames.shape[1:]
+        start, end = math.floor(voice[0] * len(frames)), math.ceil(voice[1] * len(frames))
+        with open(_shard(folder, shard), "ab") as file:
+            number = np.searchsorted(keys, _keys_of([sha256])[0])
+            places[number] = (shard, file.tell(), len(frames), start, max(end, start + 1))
             file.write(frames.tobytes())
-            index["shape"] = frames.shape[1:]
-            index["sounds"].append(sha256)
-            index["lengths"].append(len(frames))
-            start, end = math.floor(voice[0] * len(frames)), math.ceil(voice[1] * len(frames))
-            index["voices"].append((start, max(end, start + 1)))
-    (folder / "index.json").write_text(json.dumps(index))
+            shard += file.tell() >= SHARD_BYTES
+    np.save(folder / "keys.npy", keys)
+    np.save(folder / "places.npy", places)
+    (folder / "index.json").write_text(json.dumps({"shape": shape, "clips": len(keys)}))
 
 
 def _outputs(

@@ -51,6 +51,11 @@ def entries(folder):
     return [path for path in folder.glob("*/*") if path.is_dir()]
 
 
+def stored(store, rows):
+    """The frames of each recording of rows."""
+    return [store[sha256][0] for sha256 in rows["sha256"]]
+
+
 def differ(answers):
     return float(answers.std(0).mean())
 
@@ -179,7 +184,7 @@ def test_a_second_process_waits_for_an_entry_and_reads_it(rows, models, tmp_path
         go_on.set()
         (computed, was_computed), (read, was_read) = first.result(60), second.result(60)
     assert (was_computed, was_read, compute.calls) == (True, False, 1)
-    np.testing.assert_array_equal(computed.values, read.values)
+    np.testing.assert_equal(stored(computed, used), stored(read, used))
     assert len(entries(tmp_path)) == 1
 
 
@@ -242,7 +247,7 @@ def test_features_of_ones_own_are_computed_under_their_own_name(rows, models, tm
     plain, _ = feature_cache.feature_cache(used, "front", model, extractor, outputs, tmp_path)
     other, _ = feature_cache.feature_cache(used, "louder", model, extractor, outputs, tmp_path, louder)
     assert sorted(asked) == sorted(set(used["sha256"]))
-    assert other.values.shape == plain.values.shape
+    assert [len(frames) for frames in stored(other, used)] == [len(frames) for frames in stored(plain, used)]
     assert len(entries(tmp_path)) == 2
 
 
@@ -256,7 +261,25 @@ def test_a_sound_that_occurs_twice_is_stored_once(rows, models, tmp_path):
         rows.select([9]), "front", model, extractor, FrozenFrontend(model).outputs, tmp_path
     )
     np.testing.assert_allclose(store[rows[9]["sha256"]][0], alone[rows[9]["sha256"]][0], atol=2e-3)
-    assert len(store.values) == sum(len(store[rows[index]["sha256"]][0]) for index in (5, 9))
+    (folder,) = {path.parent for path in tmp_path.rglob("keys.npy") if len(np.load(path)) == 2}
+    written = sum(frames.size * 2 for frames in stored(store, rows.select([5, 9])))
+    assert (folder / "values-00000.f16").stat().st_size == written
+
+
+@pytest.mark.parametrize(("limit", "files"), [(1, 5), (3_000, 2), (2**20, 1)])
+def test_values_lie_in_files_of_a_limited_size(rows, models, tmp_path, monkeypatch, limit, files):
+    model, extractor = deep(models, "layer")
+    used, outputs = rows.select(INDICES), FrozenFrontend(model).outputs
+    whole, _ = feature_cache.feature_cache(used, "front", model, extractor, outputs, tmp_path / "whole")
+    monkeypatch.setattr(feature_cache, "SHARD_BYTES", limit)
+    store, _ = feature_cache.feature_cache(used, "front", model, extractor, outputs, tmp_path / "parts")
+    sizes = [path.stat().st_size for path in sorted((tmp_path / "parts").rglob("values-*.f16"))]
+    assert len(sizes) >= 2 if files == 2 else len(sizes) == files
+    assert all(size >= limit for size in sizes[:-1])
+    np.testing.assert_equal(stored(store, used), stored(whole, used))
+    assert [store[name][1] for name in used["sha256"]] == [whole[name][1] for name in used["sha256"]]
+    with pytest.raises(KeyError, match="unknown"):
+        store["unknown"]
 
 
 def test_what_is_half_written_is_no_store(rows, models, tmp_path):
@@ -270,14 +293,14 @@ def test_what_is_half_written_is_no_store(rows, models, tmp_path):
         feature_cache.feature_cache(used, "front", model, extractor, broken, tmp_path)
     assert not entries(tmp_path)
     whole, _ = feature_cache.feature_cache(used, "front", model, extractor, FrozenFrontend(model).outputs, tmp_path)
-    expected = np.array(whole.values)
+    expected = stored(whole, used)
     del whole  # or its file would be cut off while it is mapped
     (folder,) = entries(tmp_path)
     (folder / "index.json").unlink()
-    (folder / "values.f16").write_bytes(b"\0\0")
+    (folder / "values-00000.f16").write_bytes(b"\0\0")
     store, made = feature_cache.feature_cache(used, "front", model, extractor, FrozenFrontend(model).outputs, tmp_path)
     assert made
-    np.testing.assert_array_equal(store.values, expected)
+    np.testing.assert_equal(stored(store, used), expected)
     assert json.loads((folder / "index.json").read_text())["shape"] == [16]
 
 
