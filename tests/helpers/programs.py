@@ -120,7 +120,7 @@ def _full_server():
     return address
 
 
-def _connect(address, seconds=120):
+def _connect(address, seconds=600):
     """Wait for a server that imports its modules."""
     until = time.monotonic() + seconds
     while True:

@@ -248,10 +248,10 @@ def test_a_folder_with_an_earlier_run_is_not_mixed(tuned, built, models, fails, 
     assert not (tmp_path / "new").exists()
 
 
-def test_a_run_goes_on_only_as_what_it_began(built, models, tuned, fails, tmp_path):
-    checkpoint = next(tuned.glob("checkpoint-*"))
+def test_a_run_goes_on_only_as_what_it_began(few, models, trained, fails, tmp_path):
+    checkpoint = next(trained.glob("checkpoint-*"))
     shutil.copytree(checkpoint, tmp_path / "m" / checkpoint.name)
-    base = ("finetune", "--dataset", built, "--output_dir", tmp_path / "m", "--resume_from_checkpoint", "true")
+    base = ("finetune", "--dataset", few, "--output_dir", tmp_path / "m", "--resume_from_checkpoint", "true")
     assert "has protocol_hash" in fails(*base, "--model", models["bert"], "--protocol", "random")
     assert "has model_type wav2vec2-bert, not wav2vec2" in fails(*base, "--model", models["layer"])
     assert "has seed 42, not 7" in fails(*base, "--model", models["bert"], "--seed", "7")
@@ -265,8 +265,8 @@ def test_a_run_goes_on_only_as_what_it_began(built, models, tuned, fails, tmp_pa
     assert "holds no checkpoint" in fails(*base, "--model", models["bert"])
 
 
-def test_what_a_base_model_heard_counts_as_seen(built, tuned, fails, tmp_path):
-    base = ("finetune", "--dataset", built, "--model", tuned, "--output_dir", tmp_path / "m")
+def test_what_a_base_model_heard_counts_as_seen(few, trained, fails, tmp_path):
+    base = ("finetune", "--dataset", few, "--model", trained, "--output_dir", tmp_path / "m")
     assert "was trained under 'speaker'" in fails(*base, "--protocol", "emobox-ravdess", "--fold", "1")
     assert not (tmp_path / "m").exists()
     words = [*map(str, base), "--protocol", "tess-oaf-yaf", "--num_train_epochs", "1", "--bf16", "false"]
