@@ -67,7 +67,7 @@ def test_one_speaker_has_no_reference(speakers):
     assert (fit_reference(clips(1, speakers), None, "weights") is None) == (speakers == 1)
 
 
-@pytest.mark.parametrize("width", [2, 768, 1280])
+@pytest.mark.parametrize("width", [2, 100, 640])
 def test_the_file_is_small_and_says_what_was_fitted(tmp_path, width):
     rng = np.random.default_rng(0)
     names = np.repeat(["a", "b", "c"], 40)
