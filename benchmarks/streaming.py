@@ -82,14 +82,14 @@ def run(settings: argparse.Namespace) -> dict:
         prepared.trainer.recipe.sampler = prepared.watch.sampler = sampler
     prepared.trainer.train()
     trained = peak()
-    started, heard, read = time.perf_counter(), [], []
+    started, trained_on, read = time.perf_counter(), [], []
     if settings.streaming:
         whole = references.RowGroup.read
         references.RowGroup.read = lambda group: read.append(group) or whole(group)
         sampler.epoch = 1
         for batch in sampler:
-            heard += [index for _, index in batch if train[_, index]["features"].size]
-        assert sorted(heard) == list(range(len(split.train))), "an epoch holds every clip once"
+            trained_on += [index for _, index in batch if train[_, index]["features"].size]
+        assert sorted(trained_on) == list(range(len(split.train))), "an epoch holds every clip once"
         assert len(read) == len(set(read)), "a row group is read once"
     return {
         "clips": len(split.train),
