@@ -1,0 +1,26 @@
+// Bundles the page's modules into `ser_hf/app/web`, which the wheel ships. Same sources, same bytes.
+
+import { build } from "esbuild";
+import { cp, mkdir, rm } from "node:fs/promises";
+
+const here = new URL(".", import.meta.url);
+const output = process.argv[2] ?? new URL("../ser_hf/app/web", here).pathname;
+
+await rm(output, { recursive: true, force: true });
+await mkdir(output, { recursive: true });
+await build({
+  entryPoints: ["src/main.js", "src/worker.js", "src/service_worker.js"],
+  absWorkingDir: here.pathname,
+  bundle: true,
+  splitting: true,
+  chunkNames: "chunk-[hash]",
+  format: "esm",
+  platform: "browser",
+  target: ["chrome120", "firefox120", "safari17"],
+  minify: true,
+  legalComments: "none",
+  external: ["node:*", "fs", "path", "url", "sharp"],
+  outdir: output,
+  logLevel: "warning",
+});
+await cp(new URL("static", here), output, { recursive: true });
