@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test model clean
+.PHONY: quickstart test model web clean
 
 # RAVDESS=DIR TESS=DIR: on real recordings instead of the synthetic voices
 quickstart: .venv/ready
@@ -14,11 +14,20 @@ model: .venv/ready
 		$(if $(BACKBONE),--backbone "$(BACKBONE)") $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST))
 
 # without reordering the many quick files come last, and keep every process busy to the end
-test: .venv/ready
+test: .venv/ready web/node_modules/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# the page that runs the model in the browser of its visitors, bundled into the package
+web: web/node_modules/ready
+	cd web && node build.mjs
+
+# without npm the tests of the page skip, and say so
+web/node_modules/ready: web/package-lock.json
+	@if command -v npm >/dev/null; then cd web && npm ci --ignore-scripts --no-progress && touch node_modules/ready; \
+	else echo "npm is not installed: the page for the browser is not tested"; fi
 
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12")'

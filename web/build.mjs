@@ -1,7 +1,7 @@
 // Bundles the page's modules into `ser_hf/app/web`, which the wheel ships. Same sources, same bytes.
 
 import { build } from "esbuild";
-import { cp, mkdir, rm } from "node:fs/promises";
+import { cp, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 
 const here = new URL(".", import.meta.url);
 const output = process.argv[2] ?? new URL("../ser_hf/app/web", here).pathname;
@@ -23,4 +23,6 @@ await build({
   outdir: output,
   logLevel: "warning",
 });
+const { dependencies } = JSON.parse(await readFile(new URL("package.json", here), "utf8"));
+await writeFile(`${output}/versions.json`, JSON.stringify(dependencies) + "\n");
 await cp(new URL("static", here), output, { recursive: true });

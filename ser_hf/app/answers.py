@@ -56,6 +56,16 @@ def page_policy(scripts: Iterable[bytes] = (), frames: Iterable[str] = ()) -> st
     return "; ".join(f"{name} {value}" for name, value in directives.items())
 
 
+_BROWSER_PAGE = re.compile(r"/browser(?:/.*)?")
+WEB_POLICY = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' data:; "
+    "media-src 'self' blob:; connect-src 'self'; worker-src 'self'; manifest-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+"""The policy of the page whose model runs in the visitor's browser."""
+_ISOLATED = {"cross-origin-opener-policy": "same-origin", "cross-origin-embedder-policy": "require-corp"}
+"""Headers without which that page has one thread."""
+
 DATA_POLICY = "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; sandbox"
 """The policy of results and uploads, which are read and never shown as a page."""
 
@@ -118,11 +128,15 @@ class Answer:
     def _policy(self) -> str:
         if self._is_page:
             return page_policy([*_INLINE_SCRIPT.findall(self._body), *self._scripts], self._origins.allowed)
+        if _BROWSER_PAGE.fullmatch(self._scope["path"]):
+            return WEB_POLICY
         return page_policy() if _PAGE_FILES.fullmatch(self._scope["path"]) else DATA_POLICY
 
     def _headers(self, message: Message, policy: str) -> list[tuple[bytes, bytes]]:
         new = _HEADERS | {"content-security-policy": policy}
-        if not _PAGE_FILES.fullmatch(self._scope["path"]):
+        if _BROWSER_PAGE.fullmatch(self._scope["path"]):
+            new |= _ISOLATED | {"cache-control": "no-cache"}
+        elif not _PAGE_FILES.fullmatch(self._scope["path"]):
             new["cache-control"] = "no-store"
         if self._origins.allowed:
             new["vary"] = "Accept-Encoding, Origin"

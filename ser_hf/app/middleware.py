@@ -32,6 +32,7 @@ API = "/gradio_api"
 # Gradio adds is closed until it is listed here.
 _GET = re.compile(
     r"/|/health|/config/?|/theme\.css|/robots\.txt|/favicon\.ico|/manifest\.json"
+    r"|/browser(?:/(?:[\w.-]{1,99}/){0,2}[\w .-]{0,99})?"
     r"|/(?:static|assets|svelte)/(?:[^/]{1,255}/){0,9}[^/]{1,255}"
     rf"|{API}/(?:info/?|app_id/?|queue/data|upload_progress|heartbeat/\w+|file=.+)"
 )
@@ -45,7 +46,9 @@ _CLOSED_CALL = re.compile(rf"{API}/(?:call|run|api)/.+")
 _STREAM = re.compile(rf"{API}/stream/(\w+)")
 _RESULTS = f"{API}/queue/data"
 # What a link or a health check may ask from anywhere: it tells nothing of a visitor.
-_FROM_ANYWHERE = re.compile(r"/(?:|health|robots\.txt|favicon\.ico|manifest\.json|theme\.css|(?:static|assets)/.+)")
+_FROM_ANYWHERE = re.compile(
+    r"/(?:|browser/?|health|robots\.txt|favicon\.ico|manifest\.json|theme\.css|(?:static|assets)/.+)"
+)
 _RANGE = re.compile(r"bytes=(?:\d{1,18}-\d{0,18}|-\d{1,18})")
 _HOST = re.compile(r"(?:[\w.-]+|\[[\da-f:.]+\])(?::\d{0,5})?", re.IGNORECASE | re.ASCII)
 

@@ -44,13 +44,16 @@ LOOK: dict = {
 """Theme, style and script, as `mount_gradio_app` takes them. Fonts are names, not downloads."""
 
 
-def build_page(predictor: Predictor, limits: Limits | None = None, folder: Path | None = None) -> gr.Blocks:
+def build_page(
+    predictor: Predictor, limits: Limits | None = None, folder: Path | None = None, in_browser: bool = False
+) -> gr.Blocks:
     """The page of a model.
 
     Args:
         predictor: that answers.
         limits: of a visitor.
         folder: where the model's card, `results.json` and pictures lie, as far as they exist.
+        in_browser: whether the page that runs the model in the visitor's browser lies at /browser/.
     """
     limits = limits or Limits()
     with gr.Blocks(title="Speech emotion recognition", analytics_enabled=False) as page:
@@ -59,6 +62,13 @@ def build_page(predictor: Predictor, limits: Limits | None = None, folder: Path 
             "expresses.</p>",
             elem_classes="ser-head",
         )
+        if in_browser:
+            gr.HTML(
+                "<p><a href='browser/'>Analyse in my browser</a>: the model comes to your machine, and no recording "
+                "leaves it.</p>",
+                elem_classes="ser-head",
+                elem_id="in-browser",
+            )
         with gr.Tabs():
             with gr.Tab("Analyse", id="analyse"):
                 _add_analysis(predictor, limits)

@@ -5,6 +5,7 @@ leaves no file behind.
 """
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
+from starlette.staticfiles import StaticFiles
 
 import ser_hf
 from ser_hf.app import examples
@@ -147,6 +149,7 @@ def application(
     folder: Path | None = None,
     commit: str | None = None,
     access: Access = Access(),  # noqa: B008
+    web: Path | None = None,
 ) -> RequestGuard:
     """The app as ASGI.
 
@@ -157,6 +160,7 @@ def application(
             ser_hf did not write is ignored.
         commit: of a model on the Hub.
         access: who may ask the app, and for what.
+        web: folder of the page that runs the same model in the visitor's browser.
     """
     # Gradio takes seconds to import, and has to come after `uploads_folder`
     import gradio
@@ -180,7 +184,9 @@ def application(
         return JSONResponse(error_body(error.detail), error.status_code, error.headers)
 
     api.RecordingRoutes(predictor, limits).add_to(app)
-    blocks = page.build_page(predictor, limits, folder)
+    if web is not None:
+        app.mount("/browser", StaticFiles(directory=web, html=True))
+    blocks = page.build_page(predictor, limits, folder, web is not None)
     scripts = [page.SCRIPT.encode()]
     guard = RequestGuard(app, limits, Path(os.environ["GRADIO_TEMP_DIR"]), access, Calls(blocks), scripts)
     gradio.mount_gradio_app(
@@ -243,12 +249,22 @@ def allowed_hosts(host: str, more: list[str]) -> set[str] | None:
     return None
 
 
+def _check_web(web: Path, predictor: Predictor) -> None:
+    """Refuse a page of another model: a visitor would get two answers to one recording."""
+    settings = web / "ser_hf.json"
+    if not settings.is_file():
+        raise UserError(f"--web is '{web}', which holds no ser_hf.json: name what `ser-hf export --web` wrote")
+    if json.loads(settings.read_text())["digest"] != predictor.session.backend.digest:
+        raise UserError(f"'{web}' is a page of other weights than those of '{predictor.name}': export it again")
+
+
 def run_server(
     load: Callable[[], tuple[Predictor, Path | None, str | None]],
     limits: Limits,
     host: str,
     port: int,
     access: Access,
+    web: Path | None = None,
 ) -> None:
     """Load a model, warm it and serve it. The process ends with it.
 
@@ -258,16 +274,19 @@ def run_server(
         host: to listen on.
         port: to listen on.
         access: who may ask the app, and for what.
+        web: folder that `ser-hf export --web` wrote of the same model.
 
     Raises:
-        UserError: if the model cannot be loaded or the port not be opened, and where MCP is wanted
-            and its package is missing.
+        UserError: if the model cannot be loaded or the port not be opened, where MCP is wanted and
+            its package is missing, and for a `web` of another model.
     """
     if access.mcp:
         packages.require("--mcp", "mcp", "'ser-hf[mcp]'")
     with uploads_folder():
         predictor, folder, commit = load()
-        guard = application(predictor.warm(), limits, folder, commit, access)
+        if web is not None:
+            _check_web(web, predictor)
+        guard = application(predictor.warm(), limits, folder, commit, access, web)
         serve(guard, host, port)
     sys.stdout.flush()
     # A thread may still work on a recording whose time is over. A usual exit would wait for it.

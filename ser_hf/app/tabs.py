@@ -15,6 +15,7 @@ from gradio.utils import get_upload_folder
 
 from ser_hf import audio
 from ser_hf.app import api, html, uploads
+from ser_hf.app.figures import result_rows, warnings
 from ser_hf.app.uploads import Limits, UploadedFile
 from ser_hf.errors import UserError
 from ser_hf.evaluation.results import Results
@@ -231,29 +232,11 @@ def facts_html(predictor: Predictor, results: Results | None) -> str:
         ("labels", ", ".join(predictor.labels)),
         ("abstains", abstains),
     ]
-    if results is None:
-        warning = html.message_html(
-            "This model comes without a results.json of ser_hf: nothing is known of its accuracy."
-        )
-    else:
-        rows += _result_rows(results)
-        warning = "".join(html.message_html(note, "note") for note in results.notes)
-        if results.leaks:
-            leak = "Its test speakers are, or may be, among those it was trained on: "
-            warning = html.message_html(f"{leak}these figures say nothing about new voices.") + warning
+    rows += result_rows(results) if results else []
+    notes = set(results.notes) if results else set()
+    warning = "".join(html.message_html(text, *(["note"] if text in notes else [])) for text in warnings(results))
     body = "".join(f"<tr><th scope='row'>{escape(name)}</th><td>{escape(str(value))}</td></tr>" for name, value in rows)
     return f"{warning}<table>{body}</table>"
-
-
-def _result_rows(results: Results) -> list[tuple[str, str]]:
-    interval = (results.ci95 or {}).get("uar")
-    return [
-        ("protocol", f"{results.under()}, split {results.protocol_hash}"),
-        ("tested on", f"{results.n:,} clips of {results.speakers.get('test', 'unknown')} speakers"),
-        ("UAR", f"{results.uar:.3f} (guessing: {results.chance:.3f})"),
-        ("UAR, 95 % interval", "{:.3f} to {:.3f}".format(*interval) if interval else f"none: {results.ci95_says}"),
-        ("accuracy", f"{results.accuracy:.3f}"),
-    ]
 
 
 def card_body(card: str) -> str:

@@ -69,7 +69,8 @@ def unvoiced_edges(samples: np.ndarray) -> Iterator[np.ndarray]:
 FRAME = 512
 """Samples of a frame at 16 kHz."""
 
-_CONTEXT = 64  # samples before a frame that silero takes with it
+CONTEXT = 64
+"""Samples before a frame that the network takes with it."""
 LIKELY = 0.5
 """Probability from which a frame holds voice, silero's own default."""
 FAINTEST = 0.3
@@ -132,7 +133,7 @@ class VadStream:
         """Begin without samples."""
         self._network = network
         self._rest = np.zeros(0, dtype=np.float32)
-        self._context, self._state = np.zeros(_CONTEXT, dtype=np.float32), None
+        self._context, self._state = np.zeros(CONTEXT, dtype=np.float32), None
 
     def feed(self, samples: np.ndarray) -> np.ndarray:
         """Take the next samples, and return the probability of voice in each completed frame.
@@ -144,8 +145,8 @@ class VadStream:
         frames = frames.reshape(-1, FRAME)
         if not len(frames):
             return np.zeros(0, dtype=np.float32)
-        contexts = np.concatenate([self._context[None], frames[:-1, -_CONTEXT:]])
-        self._context = frames[-1, -_CONTEXT:]
+        contexts = np.concatenate([self._context[None], frames[:-1, -CONTEXT:]])
+        self._context = frames[-1, -CONTEXT:]
         probabilities, self._state = self._network(np.concatenate([contexts, frames], axis=1), self._state)
         return probabilities
 
@@ -175,13 +176,25 @@ class _Silero(nn.Module):
         self, frames: np.ndarray, state: tuple[torch.Tensor, torch.Tensor] | None
     ) -> tuple[np.ndarray, tuple[torch.Tensor, torch.Tensor]]:
         """Return the probability of voice in each of `(frames, 64 + 512)` samples, and a state."""
-        hidden = functional.pad(torch.from_numpy(frames)[:, None], (0, 64), mode="reflect")
+        probabilities, state = self.probabilities(torch.from_numpy(frames), state)
+        return probabilities.numpy(), state
+
+    def probabilities(
+        self, frames: torch.Tensor, state: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]:
+        """The same of tensors, for a graph."""
+        hidden = functional.pad(frames[:, None], (0, 64), mode="reflect")
         hidden = self.stft_conv(hidden)
         hidden = (hidden[:, :129].square() + hidden[:, 129:].square()).sqrt()
         for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
             hidden = layer(hidden).relu()
         hidden, state = self.lstm(hidden.transpose(1, 2), state)
-        return self.final_conv(hidden.relu().transpose(1, 2)).sigmoid().flatten().numpy(), state
+        return self.final_conv(hidden.relu().transpose(1, 2)).sigmoid().flatten(), state
+
+
+def network() -> nn.Module:
+    """The network that finds voice, for an export; it has a method `probabilities`."""
+    return _Silero(_silero_weights())
 
 
 def _silero_weights() -> Path:

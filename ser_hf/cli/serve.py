@@ -83,6 +83,9 @@ class AppSettings(Limits, ModelSettings):
         default="127.0.0.1", metadata={"metavar": "NAME", "help": "0.0.0.0 for everybody (docs/security.md)"}
     )
     mcp: bool = field(default=False, metadata={"help": "tools for language models at /gradio_api/mcp/"})
+    web: str | None = field(
+        default=None, metadata={"metavar": "DIR", "help": "of export --web: a page that needs no upload, at /browser/"}
+    )
     allowed_host: list[str] = field(
         default_factory=list,
         metadata={"metavar": "NAME ...", "action": "extend", "help": "a host name that a proxy passes on"},
@@ -171,7 +174,8 @@ def app(line: CommandLine) -> None:
     load = partial(_load, settings.model, settings.backend, settings.revision)
     hosts = server.allowed_hosts(settings.host, settings.allowed_host)
     access = server.Access(hosts, Origins(settings.allowed_origin), settings.mcp)
-    server.run_server(load, limits, settings.host, settings.port, access)
+    web = Path(settings.web) if settings.web else None
+    server.run_server(load, limits, settings.host, settings.port, access, web)
 
 
 def _load(model: str, backend: str, revision: str | None) -> "tuple[Predictor, Path | None, str | None]":
