@@ -105,12 +105,11 @@ def _push_page(settings: PushSettings, private: bool) -> "CommitInfo":
     from ser_hf.hub import checks, repositories
 
     if settings.is_local:
-        checks.check_evidence(settings.model, settings.allow_leaky)
+        checks.check_evidence(Path(settings.model), settings.allow_leaky)
+    revision = None if settings.is_local else settings.revision
     with tempfile.TemporaryDirectory() as temporary:
         site = Path(temporary, "site")
-        web_site.write_site(
-            settings.model, site, settings.runtime, settings.revision if not settings.is_local else None
-        )
+        web_site.write_site(settings.model, site, settings.runtime, revision)
         content = {path.relative_to(site).as_posix(): path for path in sorted(site.rglob("*")) if path.is_file()}
         return repositories.commit_files(content, repositories.full_name(settings.web), private, "space")
 

@@ -49,8 +49,25 @@ const EXTRACTORS = {
 export function makeExtractor(config) {
   const Extractor = EXTRACTORS[config.feature_extractor_type];
   if (!Extractor) throw new UserError(`features of the kind '${config.feature_extractor_type}' are not known here`);
+  if (config.feature_extractor_type === "SeamlessM4TFeatureExtractor")
+    return stackedFrames(new Extractor({ ...config, stride: 1 }), config.stride);
   const extractor = new Extractor(config);
   return (samples) => extractor(samples);
+}
+
+/**
+ * Features of w2v-BERT: `stride` frames side by side, an even number of frames, without the stacks that Python masks.
+ * transformers.js stacks them itself, but fails for strides other than 2.
+ */
+function stackedFrames(extractor, stride) {
+  return async (samples) => {
+    const { input_features: mel } = await extractor(samples, { padding: false, return_attention_mask: false });
+    const [, frames, bins] = mel.dims;
+    const rows = Math.min(Math.floor((frames + (frames % 2)) / stride), Math.ceil((frames - 1) / stride));
+    const data = new Float32Array(rows * stride * bins);
+    data.set(mel.data.subarray(0, data.length));
+    return { input_features: { data, dims: [1, rows, stride * bins] } };
+  };
 }
 
 async function hasWebGpu() {
