@@ -111,7 +111,7 @@ def _push_page(settings: PushSettings, private: bool) -> "CommitInfo":
         site = Path(temporary, "site")
         web_site.write_site(settings.model, site, settings.runtime, revision)
         content = {path.relative_to(site).as_posix(): path for path in sorted(site.rglob("*")) if path.is_file()}
-        return repositories.commit_files(content, repositories.full_name(settings.web), private, "space")
+        return repositories.commit_files(content, repositories.full_name(settings.web), private, "space", sdk="static")
 
 
 def export(line: CommandLine) -> None:

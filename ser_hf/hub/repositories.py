@@ -31,7 +31,7 @@ _FILES = {
 _REPLACED = {
     "dataset": re.compile(r"data/[^/]+\.parquet|pictures/[^/]+\.png"),
     "model": re.compile(r"[^/]+\.safetensors(\.index\.json)?|plots/[^/]+\.png"),
-    "space": re.compile(r"ser_hf/.+"),
+    "space": re.compile(r"ser_hf/.+|chunk-[^/]+\.js|(?:examples|onnx|ort)/[^/]+"),
 }
 """What each push of a kind writes anew; such a file on the Hub that no push brings is deleted."""
 
@@ -148,7 +148,12 @@ def push_model(
 
 
 def commit_files(
-    files: Mapping[str, Path | bytes], repo: str, private: bool, kind: Kind, revision: str | None = None
+    files: Mapping[str, Path | bytes],
+    repo: str,
+    private: bool,
+    kind: Kind,
+    revision: str | None = None,
+    sdk: Literal["gradio", "static"] = "gradio",
 ) -> CommitInfo:
     """Commit files to a repository, and delete those of an earlier push that are not among them.
 
@@ -164,6 +169,7 @@ def commit_files(
         private: refuse a repository that anyone can read.
         kind: of repository.
         revision: the branch, created from main where it does not exist; main if None.
+        sdk: of a Space that is created.
 
     Returns:
         The address of the commit, with `oid` and `repo_url`; that of the last one where nothing has
@@ -173,7 +179,7 @@ def commit_files(
         HubError: as `check_push`; for a revision that is no branch; or if the upload fails. Then
             nothing is committed.
     """
-    info = _writable(repo, private, kind, revision)
+    info = _writable(repo, private, kind, revision, sdk)
     present = [sibling.rfilename for sibling in info.siblings or []]
     stale = [name for name in present if name not in files and _REPLACED[kind].fullmatch(name)]
     # HfApi.upload_folder(delete_patterns=…) would do this, but where hf_xet is installed it commits
@@ -243,7 +249,9 @@ def _files(folder: Path, kind: str) -> dict[str, Path | bytes]:
     return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
-def _writable(repo: str, private: bool, kind: Kind, branch: str | None = None) -> DatasetInfo | ModelInfo | SpaceInfo:
+def _writable(
+    repo: str, private: bool, kind: Kind, branch: str | None = None, sdk: str = "gradio"
+) -> DatasetInfo | ModelInfo | SpaceInfo:
     check_name(repo, kind)
     _check_branch(branch, repo)
     api = HfApi()
@@ -255,8 +263,8 @@ def _writable(repo: str, private: bool, kind: Kind, branch: str | None = None) -
         raise HubError(f"'{repo}': the token can only read; {hub_errors.MAY_WRITE}")
     name = repo if "/" in repo else f"{account['name']}/{repo}"
     with _as_hub_error(name):
-        sdk = "gradio" if kind == "space" else None
-        api.create_repo(name, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk)
+        of_space = {"space_sdk": sdk} if kind == "space" else {}
+        api.create_repo(name, repo_type=kind, private=private, exist_ok=True, **of_space)
         info = api.repo_info(name, repo_type=kind)
     if private and not info.private:
         raise HubError(f"'{name}' is public on the Hub: make it private in its settings there, or pass --public")
