@@ -8,13 +8,9 @@ const output = process.argv[2] ?? new URL("../ser_hf/app/web", here).pathname;
 
 await rm(output, { recursive: true, force: true });
 await mkdir(output, { recursive: true });
-await build({
-  entryPoints: ["src/main.js", "src/worker.js", "src/service_worker.js"],
+const common = {
   absWorkingDir: here.pathname,
   bundle: true,
-  splitting: true,
-  chunkNames: "chunk-[hash]",
-  format: "esm",
   platform: "browser",
   target: ["chrome120", "firefox120", "safari17"],
   minify: true,
@@ -22,7 +18,10 @@ await build({
   external: ["node:*", "fs", "path", "url", "sharp"],
   outdir: output,
   logLevel: "warning",
-});
+};
+const modules = { format: "esm", splitting: true, chunkNames: "chunk-[hash]" };
+await build({ ...common, ...modules, entryPoints: ["src/main.js", "src/worker.js"] });
+await build({ ...common, format: "iife", entryPoints: ["src/service_worker.js"] }); // not all browsers take modules
 const { dependencies } = JSON.parse(await readFile(new URL("package.json", here), "utf8"));
 await writeFile(`${output}/versions.json`, JSON.stringify(dependencies) + "\n");
 await cp(new URL("static", here), output, { recursive: true });

@@ -6,6 +6,7 @@ import { LONG, RATE, WINDOW, argmax, hasVoice, rounded, segment, timeline, voice
 
 const SHORTEST = 0.1; // seconds
 const LONGEST = 2 * 3600;
+const VOICE = 0.1; // the share of a long recording's progress that finding the voice takes
 
 /** What the visitor can mend, in words for the page. */
 export class UserError extends Error {}
@@ -33,42 +34,44 @@ export class Engine {
     return { logits: Array.from(output.logits.data), embedding: Array.from(output.embedding.data) };
   }
 
-  async probabilities(samples) {
+  async probabilities(samples, { kept, adapted }) {
     const { logits, embedding } = await this.outputs(samples);
-    this.last = { logits, embedding };
-    return softmax(this.adaptation ? moved(this.adaptation, logits, embedding) : logits);
+    if (kept) this.clips.push({ logits, embedding });
+    return softmax(adapted && this.adaptation ? moved(this.adaptation, logits, embedding) : logits);
   }
 
   /**
    * Predict a recording of any length.
    * @param {string | null} file - name
    * @param {Float32Array} samples - 16 kHz, one channel, without offset
-   * @param {function} onProgress - called with the share that is done
+   * @param {function} onProgress - called with the share that is done, and awaited
+   * @param {{kept: boolean, adapted: boolean}} voice - whether the recording is kept for `adapt`, and whether the
+   *   answer is for the voice that was adapted to
    */
-  async predict(file, samples, onProgress = () => {}) {
+  async predict(file, samples, onProgress = () => {}, { kept = true, adapted = true } = {}) {
     const seconds = samples.length / RATE;
     const name = file ? `'${file}'` : "the recording";
     if (seconds < SHORTEST) throw new UserError(`${name} is ${seconds.toFixed(3)} s long: at least 0.1 s is needed`);
     if (seconds > LONGEST) throw new UserError(`${name} is longer than 2 hours: cut it into parts`);
     if (!samples.every(Number.isFinite)) throw new UserError(`${name} holds NaN or infinite samples: record it again`);
     const isClip = samples.length <= this.longest;
-    const voice = await voiceProbabilities(this.ort, this.sessions.voice, isClip ? repeated(samples) : samples);
-    if (isClip) return this.#predictClip(file, samples, hasVoice(voice));
+    const heard = isClip ? repeated(samples) : samples;
+    const voice = await voiceProbabilities(this.ort, this.sessions.voice, heard, (share) => onProgress(VOICE * share));
+    if (isClip) return this.#predictClip(file, samples, hasVoice(voice), { kept, adapted });
     const { starts, voiced } = voicedWindows(samples.length, voice);
     const windows = [];
     for (const start of starts) {
-      windows.push({ start, probabilities: await this.probabilities(samples.slice(start, start + WINDOW)) });
-      this.clips.push(this.last);
-      onProgress(windows.length / starts.length);
+      const probabilities = await this.probabilities(samples.slice(start, start + WINDOW), { kept, adapted });
+      windows.push({ start, probabilities });
+      await onProgress(VOICE + ((1 - VOICE) * windows.length) / starts.length);
     }
     const { mean, segments } = timeline(this.labels, windows, voiced, samples.length);
     return this.#prediction(file, samples.length, mean, segments);
   }
 
-  async #predictClip(file, samples, isVoiced) {
+  async #predictClip(file, samples, isVoiced, voice) {
     if (!isVoiced) return this.#prediction(file, samples.length, this.labels.map(() => 1 / this.labels.length), []);
-    const probabilities = await this.probabilities(samples);
-    this.clips.push(this.last);
+    const probabilities = await this.probabilities(samples, voice);
     const best = argmax(probabilities);
     const only = [segment(0, samples.length, this.labels[best], probabilities[best])];
     return this.#prediction(file, samples.length, probabilities, only);

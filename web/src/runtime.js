@@ -1,5 +1,6 @@
 // The runtime and the model, loaded from beside the page and from nowhere else.
 
+import "./products.js";
 import {
   ASTFeatureExtractor,
   SeamlessM4TFeatureExtractor,

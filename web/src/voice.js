@@ -6,8 +6,11 @@ const CONTEXT = 64;
 const WIDTH = 128;
 const TOGETHER = 256; // frames that the network takes at a time
 
-/** Probabilities of voice in each frame of a recording; silence completes the last frame. */
-export async function voiceProbabilities(ort, session, samples) {
+/**
+ * Probabilities of voice in each frame of a recording; silence completes the last frame.
+ * `onProgress` is called with the share that is done, and awaited.
+ */
+export async function voiceProbabilities(ort, session, samples, onProgress = () => {}) {
   const count = Math.ceil(samples.length / FRAME);
   const padded = new Float32Array(CONTEXT + count * FRAME);
   padded.set(samples, CONTEXT);
@@ -27,6 +30,7 @@ export async function voiceProbabilities(ort, session, samples) {
     });
     result.set(output.probabilities.data, first);
     [hidden, cell] = [output.next_hidden, output.next_cell];
+    if (first + frames < count) await onProgress((first + frames) / count);
   }
   return result;
 }
