@@ -56,6 +56,7 @@ async function load(int8) {
     throw new Error(loadingText(error.message));
   } finally {
     byId("loading").hidden = true;
+    byId("bytes").textContent = "";
   }
 }
 
@@ -68,9 +69,9 @@ function showLoaded({ loaded: bytes, total }) {
   const bar = byId("loading");
   if (total >= bytes) [bar.max, bar.value] = [total, bytes];
   else bar.removeAttribute("value"); // a host that compresses does not tell how much is to come
-  bar.title = total >= bytes ? `${megabytes(bytes)} of ${megabytes(total)}` : megabytes(bytes);
-  bar.setAttribute("aria-valuetext", bar.title);
-  bar.dataset.text = bar.title;
+  const text = total >= bytes ? `${megabytes(bytes)} of ${megabytes(total)}` : megabytes(bytes);
+  bar.setAttribute("aria-valuetext", text);
+  byId("bytes").textContent = text;
 }
 
 async function loadSettings() {

@@ -1,0 +1,453 @@
+"""The page whose model runs in the visitor's browser, as a visitor uses it."""
+
+import csv
+import http.server
+import json
+import os
+import re
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from helpers.small import make_whisper
+from playwright import sync_api
+
+from ser_hf import audio
+from ser_hf.app import html, web_site
+from ser_hf.inference.predictor import Predictor
+from ser_hf.labels import COLOURS, EMOTIONS
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SCREENSHOTS = os.environ.get("SER_HF_SCREENSHOT", "")  # a folder
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
+MICROPHONE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+READY = "html[data-ready]"
+RATE = 16_000
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder as a plain host does; a test may take files away, or let no WebAssembly run."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        path = self.path.partition("?")[0].lstrip("/")
+        self.server.asked.append(path)
+        if path in self.server.missing:
+            return self.send_error(404)
+        return super().do_GET()
+
+    def end_headers(self):
+        if self.server.policy and self.path.startswith("/worker.js"):
+            self.send_header("content-security-policy", self.server.policy)
+        super().end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+class Site(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, folder):
+        super().__init__(("127.0.0.1", 0), lambda *args: Handler(*args, directory=folder))
+        self.missing, self.policy, self.asked = set(), "", []
+        self.url = f"http://127.0.0.1:{self.server_port}/"
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_whisper(tmp_path_factory.mktemp("model") / "whisper", seconds=5)
+
+
+@pytest.fixture(scope="module")
+def predictor(model):
+    return Predictor(model, device="cpu", backend="torch")
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported") / "site"
+    web_site.write_site(model, folder)
+    return folder
+
+
+@pytest.fixture
+def site(folder):
+    site = Site(folder)
+    yield site
+    site.shutdown()
+    site.server_close()
+
+
+@pytest.fixture(scope="module")
+def talk(recordings, tmp_path_factory):
+    """Twelve utterances, about 30 s, as a WAV file."""
+    path = tmp_path_factory.mktemp("talk") / "talk.wav"
+    files = sorted(recordings[0].rglob("*.wav"))[::34]
+    soundfile.write(path, np.concatenate([audio.load(file) for file in files[:12]]), RATE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser(talk):
+    if CHROMIUM is None:
+        pytest.skip("no chromium on this machine; .ci/run installs Debian's")
+    speaks = f"--use-file-for-fake-audio-capture={talk}"
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *MICROPHONE, speaks])
+        yield launched
+        launched.close()
+
+
+class Visit:
+    """A page, with what it asked of other hosts and what its policy blocked."""
+
+    def __init__(self, browser, url, **options):
+        self.url, self.outside, self.errors = url, [], []
+        self.context = browser.new_context(**{"viewport": {"width": 1100, "height": 900}} | options)
+        self.context.on("request", self._note)  # those of the worker and of the service worker, too
+        self.context.expose_function("note_violation", lambda *what: self.errors.append(what))
+        self.context.add_init_script(
+            "document.addEventListener('securitypolicyviolation',"
+            " (seen) => note_violation(seen.effectiveDirective, seen.blockedURI, seen.sourceFile))"
+        )
+        self.page = self.context.new_page()
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
+        self.page.goto(url)
+
+    def _note(self, request):
+        if not request.url.startswith((self.url, f"blob:{self.url}", "data:")):
+            self.outside.append(request.url)
+
+    def ready(self):
+        self.page.wait_for_selector(READY, timeout=60_000)
+        return self
+
+    def upload(self, *files):
+        self.page.locator("#files").set_input_files([str(file) for file in files])
+        self.page.locator("#working").wait_for(state="hidden", timeout=60_000)
+        return self.page.locator("#answer")
+
+    def close(self, name):
+        if SCREENSHOTS:
+            self.page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png", full_page=True)
+        self.context.close()
+        assert self.outside == []
+
+
+@pytest.fixture(scope="module")
+def shared(browser, folder):
+    """A visit that several tests share; all that happens in it stays on the page's own origin."""
+    site = Site(folder)
+    visit = Visit(browser, site.url, permissions=["microphone"]).ready()
+    yield visit
+    visit.close("shared")
+    site.shutdown()
+    assert visit.errors == []
+
+
+@pytest.fixture
+def page(shared):
+    shared.page.locator("#tab-analyse").click()
+    return shared.page
+
+
+@pytest.fixture
+def visit(browser, site, request):
+    """A first visit of a visitor's own."""
+    visits = []
+
+    def begin(**options):
+        visits.append(Visit(browser, site.url, **options))
+        return visits[-1]
+
+    yield begin
+    for one in visits:
+        one.close(request.node.name)
+
+
+def scores(answer):
+    return [float(text.rstrip(" %")) / 100 for text in answer.locator(".ser-score").all_inner_texts()]
+
+
+def saved(page, button):
+    with page.expect_download() as download:
+        page.locator(button).click()
+    return Path(download.value.path()).read_text()
+
+
+def test_upload_and_read_the_answer(page, shared, predictor, recordings):
+    file = sorted(recordings[0].rglob("*-24.wav"))[5]
+    answer, expected = shared.upload(file), predictor.predict(str(file))
+    assert answer.locator(".ser-label").inner_text() == expected["label"]
+    assert f"{html.percent(expected['score'])} sure, {expected['duration']:.1f} s of audio" in answer.inner_text()
+    np.testing.assert_allclose(scores(answer), list(expected["scores"].values()), atol=1e-3)
+    bars = answer.get_by_role("meter").all()
+    assert [bar.get_attribute("aria-label") for bar in bars] == list(EMOTIONS)
+    assert [bar.get_attribute("aria-valuetext") for bar in bars] == answer.locator(".ser-score").all_inner_texts()
+    colours = "all => all.map(one => one.style.getPropertyValue('--colour'))"
+    assert answer.locator(".ser-fill").evaluate_all(colours) == list(COLOURS.values())
+    assert answer.locator("svg.ser-wave").is_visible()
+    assert answer.locator(".ser-jump").count() == 0
+    found = json.loads(saved(page, "#save"))
+    assert list(found) == list(expected)
+    assert found["scores"] == pytest.approx(expected["scores"], abs=1e-3)
+    assert "WebAssembly" in page.locator("#status").inner_text()
+
+
+def test_a_long_recording_has_a_timeline_that_plays(page, shared, predictor, talk):
+    answer, expected = shared.upload(talk), predictor.predict(str(talk))
+    jumps = answer.locator(".ser-jump")
+    starts = jumps.evaluate_all("all => all.map(one => Number(one.dataset.start))")
+    assert starts == pytest.approx([segment["start"] for segment in expected["segments"]], abs=1e-3)
+    texts = jumps.evaluate_all("all => all.map(one => one.getAttribute('aria-label'))")
+    assert texts == [f"play {html._segment_text(segment)}" for segment in expected["segments"]]
+    lefts = answer.locator(".ser-part").evaluate_all("all => all.map(one => one.style.getPropertyValue('--left'))")
+    shown = [float(left.rstrip("%")) for left in lefts]
+    assert shown == pytest.approx([100 * one["start"] / expected["duration"] for one in expected["segments"]], abs=0.02)
+    jumps.last.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"document.querySelector('.ser-player').currentTime >= {starts[-1] - 0.01}")
+    assert jumps.last.get_attribute("aria-current") == "true"
+    assert page.locator(".ser-cursor").is_visible()
+
+
+def test_recordings_that_cannot_be_analysed_say_why_in_their_row(page, shared, recordings, tmp_path):
+    (tmp_path / "notes.wav").write_text("no sound in here")
+    (tmp_path / "empty.mp3").write_bytes(b"")
+    soundfile.write(tmp_path / "silence.wav", np.zeros(12 * RATE), RATE)
+    soundfile.write(tmp_path / "click.wav", np.zeros(800), RATE)
+    soundfile.write(tmp_path / "night.flac", np.zeros(7300 * 8000, np.int8).astype(np.int16), 8000)
+    shutil.copy(next(recordings[0].rglob("*.wav")), tmp_path / "=voice.wav")
+    names = ["notes.wav", "empty.mp3", "silence.wav", "click.wav", "night.flac", "=voice.wav"]
+    answer = shared.upload(*(tmp_path / name for name in names))
+    cells = [row.inner_text().split("\t") for row in answer.locator("tbody tr").all()]
+    assert [row[0] for row in cells] == names
+    assert [row[1] for row in cells[:5]] == [
+        "'notes.wav' is not audio that this browser plays: convert it to WAV, MP3 or FLAC",
+        "'empty.mp3' is empty (0 bytes): record or download it again",
+        "no voice was found",
+        "'click.wav' is 0.050 s long: at least 0.1 s is needed",
+        "'night.flac' is longer than 2 hours: cut it into parts",
+    ]
+    assert "2 recordings analysed, 4 could not be read" in answer.inner_text()
+    rows = list(csv.DictReader(saved(page, "#save-csv").splitlines()))
+    assert [row["file"] for row in rows] == [*names[:5], "'=voice.wav"]
+    assert [bool(row["error"]) for row in rows] == [True, True, False, True, True, False]
+    lines = [json.loads(line) for line in saved(page, "#save-jsonl").splitlines()]
+    assert [row["file"] for row in lines] == names
+    answer.get_by_role("button", name="silence.wav").click()
+    assert answer.locator("#headline").inner_text().splitlines()[0] == "No voice was found"
+
+
+def test_an_error_of_a_single_recording_is_an_alert(page, shared, tmp_path):
+    (tmp_path / "notes.wav").write_text("no sound in here")
+    alert = shared.upload(tmp_path / "notes.wav").get_by_role("alert")
+    assert alert.inner_text().startswith("'notes.wav' is not audio that this browser plays")
+    assert page.locator("#save").is_hidden()
+
+
+def test_a_dropped_file_and_an_example_are_analysed(page, shared, recordings):
+    drop = """([content, name]) => {
+        const dropped = new DataTransfer()
+        dropped.items.add(new File([new Uint8Array(content)], name))
+        const place = document.querySelector("#drop")
+        place.dispatchEvent(new DragEvent("drop", {dataTransfer: dropped, bubbles: true, cancelable: true}))
+    }"""
+    file = next(recordings[0].rglob("*.wav"))
+    page.evaluate(drop, [list(file.read_bytes()), "dropped.wav"])
+    page.locator(".ser-name", has_text="dropped.wav").wait_for()
+    page.get_by_role("button", name="synthetic sad").click()
+    page.locator(".ser-name", has_text="synthetic sad.wav").wait_for()
+    assert len(scores(page.locator("#answer"))) == 8
+
+
+def test_an_analysis_can_be_cancelled(page, tmp_path):
+    rng = np.random.default_rng(0)
+    soundfile.write(tmp_path / "hour.wav", rng.normal(0, 0.1, 1800 * RATE), RATE)
+    page.locator("#files").set_input_files(tmp_path / "hour.wav")
+    page.wait_for_function("document.querySelector('#share').value > 0", timeout=60_000)
+    page.locator("#cancel").click()
+    page.locator("#answer").get_by_text("Cancelled after 0 of 1 recordings.").wait_for()
+    page.get_by_role("button", name="synthetic sad").click()
+    page.locator(".ser-name", has_text="synthetic sad.wav").wait_for()
+
+
+def test_answers_for_the_voice_of_the_visit(page, shared, predictor, recordings):
+    clips = sorted(recordings[0].rglob("*-24.wav"))[:6]
+    page.locator("#voice summary").click()
+    page.locator("#forget, #adapt").first.click()  # whatever other tests gave is too little, or is forgotten
+    if page.locator("#forget").is_visible():
+        page.locator("#forget").click()
+    shared.upload(*clips[:3])
+    page.get_by_text("3 clips so far: 5 are needed.").wait_for()
+    page.locator("#adapt").click()
+    assert "3 clips of one voice are too few" in page.locator("#voice-message [role=alert]").inner_text()
+    shared.upload(*clips[3:])
+    page.get_by_text("6 clips so far.").wait_for()
+    page.locator("#adapt").click()
+    page.get_by_text("Predictions are now for the voice of 6 clips.").wait_for()
+    paths = [str(clip) for clip in clips]
+    adapted = list(predictor.adapt(paths).predict(paths[0])["scores"].values())
+    plain = list(predictor.predict(paths[0])["scores"].values())
+    assert not np.allclose(adapted, plain, atol=0.02)
+    np.testing.assert_allclose(scores(shared.upload(clips[0])), adapted, atol=2e-3)
+    page.locator("#forget").click()
+    page.get_by_text("No clip so far: 5 are needed.").wait_for()
+    np.testing.assert_allclose(scores(shared.upload(clips[0])), plain, atol=1e-3)
+
+
+def test_record_and_live(page):
+    page.locator("#record").click()
+    page.get_by_text("0:01 recorded").wait_for()
+    page.locator("#record").click()
+    page.locator(".ser-name", has_text="recording 1.wav").wait_for()
+    assert sum(scores(page.locator("#answer"))) == pytest.approx(1, abs=5e-3)
+    page.locator("#tab-live").click()
+    page.locator("#live").click()
+    page.wait_for_function("/^0:0[2-9] recorded/.test(document.querySelector('#live-length').innerText)")
+    page.locator("#live-details .ser-timeline").wait_for()
+    assert sum(scores(page.locator("#live-answer"))) == pytest.approx(1, abs=5e-3)
+    page.locator("#tab-model").click()
+    page.locator("#tab-live").click()
+    assert page.locator("#live").inner_text() == "Record"  # who leaves the tab is heard no longer
+
+
+def test_a_microphone_that_cannot_be_heard_is_said(page):
+    refuse = "name => navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', name))"
+    for name, words in (
+        ("NotAllowedError", "The microphone is not allowed"),
+        ("NotFoundError", "No microphone was found"),
+        ("NotReadableError", "The microphone is in use elsewhere"),
+    ):
+        page.evaluate(refuse, name)
+        page.locator("#record").click()
+        page.locator("#answer [role=alert]", has_text=words).wait_for()
+    page.locator("#tab-live").click()
+    page.locator("#live").click()
+    page.locator("#live-answer [role=alert]", has_text="The microphone is in use elsewhere").wait_for()
+    page.evaluate("delete navigator.mediaDevices.getUserMedia")
+
+
+def test_a_keyboard_reaches_everything(page, shared, talk):
+    shared.upload(talk)
+    wanted = page.evaluate("""() => [...document.querySelectorAll("a, button, input, summary, audio, [tabindex]")]
+        .filter((one) => one.checkVisibility({visibilityProperty: true}) && one.tabIndex >= 0 && !one.disabled)
+        .map((one, number) => (one.dataset.number = number))""")
+    page.evaluate("document.activeElement.blur(); window.getSelection().removeAllRanges()")
+    reached = set()
+    for _ in range(len(wanted) + 15):  # the player has several stops
+        page.keyboard.press("Tab")
+        reached.add(page.evaluate("document.activeElement.dataset.number ?? null"))
+    assert reached >= {str(number) for number in wanted}
+    page.locator("#tab-analyse").focus()
+    for name in ("live", "model", "analyse"):
+        page.keyboard.press("ArrowRight")
+        assert page.evaluate("document.activeElement.id") == f"tab-{name}"
+        assert page.locator(f"#panel-{name}").is_visible()
+    unnamed = page.evaluate("""() => [...document.querySelectorAll("button, input")].filter((one) =>
+        !(one.innerText || one.getAttribute("aria-label") || one.labels?.length)).map((one) => one.outerHTML)""")
+    assert unnamed == []
+
+
+def test_it_works_without_network_after_the_first_visit(visit, site, recordings):
+    visitor = visit().ready()
+    page = visitor.page
+    assert page.evaluate("crossOriginIsolated"), "threads need the headers of the service worker"
+    assert "works offline from now on" in page.locator("#status").inner_text()
+    file = next(recordings[0].rglob("*.wav"))
+    before = visitor.upload(file).inner_text()
+    page.wait_for_function("caches.match(new URL('examples/synthetic sad.wav', location.href)).then(Boolean)")
+    site.shutdown()
+    site.server_close()
+    page.reload()
+    visitor.ready()
+    assert visitor.upload(file).inner_text() == before
+    page.get_by_role("button", name="synthetic sad").click()
+    page.locator(".ser-name", has_text="synthetic sad.wav").wait_for()
+    kept = page.evaluate("""async () => (await Promise.all((await caches.keys()).map(async (name) =>
+        (await (await caches.open(name)).keys()).map((request) => request.url)))).flat()""")
+    assert all(url.startswith(site.url) for url in kept)
+    own = {path.relative_to(web_folder).as_posix() for web_folder in [site_folder(site)] for path in files_of(web_folder)}
+    assert {url.removeprefix(site.url).replace("%20", " ") for url in kept} <= own | {""}
+
+
+def site_folder(site):
+    return Path(site.RequestHandlerClass.__closure__[0].cell_contents)
+
+
+def files_of(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def test_another_model_beside_the_page_replaces_the_one_that_was_kept(visit, site, folder):
+    visitor = visit().ready()
+    page = visitor.page
+    settings = folder / "ser_hf.json"
+    before = settings.read_text()
+    names = "caches.keys().then((names) => names.filter((name) => name.includes(' model ')).map((name) => name.slice(-5)))"
+    assert page.evaluate(names) == [json.loads(before)["digest"][-5:]]
+    site.asked.clear()
+    page.reload()
+    visitor.ready()
+    assert "onnx/model.onnx" not in site.asked
+    try:
+        settings.write_text(json.dumps(json.loads(before) | {"digest": "another", "abstain_below": 0.99}))
+        page.reload()
+        visitor.ready()
+        assert "onnx/model.onnx" in site.asked
+        assert page.evaluate(names) == ["other"]
+        page.get_by_role("button", name="synthetic sad").click()
+        page.locator("#headline .ser-label", has_text="Not sure").wait_for()
+        text = page.locator("#headline .ser-sub").inner_text()
+        assert re.fullmatch(
+            r"The likeliest is \w+ with \d+ %, and the model was calibrated to abstain below 99 %\.", text
+        )
+    finally:
+        settings.write_text(before)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_has_no_sideways_scrolling(visit, scheme, talk):
+    visitor = visit(viewport={"width": 360, "height": 740}, color_scheme=scheme).ready()
+    page = visitor.page
+    visitor.upload(talk, talk)
+    page.get_by_role("button", name="talk.wav").first.click()
+    page.locator("#voice summary").click()
+    for tab in ("model", "live", "analyse"):
+        page.locator(f"#tab-{tab}").click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, tab
+    assert visitor.errors == []
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("ser_hf.json", "'/ser_hf.json' is missing beside the page: export it again"),
+        ("worker.js", "'worker.js' is missing beside the page"),
+        ("onnx/model.onnx", "'/onnx/model.onnx' is missing beside the page: export it again"),
+        ("ort/ort-wasm-simd-threaded.wasm", "this browser cannot run the model"),
+        ("preprocessor_config.json", "'/preprocessor_config.json' is missing beside the page: export it again"),
+    ],
+)
+def test_a_file_that_is_missing_is_said(visit, site, missing, words, recordings):
+    site.missing.add(missing)
+    visitor = visit(service_workers="block")
+    visitor.page.locator("#trouble [role=alert]", has_text=words).wait_for(timeout=30_000)
+    answer = visitor.upload(next(recordings[0].rglob("*.wav")))
+    assert words in answer.get_by_role("alert").inner_text()
+
+
+def test_a_browser_without_webassembly_is_told_so(visit, site):
+    site.policy = "script-src 'self'"
+    visitor = visit(service_workers="block")
+    alert = visitor.page.locator("#trouble [role=alert]")
+    alert.wait_for(timeout=30_000)
+    assert "this browser cannot run the model" in alert.inner_text()
+    assert "allow WebAssembly, or use another one" in alert.inner_text()
