@@ -172,6 +172,15 @@ def visit(browser, site, request):
         one.close(request.node.name)
 
 
+def until(page, expression):
+    """Wait for what is true; the page's policy lets Playwright's own waiting evaluate nothing."""
+    for _ in range(600):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never true: {expression}")
+
+
 def scores(answer):
     return [float(text.rstrip(" %")) / 100 for text in answer.locator(".ser-score").all_inner_texts()]
 
@@ -213,7 +222,7 @@ def test_a_long_recording_has_a_timeline_that_plays(page, shared, predictor, tal
     assert shown == pytest.approx([100 * one["start"] / expected["duration"] for one in expected["segments"]], abs=0.02)
     jumps.last.focus()
     page.keyboard.press("Enter")
-    page.wait_for_function(f"document.querySelector('.ser-player').currentTime >= {starts[-1] - 0.01}")
+    until(page, f"document.querySelector('.ser-player').currentTime >= {starts[-1] - 0.01}")
     assert jumps.last.get_attribute("aria-current") == "true"
     assert page.locator(".ser-cursor").is_visible()
 
@@ -270,26 +279,27 @@ def test_a_dropped_file_and_an_example_are_analysed(page, shared, recordings):
 
 def test_an_analysis_can_be_cancelled(page, tmp_path):
     rng = np.random.default_rng(0)
-    soundfile.write(tmp_path / "hour.wav", rng.normal(0, 0.1, 1800 * RATE), RATE)
-    page.locator("#files").set_input_files(tmp_path / "hour.wav")
-    page.wait_for_function("document.querySelector('#share').value > 0", timeout=60_000)
+    soundfile.write(tmp_path / "long.wav", rng.normal(0, 0.1, 600 * RATE), RATE)
+    page.locator("#files").set_input_files(tmp_path / "long.wav")
+    until(page, "document.querySelector('#share').value > 0")
     page.locator("#cancel").click()
     page.locator("#answer").get_by_text("Cancelled after 0 of 1 recordings.").wait_for()
     page.get_by_role("button", name="synthetic sad").click()
     page.locator(".ser-name", has_text="synthetic sad.wav").wait_for()
 
 
-def test_answers_for_the_voice_of_the_visit(page, shared, predictor, recordings):
+def test_answers_for_the_voice_of_the_visit(visit, predictor, recordings):
+    visitor = visit().ready()
+    page = visitor.page
     clips = sorted(recordings[0].rglob("*-24.wav"))[:6]
     page.locator("#voice summary").click()
-    page.locator("#forget, #adapt").first.click()  # whatever other tests gave is too little, or is forgotten
-    if page.locator("#forget").is_visible():
-        page.locator("#forget").click()
-    shared.upload(*clips[:3])
+    page.get_by_role("button", name="synthetic sad").click()  # a voice that is not the visitor's
+    page.locator(".ser-name", has_text="synthetic sad.wav").wait_for()
+    visitor.upload(*clips[:3])
     page.get_by_text("3 clips so far: 5 are needed.").wait_for()
     page.locator("#adapt").click()
     assert "3 clips of one voice are too few" in page.locator("#voice-message [role=alert]").inner_text()
-    shared.upload(*clips[3:])
+    visitor.upload(*clips[3:])
     page.get_by_text("6 clips so far.").wait_for()
     page.locator("#adapt").click()
     page.get_by_text("Predictions are now for the voice of 6 clips.").wait_for()
@@ -297,10 +307,10 @@ def test_answers_for_the_voice_of_the_visit(page, shared, predictor, recordings)
     adapted = list(predictor.adapt(paths).predict(paths[0])["scores"].values())
     plain = list(predictor.predict(paths[0])["scores"].values())
     assert not np.allclose(adapted, plain, atol=0.02)
-    np.testing.assert_allclose(scores(shared.upload(clips[0])), adapted, atol=2e-3)
+    np.testing.assert_allclose(scores(visitor.upload(clips[0])), adapted, atol=2e-3)
     page.locator("#forget").click()
     page.get_by_text("No clip so far: 5 are needed.").wait_for()
-    np.testing.assert_allclose(scores(shared.upload(clips[0])), plain, atol=1e-3)
+    np.testing.assert_allclose(scores(visitor.upload(clips[0])), plain, atol=1e-3)
 
 
 def test_record_and_live(page):
@@ -311,7 +321,7 @@ def test_record_and_live(page):
     assert sum(scores(page.locator("#answer"))) == pytest.approx(1, abs=5e-3)
     page.locator("#tab-live").click()
     page.locator("#live").click()
-    page.wait_for_function("/^0:0[2-9] recorded/.test(document.querySelector('#live-length').innerText)")
+    until(page, "/^0:0[2-9] recorded/.test(document.querySelector('#live-length').innerText)")
     page.locator("#live-details .ser-timeline").wait_for()
     assert sum(scores(page.locator("#live-answer"))) == pytest.approx(1, abs=5e-3)
     page.locator("#tab-model").click()
@@ -339,31 +349,32 @@ def test_a_keyboard_reaches_everything(page, shared, talk):
     shared.upload(talk)
     wanted = page.evaluate("""() => [...document.querySelectorAll("a, button, input, summary, audio, [tabindex]")]
         .filter((one) => one.checkVisibility({visibilityProperty: true}) && one.tabIndex >= 0 && !one.disabled)
-        .map((one, number) => (one.dataset.number = number))""")
+        .map((one, number) => {one.dataset.number = number; return one.outerHTML})""")
     page.evaluate("document.activeElement.blur(); window.getSelection().removeAllRanges()")
     reached = set()
     for _ in range(len(wanted) + 15):  # the player has several stops
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.dataset.number ?? null"))
-    assert reached >= {str(number) for number in wanted}
+    missed = [one for number, one in enumerate(wanted) if str(number) not in reached]
+    assert missed == []
     page.locator("#tab-analyse").focus()
     for name in ("live", "model", "analyse"):
         page.keyboard.press("ArrowRight")
         assert page.evaluate("document.activeElement.id") == f"tab-{name}"
         assert page.locator(f"#panel-{name}").is_visible()
     unnamed = page.evaluate("""() => [...document.querySelectorAll("button, input")].filter((one) =>
-        !(one.innerText || one.getAttribute("aria-label") || one.labels?.length)).map((one) => one.outerHTML)""")
+        !(one.textContent.trim() || one.getAttribute("aria-label") || one.labels?.length)).map((one) => one.outerHTML)""")
     assert unnamed == []
 
 
-def test_it_works_without_network_after_the_first_visit(visit, site, recordings):
+def test_it_works_without_network_after_the_first_visit(visit, site, folder, recordings):
     visitor = visit().ready()
     page = visitor.page
     assert page.evaluate("crossOriginIsolated"), "threads need the headers of the service worker"
     assert "works offline from now on" in page.locator("#status").inner_text()
     file = next(recordings[0].rglob("*.wav"))
     before = visitor.upload(file).inner_text()
-    page.wait_for_function("caches.match(new URL('examples/synthetic sad.wav', location.href)).then(Boolean)")
+    until(page, "caches.match(new URL('examples/synthetic sad.wav', location.href)).then(Boolean)")
     site.shutdown()
     site.server_close()
     page.reload()
@@ -374,16 +385,8 @@ def test_it_works_without_network_after_the_first_visit(visit, site, recordings)
     kept = page.evaluate("""async () => (await Promise.all((await caches.keys()).map(async (name) =>
         (await (await caches.open(name)).keys()).map((request) => request.url)))).flat()""")
     assert all(url.startswith(site.url) for url in kept)
-    own = {path.relative_to(web_folder).as_posix() for web_folder in [site_folder(site)] for path in files_of(web_folder)}
+    own = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {url.removeprefix(site.url).replace("%20", " ") for url in kept} <= own | {""}
-
-
-def site_folder(site):
-    return Path(site.RequestHandlerClass.__closure__[0].cell_contents)
-
-
-def files_of(folder):
-    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_another_model_beside_the_page_replaces_the_one_that_was_kept(visit, site, folder):
@@ -413,12 +416,11 @@ def test_another_model_beside_the_page_replaces_the_one_that_was_kept(visit, sit
         settings.write_text(before)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_has_no_sideways_scrolling(visit, scheme, talk):
-    visitor = visit(viewport={"width": 360, "height": 740}, color_scheme=scheme).ready()
+def test_a_phone_has_no_sideways_scrolling(visit, talk):
+    visitor = visit(viewport={"width": 360, "height": 740}, color_scheme="dark").ready()
     page = visitor.page
     visitor.upload(talk, talk)
-    page.get_by_role("button", name="talk.wav").first.click()
+    page.locator(".ser-open").first.click()
     page.locator("#voice summary").click()
     for tab in ("model", "live", "analyse"):
         page.locator(f"#tab-{tab}").click()
@@ -432,8 +434,6 @@ def test_a_phone_has_no_sideways_scrolling(visit, scheme, talk):
         ("ser_hf.json", "'/ser_hf.json' is missing beside the page: export it again"),
         ("worker.js", "'worker.js' is missing beside the page"),
         ("onnx/model.onnx", "'/onnx/model.onnx' is missing beside the page: export it again"),
-        ("ort/ort-wasm-simd-threaded.wasm", "this browser cannot run the model"),
-        ("preprocessor_config.json", "'/preprocessor_config.json' is missing beside the page: export it again"),
     ],
 )
 def test_a_file_that_is_missing_is_said(visit, site, missing, words, recordings):

@@ -46,6 +46,7 @@ export class Analysis {
     this.panel.clear();
     this.batch.start(recordings.length);
     byId("working").hidden = false;
+    byId("answer").scrollIntoView({ block: "nearest" }); // on a phone it lies below
     try {
       for (const [index, recording] of recordings.entries()) {
         const part = recordings.length > 1 ? `, ${index + 1} of ${recordings.length}` : "";
@@ -67,6 +68,7 @@ export class Analysis {
   open({ prediction, recording }) {
     if (prediction.error) this.panel.say(prediction.error);
     else this.panel.show(prediction, recording, this.threshold());
+    byId("headline").scrollIntoView({ block: "nearest" });
   }
 
   #finish({ signal }, wanted) {
@@ -87,7 +89,7 @@ export class Analysis {
     const client = await this.model(); // a model that cannot be loaded ends the whole batch
     try {
       signal.throwIfAborted();
-      if ((await secondsOf(blob)) > LONGEST) throw new Error(tooLong(name));
+      if (blob.size && (await secondsOf(blob)) > LONGEST) throw new Error(tooLong(name));
       const { channels, rate } = await decode(await blob.arrayBuffer(), name);
       signal.throwIfAborted();
       const heights = peaks(channels);
