@@ -18,6 +18,7 @@ const base = new URL(".", location.href);
 
 let settings = null;
 let client = null;
+let loads = 0; // so that a load which another one replaced keeps quiet
 let isOffline = false;
 let open; // the gate at which the first questions wait
 let loaded = new Promise((resolve) => (open = resolve));
@@ -37,12 +38,13 @@ const stopLive = wireLive(model);
 /** Load a graph into a worker of its own, and end the worker before. */
 async function load(int8) {
   client?.close("another model is being loaded: ask again");
+  const number = ++loads;
   const wanted = { webgpu: true, int8, threads: Math.min(MOST_THREADS, navigator.hardwareConcurrency || 1) };
   byId("loading").hidden = false;
   byId("status").textContent = "The model is being loaded.";
   try {
     const answer = await attempt(wanted).catch((error) => {
-      if (!navigator.gpu || client.closed) throw error;
+      if (!navigator.gpu || number !== loads) throw error;
       client.close();
       return attempt({ ...wanted, webgpu: false }); // a graphics card that fails is no reason to fail
     });
@@ -51,13 +53,19 @@ async function load(int8) {
     byId("trouble").replaceChildren();
     return client;
   } catch (error) {
-    byId("status").textContent = "No model is loaded.";
-    byId("trouble").replaceChildren(message(loadingText(error.message)));
+    if (number === loads) sayTrouble(error);
     throw new Error(loadingText(error.message));
   } finally {
-    byId("loading").hidden = true;
-    byId("bytes").textContent = "";
+    if (number === loads) {
+      byId("loading").hidden = true;
+      byId("bytes").textContent = "";
+    }
   }
+}
+
+function sayTrouble(error) {
+  byId("status").textContent = "No model is loaded.";
+  byId("trouble").replaceChildren(message(loadingText(error.message)));
 }
 
 function attempt(wanted) {
@@ -138,8 +146,7 @@ async function start() {
   try {
     settings = await loadSettings();
   } catch (error) {
-    byId("status").textContent = "No model is loaded.";
-    byId("trouble").replaceChildren(message(loadingText(error.message)));
+    sayTrouble(error);
     return open(Promise.reject(new Error(loadingText(error.message))));
   }
   showCard(settings);

@@ -1,9 +1,10 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { headerRate } from "../src/decode.js";
 import { product } from "../src/products.js";
-import { HEADERS, cacheNames, isOld, isolated, keyOf, kindOf } from "../src/ui/caching.js";
+import { HEADERS, POLICY, cacheNames, isOld, isolated, keyOf, kindOf } from "../src/ui/caching.js";
 import { Client } from "../src/ui/client.js";
 import { LIMIT, LiveSession } from "../src/ui/live_session.js";
 import { joined, wavFile } from "../src/ui/microphone.js";
@@ -154,9 +155,19 @@ test("an answer gets the headers of isolation, and keeps its own", async () => {
   assert.equal(await passed.text(), "x");
   assert.equal(passed.headers.get("content-type"), "text/css");
   for (const [name, value] of Object.entries(HEADERS)) assert.equal(passed.headers.get(name), value);
+  assert.equal(passed.headers.get("content-security-policy"), POLICY);
+  const stricter = isolated(new Response("", { headers: { "content-security-policy": "frame-ancestors 'none'" } }));
+  assert.equal(stricter.headers.get("content-security-policy"), `frame-ancestors 'none', ${POLICY}`);
   assert.equal(isolated(new Response(null, { status: 304 })).status, 304);
   const opaque = { status: 0 };
   assert.equal(isolated(opaque), opaque);
+});
+
+test("the page and its worker have one policy", () => {
+  const page = readFileSync(new URL("../static/index.html", import.meta.url), "utf8");
+  assert.equal(page.match(/http-equiv="Content-Security-Policy" content="([^"]*)"/)[1], POLICY);
+  assert.doesNotMatch(page, /\sstyle=|<style|\son\w+=|<script(?![^>]*\ssrc=)/);
+  assert.doesNotMatch(page, /https?:\/\//);
 });
 
 test("a product of matrices is one", () => {

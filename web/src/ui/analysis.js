@@ -75,8 +75,10 @@ export class Analysis {
     this.running = null;
     byId("working").hidden = true;
     const { items, failed } = this.batch;
-    if (signal.aborted) this.panel.say(`Cancelled after ${items.length} of ${wanted} recordings.`, "note");
-    else if (items.length > 1) {
+    if (signal.aborted) {
+      const after = wanted > 1 ? ` after ${items.length} of ${wanted} recordings` : "";
+      this.panel.say(`Cancelled${after}.`, "note");
+    } else if (items.length > 1) {
       const trouble = failed ? `, ${failed.toLocaleString("en")} could not be read` : "";
       const text = `${(items.length - failed).toLocaleString("en")} recordings analysed${trouble}`;
       this.panel.say(`${text}. Open one from the table.`, "note");

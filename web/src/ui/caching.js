@@ -1,15 +1,17 @@
 // What the service worker keeps, and under which headers it passes files on.
 
-/** Headers with which the page may use threads, and the policy of its worker. */
+/** Headers with which the page may use threads. */
 export const HEADERS = {
   "cross-origin-embedder-policy": "require-corp",
   "cross-origin-opener-policy": "same-origin",
   "cross-origin-resource-policy": "same-origin",
-  "content-security-policy":
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' data:; " +
-    "media-src 'self' blob:; connect-src 'self'; worker-src 'self'; manifest-src 'self'; base-uri 'none'; " +
-    "form-action 'none'",
 };
+
+/** The policy of the page, which its worker would not have: a worker has that of its own answer. */
+export const POLICY =
+  "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' data:; " +
+  "media-src 'self' blob:; connect-src 'self'; worker-src 'self'; manifest-src 'self'; base-uri 'none'; " +
+  "form-action 'none'";
 
 /** Files that are fetched when the service worker is installed, besides the examples. */
 export const FIRST = ["./", "style.css", "main.js", "microphone.js", "icon.svg", "manifest.webmanifest", "ser_hf.json"];
@@ -41,11 +43,12 @@ export function isOld(name, scope, settings) {
   return name.startsWith(`ser-hf ${scope} `) && name !== page && name !== model;
 }
 
-/** The same answer with `HEADERS`. */
+/** The same answer with `HEADERS`, and `POLICY` beside that of the host. */
 export function isolated(response) {
   if (response.status === 0) return response; // the browser follows such a redirection by itself
   const headers = new Headers(response.headers);
   for (const [name, value] of Object.entries(HEADERS)) headers.set(name, value);
+  headers.append("content-security-policy", POLICY);
   const { status, statusText } = response;
   return new Response([204, 304].includes(status) ? null : response.body, { status, statusText, headers });
 }
