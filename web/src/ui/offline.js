@@ -9,13 +9,14 @@ const PATIENCE = 4000; // milliseconds that the page waits for its service worke
  */
 export async function startOffline(isBusy) {
   if (!navigator.serviceWorker) return false; // an old browser, a private window, or plain http
+  let registration;
   try {
-    await navigator.serviceWorker.register("service_worker.js", { scope: "./" });
+    registration = await navigator.serviceWorker.register("service_worker.js", { scope: "./" });
   } catch {
     return false; // the browser refuses to store anything for this page
   }
   const wasThere = Boolean(navigator.serviceWorker.controller);
-  if (!wasThere && !(await controlled())) return false;
+  if (!wasThere && !(await controlled(registration))) return false;
   const own = performance.getEntriesByType("resource").map((entry) => entry.name);
   if (!wasThere) navigator.serviceWorker.controller.postMessage({ keep: own });
   if (!globalThis.crossOriginIsolated && !isBusy() && isFirstTry()) {
@@ -25,9 +26,13 @@ export async function startOffline(isBusy) {
   return true;
 }
 
-async function controlled() {
+// Whether the service worker takes the page. A forced reload leaves it out, and so does a failed installation.
+async function controlled(registration) {
+  const worker = registration?.installing ?? registration?.waiting ?? registration?.active;
+  if (!worker || worker.state === "activated") return Boolean(navigator.serviceWorker.controller);
   await new Promise((resolve) => {
     navigator.serviceWorker.addEventListener("controllerchange", resolve, { once: true });
+    worker.addEventListener("statechange", () => worker.state === "redundant" && resolve());
     setTimeout(resolve, PATIENCE);
   });
   return Boolean(navigator.serviceWorker.controller);
