@@ -426,6 +426,7 @@ def test_a_phone_has_no_sideways_scrolling(visit, talk):
     for tab in ("model", "live", "analyse"):
         page.locator(f"#tab-{tab}").click()
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, tab
+    assert page.evaluate("(one => one.scrollWidth <= one.clientWidth)(document.querySelector('.ser-table'))")
     assert visitor.errors == []
 
 
