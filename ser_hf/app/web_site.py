@@ -48,7 +48,7 @@ def write_site(
         beside: folder with the model's `results.json`; that of the model if None.
 
     Returns:
-        What the settings file of the page holds: the settings of `web_graphs.write_web_model`, and of the page.
+        What the page is told: the settings of `web_graphs.write_web_model`, and its own.
 
     Raises:
         UserError: where the model cannot be exported or the runtime is missing; nothing is written.
