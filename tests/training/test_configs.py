@@ -96,9 +96,13 @@ def test_command_lines_name_files_that_exist():
     assert len(lines) >= 5
     for line in lines:
         words = shlex.split(line, comments=True)
-        assert words[0] in ("accelerate", "torchrun")
+        assert words[0] in ("accelerate", "torchrun", "uv", "hf")
         files = [word for word in words if word.endswith((".py", ".yaml"))]
-        assert "scripts/finetune.py" in files
+        if words[0] == "hf":
+            assert words[1:4] == ["jobs", "uv", "run"]
+            assert any(file.startswith("scripts/jobs/") for file in files)
+        elif words[0] != "uv":
+            assert "scripts/finetune.py" in files
         assert all((ROOT / file).is_file() for file in files), line
 
 
