@@ -19,9 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 import torch
 from filelock import FileLock
 from helpers.app import serving
+from helpers.chromium import launched
 from helpers.clients import caller
 from helpers.loopback_hub import Hub
 from helpers.small import FAST, make_model
@@ -202,6 +204,25 @@ def undrawn(monkeypatch):
     point = BytesIO()
     Image.new("L", (1, 1)).save(point, "PNG")
     monkeypatch.setattr(Figure, "savefig", lambda self, path, **how: Path(path).write_bytes(point.getvalue()))
+
+
+@pytest.fixture(scope="session")
+def talk_file(recordings, once):
+    """Twelve utterances, about 30 s, as a WAV file."""
+
+    def write(folder):
+        files = sorted(recordings[0].rglob("*.wav"))[::34]
+        samples = np.concatenate([audio.load(file) for file in files[:12]])
+        soundfile.write(folder / "talk.wav", samples, audio.SAMPLING_RATE)
+        return folder / "talk.wav"
+
+    return once("talk", write)
+
+
+@pytest.fixture(scope="module")
+def browser(talk_file):
+    with launched(talk_file) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -108,14 +109,15 @@ def _fetch(version: str, folder: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise UserError(f"a page needs {package}: install npm, or unpack that package and name its dist as --runtime")
-    done = subprocess.run([npm, "pack", package, "--silent"], cwd=folder, capture_output=True, text=True)
-    archives = sorted(folder.glob("*.tgz"))
-    if done.returncode or not archives:
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:160]
-        raise UserError(f"npm cannot fetch {package} ({reason}): name its dist as --runtime")
-    with tarfile.open(archives[-1]) as archive:
-        archive.extractall(folder, filter="data")
-    archives[-1].unlink()
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:  # cut off, it leaves nothing half unpacked
+        done = subprocess.run([npm, "pack", package, "--silent"], cwd=temporary, capture_output=True, text=True)
+        archives = sorted(Path(temporary).glob("*.tgz"))
+        if done.returncode or not archives:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1][:160]
+            raise UserError(f"npm cannot fetch {package} ({reason}): name its dist as --runtime")
+        with tarfile.open(archives[-1]) as archive:
+            archive.extractall(temporary, filter="data")
+        Path(temporary, "package").rename(folder / "package")
 
 
 def _card(model: str) -> str:

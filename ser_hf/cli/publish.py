@@ -1,5 +1,6 @@
 """Commands that hand a model on: export and push."""
 
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,8 +100,6 @@ def push(line: CommandLine) -> None:
 
 def _push_page(settings: PushSettings, private: bool) -> "CommitInfo":
     """Export a page into a temporary folder, and push that as a static Space."""
-    import tempfile
-
     from ser_hf.app import web_site
     from ser_hf.hub import checks, repositories
 

@@ -10,9 +10,9 @@ from os import PathLike
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from transformers.utils import cached_file
 
 from ser_hf.errors import UserError
+from ser_hf.models import loading
 
 FILE = "adaptation_head.safetensors"
 """Name of the file in a model's folder and on the Hub."""
@@ -122,7 +122,5 @@ def load_beside(model: str | PathLike, revision: str | None = None) -> Adaptatio
     Raises:
         AdaptationHeadError: for a file that holds none.
     """
-    # without a connection the model came from the cache, and so does what lay beside it
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    path = cached_file(model, FILE, revision=revision or "main", **quiet)
+    path = loading.file_beside(model, FILE, revision)
     return None if path is None else AdaptationHead.load(path)

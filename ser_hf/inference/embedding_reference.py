@@ -13,9 +13,9 @@ from os import PathLike
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from transformers.utils import cached_file
 
 from ser_hf.errors import UserError
+from ser_hf.models import loading
 
 FILE = "embedding_reference.safetensors"
 """Name of the file in a model's folder and on the Hub."""
@@ -127,7 +127,5 @@ def load_beside(model: str | PathLike, revision: str | None = None) -> Embedding
     Raises:
         EmbeddingReferenceError: for a file that holds none.
     """
-    # without a connection the model came from the cache, and so does what lay beside it
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    path = cached_file(model, FILE, revision=revision or "main", **quiet)
+    path = loading.file_beside(model, FILE, revision)
     return None if path is None else EmbeddingReference.load(path)

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils import cached_file
 
 from ser_hf.errors import UserError, first_line
 from ser_hf.labels import EMOTIONS, ID2LABEL, LABEL2ID
@@ -82,6 +83,19 @@ def load_for_training(
 def head_is_new(model: PreTrainedModel) -> bool:
     """Whether `load_for_training` made the head of a model anew, or found one of other labels."""
     return getattr(model, "head_is_new", True)
+
+
+def file_beside(model: str | PathLike, name: str, revision: str | None = None) -> str | None:
+    """The path of a file in the folder or the repository of a model; None where there is none.
+
+    Args:
+        model: a folder or a Hub id whose model has been loaded.
+        name: of the file.
+        revision: a branch, tag or commit of a Hub id.
+    """
+    # without a connection the model came from the cache, and so does what lay beside it
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    return cached_file(model, name, revision=revision or "main", **quiet)
 
 
 def load_for_prediction(

@@ -16,18 +16,14 @@ import pytest
 import soundfile
 from helpers.app import serving
 from helpers.media import FRAGMENTED, write_media
-from playwright import sync_api
 from safetensors.torch import load_file, save_file
 
 from ser_hf import audio
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SCREENSHOTS = os.environ.get("SER_HF_SCREENSHOT", "")  # a folder
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
 PLANTED = "https://elsewhere.example/seen.png"
-MICROPHONE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
 
 
 @pytest.fixture(scope="module")
@@ -53,26 +49,6 @@ def predictor(model):
 def url(model, request):
     with serving("--model", model, *getattr(request, "param", ())) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def talk(recordings, tmp_path_factory):
-    """Twelve utterances, about 30 s, as a WAV file."""
-    path = tmp_path_factory.mktemp("talk") / "talk.wav"
-    files = sorted(recordings[0].rglob("*.wav"))[::34]
-    soundfile.write(path, np.concatenate([audio.load(file) for file in files[:12]]), audio.SAMPLING_RATE)
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser(talk):
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine; .ci/run installs Debian's")
-    speaks = f"--use-file-for-fake-audio-capture={talk}"
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *MICROPHONE, speaks])
-        yield launched
-        launched.close()
 
 
 class Visitor:
@@ -199,8 +175,8 @@ def test_a_voice_without_clips_is_said_on_the_page(page):
     assert "there is no recording in it" in alert.inner_text()
 
 
-def test_a_long_recording_has_a_timeline_that_plays(page, predictor, talk):
-    answer, expected = analyse(page, talk), predictor.predict(talk)
+def test_a_long_recording_has_a_timeline_that_plays(page, predictor, talk_file):
+    answer, expected = analyse(page, talk_file), predictor.predict(talk_file)
     jumps = answer.locator(".ser-jump")
     assert jumps.count() == len(expected["segments"])
     assert [float(jumps.nth(i).get_attribute("data-start")) for i in range(jumps.count())] == [
@@ -384,8 +360,8 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touc
 
 
 @pytest.mark.parametrize("page", [PHONE, PHONE | {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"])
-def test_a_phone_needs_no_scrolling_sideways(page, talk, recordings, tmp_path, request):
-    analyse(page, talk)
+def test_a_phone_needs_no_scrolling_sideways(page, talk_file, recordings, tmp_path, request):
+    analyse(page, talk_file)
     (tmp_path / "a name as long as those that recorders give.wav").write_text("no sound in here")
     open_tab(page, "Batch")
     files = [*sorted(recordings[0].rglob("*.wav"))[:2], *tmp_path.iterdir()]

@@ -11,16 +11,11 @@ import pytest
 import soundfile
 from helpers.site import Site, Visit, until
 from helpers.small import make_whisper
-from playwright import sync_api
 
-from ser_hf import audio
 from ser_hf.app import html, web_site
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import COLOURS, EMOTIONS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-sync"]
-MICROPHONE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
 RATE = 16_000
 
 
@@ -47,26 +42,6 @@ def site(folder):
     yield site
     site.shutdown()
     site.server_close()
-
-
-@pytest.fixture(scope="module")
-def talk(recordings, tmp_path_factory):
-    """Twelve utterances, about 30 s, as a WAV file."""
-    path = tmp_path_factory.mktemp("talk") / "talk.wav"
-    files = sorted(recordings[0].rglob("*.wav"))[::34]
-    soundfile.write(path, np.concatenate([audio.load(file) for file in files[:12]]), RATE)
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser(talk):
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine; .ci/run installs Debian's")
-    speaks = f"--use-file-for-fake-audio-capture={talk}"
-    with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=[*FLAGS, *MICROPHONE, speaks])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +104,8 @@ def test_upload_and_read_the_answer(page, shared, predictor, recordings):
     assert "WebAssembly" in page.locator("#status").inner_text()
 
 
-def test_a_long_recording_has_a_timeline_that_plays(page, shared, predictor, talk):
-    answer, expected = shared.upload(talk), predictor.predict(str(talk))
+def test_a_long_recording_has_a_timeline_that_plays(page, shared, predictor, talk_file):
+    answer, expected = shared.upload(talk_file), predictor.predict(str(talk_file))
     jumps = answer.locator(".ser-jump")
     starts = jumps.evaluate_all("all => all.map(one => Number(one.dataset.start))")
     assert starts == pytest.approx([segment["start"] for segment in expected["segments"]], abs=1e-3)
@@ -264,8 +239,8 @@ def test_a_microphone_that_cannot_be_heard_is_said(page):
     page.evaluate("delete navigator.mediaDevices.getUserMedia")
 
 
-def test_a_keyboard_reaches_everything(page, shared, talk):
-    shared.upload(talk)
+def test_a_keyboard_reaches_everything(page, shared, talk_file):
+    shared.upload(talk_file)
     wanted = page.evaluate("""() => [...document.querySelectorAll("a, button, input, summary, audio, [tabindex]")]
         .filter((one) => one.checkVisibility({visibilityProperty: true}) && one.tabIndex >= 0 && !one.disabled)
         .map((one, number) => {one.dataset.number = number; return one.outerHTML})""")
@@ -336,10 +311,10 @@ def test_another_model_beside_the_page_replaces_the_one_that_was_kept(visit, sit
         settings.write_text(before)
 
 
-def test_a_phone_has_no_sideways_scrolling(visit, talk):
+def test_a_phone_has_no_sideways_scrolling(visit, talk_file):
     visitor = visit(viewport={"width": 360, "height": 740}, color_scheme="dark").ready()
     page = visitor.page
-    visitor.upload(talk, talk)
+    visitor.upload(talk_file, talk_file)
     page.locator(".ser-open").first.click()
     page.locator("#voice summary").click()
     for tab in ("model", "live", "analyse"):

@@ -14,6 +14,7 @@ from typing import IO, Any
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
 from ser_hf.errors import UserError, first_line
 from ser_hf.inference.bulk.listing import Entry, kind_of, named_errors
@@ -108,7 +109,9 @@ def opened(path: str) -> Iterator[IO[bytes]]:
         UserError: where it cannot be opened.
     """
     with named_errors(path, "read"):
-        file = fsspec.open(path if "://" in path else f"file://{path}", "rb").open()
+        # a path of this machine is no address: it may hold what chains addresses, or a wildcard
+        system, inner = fsspec.url_to_fs(path) if "://" in path else (LocalFileSystem(), path)
+        file = system.open(inner, "rb")
     with file:
         yield file
 

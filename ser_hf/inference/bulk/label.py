@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from ser_hf.errors import UserError
 from ser_hf.inference.bulk.drift import held_out_scores, measured_share
 from ser_hf.inference.bulk.index import Contents, Index
 from ser_hf.inference.bulk.labeler import Answers, Labeler, ModelChoice, Unit
@@ -17,7 +16,7 @@ from ser_hf.inference.bulk.listing import Entry
 from ser_hf.inference.bulk.planning import Plan, make_plan
 from ser_hf.inference.bulk.reading import LostSource
 from ser_hf.inference.bulk.rows import Row, copied_row, schema
-from ser_hf.inference.bulk.store import Store
+from ser_hf.inference.bulk.store import Store, StoreError
 
 UNIT = 64
 """Recordings that an engine is given at a time."""
@@ -93,21 +92,17 @@ def label(
     """
     options = options or LabelOptions()
     labeler = labeler or Labeler(choice)
-    store = Store(output)
+    store, model = _opened(output, labeler, options)
     predictor = labeler.predictor
-    model = {"name": predictor.public_name, "digest": labeler.digest, "labels": predictor.labels}
-    store.check(model, options.replace_model)
     model |= {"reference": labeler.meter.figures(), "tested": held_out_scores(predictor.name, predictor.revision)}
     started = time.monotonic()
     with store.locked():
-        index = Index(store, labeler.digest, options.retry_errors)
-        finished = dict((store.manifest or {}).get("containers", {}))
-        plan = make_plan(inputs, index, finished, choice.adapt_by, options.retry_errors)
+        index, finished, plan = _planned(inputs, store, labeler, options)
         outcome = Outcome(plan.listed, plan.known)
         writer = _Writer(store, index, model, inputs, options, finished, outcome)
         with _progress(plan) as bar, writer:
             share = measured_share(index.rows + plan.recordings)
-            units = (replace(unit, measured=share) for unit in plan.units(UNIT, index, choice.adapt_by is not None))
+            units = (replace(unit, measured=share) for unit in plan.units(UNIT, index, labeler.adapt_by is not None))
             contents = index if options.reuse else Contents(())
             for answers in (engine or labeler).answers(units, contents):
                 before = outcome.asked + outcome.copied
@@ -138,12 +133,8 @@ def estimate(inputs: list[str], output: str, choice: ModelChoice, options: Label
     """
     options = options or LabelOptions()
     labeler = Labeler(choice)
-    store = Store(output)
-    model = {"name": labeler.predictor.public_name, "digest": labeler.digest}
-    store.check(model, options.replace_model)
-    index = Index(store, labeler.digest, options.retry_errors)
-    finished = dict((store.manifest or {}).get("containers", {}))
-    plan = make_plan(inputs, index, finished, choice.adapt_by, options.retry_errors)
+    store, _ = _opened(output, labeler, options)
+    _, _, plan = _planned(inputs, store, labeler, options)
     entries = _sample(plan)
     rate = None
     if entries:
@@ -155,6 +146,23 @@ def estimate(inputs: list[str], output: str, choice: ModelChoice, options: Label
                 break
         rate = count / (time.monotonic() - started)
     return Estimate(plan.listed, plan.known, plan.recordings, plan.counted, rate)
+
+
+def _opened(output: str, labeler: Labeler, options: LabelOptions) -> tuple[Store, dict[str, Any]]:
+    """The output, which is one of this model, and the model as its manifest names it."""
+    store, predictor = Store(output), labeler.predictor
+    model = {"name": predictor.public_name, "digest": labeler.digest, "labels": predictor.labels}
+    store.check(model, options.replace_model)
+    return store, model
+
+
+def _planned(
+    inputs: list[str], store: Store, labeler: Labeler, options: LabelOptions
+) -> tuple[Index, dict[str, Any], Plan]:
+    """What has an answer, which containers were read to their end, and what is left."""
+    index = Index(store, labeler.digest, options.retry_errors)
+    finished = dict((store.manifest or {}).get("containers", {}))
+    return index, finished, make_plan(inputs, index, finished, labeler.adapt_by, options.retry_errors)
 
 
 def _sample(plan: Plan) -> list[Entry]:
@@ -193,12 +201,15 @@ class _Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """Write what there is, whatever ended the run, but for a disk that is full."""
-        if not isinstance(error, UserError) or isinstance(error, LostSource):
+        """Write what there is, whatever ended the run, but for an output that takes no more."""
+        if not isinstance(error, StoreError):
             self._flush()
 
     def take(self, answers: Answers) -> None:
         """Take answers, and write rows where there are enough of them."""
+        for row in answers.lost:
+            self._outcome.asked += 1
+            self._lose(row)
         for fetched in answers.repeated:
             self._add(copied_row(fetched, self._index.answer(fetched.key)))
             self._outcome.copied += 1
@@ -221,16 +232,16 @@ class _Writer:
             self._outcome.rows, self._outcome.errors = self._store.count()
         self._write_manifest(complete=True)
 
+    def _lose(self, row: Row) -> None:
+        """Hold a row back until another recording can be had: many in a row are a lost mount."""
+        self._gone.append(row)
+        if len(self._gone) >= GONE:
+            self._outcome.asked -= len(self._gone)
+            raise LostSource(
+                f"the last {GONE} recordings cannot be reached ({row['error']}): run the command again when they can"
+            )
+
     def _add(self, row: Row) -> None:
-        if row["sha256"] is None and row["stamp"]:  # listed, and now its bytes cannot be had
-            self._gone.append(row)
-            if len(self._gone) >= GONE:
-                self._outcome.asked -= len(self._gone)
-                raise LostSource(
-                    f"the last {GONE} recordings cannot be reached ({self._gone[-1]['error']}): "
-                    "run the command again when they can"
-                )
-            return
         self._count(self._gone)
         self._count([row])
 

@@ -61,7 +61,10 @@ class Unit:
 class Answers:
     """What an engine gives back."""
 
+    lost: list[Row] = field(default_factory=list)
+    """Rows of recordings that were listed, and whose bytes cannot be had any more."""
     rows: list[Row] = field(default_factory=list)
+    """All other rows."""
     repeated: list[Fetched] = field(default_factory=list)
     """Recordings whose bytes have an answer, which is to be copied."""
     finished: list[tuple[Entry, int]] = field(default_factory=list)
@@ -180,18 +183,20 @@ class Labeler:
         if isinstance(item, _End):
             return Answers(finished=[(item.entry, item.recordings)])
         if isinstance(item, _Damaged):
-            return Answers([self._signed(failed_row(Fetched(item.recording), item.error))])
+            return Answers(rows=[self._signed(failed_row(Fetched(item.recording), item.error))])
         if item.answered:
             return Answers(repeated=[item])
         if pending is None:
-            return Answers([self._signed(failed_row(item, item.error))])
+            rows = [self._signed(failed_row(item, item.error))]
+            was_listed = item.key is None and item.recording.stamp
+            return Answers(lost=rows) if was_listed else Answers(rows=rows)
         try:
             row = answered_row(item, pending(), predictor.adaptation is not None)
             if embeddings and row["segments"]:  # a reference says nothing of recordings without voice
                 row["distance"] = self.meter.distance(embeddings[0][0])
         except UserError as error:  # a long recording may be damaged behind its beginning
             row = failed_row(item, str(error))
-        return Answers([self._signed(row)])
+        return Answers(rows=[self._signed(row)])
 
     def _signed(self, row: Row) -> Row:
         return row | {"model": self.digest, "version": __version__}

@@ -81,9 +81,9 @@ def kind_of(path: str) -> str | None:
 
 
 def _list_input(name: str, column: str | None) -> Iterator[Entry]:
-    if "://" in name or "::" in name:
-        return _list_address(name)
     path = os.path.abspath(os.path.expanduser(name))
+    if ("://" in name or "::" in name) and not os.path.exists(path):
+        return _list_address(name)
     if os.path.isdir(path):
         return _list_folder(path)
     if os.path.isfile(path):

@@ -110,6 +110,7 @@ class _Actor:
         joined = Answers()
         try:
             for answers in self._labeler.answers([unit], self._known):
+                joined.lost += answers.lost
                 joined.rows += answers.rows
                 joined.repeated += answers.repeated
                 joined.finished += answers.finished

@@ -29,6 +29,10 @@ from ser_hf.utils import files
 MANIFEST = "_manifest.json"
 
 
+class StoreError(UserError):
+    """An output that cannot be written any more."""
+
+
 class Store:
     """The output of a labelling, in a folder or at an address that `fsspec` writes to."""
 
@@ -222,6 +226,6 @@ class Store:
             yield
         except OSError as error:
             reason = error.strerror or first_line(error)
-            raise UserError(
+            raise StoreError(
                 f"'{self.name}' cannot be written ({reason}): what is there stays, mend it and run the command again"
             ) from None

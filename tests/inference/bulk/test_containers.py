@@ -104,6 +104,11 @@ def test_a_damaged_container_is_a_row_and_keeps_what_was_read(run, rows, content
     assert run(folder, retry_errors=True, reuse=False).rows == outcome.rows
 
 
+@pytest.mark.parametrize("name", ["a::b.tar", "a#b?.tar", "[a]*.tar", "a b%20.tar"])
+def test_a_name_that_looks_like_an_address_or_a_pattern(run, contents, tmp_path, name):
+    assert run(write_tar(tmp_path / name, contents)).asked == 10
+
+
 def test_a_table_without_audio_ends_in_one_line(run, tmp_path):
     pq.write_table(pa.table({"file": ["a.wav"], "label": ["sad"]}), tmp_path / "rows.parquet")
     with pytest.raises(UserError, match=r"rows\.parquet' has no audio column \(its columns are file, label\)"):

@@ -22,7 +22,7 @@ from ser_hf.inference.bulk import label as labelling
 from ser_hf.inference.bulk import reading
 from ser_hf.inference.bulk.label import LabelOptions, estimate, label
 from ser_hf.inference.bulk.labeler import Labeler, fingerprint
-from ser_hf.inference.bulk.store import Store
+from ser_hf.inference.bulk.store import Store, StoreError
 from ser_hf.inference.predictor import Predictor
 
 COUNT = 10  # of files in `archive`
@@ -278,6 +278,21 @@ def test_many_recordings_that_are_gone_end_the_run(run, rows, archive, monkeypat
     assert len(rows()) == COUNT
 
 
+def test_many_damaged_containers_are_rows_and_no_lost_mount(run, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(labelling, "GONE", 3)
+    (tmp_path / "many").mkdir()
+    for number in range(4):
+        (tmp_path / "many" / f"{number}.parquet").write_text("no table")
+    assert run(tmp_path / "many").errors == 4
+    assert all("is damaged or no parquet" in row["error"] for row in rows().values())
+
+
+def test_an_input_that_turns_out_wrong_keeps_what_is_done(run, rows, labeler):
+    with pytest.raises(UserError, match="an actor has gone"):
+        run(engine=Breaking(labeler, 3, UserError("an actor has gone")))
+    assert len(rows()) == 3
+
+
 def test_a_full_disk_ends_in_one_line_and_keeps_what_is_done(run, rows, monkeypatch, tmp_path):
     write, tables = Store._write, []
 
@@ -285,7 +300,7 @@ def test_a_full_disk_ends_in_one_line_and_keeps_what_is_done(run, rows, monkeypa
         if name.startswith("part"):
             tables.append(name)
             if len(tables) > 2:
-                raise UserError(f"'{self.name}' cannot be written (No space left on device)")
+                raise StoreError(f"'{self.name}' cannot be written (No space left on device)")
         write(self, name, content)
 
     monkeypatch.setattr(Store, "_write", full)

@@ -8,17 +8,16 @@ import shutil
 import signal
 import socket
 from dataclasses import replace
-from pathlib import Path
 
+import psutil
 import pytest
+import ray
 
-ray = pytest.importorskip("ray", reason="the extra `ray` is not installed")
-
-from ser_hf.errors import UserError  # noqa: E402
-from ser_hf.inference.bulk import label as labelling  # noqa: E402
-from ser_hf.inference.bulk.labeler import Unit  # noqa: E402
-from ser_hf.inference.bulk.listing import Entry  # noqa: E402
-from ser_hf.inference.bulk.ray_engine import RayEngine, _Actor  # noqa: E402
+from ser_hf.errors import UserError
+from ser_hf.inference.bulk import label as labelling
+from ser_hf.inference.bulk.labeler import Unit
+from ser_hf.inference.bulk.listing import Entry
+from ser_hf.inference.bulk.ray_engine import RayEngine, _Actor
 
 WORKERS = 2
 
@@ -33,13 +32,9 @@ def cluster():
 
 def actors():
     """Process numbers of the actors that label."""
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                if b"ray::MapWorker" in (folder / "cmdline").read_bytes():
-                    yield int(folder.name)
-            except OSError:  # it has ended
-                continue
+    for process in psutil.process_iter(["cmdline"]):
+        if any(word.startswith("ray::MapWorker") for word in process.info["cmdline"] or ()):
+            yield process.pid
 
 
 class Killing:
@@ -56,7 +51,6 @@ class Killing:
             yield answers
 
 
-@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="finds the actors in /proc")
 def test_an_actor_that_is_killed_costs_no_row(cluster, run, rows, choice, archive, tmp_path, monkeypatch):
     for number in range(40):
         shutil.copy(archive / f"{number % 8}.wav", archive / f"more-{number}.wav")
