@@ -58,23 +58,26 @@ REUSED, STOCK = "label, answers reused", "stock pipeline, batches of {}"
 
 def make_archive(data: str, folder: Path, count: int) -> Path:
     """Link recordings under other names until there are `count`, one broken in a hundred."""
-    originals = sorted(path for path in Path(data).rglob("*.wav") if not path.name.startswith("."))
+    from ser_hf import audio
+
+    originals = [path for path in recordings_of(data) if Path(path).name[0] != "." and path.endswith(audio.SUFFIXES)]
     if not originals:
-        sys.exit(f"--data '{data}' holds no .wav files")
+        sys.exit(f"--data '{data}' holds no recordings ({', '.join(audio.SUFFIXES)})")
     random.Random(0).shuffle(originals)
     for number in range(count):
-        path = folder / f"{number // A_FOLDER:05d}" / f"call-{number:07d}.wav"
+        original = Path(originals[number % len(originals)])
+        path = folder / f"{number // A_FOLDER:05d}" / f"call-{number:07d}{original.suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         if number % 100 == 37:
             path.write_bytes(BROKEN[number // 100 % len(BROKEN)])
         else:
-            path.symlink_to(originals[number % len(originals)].resolve())
+            path.symlink_to(original.resolve())
     return folder
 
 
 def recordings_of(folder: str) -> list[str]:
-    """The recordings of an archive, sorted."""
-    return sorted(map(str, Path(folder).rglob("*.wav")))
+    """The files of a folder, sorted."""
+    return sorted(str(path) for path in Path(folder).rglob("*") if not path.is_dir())
 
 
 @dataclass
@@ -468,7 +471,7 @@ def core_count() -> int:
 def main() -> None:
     """Run the parts that were chosen."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", metavar="DIR", help="a folder of WAV files")
+    parser.add_argument("--data", metavar="DIR", help="a folder of recordings")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--recordings", type=int, default=1000)
     parser.add_argument("--model", help="for all parts")
