@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from ser_hf.audio.errors import AudioError
+from ser_hf.utils import blas
 
 SMALLEST_OFFSET = 1e-4
 """Share of full scale, three steps of 16-bit samples. A mean up to it is no offset: such a
@@ -95,7 +96,9 @@ class Downmixer:
             return whole[:, 0]
         centred = whole.reshape(count, self._frame, -1)
         centred = centred - centred.mean(axis=1, keepdims=True)
-        signs = np.stack([self._compare(one) for one in centred.transpose(0, 2, 1) @ centred])
+        with blas.one_thread():
+            covariances = centred.transpose(0, 2, 1) @ centred
+        signs = np.stack([self._compare(one) for one in covariances])
         if (signs > 0).all():
             return whole.mean(axis=1)
         self.inverted = True

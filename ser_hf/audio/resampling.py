@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ser_hf.utils import blas
+
 if TYPE_CHECKING:
     from scipy import sparse
 
@@ -89,7 +91,8 @@ def _filtered(padded: np.ndarray, old: int, new: int, length: int) -> np.ndarray
     inputs, outputs = matrix.shape
     step, first = outputs // new * old, int(starts[0]) + taps.shape[1]
     rows = np.lib.stride_tricks.sliding_window_view(padded, inputs)
-    return (rows[first : first + length // outputs * step : step] @ matrix).reshape(-1)
+    with blas.one_thread():
+        return (rows[first : first + length // outputs * step : step] @ matrix).reshape(-1)
 
 
 @lru_cache(maxsize=8)

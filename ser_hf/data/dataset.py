@@ -14,7 +14,6 @@ import joblib
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from threadpoolctl import threadpool_limits
 
 from ser_hf import audio
 from ser_hf.data import card, describe, references
@@ -23,7 +22,7 @@ from ser_hf.data.corpora.base import Recording
 from ser_hf.data.corpora.scan import scan_sources
 from ser_hf.errors import UserError, first_line
 from ser_hf.labels import EMOTIONS
-from ser_hf.utils import files
+from ser_hf.utils import blas, files
 
 FEATURES = datasets.Features(
     {
@@ -84,7 +83,7 @@ class RecordingsBuilder(datasets.ArrowBasedBuilder):
         # written while the next is decoded, which bounds the memory. Each matrix product stays on
         # its thread: there are enough of them.
         recordings = iter(self._recordings)
-        with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(self._workers) as pool:
+        with blas.one_thread(), ThreadPoolExecutor(self._workers) as pool:
 
             def start() -> list[Future]:
                 return [pool.submit(_row_and_level, recording) for recording in islice(recordings, _BATCH)]

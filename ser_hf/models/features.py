@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from ser_hf import audio
+from ser_hf.utils import blas
 
 FRAME_STEP, WAVEFORM_STEP = 8, 1_600
 """Batches are padded to a multiple of so many frames or samples, since a CPU compiles its kernels
@@ -82,7 +83,8 @@ class FrontEnd:
 
     def _stock(self, samples: np.ndarray) -> np.ndarray:
         """Features of the stock extractor, without the frames at the end that it masks."""
-        batch = self.extractor(samples, sampling_rate=audio.SAMPLING_RATE, return_tensors="np")
+        with blas.one_thread():
+            batch = self.extractor(samples, sampling_rate=audio.SAMPLING_RATE, return_tensors="np")
         features = np.asarray(batch[self.extractor.model_input_names[0]][0], dtype=np.float32)
         mask = batch.get("attention_mask")
         return features[: int(mask.sum())] if mask is not None and len(mask[0]) == len(features) else features
@@ -108,7 +110,9 @@ class StackedMelFrontEnd(FrontEnd):
         emphasised[:, 0] = frames[:, 0] * (1 - 0.97)
         spectrum = np.fft.rfft(emphasised * self.extractor.window, 512)
         power = spectrum.real**2 + spectrum.imag**2
-        return np.log(np.maximum(power @ self.extractor.mel_filters, 1.192092955078125e-07)).astype(np.float32)
+        with blas.one_thread():
+            mel = power @ self.extractor.mel_filters
+        return np.log(np.maximum(mel, 1.192092955078125e-07)).astype(np.float32)
 
     def finish(self, prepared: np.ndarray) -> np.ndarray:
         """Normalise each mel bin over the clip, and stack an even number of frames."""
@@ -157,7 +161,8 @@ class WhisperFrontEnd(FrontEnd):
         mirrored = functional.pad(window[None], (edge, edge), mode="reflect")[0]
         frames = min(-(-(len(samples) + edge) // self.hop), len(window) // self.hop)
         spectrum = torch.fft.rfft(mirrored.unfold(0, size, self.hop)[:frames] * self._taper).numpy()
-        power = (spectrum.real**2 + spectrum.imag**2) @ self._filters
+        with blas.one_thread():
+            power = (spectrum.real**2 + spectrum.imag**2) @ self._filters
         return np.log(np.maximum(power, np.float32(_LEAST_POWER)))
 
     def finish(self, prepared: np.ndarray) -> np.ndarray:
