@@ -278,11 +278,18 @@ def run(scratch: Path, task: str, **arguments: Any) -> dict[str, Any]:
     """The reply of a task in a process of its own."""
     began = time.perf_counter()
     process = start(scratch, task, **arguments)
-    lines = process.communicate()[0].splitlines()
+    output = process.communicate()[0]
     if process.returncode:
         sys.exit(f"{task} ended with {process.returncode}: {(scratch / 'log').read_text()[-2000:]}")
-    print(f"{task} {arguments}: {lines[-1]}", file=sys.stderr, flush=True)
-    return json.loads(lines[-1]) | {"process": time.perf_counter() - began}
+    reply = reply_of(output)
+    print(f"{task} {arguments}: {reply}", file=sys.stderr, flush=True)
+    return reply | {"process": time.perf_counter() - began}
+
+
+def reply_of(output: str) -> dict[str, Any]:
+    """What a task said, among the lines that Ray prints."""
+    (line,) = [line for line in output.splitlines() if line.startswith('{"')]
+    return json.loads(line)
 
 
 def read_rows(output: str) -> pa.Table:
@@ -415,7 +422,7 @@ def ray(args: argparse.Namespace, scratch: Path, model: str) -> bool:
     lost = str(scratch / "ray-lost")
     process = start(scratch, "label", output=lost, ray=True, **settings)
     killed = kill_an_actor(process, Path(lost))
-    reply = json.loads(process.communicate()[0].splitlines()[-1])
+    reply = reply_of(process.communicate()[0])
     print(f"actor {killed} was killed: {reply['count']:,} asked in {reply['seconds']:.1f} s", flush=True)
     local = str(scratch / "ray-local-0")
     return check_equal(local, str(scratch / "ray-ray-0")) and check_equal(local, lost)
