@@ -1,8 +1,8 @@
-# Two commands: `make quickstart` does the whole job, `make test` proves the code. Both set everything up first.
+# Two commands: `make quickstart` does the whole job, `make test` proves the code. All targets set everything up first.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test model web clean
+.PHONY: quickstart test model web docs release clean
 
 # RAVDESS=DIR TESS=DIR: on real recordings instead of the synthetic voices
 quickstart: .venv/ready
@@ -24,6 +24,15 @@ test: .venv/ready web/node_modules/ready
 web: web/node_modules/ready
 	cd web && node build.mjs
 
+# [VERSION=1.2.3 REPOSITORY=https://…]: the documentation in site/, which needs no network; fails at a broken link
+docs: .venv/ready
+	$(BIN)/python scripts/build_docs.py $(if $(VERSION),--version "$(VERSION)") \
+		$(if $(REPOSITORY),--repository "$(REPOSITORY)")
+
+# VERSION=1.2.3 [DRY_RUN=1]: checks, tests, builds, commits and tags; docs/releasing.md has the steps by hand
+release: .venv/ready web/node_modules/ready
+	$(BIN)/python scripts/release.py "$(VERSION)" $(if $(DRY_RUN),--dry_run)
+
 # without npm the tests of the page skip, and say so
 web/node_modules/ready: web/package-lock.json
 	@if command -v npm >/dev/null; then cd web && npm ci --ignore-scripts --no-progress && touch node_modules/ready; \
@@ -36,4 +45,4 @@ web/node_modules/ready: web/package-lock.json
 	touch $@
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site

@@ -1,11 +1,12 @@
-"""README.md, docs/ and studies/ keep to the style: short lines and sentences, the field's words."""
+"""Pages keep to the style: short lines and sentences, the field's words."""
 
 import re
+from pathlib import Path
 
 import pytest
-from helpers.small import ROOT
 
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "studies").glob("*.md")])
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(path for folder in (".", "docs", "studies", ".github") for path in (ROOT / folder).glob("*.md"))
 COLUMNS, WORDS = 100, 25
 PRIVATE = re.compile(r"\b(houses?|rooms?|doors?|box|boxes|gates?|gated|dials?|hears?|heard|hearing|unheard)\b", re.I)
 ABBREVIATIONS = re.compile(r"\b(et al|e\.g|i\.e|vs|approx|Fig)\.")

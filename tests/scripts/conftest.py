@@ -1,4 +1,4 @@
-"""The script that bundles a model, as a module."""
+"""Scripts as modules."""
 
 import importlib.util
 import sys
@@ -8,10 +8,20 @@ from helpers.small import ROOT
 
 
 @pytest.fixture(scope="session")
-def bundle_model():
-    sys.path.insert(0, str(ROOT / "scripts"))  # as for a script; it takes that out again
-    spec = importlib.util.spec_from_file_location("bundle_model", ROOT / "scripts" / "bundle_model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert str(ROOT / "scripts") not in sys.path
-    return module
+def load_script():
+    """Loads a script by its name, as Python does where it runs it."""
+
+    def load(name):
+        sys.path.insert(0, str(ROOT / "scripts"))  # the script takes that out again
+        spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert str(ROOT / "scripts") not in sys.path
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def bundle_model(load_script):
+    return load_script("bundle_model")

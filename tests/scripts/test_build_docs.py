@@ -1,0 +1,204 @@
+"""The documentation as a site: built whole, read without a network, searched from file://."""
+
+import importlib.util
+import json
+import re
+from html.parser import HTMLParser
+from types import SimpleNamespace
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from helpers.small import ROOT
+
+pytest.importorskip("material", reason="the extra docs is not installed")
+pytest.importorskip("mkdocstrings", reason="the extra docs is not installed")
+
+
+@pytest.fixture(scope="module")
+def build_docs(load_script):
+    return load_script("build_docs")
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "theme" / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def site(load_script, once):
+    """The folder of the site with version 1.2.3, built once."""
+
+    def make(folder):
+        build_docs = load_script("build_docs")
+        assert build_docs.build("1.2.3", folder / "site", "https://site.example/repository") == 0
+        build_docs.write_versions(folder / "site")
+
+    return once("site", lambda folder: make(folder) or folder / "site")
+
+
+class Page(HTMLParser):
+    """What a page of the site links to, what it loads, and its anchors."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.loaded, self.anchors = [], [], set()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        self.anchors |= {attributes[name] for name in ("id", "name") if attributes.get(name)}
+        if tag == "a" and attributes.get("href"):
+            self.links.append(attributes["href"])
+        address = attributes.get("src") or (attributes.get("href") if tag == "link" else None)
+        if address:
+            self.loaded.append(address)
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    return {path: Page(path.read_text()) for path in sorted((site / "1.2.3").rglob("*.html"))}
+
+
+def test_every_page_names_its_version(site, pages):
+    names = {path.relative_to(site / "1.2.3").as_posix() for path in pages}
+    assert {"index.html", "data.html", "reference.html", "contributing.html", "changelog.html"} <= names
+    assert {"studies/index.html", "studies/bundled_model.html"} <= names
+    for path in pages:
+        assert re.search(r"md-copyright__highlight\">\s*ser_hf 1\.2\.3\s*<", path.read_text()), path
+    assert (site / "versions.js").read_text() == 'window.VERSIONS = ["1.2.3"];\n'
+    assert "url=1.2.3/index.html" in (site / "index.html").read_text()
+
+
+def test_no_page_loads_anything_from_elsewhere(pages):
+    assert {address for page in pages.values() for address in page.loaded if "//" in address} == set()
+    assert not any('class="mermaid"' in path.read_text() for path in pages)  # the theme would fetch its code
+
+
+def test_every_link_of_the_site_leads_somewhere(site, pages):
+    broken = []
+    for path, page in pages.items():
+        for link in page.links + page.loaded:
+            address = urlsplit(link)
+            if address.scheme or address.netloc:
+                continue
+            target = (path.parent / unquote(address.path)).resolve() if address.path else path
+            known = pages[target].anchors if target in pages else set()
+            if not target.is_file() or (address.fragment and unquote(address.fragment) not in known | {"__top"}):
+                broken.append((path.name, link))
+    assert broken == []
+
+
+def test_a_page_is_edited_where_it_lies(site):
+    text = (site / "1.2.3" / "contributing.html").read_text()
+    assert 'href="https://site.example/repository/edit/main/CONTRIBUTING.md"' in text
+    assert "repository/edit/main/docs/data.md" in (site / "1.2.3" / "data.html").read_text()
+
+
+def test_the_public_names_are_documented(site):
+    import ser_hf
+
+    text = (ROOT / "docs" / "reference.md").read_text()
+    assert [name for name in ser_hf._PUBLIC.values() if name.rpartition(".")[2] not in text] == []
+    page = Page((site / "1.2.3" / "reference.html").read_text())
+    shown = set(re.findall(r"^::: (\S+)$", text, re.MULTILINE))
+    assert shown <= page.anchors
+    assert "ser_hf.inference.predictor.Predictor.predict" in page.anchors
+
+
+@pytest.mark.parametrize(("word", "page"), [("reverberation", "evidence"), ("Opus", "serving"), ("abstain_below", "")])
+def test_the_search_works_from_a_folder(site, browser, word, page):
+    context = browser.new_context(offline=True)
+    visit = context.new_page()
+    visit.goto(f"file://{site}/index.html")
+    visit.wait_for_url("**/1.2.3/index.html")
+    assert visit.locator(".md-version__current").inner_text() == "1.2.3"
+    visit.locator("input.md-search__input").click()
+    visit.locator("input.md-search__input").press_sequentially(word)
+    results = visit.locator(".md-search-result__link")
+    results.first.wait_for()
+    assert any(page in address for address in results.evaluate_all("links => links.map(link => link.href)"))
+    results.first.click()
+    visit.locator("mark").first.wait_for()
+    assert visit.locator("article mark").first.inner_text().lower() == word.lower()
+    context.close()
+
+
+def test_versions_are_listed_newest_first(build_docs, tmp_path):
+    for name in ("0.9.0", "dev", "0.10.0", "assets", ".build-1"):
+        (tmp_path / name).mkdir()
+    assert build_docs.write_versions(tmp_path) == ["0.10.0", "0.9.0", "dev"]
+    assert "url=0.10.0/index.html" in (tmp_path / "index.html").read_text()
+    for name in ("0.9.0", "0.10.0"):
+        (tmp_path / name).rmdir()
+    assert build_docs.write_versions(tmp_path) == ["dev"]
+    assert "url=dev/index.html" in (tmp_path / "index.html").read_text()
+
+
+def test_a_failed_build_leaves_what_was_there(build_docs, tmp_path, monkeypatch):
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "index.html").write_text("before")
+    monkeypatch.setattr(build_docs, "ROOT", tmp_path)  # which has no mkdocs.yml
+    assert build_docs.build("dev", tmp_path) != 0
+    assert [path.name for path in tmp_path.iterdir()] == ["dev"]
+    assert (tmp_path / "dev" / "index.html").read_text() == "before"
+
+
+@pytest.mark.parametrize(
+    ("path", "uri"),
+    [
+        ("README.md", "index.md"),
+        ("docs/data.md", "data.md"),
+        ("docs/pictures/page.png", "pictures/page.png"),
+        ("studies/bundled_model.md", "studies/bundled_model.md"),
+        ("CONTRIBUTING.md", "contributing.md"),
+        (".github/SECURITY.md", "github/SECURITY.md"),
+        ("scripts/release.py", "source/scripts/release.py.md"),
+        ("web/icon.png", "source/web/icon.png"),
+    ],
+)
+def test_places_in_the_site(hooks, path, uri):
+    assert hooks.site_uri(path) == uri
+
+
+@pytest.mark.parametrize(
+    ("page", "markdown", "expected"),
+    [
+        ("README.md", "[a](docs/data.md#audit)", "[a](data.md#audit)"),
+        ("docs/data.md", "[a](../studies/README.md)", "[a](studies/README.md)"),
+        ("studies/README.md", "[a](../docs/data.md), [](https://x.example)", "[a](../data.md), [](https://x.example)"),
+        ("docs/data.md", "```\n[](../README.md)\n```\n[](../README.md)", "```\n[](../README.md)\n```\n[](index.md)"),
+        ("docs/data.md", '<a href="../README.md#x">', '<a href="index.html#x">'),
+        ("docs/data.md", "[a](nothing.md) [b](#here)", "[a](nothing.md) [b](#here)"),
+    ],
+)
+def test_links_of_pages(hooks, page, markdown, expected):
+    files = pytest.importorskip("mkdocs.structure.files")
+    config = SimpleNamespace(site_dir="", use_directory_urls=False, plugins=SimpleNamespace(_current_plugin="hooks"))
+    paths = ("README.md", "docs/data.md", "studies/README.md")
+    known = files.Files(
+        [
+            files.File("data.md", str(ROOT / "docs"), "", False)
+            if path == "docs/data.md"
+            else files.File.generated(config, hooks.site_uri(path), abs_src_path=str(ROOT / path))
+            for path in paths
+        ]
+    )
+    shown = SimpleNamespace(file=known.get_file_from_path(hooks.site_uri(page)))
+    assert hooks.on_page_markdown(markdown, shown, config, known) == expected
+
+
+def test_a_notebook_becomes_a_page(hooks):
+    cells = [
+        {"cell_type": "markdown", "source": ["# Tour\n", "words"]},
+        {"cell_type": "code", "source": "1 + 1", "outputs": [{"data": {"text/plain": ["2"]}}, {"text": "said\n"}]},
+        {"cell_type": "code", "source": "draw()", "outputs": [{"data": {"image/png": "AQI=", "text/plain": "figure"}}]},
+    ]
+    made = hooks.notebook_page("tour.ipynb", json.dumps({"cells": cells}))
+    assert made["tour_2_0.png"] == b"\x01\x02"
+    assert made["tour.md"] == (
+        "# Tour\nwords\n\n`````python\n1 + 1\n`````\n\n`````text\n2\n`````\n\n`````text\nsaid\n`````\n\n"
+        "`````python\ndraw()\n`````\n\n![output](tour_2_0.png)\n\n[The notebook itself](tour.ipynb)\n"
+    )
