@@ -9,13 +9,25 @@ import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from ser_hf import audio
 from ser_hf.data.corpora import CORPORA
 from ser_hf.data.corpora.base import File, Scan
 from ser_hf.labels import EMOTIONS
-from ser_hf.utils.plotting import STYLE, save
+from ser_hf.utils.plotting import (
+    SERIES,
+    STYLE,
+    WIDTH,
+    compact,
+    ink,
+    label_counts,
+    largest,
+    legend_above,
+    most_of,
+    save,
+    shortened,
+    write_title,
+)
 
 BIN_SECONDS = 0.1
 """Width of the bars in which durations are counted."""
@@ -131,7 +143,14 @@ def counts_table(report: dict) -> str:
     return "\n".join([*lines, *report["notes"], *([report["notice"]] if report["notice"] else [])])
 
 
-_GROUP_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#7f7f7f")
+DESCRIPTIONS = {
+    "balance": "A row for each corpus and sex, a column for each emotion, darker where there are more clips.",
+    "durations": "Histograms of the duration of clips, a line for each corpus and channel.",
+    "levels": "Histograms of the loudness of clips, a line for each corpus and channel.",
+}
+"""What each picture shows, for those who cannot see it."""
+
+_MOST_ROWS = 20  # of `draw_balance`
 
 
 def draw_dataset(report: dict, folder: Path) -> list[Path]:
@@ -153,47 +172,51 @@ def draw_audit(report: dict, folder: Path) -> list[Path]:
 
 def draw_balance(report: dict) -> Figure:
     """Draw the clips of each emotion by corpus and sex: what a model could guess from the voice."""
-    figure = Figure(figsize=(9.6, 4.8))
+    groups = most_of(list(report["balance"]), _MOST_ROWS) or ["no clips"]
+    rows = [report["balance"].get(name, dict.fromkeys(EMOTIONS, 0)) for name in groups]
+    counts = np.array([[row[emotion] for emotion in EMOTIONS] for row in rows])
+    figure = Figure(figsize=(WIDTH, 2.6 + 0.4 * max(len(rows), 3)))
     axes = figure.subplots()
-    groups = report["balance"]
-    width = 0.8 / max(len(groups), 1)
-    for position, (group, counts) in enumerate(groups.items()):
-        places = np.arange(len(EMOTIONS)) + (position - (len(groups) - 1) / 2) * width
-        bars = axes.bar(
-            places,
-            [counts[emotion] for emotion in EMOTIONS],
-            width,
-            label=group,
-            color=_GROUP_COLOURS[position % len(_GROUP_COLOURS)],
-        )
-        axes.bar_label(bars, fontsize=8, rotation=90, padding=2)
-    axes.set_xticks(range(len(EMOTIONS)), EMOTIONS)
-    axes.set(ylabel="clips", title="Emotion by corpus and sex")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.margins(y=0.12)
-    if groups:
-        axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.08))
+    most = max(int(counts.max()), 1)
+    image = axes.imshow(counts, cmap="Blues", vmin=0, vmax=most, aspect="auto")
+    between = f"… {len(report['balance']) - _MOST_ROWS:,} between them …"
+    axes.set_yticks(range(len(groups)), [between if name is None else shortened(name, 20) for name in groups])
+    axes.set_xticks(range(len(EMOTIONS)), EMOTIONS, rotation=40, ha="right", rotation_mode="anchor")
+    for place, row in enumerate(counts):
+        for column, count in enumerate(row if groups[place] is not None else ()):
+            colour = ink(count / most)
+            axes.text(column, place, compact(count), ha="center", va="center", color=colour, fontsize=11)
+    axes.set(xlabel="emotion", ylabel="corpus and sex")
+    axes.spines[:].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, label="clips", orientation="horizontal", aspect=25, pad=0.02)
+    label_counts(bar.ax.xaxis)
+    write_title(figure, "Emotion by corpus and sex")
     return figure
 
 
 def draw_durations(report: dict) -> Figure:
     """Draw the distribution of clip durations of each corpus and channel."""
-    return _draw_distributions(report["durations"], BIN_SECONDS, "Durations", "seconds", f"clips in {BIN_SECONDS} s")
+    return _draw_distributions(
+        report["durations"], BIN_SECONDS, "Durations", "duration (s)", f"clips in {BIN_SECONDS} s"
+    )
 
 
 def draw_levels(report: dict) -> Figure:
     """Draw the distribution of loudness, by which a model could tell the corpora apart."""
-    return _draw_distributions(report["levels"], 1, "Loudest 25 ms", "dB below full scale", "clips in 1 dB")
+    return _draw_distributions(report["levels"], 1, "Loudest 25 ms", "level (dB below full scale)", "clips in 1 dB")
 
 
 def _draw_distributions(groups: dict[str, list[int]], width: float, title: str, xlabel: str, ylabel: str) -> Figure:
-    figure = Figure(figsize=(9.6, 4.2))
+    """Histograms over each other; each has a colour and a line style of its own."""
+    figure = Figure(figsize=(WIDTH, 4.6))
     axes = figure.subplots()
-    for position, (group, counts) in enumerate(groups.items()):
-        colour, label = _GROUP_COLOURS[position % len(_GROUP_COLOURS)], f"{group} ({sum(counts):,})"
-        axes.stairs(counts, np.arange(len(counts) + 1) * width, fill=True, alpha=0.55, color=colour, label=label)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, ylim=(0, None))
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    if groups:
-        axes.legend(frameon=False)
+    for (group, counts), (colour, style, _) in zip(largest(groups, len(SERIES)).items(), SERIES, strict=False):
+        edges = np.arange(len(counts) + 1) * width
+        axes.stairs(counts, edges, fill=True, alpha=0.2, color=colour)
+        label = f"{shortened(group)} ({compact(sum(counts))})"
+        axes.stairs(counts, edges, color=colour, linestyle=style, linewidth=1.8, label=label)
+    axes.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    label_counts(axes.yaxis)
+    legend_above(axes, columns=2)
+    write_title(figure, title)
     return figure

@@ -7,17 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.patches import Patch
+from matplotlib.ticker import PercentFormatter
 
-from ser_hf.evaluation.plots import BLUE, GREY, ORANGE
 from ser_hf.inference.bulk import summary as summaries
 from ser_hf.labels import COLOURS
 from ser_hf.utils import files, templates
-from ser_hf.utils.plotting import STYLE
+from ser_hf.utils.plotting import BLUE, ORANGE, STYLE, WIDTH, label_counts, legend_above
 
-_SIZE = (5.8, 3.7)  # inches: letters stay legible on a phone
+DESCRIPTIONS = {
+    "Scores": "Bars of the share of recordings in each bin of the score, and a line for the model's own test.",
+    "Durations": "Bars of the number of recordings in each range of durations.",
+    "Distances from the training clips": "Bars of the share of recordings in each bin of the distance, and the limit.",
+}
+"""What each picture shows, for those who cannot see it."""
+
+_SIZE = (WIDTH, 4.2)
 
 
 def write_label_report(summary: dict[str, Any], folder: Path) -> list[Path]:
@@ -41,6 +47,7 @@ def page(summary: dict[str, Any]) -> str:
         "label_report.html.jinja",
         r=summary,
         pictures=_pictures(summary),
+        descriptions=DESCRIPTIONS,
         colours=COLOURS,
         percent=summaries.percent,
         drift_line=summaries.drift_line(summary["drift"]),
@@ -83,7 +90,7 @@ def _pictures(summary: dict[str, Any]) -> dict[str, str]:
 
 def _png(figure: Figure) -> str:
     content = io.BytesIO()
-    figure.savefig(content, format="png", bbox_inches="tight")
+    figure.savefig(content, format="png")
     return base64.b64encode(content.getvalue()).decode()
 
 
@@ -109,9 +116,9 @@ def scores(summary: dict[str, Any]) -> Figure:
         edges = [row["low"] for row in bins] + [bins[-1]["high"]]
         label = f"test of the model, n = {held_out['clips']:,}"
         axes.stairs(shares, edges, color=ORANGE, linewidth=2.2, label=label)
-    axes.set(xlabel="score (probability of the answer)", ylabel="share of recordings", xlim=(0, 1))
+    axes.set(xlabel="score (probability of the answer)", ylabel="share of recordings", xlim=(0, 1.005))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _legend(axes)
+    legend_above(axes, columns=1)
     return figure
 
 
@@ -121,9 +128,10 @@ def durations(summary: dict[str, Any]) -> Figure:
     axes = figure.subplots()
     rows = summary["durations"]["histogram"]
     axes.bar(range(len(rows)), [row["recordings"] for row in rows], color=BLUE, width=0.85)
-    axes.set_xticks(range(len(rows)), [_span(row) for row in rows], rotation=40, ha="right")
+    spans = [_span(row) for row in rows]
+    axes.set_xticks(range(len(rows)), spans, rotation=40, ha="right", rotation_mode="anchor")
     axes.set(xlabel="duration", ylabel="recordings")
-    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    label_counts(axes.yaxis)
     return figure
 
 
@@ -133,19 +141,17 @@ def distances(summary: dict[str, Any]) -> Figure:
     axes = figure.subplots()
     rows = summary["drift"]["distances"]
     step = rows[0]["high"] - rows[0]["low"]
-    colours = [BLUE if row["low"] < 1 else ORANGE for row in rows]
     shares = [row["n"] / summary["drift"]["measured"] for row in rows]
-    axes.bar([row["low"] for row in rows], shares, width=step * 0.92, align="edge", color=colours)
-    axes.axvline(1, color=GREY, linestyle="--", label="99 % of held-out clips lie to the left")
-    axes.set(xlabel="distance, as a multiple of the threshold (last bar: 2 or more)")
-    axes.set(ylabel="share of those measured")
+    bars = axes.bar([row["low"] for row in rows], shares, width=step * 0.92, align="edge", color=BLUE)
+    for bar, row in zip(bars, rows, strict=True):
+        if row["low"] >= 1:
+            bar.set(facecolor=ORANGE, hatch="//", edgecolor="white")
+    limit = axes.axvline(1, color="black", linestyle="--", label="threshold: 99 % of held-out clips lie to the left")
+    outside = Patch(facecolor=ORANGE, hatch="//", edgecolor="white", label="outside (last bar: 2 or more)")
+    axes.set(xlabel="distance, as a multiple of the threshold", ylabel="share of those measured")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _legend(axes)
+    legend_above(axes, columns=1, handles=[limit, outside])
     return figure
-
-
-def _legend(axes: Axes) -> None:
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=1)
 
 
 def _span(row: dict[str, Any]) -> str:

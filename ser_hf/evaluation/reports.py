@@ -198,9 +198,9 @@ def report_page(runs: list[Results], pictures: list[dict[str, str]]) -> str:
 
     Args:
         runs: in the order to show.
-        pictures: of each, PNG in base64 by name.
+        pictures: of each, PNG in base64 by name (`plots.DESCRIPTIONS`).
     """
-    return templates.render("report.html.jinja", runs=runs, pictures=pictures)
+    return templates.render("report.html.jinja", runs=runs, pictures=pictures, descriptions=plots.DESCRIPTIONS)
 
 
 def report_table(runs: list[Results]) -> str:
@@ -249,4 +249,4 @@ def _pictures(results: Results) -> dict[str, str]:
     """PNG in base64, by name, drawn anew so that they are always of these results."""
     with tempfile.TemporaryDirectory() as temporary:
         paths = plots.draw_results(results, Path(temporary))
-        return {path.stem.replace("_", " "): base64.b64encode(path.read_bytes()).decode() for path in paths}
+        return {path.stem: base64.b64encode(path.read_bytes()).decode() for path in paths}

@@ -1,13 +1,17 @@
 """The leakage curve: one recipe under protocols from leaky to strict, in one picture."""
 
 import json
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from transformers import TrainingArguments
 
+from ser_hf.data.corpora import CORPORA
 from ser_hf.evaluation import baselines
 from ser_hf.evaluation.results import Results
 from ser_hf.evaluation.run import run_baseline
@@ -15,7 +19,7 @@ from ser_hf.evaluation.settings import BaselineSettings
 from ser_hf.experiments import repeats
 from ser_hf.training.config import FinetuneConfig
 from ser_hf.utils import files
-from ser_hf.utils.plotting import STYLE, save
+from ser_hf.utils.plotting import GREY, SERIES, STYLE, WIDTH, legend_below, save, shortened, write_title
 
 NOVELTY = {
     "random": "nothing is new",
@@ -25,8 +29,6 @@ NOVELTY = {
     "tess-ravdess": "voice, words and acoustics are new",
 }
 """Protocols from leaky to strict, and what is new in the test."""
-
-_COLOURS = {"ravdess": "#0072b2", "tess": "#e69f00"}
 
 Recipe = Callable[[str, Path, bool], tuple[FinetuneConfig, TrainingArguments]]
 """Maps a protocol, an output folder and whether it resumes to the settings of a training."""
@@ -67,27 +69,41 @@ def run_leakage_curve(model: str, dataset: str, output: Path, recipe: Recipe, fl
 def draw_leakage(report: dict) -> Figure:
     """Draw the UAR of all clips and of each corpus under each protocol, and chance."""
     rows = report["rows"]
-    figure = Figure(figsize=(9.6, 1.9 + 0.75 * len(rows)))
+    figure = Figure(figsize=(WIDTH, 2 + 0.75 * len(rows)))
     axes = figure.subplots()
+    corpora = list(dict.fromkeys(corpus for row in rows for corpus in row["per_corpus"]))[: len(SERIES) - 1]
+    offsets = np.linspace(-0.22, 0.22, len(corpora)) if len(corpora) > 1 else [0.22]
     for line, row in enumerate(rows):
-        axes.plot([row["chance"]] * 2, [line - 0.3, line + 0.3], ":", color="#7f7f7f", label=_once("chance", line))
-        if row["ci95"]:
-            axes.plot(row["ci95"]["uar"], [line] * 2, "-", color="black", linewidth=2, alpha=0.5)
-        axes.plot(row["uar"], line, "D", color="black", markersize=8, label=_once("all test clips", line))
-        for offset, (corpus, colour) in zip((-0.2, 0.2), _COLOURS.items(), strict=True):
-            figures = row["per_corpus"].get(corpus)
-            if figures and len(row["per_corpus"]) > 1:
-                if figures.get("ci95"):
-                    axes.plot(figures["ci95"]["uar"], [line + offset] * 2, "-", color=colour, linewidth=2, alpha=0.6)
-                axes.plot(figures["uar"], line + offset, "o", color=colour, label=_once(corpus.upper(), line))
-        axes.annotate(f"{row['uar']:.2f}", (row["uar"], line - 0.22), ha="center", va="bottom", fontsize=11)
-    axes.set_yticks(range(len(rows)), [f"{row['protocol']}\n{row['new']}" for row in rows])
-    axes.set(xlim=(0, 1.02), ylim=(len(rows) - 0.4, -0.7), xlabel="UAR, with 95 % interval over test speakers")
-    axes.set_title(f"What each split makes of {Path(report['model']).name}")
-    axes.grid(axis="x", color="#eeeeee")
+        axes.plot([row["chance"]] * 2, [line - 0.3, line + 0.3], ":", color=GREY, linewidth=2, label="chance")
+        _draw_figure(axes, row, line, ("black", "D"), "all test clips")
+        for offset, corpus, (colour, _, marker) in zip(offsets, corpora, SERIES, strict=False):
+            if corpus in row["per_corpus"] and len(row["per_corpus"]) > 1:
+                _draw_figure(axes, row["per_corpus"][corpus], line + offset, (colour, marker), _title(corpus))
+        axes.annotate(f"{row['uar']:.2f}", (row["uar"], line - 0.3), ha="center", va="bottom", fontsize=12)
+    axes.set_yticks(range(len(rows)), ["\n".join([row["protocol"], *_lines(row["new"])]) for row in rows])
+    axes.set(xlim=(0, 1.02), ylim=(len(rows) - 0.4, -0.8))
+    axes.set(xlabel="UAR, with 95 % interval over test speakers", ylabel="split, and what is new in its test")
+    axes.grid(axis="x", color="#e5e5e5")
     axes.set_axisbelow(True)
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.4, -0.75 / figure.get_size_inches()[1]), ncols=4)
+    write_title(figure, f"What each split makes of {Path(report['model']).name}")
+    legend_below(figure, axes, columns=4)
     return figure
+
+
+def _draw_figure(axes: Axes, row: dict, place: float, sign: tuple[str, str], label: str) -> None:
+    """A UAR, on its interval if it has one."""
+    colour, marker = sign
+    if row.get("ci95"):
+        axes.plot(row["ci95"]["uar"], [place, place], "-", color=colour, linewidth=2, alpha=0.5)
+    axes.plot(row["uar"], place, marker, color=colour, markersize=8, label=label)
+
+
+def _title(corpus: str) -> str:
+    return CORPORA[corpus].title if corpus in CORPORA else shortened(corpus)
+
+
+def _lines(text: str) -> list[str]:
+    return textwrap.wrap(text, 22)
 
 
 def leakage_table(report: dict) -> str:
@@ -114,8 +130,3 @@ def _results(model: str, dataset: str, folder: Path, protocol: str, recipe: Reci
 def _row(results: Results, new: str) -> dict:
     kept = ("protocol", "n", "uar", "accuracy", "ci95", "chance", "leaks", "per_corpus")
     return {"new": new, **{name: getattr(results, name) for name in kept}}
-
-
-def _once(label: str, line: int) -> str | None:
-    """The label on the first line; on other lines it would stand in the legend again."""
-    return label if line == 0 else None

@@ -74,7 +74,7 @@ def test_the_random_split_says_in_every_output_that_it_leaks(random_model, rows,
     assert results.leaks
     assert results.distribution == "speakers seen"
     assert warning in reports.model_card(results, [])
-    assert "LEAKS" in plots.confusion_matrix(results).axes[0].get_title()
+    assert "LEAKS" in plots.confusion_matrix(results).get_suptitle()
 
 
 def test_a_test_of_a_corpus_that_was_left_out_is_marked(models, rows):

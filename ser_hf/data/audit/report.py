@@ -200,6 +200,7 @@ def _audit_page(report: dict, pictures: dict[str, str]) -> str:
         "grouped": findings_by_kind(report),
         "kinds": KINDS,
         "pictures": pictures,
+        "descriptions": describe.DESCRIPTIONS,
         "emotions": EMOTIONS,
     }
     return templates.render("audit.html.jinja", **values)

@@ -17,12 +17,14 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from scipy import fft
 
 from ser_hf import audio
 from ser_hf.errors import UserError
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import COLOURS
+from ser_hf.utils.plotting import BLUE, STYLE, WIDTH, shortened, write_title
 
 WINDOW = 0.25
 """Seconds that are replaced at a time: about a syllable."""
@@ -40,8 +42,7 @@ _QUIET = 0.1  # share of the frames that are taken for the noise floor
 _FAINT = 0.05  # nats: what makes an answer 5 % less probable carries nothing
 _HALF = 0.5
 
-_STYLE = {"font.size": 16, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 100, "savefig.dpi": 100}
-_BLUE, _GREY, _PALE = "#0072b2", "#4d4d4d", "#c4c4c4"
+_DARK, _PALE = "#4d4d4d", "#c4c4c4"
 _COLUMNS = 900  # of the waveform's outline
 
 
@@ -176,24 +177,35 @@ def draw_occlusion(explanation: Explanation) -> Figure:
 
     Below them stand the shares of the layers, where the model mixes layers.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         layers = explanation.layer_weights
         heights = [3, 3] + ([2.2] if layers else [])
-        figure = Figure(figsize=(10, 1.15 * sum(heights)), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 1.6 + 0.65 * sum(heights)))
         wave, curve, *panels = figure.subplots(len(heights), 1, height_ratios=heights)
         curve.sharex(wave)
-        colour = COLOURS.get(explanation.label, _BLUE)
+        colour = COLOURS.get(explanation.label, BLUE)
         _draw_wave(wave, explanation, colour)
         _draw_curve(curve, explanation, colour)
         if layers:
-            panels[0].bar(range(len(layers)), layers, color=_GREY)
+            panels[0].bar(range(len(layers)), layers, color=_DARK)
             panels[0].set(
                 xlabel="layer in the mix (0: input of the encoder)", ylabel="share", xlim=(-0.6, len(layers) - 0.4)
             )
             panels[0].locator_params(axis="x", integer=True)
-        figure.suptitle(f"{Path(explanation.file).name}: {explanation.label}, {explanation.score:.2f}", fontsize=18)
-        wave.set_title(_sentence(explanation), fontsize=16)
+        heading = f"{shortened(Path(explanation.file).name, 36)}: {explanation.label}, {explanation.score:.2f}"
+        write_title(figure, f"{heading}\n{_sentence(explanation)}")
+        _draw_legend(figure, explanation, colour)
     return figure
+
+
+def _draw_legend(figure: Figure, explanation: Explanation, colour: str) -> None:
+    """What the colours say, below the panels."""
+    handles = [Patch(color=colour, label=f"for {explanation.label}"), Patch(color=_PALE, label="no importance")]
+    if (explanation.importance < 0).any():
+        handles.append(Patch(facecolor="white", edgecolor=_DARK, hatch="///", label="against it"))
+    if explanation.stretch:
+        handles.append(Patch(color="#dcdcdc", label="half of all importance"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
 
 
 def _draw_wave(axes: Axes, explanation: Explanation, colour: str) -> None:
@@ -218,7 +230,7 @@ def _draw_curve(axes: Axes, explanation: Explanation, colour: str) -> None:
     seconds, importance = explanation.seconds, explanation.importance
     axes.fill_between(seconds, importance, where=importance >= 0, interpolate=True, color=colour, linewidth=0)
     axes.fill_between(
-        seconds, importance, where=importance <= 0, interpolate=True, facecolor="white", edgecolor=_GREY, hatch="///"
+        seconds, importance, where=importance <= 0, interpolate=True, facecolor="white", edgecolor=_DARK, hatch="///"
     )
     axes.axhline(0, color="black", linewidth=1)
     if explanation.stretch:

@@ -1,12 +1,12 @@
 // The colours of the emotions, those of `ser_hf.labels`.
 
 export const COLOURS = {
-  neutral: "#7f7f7f",
+  neutral: "#646464",
   calm: "#56b4e9",
   happy: "#e69f00",
   sad: "#0072b2",
   angry: "#d55e00",
-  fearful: "#7b5ea7",
+  fearful: "#aa55ee",
   disgust: "#009e73",
   surprised: "#cc79a7",
 };
