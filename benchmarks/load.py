@@ -2,15 +2,21 @@
 
     python benchmarks/load.py --model DIR --dataset DIR
 
+    python benchmarks/load.py --model DIR --dataset DIR --metrics_cost 2000
+
 Starts the app on a free port of this machine. `--clients` threads each send a recording to
 `POST /predict`, over and over, for `--seconds`. Every answer must be the bytes that `Predictor`
 gives. `--bad` requests of the kinds that are named below are mixed in: each must be refused in
 words, without a path or a traceback. Then the app is told to end (SIGTERM) while all clients go on:
 what was accepted must be answered, the process gone within 10 s and its folder with it. Exits with
 1 where any of that does not hold. The only error that is allowed is a full queue.
+
+With `--metrics_cost N` it measures what counting adds to a request: N requests go to each of two
+apps in this process, in turn. One of them counts nothing.
 """
 
 import argparse
+import asyncio
 import json
 import os
 import random
@@ -26,13 +32,17 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 
 import httpx
 import psutil
 
+from ser_hf.app import server
+from ser_hf.app.metrics import Metrics
 from ser_hf.app.middleware import API
+from ser_hf.app.uploads import Limits
 from ser_hf.data import dataset
 from ser_hf.inference.predictor import Predictor
 
@@ -164,6 +174,55 @@ def end(app: subprocess.Popen, load: Load, folder: Path) -> None:
         load.wrong.append(f"the end took {seconds:.1f} s, exit code {code}, left {left}, outcomes {dict(after)}")
 
 
+class Uncounted(Metrics):
+    """Metrics that count nothing."""
+
+    class _Exchange:
+        status = 0
+
+        def __init__(self, send: Callable) -> None:
+            self.send = send
+
+    def exchange(self, scope: dict, send: Callable) -> nullcontext:
+        return nullcontext(self._Exchange(send))
+
+    def task(self, kind: str) -> nullcontext:
+        return nullcontext()
+
+    def answered(self, prediction: dict) -> None: ...
+
+
+def measure_metrics(model: str, clip: tuple[str, bytes], count: int) -> None:
+    """Time requests to an app that counts and to one that does not, in turn, and one scrape."""
+    predictor, limits = Predictor(model).warm(), Limits(per_minute=0)
+
+    async def ask(client: httpx.AsyncClient, request: dict) -> float:
+        began = time.perf_counter()
+        response = await client.request(**request)
+        assert response.status_code == 200
+        return time.perf_counter() - began
+
+    async def compare() -> None:
+        metrics = [Uncounted(), Metrics()]
+        apps = [server.application(predictor, limits, metrics=one) for one in metrics]
+        clients = [httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") for app in apps]
+        for what, request in (
+            ("GET /health", {"method": "GET", "url": "/health"}),
+            ("POST /predict", {"method": "POST", "url": "/predict", "files": {"file": clip}}),
+        ):
+            seconds: list[list[float]] = [[], []]
+            for number in range(count):
+                for which in (0, 1) if number % 2 else (1, 0):
+                    seconds[which].append(await ask(clients[which], request))
+            without, with_ = (statistics.median(one) for one in seconds)
+            print(f"{what}: {1e3 * without:.3f} ms without metrics, {1e3 * with_:.3f} ms with (median of {count:,})")
+        scrapes = [await ask(clients[1], {"method": "GET", "url": "/metrics"}) for _ in range(100)]
+        print(f"GET /metrics: {1e3 * statistics.median(scrapes):.1f} ms, {len(metrics[1].text()[0]) / 1024:.0f} KiB")
+
+    with server.uploads_folder():
+        asyncio.run(compare())
+
+
 def main() -> int:
     """Run it and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -173,9 +232,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--bad", type=int, default=200)
     parser.add_argument("--clips", type=int, default=50)
+    parser.add_argument("--metrics_cost", type=int, default=0, metavar="N")
     args = parser.parse_args()
     rows = dataset.load(args.dataset).shuffle(seed=0).select(range(args.clips))
     sources = [{"bytes": row["audio"]["bytes"], "path": f"{Path(row['file']).stem}.flac"} for row in rows]
+    if args.metrics_cost:
+        measure_metrics(args.model, (sources[0]["path"], sources[0]["bytes"]), args.metrics_cost)
+        return 0
     expected = Predictor(args.model).predict(sources)
     clips = [
         (source["path"], source["bytes"], json.dumps(prediction))

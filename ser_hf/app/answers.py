@@ -5,7 +5,7 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -144,6 +144,35 @@ class Answer:
             new |= cors_headers(source)
         encoded = {key.encode(): value.encode("latin-1") for key, value in new.items()}
         return [pair for pair in message.get("headers", []) if pair[0].lower() not in encoded] + list(encoded.items())
+
+
+class Response413:
+    """Passes a response on; any 413 gets our words, once the client has sent all."""
+
+    def __init__(self, send: Send, discard: Callable[[], Awaitable[None]], message: str) -> None:
+        """Pass to `send`.
+
+        Args:
+            send: to the client.
+            discard: lets the rest of the body come.
+            message: what the client reads in place of a 413 of the app.
+        """
+        self._send, self._discard, self._message = send, discard, message
+        self.refused = False
+
+    async def send(self, message: Message) -> None:
+        """Pass a message of the app on."""
+        if message.get("status") == 413:  # ours, of the body; or Gradio's, of one file
+            await self.refuse()
+        elif not self.refused:
+            await self._send(message)
+
+    async def refuse(self) -> None:
+        """Send the refusal, once."""
+        if not self.refused:
+            self.refused = True
+            await self._discard()
+            await respond(self._send, 413, self._message, {"connection": "close"})
 
 
 def cors_headers(source: str) -> dict[str, str]:

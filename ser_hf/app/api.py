@@ -20,10 +20,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from ser_hf.app import uploads
+from ser_hf.app.metrics import Metrics
 from ser_hf.app.uploads import Limits, UploadedFile
 from ser_hf.errors import UserError
 from ser_hf.inference.prediction import FailedPrediction, Prediction
 from ser_hf.inference.predictor import Predictor
+from ser_hf.utils.zip_reader import ArchiveError
 
 CONCURRENT = 8
 """Requests that are read and decoded side by side; the model takes one for each core."""
@@ -36,21 +38,30 @@ _NO_RECORDING = "There is no recording in the request: send it as a file, as cur
 def predict_file(
     predictor: Predictor,
     limits: Limits,
+    metrics: Metrics,
     file: UploadedFile,
     on_samples: Callable[[np.ndarray], None] | None = None,
 ) -> Prediction:
     """Predict one uploaded recording within the limits; errors are those of `Predictor.predict`."""
-    return predictor.predict(file.source(), limits.timeout, limits.seconds, on_samples)
+    with metrics.task("predict"):
+        prediction = predictor.predict(file.source(), limits.timeout, limits.seconds, on_samples)
+    metrics.answered(prediction)
+    return prediction
 
 
 def predict_batch(
-    predictor: Predictor, limits: Limits, recordings: uploads.Recordings, one_speaker: bool = False
+    predictor: Predictor,
+    limits: Limits,
+    metrics: Metrics,
+    recordings: uploads.Recordings,
+    one_speaker: bool = False,
 ) -> Iterator[Prediction | FailedPrediction]:
     """Predict the recordings of uploads in their order.
 
     Args:
         predictor: that answers.
         limits: of a visitor.
+        metrics: that count each recording.
         recordings: of the uploads.
         one_speaker: adapt to all recordings that can be read before the first is predicted.
 
@@ -70,14 +81,17 @@ def predict_batch(
             if recording.source is None:
                 name = PurePath(recording.name).name  # as the prediction would have it
                 unreadable.append((position, {"file": name, "error": recording.error}))
+                metrics.failed(ArchiveError(recording.error))
             else:
                 yield recording.source
 
     position = 0
-    for prediction in predictor.each(sources(), limits.timeout, limits.seconds, on_error="answer"):
+    for prediction in predictor.each(sources(), limits.timeout, limits.seconds, on_error=metrics.failed):
         while unreadable and unreadable[0][0] == position:  # the predictor reads ahead
             yield unreadable.popleft()[1]
             position += 1
+        if "error" not in prediction:
+            metrics.answered(prediction)
         yield prediction
         position += 1
     yield from (error for _, error in unreadable)
@@ -91,11 +105,12 @@ def timeline_of(prediction: Prediction) -> dict:
 class RecordingRoutes:
     """The routes: `CONCURRENT` requests are worked on at a time, `Limits.queue` may wait."""
 
-    def __init__(self, predictor: Predictor, limits: Limits) -> None:
+    def __init__(self, predictor: Predictor, limits: Limits, metrics: Metrics) -> None:
         """Nothing waits yet."""
-        self._predictor, self._limits = predictor, limits
+        self._predictor, self._limits, self._metrics = predictor, limits, metrics
         self._slots = asyncio.Semaphore(CONCURRENT)
         self._waiting = 0
+        metrics.watch_queue("api", lambda: self._waiting)
 
     def add_to(self, app: FastAPI) -> None:
         """Add the routes to an app."""
@@ -106,12 +121,12 @@ class RecordingRoutes:
     async def predict(self, request: Request) -> Response:
         """The prediction of one recording."""
         async with self._files(request) as files:
-            return await self._respond(lambda: predict_file(self._predictor, self._limits, _only(files)))
+            return await self._respond(lambda: self._predict(files))
 
     async def timeline(self, request: Request) -> Response:
         """Duration and segments of one recording."""
         async with self._files(request) as files:
-            return await self._respond(lambda: timeline_of(predict_file(self._predictor, self._limits, _only(files))))
+            return await self._respond(lambda: timeline_of(self._predict(files)))
 
     async def batch(self, request: Request) -> Response:
         """A list of predictions, one for each recording; `?one_speaker=true` adapts to them all."""
@@ -119,7 +134,10 @@ class RecordingRoutes:
         if together is None:
             raise HTTPException(422, "one_speaker must be true or false.")
         async with self._files(request) as files:
-            return await self._respond(lambda: _answers(self._predictor, self._limits, files, together))
+            return await self._respond(lambda: _answers(self._predictor, self._limits, self._metrics, files, together))
+
+    def _predict(self, files: list[UploadedFile]) -> Prediction:
+        return predict_file(self._predictor, self._limits, self._metrics, _only(files))
 
     @asynccontextmanager
     async def _files(self, request: Request) -> AsyncIterator[list[UploadedFile]]:
@@ -163,9 +181,10 @@ class RecordingRoutes:
 
 
 def _answers(
-    predictor: Predictor, limits: Limits, files: list[UploadedFile], one_speaker: bool = False
+    predictor: Predictor, limits: Limits, metrics: Metrics, files: list[UploadedFile], one_speaker: bool = False
 ) -> list[Prediction | FailedPrediction]:
-    return list(predict_batch(predictor, limits, uploads.Recordings(files, limits), one_speaker))
+    with metrics.task("batch"):
+        return list(predict_batch(predictor, limits, metrics, uploads.Recordings(files, limits), one_speaker))
 
 
 def _only(files: list[UploadedFile]) -> UploadedFile:
@@ -174,7 +193,7 @@ def _only(files: list[UploadedFile]) -> UploadedFile:
     return files[0]
 
 
-def add_endpoints(predictor: Predictor, limits: Limits) -> None:
+def add_endpoints(predictor: Predictor, limits: Limits, metrics: Metrics) -> None:
     """Add Gradio's endpoints to the page that is being built.
 
     Their components check and describe what goes in and out, and are not shown. Docstrings and
@@ -228,12 +247,12 @@ def add_endpoints(predictor: Predictor, limits: Limits) -> None:
             read.
         """
         files = [UploadedFile.at(path) for path in recordings or []]
-        return _or_gradio_error(lambda: _answers(predictor, limits, files))
+        return _or_gradio_error(lambda: _answers(predictor, limits, metrics, files))
 
     def _predict(path: str | None, name: str = "") -> dict:
         if path is None:
             raise gr.Error("There is no recording in the request.", print_exception=False)
-        return _or_gradio_error(lambda: predict_file(predictor, limits, UploadedFile.at(path, name)))
+        return _or_gradio_error(lambda: predict_file(predictor, limits, metrics, UploadedFile.at(path, name)))
 
     with gr.Row(visible=False):
         recording = gr.Audio(type="filepath", label="recording")

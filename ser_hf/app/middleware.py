@@ -10,9 +10,8 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterable
-from ipaddress import ip_address
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import parse_qs
 
 from starlette.exceptions import HTTPException
@@ -21,7 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ser_hf.app import answers, calls, uploads
 from ser_hf.app.calls import Calls
-from ser_hf.app.origins import Origins, header
+from ser_hf.app.metrics import Exchange, Metrics
+from ser_hf.app.origins import Origins, client, header, is_this_machine
 from ser_hf.app.uploads import Limits
 
 API = "/gradio_api"
@@ -41,6 +41,7 @@ _POST_JSON = re.compile(
     rf"{API}/(?:queue/join|run/predict)"
 )  # the latter for what is not queued: a click on an example
 _POST_SIGNAL = re.compile(rf"{API}/(?:reset/?|cancel|stream/\w+(?:/close)?)")  # of a call that is running
+METRICS = "/metrics"
 _MCP = re.compile(rf"{API}/mcp(?:/.*)?")
 _CLOSED_CALL = re.compile(rf"{API}/(?:call|run|api)/.+")
 _STREAM = re.compile(rf"{API}/stream/(\w+)")
@@ -68,6 +69,20 @@ class Access(NamedTuple):
     mcp: bool = False
     """Whether the route of MCP is open."""
 
+    metrics: Literal["none", "local", "all"] = "local"
+    """Who may read `/metrics`: nobody, this machine unless through a proxy, or everybody."""
+
+
+class Refusal(NamedTuple):
+    """Why a request is refused."""
+
+    reason: str
+    """One of `ser_hf.app.metrics.REFUSALS`."""
+
+    status: int
+    message: str
+    headers: dict[str, str] = {}  # noqa: RUF012
+
 
 class RequestGuard:
     """Middleware around the app.
@@ -78,7 +93,14 @@ class RequestGuard:
     """
 
     def __init__(
-        self, app: ASGIApp, limits: Limits, folder: Path, access: Access, page_calls: Calls, scripts: Iterable[bytes]
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        folder: Path,
+        access: Access,
+        page_calls: Calls,
+        scripts: Iterable[bytes],
+        metrics: Metrics,
     ) -> None:
         """Guard an app.
 
@@ -89,10 +111,11 @@ class RequestGuard:
             access: who may ask, and for what.
             page_calls: the functions of the page, and what each takes.
             scripts: those which the page adds to itself while it runs.
+            metrics: that count requests and refusals.
         """
         self.app, self.limits, self.folder, self.access = app, limits, folder.resolve(), access
         self.draining, self.working = False, 0
-        self._calls, self._scripts = page_calls, list(scripts)
+        self._calls, self._scripts, self._metrics = page_calls, list(scripts), metrics
         self._rate = RateLimit(limits.per_minute)
         self._closed = asyncio.Event()
 
@@ -102,10 +125,14 @@ class RequestGuard:
             return await self.app(scope, receive, send)
         if scope["type"] != "http":  # the page needs no web socket
             return await send({"type": "websocket.close", "code": 1008})
+        with self._metrics.exchange(scope, send) as exchange:
+            await self._answer(scope, receive, exchange)
+
+    async def _answer(self, scope: Scope, receive: Receive, exchange: Exchange) -> None:
         in_words = not _MCP.fullmatch(scope["path"])
-        send = answers.Answer(send, scope, self.access.origins, self._scripts, in_words).send
+        send = answers.Answer(exchange.send, scope, self.access.origins, self._scripts, in_words).send
         if refusal := self._refusal(scope):
-            return await answers.respond(send, *refusal)
+            return await self._refuse(send, refusal)
         if scope["method"] == "OPTIONS":
             return await answers.send_body(send, 204, b"", self._preflight_headers(scope))
         if scope["path"] == _RESULTS and not self._calls.is_known(_last(scope, "session_hash")):
@@ -116,10 +143,16 @@ class RequestGuard:
         try:
             if scope["method"] == "POST":
                 await self._checked_body(scope, receive, send)
+                if exchange.status == 503:  # our queue and Gradio's say so, and nothing else behind the guard
+                    self._metrics.refused("queue_full")
             else:
                 await self.app(_for_gradio(scope), self._until_closed(receive), send)
         finally:
             self.working -= is_work
+
+    async def _refuse(self, send: Send, refusal: Refusal) -> None:
+        self._metrics.refused(refusal.reason)
+        await answers.respond(send, *refusal[1:])
 
     def close(self) -> None:
         """End the connections that open tabs hold to learn of news."""
@@ -139,26 +172,31 @@ class RequestGuard:
 
         return receive_or_end
 
-    def _refusal(self, scope: Scope) -> tuple[int, str, dict[str, str]] | None:
-        """Status, message and headers for a request that is refused unread."""
+    def _refusal(self, scope: Scope) -> Refusal | None:
+        """Why a request is refused unread; None if it is not."""
         method, path = scope["method"], scope["path"]
         if not self._is_open(scope):
             if _CLOSED_CALL.fullmatch(path):
-                return 404, "This route is closed: curl -F file=@clip.wav to /predict, /timeline or /batch instead.", {}
-            return 404, "There is nothing here.", {}
+                message = "This route is closed: curl -F file=@clip.wav to /predict, /timeline or /batch instead."
+                return Refusal("closed", 404, message)
+            return Refusal("closed", 404, "There is nothing here.")
         hosts = self.access.hosts
         if not _HOST.fullmatch(header(scope, b"host")) or (hosts is not None and _host(scope) not in hosts):
-            return 421, "This app does not answer to that host name: pass --allowed_host to let it.", {}
+            message = "This app does not answer to that host name: pass --allowed_host to let it."
+            return Refusal("foreign_host", 421, message)
         may_visit = method in ("GET", "HEAD") and _FROM_ANYWHERE.fullmatch(path)
         if not may_visit and (refusal := self.access.origins.refusal(scope)):
-            return 403, refusal, {}
+            return Refusal("foreign_page", 403, refusal)
+        if path == METRICS and self.access.metrics == "local" and not is_this_machine(scope):
+            message = "The metrics are for this machine alone: start the app with --metrics all to show them."
+            return Refusal("remote", 403, message)
         if method != "POST" or _POST_SIGNAL.fullmatch(path):  # a running call may go on to its end
             return None
         if self.draining:
-            return 503, "The app is shutting down: ask again in a minute.", {"retry-after": "60"}
-        if wait := self._rate.seconds_to_wait((scope.get("client") or ("", 0))[0]):
+            return Refusal("draining", 503, "The app is shutting down: ask again in a minute.", {"retry-after": "60"})
+        if not is_this_machine(scope) and (wait := self._rate.seconds_to_wait(client(scope))):
             message = f"More than {self.limits.per_minute} requests in a minute: wait {wait} s and ask again."
-            return 429, message, {"retry-after": str(wait)}
+            return Refusal("rate", 429, message, {"retry-after": str(wait)})
         return None
 
     def _is_open(self, scope: Scope) -> bool:
@@ -168,6 +206,8 @@ class RequestGuard:
         return scope["method"] in self._methods(scope["path"])
 
     def _methods(self, path: str) -> list[str]:
+        if path == METRICS:
+            return [] if self.access.metrics == "none" else ["GET", "OPTIONS"]
         if self.access.mcp and _MCP.fullmatch(path):
             return ["GET", "POST", "DELETE", "OPTIONS"]
         methods = ["GET", "HEAD"] if _GET.fullmatch(path) else []
@@ -194,17 +234,18 @@ class RequestGuard:
         except BodyTooLarge:
             await body.discard()
             message = f"A request may have {most // 2**20} MB: upload the recording instead."
-            return await answers.respond(send, 413, message, {"connection": "close"})
+            return await self._refuse(send, Refusal("too_big", 413, message, {"connection": "close"}))
         try:
             message = calls.json_of(content)
         except ValueError as error:
-            return await answers.respond(send, 400, str(error))
+            return await self._refuse(send, Refusal("malformed", 400, str(error)))
         if fault := calls.file_fault(message, self.folder):
             if fault == calls.NO_ADDRESS and _MCP.fullmatch(scope["path"]):
+                self._metrics.refused("malformed")
                 return await answers.respond_mcp(send, message, fault)
-            return await answers.respond(send, 400, fault)
+            return await self._refuse(send, Refusal("malformed", 400, fault))
         if fault := self._call_fault(scope, message):
-            return await answers.respond(send, 422, fault)
+            return await self._refuse(send, Refusal("malformed", 422, fault))
         await self.app(_for_gradio(scope), body.replay(content), send)
 
     def _call_fault(self, scope: Scope, message: object) -> str:
@@ -221,14 +262,17 @@ class RequestGuard:
         single = scope["path"] in ("/predict", "/timeline")
         most = self.limits.file_mb if single else max(self.limits.file_mb, self.limits.zip_mb)
         body = Body(scope, receive, int(most * 2**20) + _ENVELOPE)
-        response = Response413(send, body, uploads.size_refusal(self.limits))
-        if body.declared > body.most:
-            return await response.refuse()
+        response = answers.Response413(send, body.discard, uploads.size_refusal(self.limits))
         try:
+            if body.declared > body.most:
+                return await response.refuse()
             await self.app(_for_gradio(scope), body.receive, response.send)
         except (ClientDisconnect, BodyTooLarge):
             if not response.refused:
                 raise
+        finally:
+            if response.refused:
+                self._metrics.refused("too_big")
 
 
 class RateLimit:
@@ -241,7 +285,7 @@ class RateLimit:
 
     def seconds_to_wait(self, client: str) -> int:
         """Count a request of `client`, an IP address; the seconds until it may ask, 0 for now."""
-        if not self.per_minute or _is_this_machine(client):
+        if not self.per_minute:
             return 0
         now, times = time.monotonic(), self._times.setdefault(client, deque())
         while times and times[0] <= now - 60:
@@ -319,39 +363,8 @@ class Body:
                     self._complete = not message.get("more_body", False)
 
 
-class Response413:
-    """Passes a response on; any 413 gets our words, once the client has sent all."""
-
-    def __init__(self, send: Send, body: Body, message: str) -> None:
-        """`message` is what the client reads in place of a 413 of the app."""
-        self._send, self._body, self._message = send, body, message
-        self.refused = False
-
-    async def send(self, message: Message) -> None:
-        """Pass a message of the app on."""
-        if message.get("status") == 413:  # ours, of the body; or Gradio's, of one file
-            await self.refuse()
-        elif not self.refused:
-            await self._send(message)
-
-    async def refuse(self) -> None:
-        """Send the refusal, once."""
-        if not self.refused:
-            self.refused = True
-            await self._body.discard()
-            await answers.respond(self._send, 413, self._message, {"connection": "close"})
-
-
 def _host(scope: Scope) -> str:
     return re.sub(r":\d*$", "", header(scope, b"host")).strip("[]").lower()
-
-
-def _is_this_machine(client: str) -> bool:
-    """Health checks ask from here, and Gradio's MCP server asks its own app."""
-    try:
-        return ip_address(client).is_loopback
-    except ValueError:
-        return False
 
 
 def _last(scope: Scope, name: str) -> str:

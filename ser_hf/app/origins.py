@@ -1,4 +1,4 @@
-"""Which pages may ask the app: its own, and those that the operator names.
+"""Who asks the app, and which pages may: its own, and those that the operator names.
 
 A browser says with each request which page it comes from. Programs such as curl and gradio_client
 say nothing, and may ask. The rules are those of Go's `net/http.CrossOriginProtection`, with the
@@ -6,6 +6,7 @@ say nothing, and may ask. The rules are those of Go's `net/http.CrossOriginProte
 """
 
 from collections.abc import Iterable
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:  # the command line checks origins without loading a server
     from starlette.types import Scope
 
 _PORTS = {"http": 80, "https": 443}
+_FORWARDED = (b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip")  # a proxy says so
 
 
 class Origins:
@@ -49,6 +51,23 @@ class Origins:
 def header(scope: "Scope", name: bytes) -> str:
     """The value of a header, several joined by commas; empty where it is missing."""
     return ", ".join(value.decode("latin-1") for key, value in scope["headers"] if key == name)
+
+
+def client(scope: "Scope") -> str:
+    """The IP address of who asks; empty where it is unknown."""
+    return (scope.get("client") or ("", 0))[0]
+
+
+def is_this_machine(scope: "Scope") -> bool:
+    """Whether a program on this machine asks, as health checks and Gradio's MCP server do.
+
+    What came through a proxy is from elsewhere, whichever address its client claims to have.
+    """
+    try:
+        is_loopback = ip_address(client(scope)).is_loopback
+    except ValueError:
+        return False
+    return is_loopback and not any(header(scope, name) for name in _FORWARDED)
 
 
 def _is_foreign(scope: "Scope", source: str) -> bool:

@@ -9,6 +9,7 @@ from gradio.utils import get_upload_folder
 
 from ser_hf import audio
 from ser_hf.app import api, examples, html, tabs
+from ser_hf.app.metrics import Metrics
 from ser_hf.app.uploads import Limits, UploadedFile
 from ser_hf.errors import UserError
 from ser_hf.inference.prediction import Prediction
@@ -45,7 +46,11 @@ LOOK: dict = {
 
 
 def build_page(
-    predictor: Predictor, limits: Limits | None = None, folder: Path | None = None, in_browser: bool = False
+    predictor: Predictor,
+    limits: Limits | None = None,
+    folder: Path | None = None,
+    in_browser: bool = False,
+    metrics: Metrics | None = None,
 ) -> gr.Blocks:
     """The page of a model.
 
@@ -54,8 +59,9 @@ def build_page(
         limits: of a visitor.
         folder: where the model's card, `results.json` and pictures lie, as far as they exist.
         in_browser: whether the page that runs the model in the visitor's browser lies at /browser/.
+        metrics: that count what is asked; of their own where None.
     """
-    limits = limits or Limits()
+    limits, metrics = limits or Limits(), metrics or Metrics()
     with gr.Blocks(title="Speech emotion recognition", analytics_enabled=False) as page:
         gr.HTML(
             "<h1>How does this voice sound?</h1><p>Upload a recording or speak: a model says which emotion the voice "
@@ -71,11 +77,11 @@ def build_page(
             )
         with gr.Tabs():
             with gr.Tab("Analyse", id="analyse"):
-                _add_analysis(predictor, limits)
+                _add_analysis(predictor, limits, metrics)
             with gr.Tab("Live", id="live") as live:
-                tabs.add_live(predictor, limits, live)
+                tabs.add_live(predictor, limits, metrics, live)
             with gr.Tab("Batch", id="batch"):
-                tabs.add_batch(predictor, limits)
+                tabs.add_batch(predictor, limits, metrics)
             with gr.Tab("Model", id="model"):
                 tabs.add_model(predictor, folder)
         gr.HTML(
@@ -84,14 +90,15 @@ def build_page(
             f"{limits.keep / 60:g} minutes.</p>",
             elem_classes="ser-foot",
         )
-        api.add_endpoints(predictor, limits)
+        api.add_endpoints(predictor, limits, metrics)
     page.state_session_capacity = MAX_SESSIONS
     # api_open lets a direct request to Gradio's routes pass by the queue, and its limit
     page.queue(max_size=limits.queue or None, default_concurrency_limit=api.CONCURRENT, api_open=False)
+    metrics.watch_queue("page", lambda: len(page._queue))
     return page
 
 
-def _add_analysis(predictor: Predictor, limits: Limits) -> None:
+def _add_analysis(predictor: Predictor, limits: Limits, metrics: Metrics) -> None:
     """Add the tab that analyses one recording."""
 
     def analyse(path: str | None, voice: Adaptation | None) -> tuple[str, Prediction | None, dict]:
@@ -101,7 +108,7 @@ def _add_analysis(predictor: Predictor, limits: Limits) -> None:
         adapted = predictor.adapt(voice) if voice else predictor
         peaks = html.Peaks()
         try:
-            prediction = api.predict_file(adapted, limits, UploadedFile.at(path), peaks.add)
+            prediction = api.predict_file(adapted, limits, metrics, UploadedFile.at(path), peaks.add)
         except UserError as error:
             return html.message_html(str(error)), None, hidden
         # Its folder is its own: visitors who upload equal files share the folder of the upload, and
@@ -124,7 +131,7 @@ def _add_analysis(predictor: Predictor, limits: Limits) -> None:
                 waveform_options=gr.WaveformOptions(show_recording_waveform=False),
             )
             button = gr.Button("Analyse", variant="primary", elem_id="go")
-            voice = tabs.add_voice(predictor, limits)
+            voice = tabs.add_voice(predictor, limits, metrics)
         with gr.Column(min_width=300):
             result = gr.HTML(
                 html.message_html("The prediction appears here.", "note"),

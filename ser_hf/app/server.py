@@ -31,7 +31,8 @@ import ser_hf
 from ser_hf.app import examples
 from ser_hf.app.answers import NO_FILE, error_body, invalid_request_message
 from ser_hf.app.calls import Calls
-from ser_hf.app.middleware import Access, RequestGuard
+from ser_hf.app.metrics import Metrics
+from ser_hf.app.middleware import METRICS, Access, RequestGuard
 from ser_hf.app.uploads import Limits
 from ser_hf.errors import UserError
 from ser_hf.evaluation.results import Results
@@ -150,6 +151,8 @@ def application(
     commit: str | None = None,
     access: Access = Access(),  # noqa: B008
     web: Path | None = None,
+    metrics: Metrics | None = None,
+    root_path: str = "",
 ) -> RequestGuard:
     """The app as ASGI.
 
@@ -161,6 +164,8 @@ def application(
         commit: of a model on the Hub.
         access: who may ask the app, and for what.
         web: folder of the page that runs the same model in the visitor's browser.
+        metrics: that were begun before the model was loaded; new ones where None.
+        root_path: under which a proxy publishes the app, as `/ser`.
     """
     # Gradio takes seconds to import, and has to come after `uploads_folder`
     import gradio
@@ -169,11 +174,21 @@ def application(
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     description = health(predictor, limits, folder, commit)
+    metrics = metrics or Metrics()
 
     @app.get("/health")
     def answer_health(response: Response) -> dict:
         response.status_code = 503 if guard.draining else 200
         return description | {"status": "draining" if guard.draining else "ok"}
+
+    if access.metrics != "none":
+        metrics.describe(predictor)
+
+        @app.get(METRICS)
+        async def answer_metrics(request: Request) -> Response:
+            # in the loop, where no queue changes while its length is read
+            content, content_type = metrics.text(request.headers.get("accept", ""))
+            return Response(content, media_type=content_type)
 
     @app.get("/robots.txt", response_class=PlainTextResponse)
     def answer_robots() -> str:
@@ -183,16 +198,18 @@ def application(
     def answer_error(_: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse(error_body(error.detail), error.status_code, error.headers)
 
-    api.RecordingRoutes(predictor, limits).add_to(app)
+    api.RecordingRoutes(predictor, limits, metrics).add_to(app)
     if web is not None:
         app.mount("/browser", StaticFiles(directory=web, html=True))
-    blocks = page.build_page(predictor, limits, folder, web is not None)
+    blocks = page.build_page(predictor, limits, folder, web is not None, metrics)
     scripts = [page.SCRIPT.encode()]
-    guard = RequestGuard(app, limits, Path(os.environ["GRADIO_TEMP_DIR"]), access, Calls(blocks), scripts)
+    uploads = Path(os.environ["GRADIO_TEMP_DIR"])
+    guard = RequestGuard(app, limits, uploads, access, Calls(blocks), scripts, metrics)
     gradio.mount_gradio_app(
         app,
         blocks,
         path="",  # after the routes above, which it would swallow
+        root_path=root_path or None,
         app_kwargs={"exception_handlers": {RequestValidationError: _answer_invalid, TypeError: _answer_no_file}},
         mcp_server=access.mcp,
         max_file_size=int(limits.file_mb * 2**20),
@@ -265,6 +282,7 @@ def run_server(
     port: int,
     access: Access,
     web: Path | None = None,
+    root_path: str = "",
 ) -> None:
     """Load a model, warm it and serve it. The process ends with it.
 
@@ -275,6 +293,7 @@ def run_server(
         port: to listen on.
         access: who may ask the app, and for what.
         web: folder that `ser-hf export --web` wrote of the same model.
+        root_path: under which a proxy publishes the app.
 
     Raises:
         UserError: if the model cannot be loaded or the port not be opened, where MCP is wanted and
@@ -283,10 +302,14 @@ def run_server(
     if access.mcp:
         packages.require("--mcp", "mcp", "'ser-hf[mcp]'")
     with uploads_folder():
-        predictor, folder, commit = load()
+        metrics = Metrics()
+        with metrics.load_seconds.time():
+            predictor, folder, commit = load()
         if web is not None:
             _check_web(web, predictor)
-        guard = application(predictor.warm(), limits, folder, commit, access, web)
+        with metrics.warm_seconds.time():
+            predictor.warm()
+        guard = application(predictor, limits, folder, commit, access, web, metrics, root_path)
         serve(guard, host, port)
     sys.stdout.flush()
     # A thread may still work on a recording whose time is over. A usual exit would wait for it.

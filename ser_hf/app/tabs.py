@@ -16,6 +16,7 @@ from gradio.utils import get_upload_folder
 from ser_hf import audio
 from ser_hf.app import api, html, uploads
 from ser_hf.app.figures import result_rows, warnings
+from ser_hf.app.metrics import Metrics
 from ser_hf.app.uploads import Limits, UploadedFile
 from ser_hf.errors import UserError
 from ser_hf.evaluation.results import Results
@@ -24,7 +25,7 @@ from ser_hf.inference.predictor import Predictor
 from ser_hf.inference.speaker_adaptation import Adaptation, AdaptationError
 
 
-def add_voice(predictor: Predictor, limits: Limits) -> gr.State:
+def add_voice(predictor: Predictor, limits: Limits, metrics: Metrics) -> gr.State:
     """Add the section that adapts to a speaker to the page that is being built.
 
     Returns:
@@ -34,7 +35,8 @@ def add_voice(predictor: Predictor, limits: Limits) -> gr.State:
     def adapt(paths: list[str] | None) -> tuple[Adaptation | None, str, dict]:
         files = [UploadedFile.at(path) for path in paths or []]
         try:
-            adapted, left_out = _adapted(predictor, limits, files)
+            with metrics.task("adapt"):
+                adapted, left_out = _adapted(predictor, limits, files)
         except UserError as error:
             return None, html.message_html(str(error)), gr.update(visible=False)
         voice = adapted.adaptation
@@ -94,14 +96,17 @@ _OVER = {"stream": None}
 _PRESS_AGAIN = "press Record for another"
 
 
-def add_live(predictor: Predictor, limits: Limits, tab: gr.Tab) -> None:
+def add_live(predictor: Predictor, limits: Limits, metrics: Metrics, tab: gr.Tab) -> None:
     """Add the content of the live tab to the page that is being built."""
 
     def predict_chunk(chunk: str | None, session: dict | None) -> tuple[dict | None, str]:
         if chunk is None:
             return session, gr.skip()
         try:
-            return (session, gr.skip()) if session == _OVER else _after_chunk(predictor, limits, chunk, session)
+            if session == _OVER:
+                return session, gr.skip()
+            with metrics.task("live"):
+                return _after_chunk(predictor, limits, chunk, session)
         except UserError as error:
             return None, html.message_html(str(error))
         finally:
@@ -155,7 +160,7 @@ def _after_chunk(predictor: Predictor, limits: Limits, chunk: str, session: dict
     return session, shown
 
 
-def add_batch(predictor: Predictor, limits: Limits) -> None:
+def add_batch(predictor: Predictor, limits: Limits, metrics: Metrics) -> None:
     """Add the content of the batch tab to the page that is being built."""
 
     def predict_all(paths: list[str] | None, one_speaker: bool, progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
@@ -163,10 +168,11 @@ def add_batch(predictor: Predictor, limits: Limits) -> None:
         files = [UploadedFile.at(path) for path in paths or []]
         predictions = []
         try:
-            found = uploads.Recordings(files, limits)
-            for prediction in api.predict_batch(predictor, limits, found, one_speaker):
-                predictions.append(prediction)
-                progress((len(predictions), len(found)), unit="recordings")
+            with metrics.task("batch"):
+                found = uploads.Recordings(files, limits)
+                for prediction in api.predict_batch(predictor, limits, metrics, found, one_speaker):
+                    predictions.append(prediction)
+                    progress((len(predictions), len(found)), unit="recordings")
         except UserError as error:
             return html.message_html(str(error)), hidden, hidden, hidden
         folder = Path(tempfile.mkdtemp(dir=get_upload_folder()))

@@ -10,6 +10,10 @@ class AudioError(UserError):
     """Not a recording that can be used; the message names it and says why."""
 
 
+class TooLongError(AudioError):
+    """A recording beyond the length that is allowed, which the message names."""
+
+
 def check_rate(rate: int, name: str) -> None:
     """Raise an AudioError for a rate in Hz that no recording has."""
     if not MIN_RATE <= rate <= MAX_RATE:

@@ -19,7 +19,7 @@ import soundfile
 from ser_hf.audio import containers, pyav, unfinished
 from ser_hf.audio.arrays import checked_rate, frames, unpacked
 from ser_hf.audio.conditioning import Downmixer, without_offset
-from ser_hf.audio.errors import MAX_CHANNELS, AudioError, check_rate
+from ser_hf.audio.errors import MAX_CHANNELS, AudioError, TooLongError, check_rate
 from ser_hf.audio.resampling import resample_blocks
 from ser_hf.utils import zip_reader
 
@@ -356,9 +356,9 @@ def _check_length(seconds: float | None, longest: float | None, name: str) -> No
         raise _too_long(longest, name)
 
 
-def _too_long(longest: float, name: str) -> AudioError:
+def _too_long(longest: float, name: str) -> TooLongError:
     words = f"{longest / 3600:g} hours" if longest >= 7200 else f"{longest:g} s"
-    return AudioError(f"{name} is longer than {words}: cut it into parts")
+    return TooLongError(f"{name} is longer than {words}: cut it into parts")
 
 
 def concatenate(parts: Iterable[np.ndarray]) -> np.ndarray:

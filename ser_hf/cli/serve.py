@@ -1,12 +1,13 @@
 """Commands that serve a model: predict and app."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from ser_hf import BUNDLED_MODEL
 from ser_hf.app.origins import Origins
@@ -20,6 +21,8 @@ from ser_hf.utils import files
 if TYPE_CHECKING:
     from ser_hf.inference.prediction import FailedPrediction, Prediction
     from ser_hf.inference.predictor import Predictor
+
+_ROOT_PATH = re.compile(r"(?:/[\w.~-]+)+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +86,9 @@ class AppSettings(Limits, ModelSettings):
         default="127.0.0.1", metadata={"metavar": "NAME", "help": "0.0.0.0 for everybody (docs/security.md)"}
     )
     mcp: bool = field(default=False, metadata={"help": "tools for language models at /gradio_api/mcp/"})
+    metrics: Literal["none", "local", "all"] = field(
+        default="local", metadata={"help": "who may read /metrics: nobody, this machine, or whoever reaches the app"}
+    )
     web: str | None = field(
         default=None, metadata={"metavar": "DIR", "help": "of export --web: a page that needs no upload, at /browser/"}
     )
@@ -98,6 +104,9 @@ class AppSettings(Limits, ModelSettings):
             "help": "a page that may ask and embed the app, as https://site.example",
         },
     )
+    root_path: str = field(
+        default="", metadata={"metavar": "PATH", "help": "under which a proxy publishes the app, as /ser"}
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.port <= 65535:
@@ -106,6 +115,8 @@ class AppSettings(Limits, ModelSettings):
             if getattr(self, limit.name) < 0:
                 raise UserError(f"--{limit.name} is {getattr(self, limit.name):g}: 0 or more is needed")
         Origins(self.allowed_origin)
+        if self.root_path and not _ROOT_PATH.fullmatch(self.root_path):
+            raise UserError(f"--root_path is '{self.root_path}': a path is needed, as /ser")
 
 
 def predict(line: CommandLine) -> int:
@@ -173,9 +184,9 @@ def app(line: CommandLine) -> None:
     limits = Limits(**{limit.name: getattr(settings, limit.name) for limit in fields(Limits)})
     load = partial(_load, settings.model, settings.backend, settings.revision)
     hosts = server.allowed_hosts(settings.host, settings.allowed_host)
-    access = server.Access(hosts, Origins(settings.allowed_origin), settings.mcp)
+    access = server.Access(hosts, Origins(settings.allowed_origin), settings.mcp, settings.metrics)
     web = Path(settings.web) if settings.web else None
-    server.run_server(load, limits, settings.host, settings.port, access, web)
+    server.run_server(load, limits, settings.host, settings.port, access, web, settings.root_path)
 
 
 def _load(model: str, backend: str, revision: str | None) -> "tuple[Predictor, Path | None, str | None]":

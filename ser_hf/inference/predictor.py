@@ -294,7 +294,7 @@ class Predictor:
         sources: Iterable[audio.Source],
         timeout: float | None = None,
         longest: float | None = None,
-        on_error: Literal["raise", "answer"] = "raise",
+        on_error: Literal["raise", "answer"] | Callable[[UserError], None] = "raise",
         on_samples: OnSamples | None = None,
     ) -> Iterator[Prediction | FailedPrediction]:
         """Predict any number of recordings, in their order; only a few are in memory.
@@ -304,11 +304,11 @@ class Predictor:
             timeout: of `predict`, for each recording.
             longest: of `predict`.
             on_error: `answer` puts `{"file", "error"}` in the place of a recording that cannot be
-                used.
+                used; so does a function, which is given the error.
             on_samples: of `predict`.
 
         Raises:
-            AudioError, TimeoutExceeded: as `predict`, unless `on_error` is `answer`.
+            AudioError, TimeoutExceeded: as `predict`, unless `on_error` is `answer` or a function.
         """
         read = partial(self.read, longest=longest, on_samples=on_samples)
         return submission.each(self.session, sources, read, timeout, on_error)

@@ -25,7 +25,7 @@ def each(
     sources: Iterable[audio.Source],
     read: Callable[[audio.Source], ReadRecording],
     timeout: float | None,
-    on_error: Literal["raise", "answer"],
+    on_error: Literal["raise", "answer"] | Callable[[UserError], None],
 ) -> Iterator[Prediction | FailedPrediction]:
     """Predict any number of recordings, in their order; only a few are in memory.
 
@@ -34,11 +34,12 @@ def each(
         sources: of the recordings.
         read: what reads one.
         timeout: seconds after which a recording is given up, where not None; reading it counts.
-        on_error: `answer` puts `{"file", "error"}` in the place of a recording that cannot be used.
+        on_error: `answer` puts `{"file", "error"}` in the place of a recording that cannot be used;
+            so does a function, which is given the error.
 
     Raises:
         AudioError, TimeoutExceeded: for a recording that cannot be used, unless `on_error` is
-            `answer`.
+            `answer` or a function.
     """
     waiting: deque[_Pending] = deque()
     size = session.batch_size if session.batches_clips else 1
@@ -132,13 +133,15 @@ def _read(read: Callable[[audio.Source], ReadRecording], source: audio.Source) -
         return error
 
 
-def _finished(pending: _Pending, on_error: str) -> Prediction | FailedPrediction:
+def _finished(pending: _Pending, on_error: str | Callable[[UserError], None]) -> Prediction | FailedPrediction:
     name, result = pending
     try:
         return result()
     except UserError as error:
         if on_error == "raise":
             raise
+        if callable(on_error):
+            on_error(error)
         return {"file": name, "error": str(error)}
 
 

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from ser_hf import audio
 from ser_hf.app import api, page, server
+from ser_hf.app.metrics import Metrics
 from ser_hf.app.middleware import API
 from ser_hf.app.uploads import Limits, UploadedFile
 from ser_hf.inference.predictor import Predictor
@@ -26,6 +27,15 @@ def predictor(tuned):
     return Predictor(tuned)
 
 
+@pytest.fixture(scope="module")
+def client(predictor, tmp_path_factory):
+    """A client of an app that the tests share which look at no state of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        with TestClient(server.application(predictor, LIMITS)) as client:
+            yield client
+
+
 @pytest.fixture
 def app(predictor, monkeypatch, tmp_path):
     """A client of an app in this process, and the page of the app."""
@@ -36,11 +46,6 @@ def app(predictor, monkeypatch, tmp_path):
     monkeypatch.setattr(page, "build_page", lambda *args: pages.append(build_page(*args)) or pages[-1])
     with TestClient(server.application(predictor, LIMITS)) as client:
         yield client, pages[0]
-
-
-@pytest.fixture
-def client(app):
-    return app[0]
 
 
 @pytest.fixture(scope="module")
@@ -165,16 +170,19 @@ def test_too_large_bodies_are_refused(client, route):
 
 
 def test_a_full_queue_is_said(tuned, clips):
-    release, statuses = threading.Event(), []
+    release, statuses, metrics = threading.Event(), [], Metrics()
 
     class Slow:
         def predict(self, *_):
             release.wait(10)
-            return {}
+            return {"abstained": True, "segments": [], "duration": 1.0}
 
     async def ask_all():
-        routes = api.RecordingRoutes(Slow(), Limits(queue=2))
-        work = lambda: api.predict_file(Slow(), Limits(), UploadedFile("a.wav", io.BytesIO(b"1")))  # noqa: E731
+        routes = api.RecordingRoutes(Slow(), Limits(queue=2), metrics)
+
+        def work():
+            return api.predict_file(Slow(), Limits(), metrics, UploadedFile("a.wav", io.BytesIO(b"1")))
+
         waiting = [asyncio.create_task(routes._respond(work)) for _ in range(api.CONCURRENT + 2)]
         await asyncio.sleep(0.2)
         try:

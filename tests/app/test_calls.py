@@ -9,6 +9,7 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from ser_hf.app import middleware, server
+from ser_hf.app.metrics import Metrics
 from ser_hf.app.middleware import API, Access
 from ser_hf.app.origins import Origins
 from ser_hf.app.uploads import Limits
@@ -65,7 +66,8 @@ def join(client, number, data, **more):
 @pytest.mark.parametrize(
     "route",
     [
-        *("/predict", "/timeline", "/batch", "/config", f"{API}/upload", f"{API}/queue/join", f"{API}/run/predict"),
+        *("/predict", "/timeline", "/batch", "/config", "/metrics", f"{API}/upload", f"{API}/queue/join"),
+        *(f"{API}/run/predict", f"{API}/app_id"),
         *(f"{API}/queue/data?session_hash=a", f"{API}/heartbeat/a", f"{API}/file=a", f"{API}/info", f"{API}/reset"),
         *(f"{API}/cancel", f"{API}/stream/a", f"{API}/stream/a/close", f"{API}/upload_progress?upload_id=a"),
         *(f"{API}/call/predict", f"{API}/api/predict", f"{API}/component_server", f"{API}/mcp/"),
@@ -110,7 +112,7 @@ def test_no_route_of_gradio_answers_a_page_of_another_site(client):
     "headers", [EVIL, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}]
 )
 def test_no_page_of_another_site_reaches_the_tools(folder, method, headers):
-    guard = middleware.RequestGuard(Starlette(), Limits(), folder, Access(mcp=True), None, [])
+    guard = middleware.RequestGuard(Starlette(), Limits(), folder, Access(mcp=True), None, [], Metrics())
     for route in (f"{API}/mcp/", f"{API}/mcp/sse"):
         assert TestClient(guard).request(method, route, headers=headers).status_code == 403
 

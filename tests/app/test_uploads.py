@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ser_hf.app import api, tabs, uploads
+from ser_hf.app.metrics import Metrics
 from ser_hf.app.uploads import Limits, UploadedFile, UploadError
 from ser_hf.inference.predictor import Predictor
 from ser_hf.utils import zip_reader
@@ -62,7 +63,7 @@ def test_a_zip_is_examined_once(one_speaker, predictor, recordings, tmp_path, mo
     clips = {path.name: path.read_bytes() for path in sorted(recordings[0].rglob("*.wav"))[:9]}
     packs = [packed(tmp_path / "a.zip", **clips), packed(tmp_path / "b.zip", **clips)]
     with gradio.Blocks() as page:
-        tabs.add_batch(predictor, Limits())
+        tabs.add_batch(predictor, Limits(), Metrics())
     (press,) = [item.fn for item in page.fns.values()]
     message, *_ = press(list(map(str, packs)), one_speaker, lambda *args, **options: None)
     assert "18 recordings analysed" in message
@@ -179,7 +180,8 @@ def test_every_member_of_a_zip_is_answered_or_named(kind, predictor, recordings,
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in members:
             archive.writestr(name, content)
-    answers = list(api.predict_batch(predictor, LARGE, uploads.Recordings(uploaded([tmp_path / "a.zip"]), LARGE)))
+    found = uploads.Recordings(uploaded([tmp_path / "a.zip"]), LARGE)
+    answers = list(api.predict_batch(predictor, LARGE, Metrics(), found))
     errors = [(answer["file"], answer["error"]) for answer in answers if "error" in answer]
     assert [name for name, _ in errors] == [name for name, _ in refused]
     for (_, error), (name, reason) in zip(errors, refused, strict=True):
@@ -255,7 +257,7 @@ def test_a_batch_is_asked_side_by_side_and_answered_in_its_order(recordings, tmp
 
     predictor.session.submit = counted
     answers = []
-    for answer in api.predict_batch(predictor, Limits(), uploads.Recordings(uploaded(paths), Limits())):
+    for answer in api.predict_batch(predictor, Limits(), Metrics(), uploads.Recordings(uploaded(paths), Limits())):
         answers.append(answer)
         in_flight.append(started - sum("scores" in answer for answer in answers))
     assert max(in_flight) > 0

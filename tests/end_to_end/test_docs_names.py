@@ -26,7 +26,8 @@ SCRIPTS |= {"export_onnx": "export"}
 FLAG = re.compile(r"(?<![\w-])--([a-z]\w*)(?![\w-])")
 OTHERS = {"config_file", "cpu", "fsdp_transformer_layer_cls_to_wrap", "help", "machine_rank", "main_process_ip"}
 OTHERS |= {"nproc_per_node", "num_processes", "quiet", "flavor", "secrets", "timeout"}
-"""Flags of accelerate, torchrun and `hf jobs`, and of every command."""
+OTHERS |= {"format", "memory", "tmpfs"}
+"""Flags of accelerate, torchrun, `hf jobs` and podman, and of every command."""
 
 FOLDERS = ("ser_hf", "tests", "scripts", "benchmarks", "studies", "cards", "configs", "docs")
 OLD_MODULES = (

@@ -20,6 +20,7 @@ from starlette.testclient import TestClient
 
 from ser_hf import audio
 from ser_hf.app import page, server, tabs
+from ser_hf.app.metrics import Metrics
 from ser_hf.app.uploads import Limits
 from ser_hf.audio import synthesis
 from ser_hf.cli.main import main
@@ -282,7 +283,7 @@ def test_live_says_what_a_stream_in_python_says(inputs, predictor, tmp_path):
     """A chunk is a file of its own, and may be short; one that cannot be read has words, too."""
     shown, expected = [], []
     with gradio.Blocks() as blocks, gradio.Tab() as tab:
-        tabs.add_live(predictor, Limits(), tab)
+        tabs.add_live(predictor, Limits(), Metrics(), tab)
     (feed,) = [item.fn for item in blocks.fns.values() if item.fn and item.fn.__name__ == "predict_chunk"]
     for path in inputs:
         chunk = shutil.copy(path, tmp_path / "chunk")

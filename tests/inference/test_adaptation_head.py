@@ -9,6 +9,7 @@ from scipy.special import softmax
 
 from ser_hf import audio
 from ser_hf.app import api
+from ser_hf.app.metrics import Metrics
 from ser_hf.app.uploads import Limits, Recordings, UploadedFile
 from ser_hf.cli.main import main
 from ser_hf.evaluation.adaptation_head import Embedded, fit_head
@@ -163,6 +164,6 @@ def test_recordings_of_one_speaker_are_adapted_to_themselves(with_head, tuned, c
     assert "give one of them" in fails(*base, "--one_speaker", "--adapt", clips[0])
     (tmp_path / "notes.wav").write_bytes(b"no sound")
     uploads = Recordings([UploadedFile.at(path) for path in (*clips, tmp_path / "notes.wav")], Limits())
-    *predicted, failed = api.predict_batch(with_head, Limits(), uploads, one_speaker=True)
+    *predicted, failed = api.predict_batch(with_head, Limits(), Metrics(), uploads, one_speaker=True)
     assert [answer["scores"] for answer in predicted] == [answer["scores"] for answer in answers]
     assert "error" in failed
