@@ -3,10 +3,15 @@
 Importing the package imports nothing heavy: its names are loaded when they are first used.
 """
 
+import os
 from importlib import import_module
 from pathlib import Path
 
 __version__ = "0.1.0"
+
+# ONNX Runtime and Ray send statistics to their makers, unless this is set before they are imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 BUNDLED_MODEL = Path(__file__).parent / "pretrained"
 """Folder of the model that comes with the package."""

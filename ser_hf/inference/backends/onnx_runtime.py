@@ -28,6 +28,7 @@ def open_session(graph: str | PathLike) -> "onnxruntime.InferenceSession":
     require("onnxruntime")
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # where somebody imported it before ser_hf said so
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
