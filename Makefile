@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test model web docs release clean
+.PHONY: quickstart test model reproduce web docs release clean
 
 # RAVDESS=DIR TESS=DIR: on real recordings instead of the synthetic voices
 quickstart: .venv/ready
@@ -12,6 +12,11 @@ quickstart: .venv/ready
 model: .venv/ready
 	$(BIN)/python scripts/bundle_model.py --ravdess "$(RAVDESS)" --tess "$(TESS)" \
 		$(if $(BACKBONE),--backbone "$(BACKBONE)") $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST))
+
+# RAVDESS=DIR TESS=DIR [MODELS="mfcc-svm tiny bundled" ONLY="speaker" BACKBONE=DIR]: the tables of docs/evidence.md again, compared with them
+reproduce: .venv/ready
+	$(BIN)/python scripts/reproduce.py --ravdess "$(RAVDESS)" --tess "$(TESS)" $(if $(MODELS),--models $(MODELS)) \
+		$(if $(ONLY),--only $(ONLY)) $(if $(BACKBONE),--backbone "$(BACKBONE)")
 
 # without reordering the many quick files come last, and keep every process busy to the end
 test: .venv/ready web/node_modules/ready

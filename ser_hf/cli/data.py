@@ -4,12 +4,17 @@ from dataclasses import Field, dataclass, field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ser_hf.cli.output import check_output_file, write_file
 from ser_hf.cli.settings import CommandLine
 from ser_hf.errors import UserError
+from ser_hf.protocols.settings import SplitSettings
 from ser_hf.utils import files
 
 if TYPE_CHECKING:
+    import datasets
+
     from ser_hf.data.corpora.base import Corpus
+    from ser_hf.protocols import Split
 
 NEEDS_DECISION = 3
 """The exit code of an audit that found something about which somebody has to decide."""
@@ -142,13 +147,46 @@ def _download(settings: DataSettings) -> None:
         setattr(settings, corpus, [str(path) for path in paths])
 
 
+@dataclass(kw_only=True)
+class SplitsSettings(SplitSettings):
+    """The split that `ser-hf data splits` shows, and the file that it may become."""
+
+    export: str | None = field(
+        default=None,
+        metadata={"metavar": "FILE.yaml|.csv", "help": "write it as a file that --protocol reads, with every fold"},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.export is not None and Path(self.export).suffix not in (".yaml", ".csv"):
+            raise UserError(f"--export is '{self.export}': name a .yaml or .csv file")
+
+
 def splits(line: CommandLine) -> None:
     """Show which clips a protocol puts on which side, and what it holds apart."""
+    settings = line.parse(SplitsSettings)  # first: the rest of protocols takes a second to import
+    if settings.export is not None:
+        check_output_file(settings.export, flag="--export")
     from ser_hf import protocols
 
-    settings = line.parse(protocols.SplitSettings)  # first: the rest of protocols takes a second to import
     rows, folds = protocols.load_splits(settings)
     print("\n\n".join(protocols.describe(rows, split) for split in folds))
+    if settings.export is not None:
+        _export(settings, rows, folds)
+
+
+def _export(settings: SplitsSettings, rows: "datasets.Dataset", folds: "list[Split]") -> None:
+    from ser_hf.protocols import export
+    from ser_hf.protocols.base import columns_of
+    from ser_hf.protocols.splitting import find_protocol
+
+    _, protocol = find_protocol(settings.protocol)
+    if len(folds) != protocol.fold_count(columns_of(rows)):
+        raise UserError(f"--export writes every fold of '{settings.protocol}': add --fold all")
+    is_table = Path(settings.export).suffix == ".csv"
+    text = export.as_csv(rows, folds) if is_table else export.as_yaml(rows, folds, protocol)
+    write_file(settings.export, text.encode())
+    print(f"\nprotocol: {settings.export}  (use it as --protocol {settings.export})")
 
 
 def audit(line: CommandLine) -> int:

@@ -1,4 +1,4 @@
-"""Commands that measure models: evaluate, baseline, calibrate, compare, explain and report."""
+"""Commands that measure models: from evaluate and baseline to report and leaderboard."""
 
 import io
 import json
@@ -8,6 +8,7 @@ from pathlib import Path
 from ser_hf.cli.output import SOME_FAILED, check_output_file, quiet_transformers, warn, write_file
 from ser_hf.cli.settings import CommandLine
 from ser_hf.errors import UserError
+from ser_hf.utils import files
 
 
 @dataclass
@@ -16,7 +17,9 @@ class CompareSettings:
 
     a: str = field(metadata={"positional": True, "metavar": "A", "help": "folder of a model or an evaluation"})
     b: str = field(metadata={"positional": True, "metavar": "B", "help": "another, of the same split"})
-    output: str | None = field(default=None, metadata={"metavar": "FILE.json", "help": "write the figures there, too"})
+    output: str | None = field(
+        default=None, metadata={"metavar": "FILE.json|.tex", "help": "write the figures there, too"}
+    )
 
 
 @dataclass
@@ -34,6 +37,18 @@ class ReportSettings:
 
     folder: str = field(metadata={"positional": True, "metavar": "DIR", "help": "with models or evaluations in it"})
     output: str | None = field(default=None, metadata={"metavar": "DIR", "help": "where the two go (default: DIR)"})
+
+
+@dataclass
+class LeaderboardSettings:
+    """Which evaluations `ser-hf leaderboard` ranks."""
+
+    folders: list[str] = field(
+        kw_only=True, metadata={"positional": True, "metavar": "DIR ...", "help": "with models or evaluations in them"}
+    )
+    output: str | None = field(
+        default=None, metadata={"metavar": "DIR", "help": "gets leaderboard.html, .tex, .md, .csv and .json"}
+    )
 
 
 def evaluate(line: CommandLine) -> None:
@@ -84,12 +99,18 @@ def calibrate(line: CommandLine) -> None:
 def compare(line: CommandLine) -> None:
     """Test whether model B is better than A on the same clips, by speaker."""
     settings = line.parse(CompareSettings)
-    from ser_hf.evaluation.compare import compare_models, comparison_table
+    if settings.output is not None:
+        if Path(settings.output).suffix not in (".json", ".tex"):
+            raise UserError(f"--output is '{settings.output}': name a .json or .tex file")
+        check_output_file(settings.output)
+    from ser_hf.evaluation.compare import compare_models, comparison_table, comparison_tex
 
     comparison = compare_models(Path(settings.a), Path(settings.b))
     print(comparison_table(comparison))
     if settings.output is not None:
-        write_file(settings.output, json.dumps(comparison, indent=2).encode() + b"\n")
+        is_tex = Path(settings.output).suffix == ".tex"
+        text = comparison_tex(comparison) if is_tex else json.dumps(comparison, indent=2) + "\n"
+        write_file(settings.output, text.encode())
 
 
 def explain(line: CommandLine) -> None:
@@ -124,3 +145,28 @@ def report(line: CommandLine) -> int:
     if errors:
         warn(f"{len(errors):,} results.json below '{settings.folder}' cannot be used", errors[0])
     return SOME_FAILED if errors else 0
+
+
+def leaderboard(line: CommandLine) -> int:
+    """Rank many runs, in a table for each split, with tests against the best.
+
+    Runs are every results.json below the folders. One that cannot be ranked is named with the
+    reason. The exit code is 3 then.
+    """
+    settings = line.parse(LeaderboardSettings)
+    for folder in settings.folders:
+        if not Path(folder).is_dir():
+            raise UserError(f"'{folder}' is no folder: give those with models or evaluations in them")
+    if settings.output is not None:
+        files.refuse_unwritable(settings.output)
+    from ser_hf.evaluation.leaderboard import pages, ranking
+
+    board = ranking.build_leaderboard([Path(folder) for folder in settings.folders])
+    print(pages.terminal_table(board))
+    if settings.output is not None:
+        page = pages.write_leaderboard(board, Path(settings.output))[0]
+        print(f"\npage: {page}  (with .tex, .md, .csv and .json beside it)")
+    failed = [one for one in board["left_out"] if one["failed"]]
+    if failed:
+        warn(f"{len(failed):,} results cannot be ranked", failed[0]["reason"])
+    return SOME_FAILED if failed else 0

@@ -10,7 +10,7 @@ from types import FrameType
 
 from ser_hf.cli.data import audit, data, splits
 from ser_hf.cli.doctor import doctor
-from ser_hf.cli.evaluate import baseline, calibrate, compare, evaluate, explain, report
+from ser_hf.cli.evaluate import baseline, calibrate, compare, evaluate, explain, leaderboard, report
 from ser_hf.cli.label import label, label_report
 from ser_hf.cli.publish import export, push
 from ser_hf.cli.serve import app, predict
@@ -32,6 +32,7 @@ COMMANDS: dict[str, Callable[[CommandLine], int | None]] = {
     "compare": compare,
     "explain": explain,
     "report": report,
+    "leaderboard": leaderboard,
     "export": export,
     "push": push,
     "predict": predict,

@@ -24,7 +24,7 @@ def warn(what: str, error: object) -> None:
     print(f"ser-hf: {what}: {' '.join(str(error).split())}", file=sys.stderr)
 
 
-def check_output_file(path: str, suffix: str | None = None) -> None:
+def check_output_file(path: str, suffix: str | None = None, flag: str = "--output") -> None:
     """Refuse an output file that cannot be written, before the work.
 
     Raises:
@@ -34,7 +34,7 @@ def check_output_file(path: str, suffix: str | None = None) -> None:
     place = Path(path)
     is_other = os.path.lexists(path) and not os.path.isfile(path)
     if is_other or not os.path.isdir(place.parent) or (suffix and place.suffix.lower() != suffix):
-        raise UserError(f"--output is '{path}': name a {suffix or ''} file in a folder that exists".replace("  ", " "))
+        raise UserError(f"{flag} is '{path}': name a {suffix or ''} file in a folder that exists".replace("  ", " "))
     files.refuse_unwritable(path)
 
 

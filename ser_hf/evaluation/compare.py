@@ -1,5 +1,6 @@
 """Whether one model is better than another on the same clips, with tests over speakers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from ser_hf.errors import UserError
 from ser_hf.evaluation import bootstrap
 from ser_hf.evaluation.metrics import METRICS, scores
 from ser_hf.evaluation.results import PredictionTable, Results
+from ser_hf.utils import templates
 
 NAMES = ("uar", "accuracy", "macro_f1")
 EXACT = 14
@@ -43,8 +45,8 @@ def compare_models(first: Path, second: Path) -> dict[str, Any]:
     if results[0].protocol_hash != results[1].protocol_hash:
         under = [f"'{run.protocol}' fold {run.fold} ({run.protocol_hash})" for run in results]
         raise UserError(f"'{first}' was tested under {under[0]}, '{second}' under {under[1]}: test both under one")
-    tables = [_sorted_predictions(folder) for folder in folders]
-    _refuse_other_clips(folders, tables)
+    tables = [PredictionTable.read(folder / "predictions.csv").sorted() for folder in folders]
+    refuse_other_clips(folders, tables)
     a, b = (bootstrap.speaker_confusions(tables[0].labels, table.predicted, tables[0].speakers)[1] for table in tables)
     report = {
         **{
@@ -59,7 +61,9 @@ def compare_models(first: Path, second: Path) -> dict[str, Any]:
     return report | {"verdict": _verdict(report)}
 
 
-def differences(a: np.ndarray, b: np.ndarray, resamples: int = 2000, seed: int = 0) -> dict[str, Any]:
+def differences(
+    a: np.ndarray, b: np.ndarray, resamples: int = 2000, seed: int = 0, names: Sequence[str] = NAMES
+) -> dict[str, Any]:
     """Differences B - A of the figures, with intervals and p-values.
 
     Intervals are those of `bootstrap.speaker_intervals`, without the logit. Both models are scored
@@ -70,6 +74,7 @@ def differences(a: np.ndarray, b: np.ndarray, resamples: int = 2000, seed: int =
         b: of model B, over the same speakers and clips.
         resamples: of the bootstrap.
         seed: of the bootstrap and of the exchanges.
+        names: of the figures, of `NAMES`.
 
     Returns:
         `differences`, `ci95_says`, `p_says` and `smallest_p` as in `compare_models`.
@@ -77,18 +82,18 @@ def differences(a: np.ndarray, b: np.ndarray, resamples: int = 2000, seed: int =
     number, reason = len(a), bootstrap.missing_interval_reason(a)
     first, second = _figures(a), _figures(b)
     rows: dict[str, dict] = {
-        name: {"difference": second[name] - first[name], "ci95": None, "p": None} for name in NAMES
+        name: {"difference": second[name] - first[name], "ci95": None, "p": None} for name in names
     }
     if reason is None:
         first_drawn, second_drawn = (bootstrap.resampled_figures(matrices, resamples, seed) for matrices in (a, b))
-        halves = bootstrap.half_widths(a, {name: second_drawn[name] - first_drawn[name] for name in NAMES})
+        halves = bootstrap.half_widths(a, {name: second_drawn[name] - first_drawn[name] for name in names})
         for name, row in rows.items():
             row["ci95"] = [max(row["difference"] - halves[name], -1.0), min(row["difference"] + halves[name], 1.0)]
     ci95_says = reason or f"95 % bootstrap over {number} test speakers ({resamples:,} resamples, t)"
     if number < bootstrap.MIN_SPEAKERS:
         p_says = f"no p: {number} test speaker(s), at least {bootstrap.MIN_SPEAKERS} are needed"
         return {"differences": rows, "ci95_says": ci95_says, "p_says": p_says, "smallest_p": None}
-    values, tried = exchanged(a, b, seed)
+    values, tried = exchanged(a, b, seed, names)
     for name, row in rows.items():
         row["p"] = values[name]
     exchanges = f"all {tried:,}" if number <= EXACT else f"{tried:,} random"
@@ -96,7 +101,9 @@ def differences(a: np.ndarray, b: np.ndarray, resamples: int = 2000, seed: int =
     return {"differences": rows, "ci95_says": ci95_says, "p_says": p_says, "smallest_p": max(2 / 2**number, 1 / tried)}
 
 
-def exchanged(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[dict[str, float], int]:
+def exchanged(
+    a: np.ndarray, b: np.ndarray, seed: int = 0, names: Sequence[str] = NAMES
+) -> tuple[dict[str, float], int]:
     """Two-sided p-values of a permutation test that exchanges A and B on whole speakers.
 
     If the models do not differ, the answers to a speaker might as well have been those of the other
@@ -108,6 +115,7 @@ def exchanged(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[dict[str, fl
         a: confusion matrices of model A, shape `(speakers, classes, classes)`.
         b: of model B.
         seed: of what is drawn.
+        names: of the figures, of `METRICS`.
 
     Returns:
         p of each figure, and the number of exchanges.
@@ -135,7 +143,7 @@ def exchanged(a: np.ndarray, b: np.ndarray, seed: int = 0) -> tuple[dict[str, fl
         )
         return float(result.pvalue)
 
-    return {name: p_value(name) for name in NAMES}, exchanges
+    return {name: p_value(name) for name in names}, exchanges
 
 
 def comparison_table(report: dict[str, Any]) -> str:
@@ -156,6 +164,12 @@ def comparison_table(report: dict[str, Any]) -> str:
     return "\n".join([*lines, report["verdict"]])
 
 
+def comparison_tex(report: dict[str, Any]) -> str:
+    """A LaTeX table of `compare_models` (needs the package booktabs)."""
+    titles = {"uar": "UAR", "accuracy": "accuracy", "macro_f1": "macro F1"}
+    return templates.render("compare.tex.jinja", c=report, titles=titles) + "\n"
+
+
 def _verdict(report: dict[str, Any]) -> str:
     row, number = report["differences"]["uar"], report["speakers"]
     if row["p"] is None:
@@ -173,14 +187,12 @@ def _figures(matrices: np.ndarray) -> dict[str, float]:
     return {name: float(figures[name]) for name in NAMES}
 
 
-def _sorted_predictions(folder: Path) -> PredictionTable:
-    """The rows of `predictions.csv`, sorted by corpus and file."""
-    table = PredictionTable.read(folder / "predictions.csv")
-    return table.take(np.lexsort((table.files, table.corpora)))
+def refuse_other_clips(folders: tuple[Path, Path], tables: list[PredictionTable]) -> None:
+    """Refuse two sorted tables that do not have the same clips, labels and speakers.
 
-
-def _refuse_other_clips(folders: tuple[Path, Path], tables: list[PredictionTable]) -> None:
-    """Raise `UserError` unless both tables have the same clips, labels and speakers."""
+    Raises:
+        UserError: naming the first clip that differs.
+    """
     clips = [set(zip(table.corpora, table.files, strict=True)) for table in tables]
     for present, absent in ((0, 1), (1, 0)):
         if missing := sorted(clips[present] - clips[absent]):

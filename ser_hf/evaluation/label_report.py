@@ -34,11 +34,7 @@ def write_label_report(summary: dict[str, Any], folder: Path) -> list[Path]:
         folder: where the two go, made where it is missing. Files of these names are replaced.
     """
     texts = {"report.json": json.dumps(summary, indent=1, ensure_ascii=False) + "\n", "report.html": page(summary)}
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in texts.items():
-        with files.replacing(folder / name) as partial:
-            partial.write_text(text, encoding="utf-8")
-    return [folder / name for name in texts]
+    return files.write_texts(folder, texts)
 
 
 def page(summary: dict[str, Any]) -> str:

@@ -13,8 +13,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from ser_hf.data.corpora import CORPORA
 from ser_hf.data.corpora.base import confounds, join_words, languages
 from ser_hf.evaluation import plots
-from ser_hf.evaluation.results import Results, ResultsError
-from ser_hf.utils import templates
+from ser_hf.evaluation.results import Results, ResultsError, find_results
+from ser_hf.utils import files, templates
 
 STAMP = "LEAKY FIGURES"
 """Stands in the card of every model that was not tested on held-out speakers."""
@@ -221,28 +221,12 @@ def write_report(folder: Path, output: Path | None = None) -> tuple[list[Path], 
     Raises:
         ResultsError: for a folder without results, or with none that can be read.
     """
-    paths = sorted(folder.rglob("results.json"))
-    paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    if not paths:
-        raise ResultsError(f"'{folder}' holds no results.json: give the folder of a model or an evaluation")
-    runs, errors = [], []
-    for path in paths:
-        try:
-            runs.append(Results.load(path))
-        except ResultsError as error:
-            errors.append(error)
-    if not runs:
+    found, errors = find_results(folder)
+    if not found:
         raise errors[0]
-    runs.sort(key=lambda run: (run.protocol, str(run.fold), run.protocol_hash, -run.uar))
-    pages = {"report.html": report_page(runs, [_pictures(run) for run in runs])}
-    pages["report.tex"] = report_table(runs)
-    output = output or folder
-    output.mkdir(parents=True, exist_ok=True)
-    for name, text in pages.items():
-        partial = output / f".{name}.partial"
-        partial.write_text(text)
-        partial.rename(output / name)
-    return [output / name for name in pages], errors
+    runs = sorted(found.values(), key=lambda run: (run.protocol, str(run.fold), run.protocol_hash, -run.uar))
+    page = report_page(runs, [_pictures(run) for run in runs])
+    return files.write_texts(output or folder, {"report.html": page, "report.tex": report_table(runs)}), errors
 
 
 def _pictures(results: Results) -> dict[str, str]:

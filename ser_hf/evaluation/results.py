@@ -199,6 +199,29 @@ class Results(FurtherEvidence, EvaluationOrigin, EvaluationFigures, EvaluationSe
         return f"{self.headline()}\n{self.ci95_says}\n{notes}\n{body}"
 
 
+def find_results(folder: Path) -> tuple[dict[Path, Results], list[ResultsError]]:
+    """Load every `results.json` below a folder, at any depth, but for hidden folders.
+
+    Returns:
+        The results by their folders, in the order of the paths, and the errors of those that cannot
+        be read.
+
+    Raises:
+        ResultsError: for a folder without results.
+    """
+    paths = sorted(folder.rglob("results.json"))
+    paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not paths:
+        raise ResultsError(f"'{folder}' holds no results.json: give the folder of a model or an evaluation")
+    found, errors = {}, []
+    for path in paths:
+        try:
+            found[path.parent] = Results.load(path)
+        except ResultsError as error:
+            errors.append(error)
+    return found, errors
+
+
 def _between(ci95: dict[str, list[float]] | None) -> str:
     return " [{:.3f}, {:.3f}]".format(*ci95["uar"]) if ci95 else ""
 
@@ -231,6 +254,16 @@ class PredictionTable:
     def take(self, order: np.ndarray) -> "PredictionTable":
         """The rows of these indices, in this order."""
         return PredictionTable(*(values[order] for values in vars(self).values()))
+
+    def sorted(self) -> "PredictionTable":
+        """The rows in the order of corpus and file."""
+        return self.take(np.lexsort((self.files, self.corpora)))
+
+    @classmethod
+    def joined(cls, tables: "list[PredictionTable]") -> "PredictionTable":
+        """The rows of several tables, one after the other."""
+        columns = zip(*(vars(table).values() for table in tables), strict=True)
+        return cls(*map(np.concatenate, columns))
 
     def write(self, path: Path) -> None:
         """Write a row for each clip: its names, label, prediction and all probabilities."""

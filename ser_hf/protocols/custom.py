@@ -15,6 +15,9 @@ from ser_hf.utils import files, tables
 SUFFIXES = (".yaml", ".yml", ".json", ".csv")
 _WITHOUT = {"test": "there is nothing to test", "validation": "checkpoints would be chosen on the test"}
 """What happens in a fold that lacks a side."""
+LEAKS = ("speakers", "samples", "near duplicates")
+"""What a file may let stand on two sides."""
+_LEAKS_OF_WORDS = {**dict.fromkeys(("true", "yes", "on"), ["speakers"]), **dict.fromkeys(("false", "no", "off"), [])}
 
 
 def _as_list(value: object) -> list:
@@ -46,11 +49,12 @@ class _ProtocolFile(BaseModel):
 
     name: str = ""
     needs: Annotated[list[str], BeforeValidator(_as_list)] = []
-    leaks: bool = False
+    leaks: list[str] = []
     folds: list[_Fold] | None = None
     train: _Conditions | None = None
     validation: _Conditions | None = None
     test: _Conditions | None = None
+    validation_shares_speaker: bool = False
 
     @field_validator("name")
     @classmethod
@@ -58,6 +62,15 @@ class _ProtocolFile(BaseModel):
         if not name.isprintable() or not name.strip():
             raise ValueError(f"is {_short(name)}: one line of text is expected")
         return name
+
+    @field_validator("leaks", mode="before")
+    @classmethod
+    def _name_leaks(cls, leaks: object) -> list[str]:
+        """What may stand on two sides: a list, or true for speakers alone."""
+        names = _LEAKS_OF_WORDS.get(str(leaks).lower(), leaks)
+        if not isinstance(names, list) or not all(name in LEAKS for name in names):
+            raise ValueError(f"is {_short(leaks)}: true or false is expected, or a list of {', '.join(LEAKS)}")
+        return names
 
     @model_validator(mode="after")
     def _check_folds(self) -> "_ProtocolFile":
@@ -111,9 +124,8 @@ def _from_mapping(path: str, content: object) -> tuple[str, Protocol]:
         location = f"'{path}': folds[{fold}]." if settings.folds else f"'{path}': "
         return _select_sides(columns, location, folds[fold])
 
-    leaks = ("speakers",) if settings.leaks else ()
     return f"custom:{settings.name or Path(path).stem}", Protocol(
-        by_condition, tuple(settings.needs), len(folds), leaks=leaks
+        by_condition, tuple(settings.needs), len(folds), settings.validation_shares_speaker, tuple(settings.leaks)
     )
 
 

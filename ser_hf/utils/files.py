@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import textwrap
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -109,6 +109,18 @@ def replacing(output: str | PathLike) -> Iterator[Path]:
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> list[Path]:
+    """Write UTF-8 files by their names into a folder, which is made where it is missing.
+
+    Each appears when it is complete, and replaces a file of its name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        with replacing(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
+    return [folder / name for name in texts]
 
 
 def cache_dir(*parts: str) -> Path:

@@ -33,9 +33,19 @@ def render(template: str, finalize: Callable[[object], object] | None = None, **
         autoescape=select_autoescape(("html.jinja",), default=False),
         finalize=finalize,
     )
-    environment.filters["tex"] = lambda text: re.sub(r"([&%$#_{}])", r"\\\1", str(text).replace("\\", "/"))
+    environment.filters["tex"] = escape_tex
     environment.filters["basename"] = lambda path: PurePath(path).name
     return environment.get_template(template).render(**values)
+
+
+def escape_tex(text: object) -> str:
+    r"""Text for LaTeX, with its special characters escaped; a backslash, as in a path, becomes `/`.
+
+    >>> print(escape_tex("50%_a~b^c"))
+    50\%\_a\textasciitilde{}b\textasciicircum{}c
+    """
+    words = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": "/", "\n": " "}
+    return re.sub(r"[&%$#_{}~^\\\n]", lambda match: words.get(match[0], f"\\{match[0]}"), str(text))
 
 
 def render_card(

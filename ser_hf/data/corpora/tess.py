@@ -141,7 +141,7 @@ TESS = Corpus(
     forbids_changed_forms=True,
     citation="""@data{pichorafuller2010tess,
   title = {Toronto emotional speech set (TESS)}, author = {Pichora-Fuller, M. Kathleen and Dupuis, Kate},
-  publisher = {Borealis}, year = {2010}, doi = {10.5683/SP2/E8H2MF}
+  publisher = {Borealis}, year = {2020}, doi = {10.5683/SP2/E8H2MF}
 }""",
     language="en",
     accent="North American English",

@@ -1,0 +1,1 @@
+"""Leaderboards: many runs under one protocol, ranked, each tested against the best."""
