@@ -1,7 +1,7 @@
 """The tables of docs/evidence.md, from the raw recordings, compared with the figures there.
 
     make reproduce RAVDESS=DIR TESS=DIR
-    python scripts/reproduce.py --ravdess DIR --tess DIR [--models mfcc-svm tiny ...] [--only PROTOCOL ...]
+    python scripts/reproduce.py --ravdess DIR --tess DIR [--models tiny ...] [--only PROTOCOL ...]
 
 Every cell is one command, which is printed, in a folder of its own: OUTPUT/MODEL/PROTOCOL. What is
 finished is not run again, and a training that was cut off goes on. `tiny` is trained from nothing.
@@ -184,7 +184,14 @@ def parse_arguments(stated: dict[tuple[str, str], Published]) -> argparse.Namesp
     parser.add_argument("--tess", nargs="+", metavar="DIR|ZIP", default=[])
     parser.add_argument("--dataset", type=Path, metavar="DIR", help="a built one, in place of the recordings")
     parser.add_argument("--output", type=Path, default=Path("runs/reproduce"), metavar="DIR")
-    parser.add_argument("--models", nargs="+", choices=models, default=[*BASELINES], metavar="MODEL", help=f"of {', '.join(models)} (default: the simple ones)")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=models,
+        default=[*BASELINES],
+        metavar="MODEL",
+        help=f"of {', '.join(models)} (default: the simple ones)",
+    )
     parser.add_argument("--only", nargs="+", choices=protocols, default=protocols, metavar="PROTOCOL")
     parser.add_argument("--seeds", type=int, default=1, help="of tiny and bundled, from 42 on")
     parser.add_argument("--threads", type=int, help="of each training")
@@ -209,10 +216,14 @@ def main() -> int:
     folders = {(protocol, model): args.output / model / protocol for protocol, model in cells}
     runs = {cell: commands(cell[1], cell[0], folder, args) for cell, folder in folders.items()}
     left = [cell for cell in cells if not all((place / "results.json").exists() for place in runs[cell])]
-    print(f"{len(left)} of {len(cells)} cells are to be run: about {in_words(estimate(left, args.seeds))} on two cores", file=sys.stderr)
+    print(
+        f"{len(left)} of {len(cells)} cells are to be run: about {in_words(estimate(left, args.seeds))} on two cores",
+        file=sys.stderr,
+    )
     same_data = is_published_dataset(args.dataset)
     lines = [
-        "| protocol | model | clips | accuracy | UAR | macro F1 | 95 % of UAR | UAR, RAVDESS alone | UAR over seeds | from published |",
+        "| protocol | model | clips | accuracy | UAR | macro F1 | 95 % of UAR | UAR, RAVDESS alone | UAR over seeds "
+        "| from published |",
         "| --- | --- | ---: | ---: | ---: | ---: | --- | --- | --- | --- |",
     ]
     print("\n".join(lines))
@@ -228,7 +239,10 @@ def main() -> int:
     farther = sum("FARTHER" in line for line in lines)
     print(f"\n{args.output / 'tables.md'}; rank all of it: ser-hf leaderboard {args.output}", file=sys.stderr)
     if farther:
-        print(f"{farther} of {len(cells)} cells are farther from the published figures than they should be", file=sys.stderr)
+        print(
+            f"{farther} of {len(cells)} cells are farther from the published figures than they should be",
+            file=sys.stderr,
+        )
     return 3 if farther else 0
 
 

@@ -17,7 +17,10 @@ _WITHOUT = {"test": "there is nothing to test", "validation": "checkpoints would
 """What happens in a fold that lacks a side."""
 LEAKS = ("speakers", "samples", "near duplicates")
 """What a file may let stand on two sides."""
-_LEAKS_OF_WORDS = {**dict.fromkeys(("true", "yes", "on"), ["speakers"]), **dict.fromkeys(("false", "no", "off"), [])}
+_LEAKS_OF_WORDS = {
+    **{word: ["speakers"] for word in ("true", "yes", "on")},
+    **{word: [] for word in ("false", "no", "off")},
+}
 
 
 def _as_list(value: object) -> list:

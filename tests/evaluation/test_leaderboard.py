@@ -55,7 +55,7 @@ def test_figures_by_hand(runs):
     assert [row["accuracy"] for row in (a, b, c)] == pytest.approx([1, 24 / 32, 29 / 32])
     assert b["macro_f1"] == pytest.approx((2 * 8 / (16 + 8) + 2 * 16 / (16 + 24)) / 2)
     assert (a["p"], a["p_holm"], a["verdict"]) == (None, None, "best")
-    # only the two exchanges of all speakers come to as much as eight alike; of three alike a quarter
+    # eight alike: only the two exchanges of all come to as much; three alike: a quarter of them
     assert (b["p"], c["p"]) == (2 / 2**8, 2 / 2**3)
     assert (b["difference"], c["difference"]) == pytest.approx((-8 / 32, -3 / 32))
     # three runs are three pairs: the least p times 3, the next times 2
@@ -123,7 +123,7 @@ def test_seeds_of_a_recipe_are_one_row(runs):
     assert (row["seeds"], row["uar"]) == ([42, 43], pytest.approx((first + second) / 2))
     assert row["uar_sd"] == pytest.approx((second - first) / 2**0.5)
     assert row["ci95_says"] == "95 % bootstrap over 8 test speakers, of the mean over 2 seeds"
-    # four speakers lose two clips of 64, four lose one: |4 · 2 + 4 · 1| is reached by the extremes alone
+    # four speakers lose two clips of 64, four lose one: only the extremes come to as much
     assert row["p"] == 2 / 2**8
     assert board["tables"][0]["comparisons"] == 10
     assert len(row["folders"]) == 2
@@ -145,7 +145,8 @@ def test_pooled_seeds_and_folds_count_once(tmp_path):
             fields = {"fold": fold, "folds": 2, "protocol_hash": f"f{fold}", "training": seeded(seed)}
             write_evidence(folder, *given, **fields)
             parts.append({"folder": f"seed-{seed}/fold-{fold}", "fold": fold})
-    figures = [dict(uar=0.75, accuracy=0.75, macro_f1=0.7333333333), dict(uar=0.875, accuracy=0.875, macro_f1=0.873016)]
+    keys = ("uar", "accuracy", "macro_f1")
+    figures = [dict(zip(keys, row, strict=True)) for row in ((0.75, 0.75, 0.7333333), (0.875, 0.875, 0.873016))]
     repeats = {"seeds": [1, 2], "pooled": figures, "runs": parts}
     fields = {"fold": "all", "folds": 2, "protocol_hash": "f0+f1", "repeats": repeats}
     top = tmp_path / "top"
@@ -200,7 +201,9 @@ def test_files_and_terminal_say_the_same(runs, tmp_path, capsys):
     assert float(rows[3]["uar"]) == 0.75
     for row in rows:
         assert f"{float(row['uar']):.3f}" in printed
-    assert re.search(r"  4 b +0\.750  0\.\d{3} to 0\.\d{3} +0\.750  0\.733 +-0\.250  0\.0078 +0\.0469  worse; ", printed)
+    assert re.search(
+        r"  4 b +0\.750  0\.\d{3} to 0\.\d{3} +0\.750  0\.733 +-0\.250  0\.0078 +0\.0469  worse; ", printed
+    )
     assert r"b\_50\%\textasciitilde{}x|y & 0.781" in tex
     assert r"a & \textbf{1.000} & " in tex
     assert "0.906$^{\\dagger}$ & " in tex

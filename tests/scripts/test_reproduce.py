@@ -124,7 +124,8 @@ def test_commands_of_trained_cells(reproduce, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--ravdess", "", "--tess", "T"], ["--dataset", "D", "--seeds", "0"], ["--dataset", "D", "--only", "x"]]
+    "words",
+    [[], ["--ravdess", "", "--tess", "T"], ["--dataset", "D", "--seeds", "0"], ["--dataset", "D", "--only", "x"]],
 )
 def test_mistakes(reproduce, monkeypatch, words):
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *words])

@@ -35,7 +35,7 @@ COLUMNS = (
 
 
 def write_leaderboard(board: dict[str, Any], folder: Path) -> list[Path]:
-    """Write `leaderboard.html`, `.tex`, `.md`, `.csv` and `.json`; each appears when it is complete.
+    """Write `leaderboard.html`, `.tex`, `.md`, `.csv` and `.json`, each in one step.
 
     Args:
         board: of `ser_hf.evaluation.leaderboard.ranking.build_leaderboard`.
@@ -54,7 +54,7 @@ def write_leaderboard(board: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def _render(template: str, board: dict[str, Any]) -> str:
-    text = templates.render(template, tables=board["tables"], board=board, caption=caption, tested=tested)
+    text = templates.render(template, tables=board["tables"], board=board, caption=caption, tested=tested, count=count)
     return text.rstrip("\n") + "\n"
 
 
@@ -105,9 +105,14 @@ def caption(table: dict[str, Any]) -> str:
     hashes = table["protocol_hash"].split("+")
     split = hashes[0] if len(hashes) == 1 else f"{len(hashes)} folds, {hashes[0][:8]}…"
     return (
-        f"{table['under']} ({split}): {table['n']:,} clips of {table['speakers']} speakers, "
+        f"{table['under']} ({split}): {table['n']:,} clips of {count(table['speakers'])}, "
         f"dataset {table['dataset']}, chance {table['chance']:.3f}"
     )
+
+
+def count(speakers: int) -> str:
+    """How many speakers, in words."""
+    return f"{speakers} speaker{'s' * (speakers != 1)}"
 
 
 def tested(table: dict[str, Any]) -> str:
@@ -116,5 +121,5 @@ def tested(table: dict[str, Any]) -> str:
         return table["p_says"]
     few = ""
     if table["smallest_p"] is not None and table["smallest_p"] > 0.001:
-        few = f"; with {table['speakers']} speakers p cannot fall below {table['smallest_p']:.3g}"
+        few = f"; with {count(table['speakers'])} p cannot fall below {table['smallest_p']:.3g}"
     return f"UAR against {table['reference']}, {table['p_says']}{few}"

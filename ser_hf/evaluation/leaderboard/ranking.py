@@ -95,7 +95,7 @@ def _without_copies(runs: list[Run]) -> tuple[list[Run], list[LeftOut]]:
     """Keep the first of runs of one model with the same answers, as a model and its evaluation."""
     kept: list[Run] = []
     copies = []
-    for run in runs:
+    for run in sorted(runs, key=lambda run: (run.name.count("/"), run.name)):
         first = next((other for other in kept if _same_answers(other, run)), None)
         if first is None:
             kept.append(run)
@@ -170,7 +170,7 @@ def _mean(run: Run, name: str) -> float:
 
 
 def _speaker_matrices(run: Run) -> np.ndarray | None:
-    """Confusion matrices of the speakers, averaged over seeds, shape `(speakers, classes, classes)`.
+    """Mean confusion matrix over seeds of each speaker, shape `(speakers, classes, classes)`.
 
     UAR and accuracy of averaged matrices are the means over seeds, since every seed answers the
     same clips. None without predictions.
@@ -197,13 +197,22 @@ def _test_against_best(rows: list[dict[str, Any]], matrices: list[np.ndarray | N
             row["verdict"] = "best" if number == 0 else "best with predictions"
     if len(tested) < 2:
         few = "a test needs two runs with predictions.csv"
-        return {"reference": rows[tested[0]]["name"] if tested else None, "comparisons": 0, "smallest_p": None, "p_says": few}
+        return {
+            "reference": rows[tested[0]]["name"] if tested else None,
+            "comparisons": 0,
+            "smallest_p": None,
+            "p_says": few,
+        }
     comparisons = len(tested) * (len(tested) - 1) // 2
     best, *others = tested
     for number in others:
         report = compare.differences(matrices[best], matrices[number], names=("uar",))
         difference = report["differences"]["uar"]
-        rows[number] |= {"difference": difference["difference"], "difference_ci95": difference["ci95"], "p": difference["p"]}
+        rows[number] |= {
+            "difference": difference["difference"],
+            "difference_ci95": difference["ci95"],
+            "p": difference["p"],
+        }
     says, smallest = report["p_says"], report["smallest_p"]
     if smallest is not None:
         corrected = holm([rows[number]["p"] for number in others], comparisons)
