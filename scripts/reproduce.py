@@ -145,7 +145,7 @@ def ser_hf(words: list[object]) -> None:
 
 def estimate(cells: list[tuple[str, str]], seeds: int) -> float:
     """Seconds that cells take on two cores."""
-    features = {name for model, _ in cells for name in FEATURES if model.startswith(name)}
+    features = {name for _, model in cells for name in FEATURES if model.startswith(name)}
     runs = [(model, PROTOCOLS[protocol].folds) for protocol, model in cells]
     times = [SECONDS[model] * folds * (1 if model in BASELINES else seeds) for model, folds in runs]
     return sum(FEATURES[name] for name in features) + sum(times)
