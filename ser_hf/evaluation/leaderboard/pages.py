@@ -34,6 +34,13 @@ COLUMNS = (
 """Of `leaderboard.csv`: a row for each run, with its split."""
 
 
+MARKS = {
+    "new speakers of a corpus that was trained on": "new speakers, same corpora",
+    "new speakers of a new corpus": "new speakers, new corpus",
+}
+"""What narrow cells say of `Results.distribution`."""
+
+
 def write_leaderboard(board: dict[str, Any], folder: Path) -> list[Path]:
     """Write `leaderboard.html`, `.tex`, `.md`, `.csv` and `.json`, each in one step.
 
@@ -54,7 +61,9 @@ def write_leaderboard(board: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def _render(template: str, board: dict[str, Any]) -> str:
-    text = templates.render(template, tables=board["tables"], board=board, caption=caption, tested=tested, count=count)
+    text = templates.render(
+        template, tables=board["tables"], board=board, caption=caption, tested=tested, count=count, marks=MARKS
+    )
     return text.rstrip("\n") + "\n"
 
 
