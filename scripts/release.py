@@ -166,7 +166,7 @@ def build(root: Path, version: str, folder: Path) -> list[Path]:
     for path in built:
         check_metadata(path.name, metadata_of(path), version)
     if (checker := root / "scripts" / "check_wheel.py").exists():
-        run(root, sys.executable, str(checker), str(built[1]))
+        run(root, sys.executable, str(checker), "--reuse")
     return built
 
 

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = (".", "docs", "studies", ".github", ".github/ISSUE_TEMPLATE", "ser_hf/pretrained")
-PAGES = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
+FOLDERS = (".", "docs", "docs/*", "studies", ".github", ".github/ISSUE_TEMPLATE", "ser_hf/pretrained")
+PAGES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}/*.md"))
 LINK = re.compile(r"\]\(([^)\s]+)(?: \"[^\"]*\")?\)|\b(?:src|href)=\"([^\"]+)\"")
 CODE = re.compile(r"^( *)(`{3,})[^\n]*\n.*?^\1\2`* *$|(?<!`)`[^`\n]+`(?!`)", re.MULTILINE | re.DOTALL)
 HEADING = re.compile(r"^#{1,6} +(.+?) *#*$", re.MULTILINE)
@@ -102,8 +102,8 @@ def pages_of(navigation):
 
 def test_every_page_is_in_the_navigation():
     listed = list(pages_of(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
-    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").glob("*.md")}
-    pages |= {path.with_suffix(".md").name for path in (ROOT / "docs").glob("*.ipynb")}
+    written = [path for pattern in ("*.md", "*.ipynb") for path in (ROOT / "docs").rglob(pattern)]
+    pages = {path.relative_to(ROOT / "docs").with_suffix(".md").as_posix() for path in written}
     pages |= {f"studies/{path.name}" for path in (ROOT / "studies").glob("*.md")}
     pages |= {path.name.lower() for path in ROOT.glob("*.md") if path.name != "README.md"}
     assert sorted(listed) == sorted(pages | {"index.md"})
