@@ -60,7 +60,7 @@ def build(version: str, site: Path, repository: str | None = None) -> int:
         written = Path(temporary) / version
         environment = os.environ | {"DOCS_VERSION": version, "NO_MKDOCS_2_WARNING": "1"}
         environment |= {"DOCS_REPOSITORY": repository} if repository else {}
-        command = [sys.executable, "-m", "mkdocs", "--quiet", "build", "--config-file", str(ROOT / "mkdocs.yml")]
+        command = [sys.executable, "-m", "mkdocs", "build", "--config-file", str(ROOT / "mkdocs.yml")]
         run = subprocess.run([*command, "--site-dir", str(written)], env=environment)
         if run.returncode == 0:
             (written / "404.html").unlink(missing_ok=True)  # its links begin at the root of a host

@@ -23,7 +23,7 @@ PICTURES = {".png", ".jpg", ".svg", ".gif", ".webp"}
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".sh": "bash", ".json": "json"}
 FENCED = re.compile(r"^( *)(`{3,})[^\n]*\n.*?^\1\2`* *$", re.MULTILINE | re.DOTALL)
 MARKDOWN_LINK = re.compile(r"(?<=\]\()([^)\s#:]+)(#[^)\s]*)?(?=[)\s])")
-HTML_LINK = re.compile(r"(?<=\b(?:src|set|ref)=\")([^\"\s#:]+)(#[^\"\s]*)?(?=[\"\s])")
+HTML_LINK = re.compile(r"(?<=(?:src|set|ref)=\")([^\"\s#:]+)(#[^\"\s]*)?(?=[\"\s])")
 """Of `src`, `srcset` and `href`."""
 
 
