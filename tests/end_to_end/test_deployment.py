@@ -89,6 +89,9 @@ def test_the_container_file_is_well_formed():
     last = instructions()[len(names) - names[::-1].index("FROM") :]
     found = dict(last)
     assert found["USER"] not in ("root", "0")
+    for name, step in instructions():
+        if name == "RUN":
+            assert subprocess.run(["sh", "-n", "-c", step]).returncode == 0
     assert (found["EXPOSE"], found["STOPSIGNAL"]) == (str(AppSettings.port), "SIGTERM")
     program, command, *flags = json.loads(found["ENTRYPOINT"])
     assert (program, command, settings(*flags).host) == ("ser-hf", "app", "0.0.0.0")
