@@ -24,7 +24,7 @@
     const layers = [];
     for (let place = one; place; place = place.parentElement) {
       const style = getComputedStyle(place);
-      if (style.backgroundImage !== "none") return null; // a picture: not to be judged here
+      if (style.backgroundImage.includes("url(")) return null; // a picture: not to be judged here
       layers.push(rgba(style.backgroundColor));
       if (layers.at(-1)[3] === 1) break;
     }

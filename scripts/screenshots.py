@@ -46,7 +46,7 @@ CARD = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="color
 body {{font: 16px/1.6 system-ui, sans-serif; max-width: 46rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere}}
 img {{max-width: 100%}} pre {{overflow-x: auto; background: #8882; padding: .7rem}} code {{font-size: .9em}}
 table {{display: block; overflow-x: auto; border-collapse: collapse}}
-th, td {{border: 1px solid #8886; padding: .3rem .6rem}}
+th, td {{border: 1px solid #8886; padding: .3rem .6rem; overflow-wrap: normal}}
 blockquote {{border-left: 4px solid #8888; margin-left: 0; padding-left: 1rem}}</style><body>{body}"""
 """About as the Hub shows a card."""
 

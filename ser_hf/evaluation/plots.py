@@ -85,7 +85,7 @@ def history(results: Results) -> Figure:
     _curve(loss, results.history, "eval_loss", ORANGE, "s--", "validation")
     _curve(accuracy, results.history, "accuracy", BLUE, "o-", "training")
     _curve(accuracy, results.history, "eval_accuracy", ORANGE, "s--", "validation")
-    _curve(accuracy, results.history, "eval_uar", "#000000", "^:", "UAR of validation")
+    _curve(accuracy, results.history, "eval_uar", "#000000", "^:", "validation UAR")
     loss.set(ylabel="loss (nats)", ylim=(0, None))
     accuracy.set(xlabel="epoch", ylabel="accuracy (share of clips)", ylim=(-0.02, 1.02))
     accuracy.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -138,8 +138,8 @@ def legend_below(figure: Figure, axes: Axes, columns: int = 3) -> None:
 
 
 def _fitting(columns: int, names: list[str]) -> int:
-    """As many columns as a legend has space for; a sign and its gaps count as six letters."""
-    return max(1, min(columns, 56 // (max(map(len, names)) + 6)))
+    """As many columns as a legend has space for; a sign and its gaps count as five letters."""
+    return max(1, min(columns, 60 // (max(map(len, names)) + 5)))
 
 
 def ink(share: float) -> str:

@@ -67,7 +67,7 @@ def make_results(n=240, strength=2.0, seed=0, **changes):
         "data": {
             "corpora": {
                 "ravdess": {"clips": 900, "speakers": 24, "licence": "CC BY-NC-SA 4.0"},
-                "mine": {"clips": 9, "speakers": 2},
+                "mine": {"clips": 9, "speakers": 2, "licence": ""},
             },
             **{
                 "clips": 909,
