@@ -78,14 +78,14 @@ def shortened(name: str, most: int = _NAME) -> str:
     >>> shortened("ravdess-01")
     'ravdess-01'
     >>> shortened("interview-of-the-second-day", 13)
-    'intervi…d-day'
+    'interv…nd-day'
     """
     end = (most - 1) // 2
     return name if len(name) <= most else f"{name[: most - 1 - end]}…{name[len(name) - end :]}"
 
 
 def compact(count: int) -> str:
-    """A count in at most five characters.
+    """A count in a few characters.
 
     >>> [compact(number) for number in (0, 9_876, 12_345, 3_400_000, 2_000_000_000)]
     ['0', '9,876', '12k', '3.4M', '2G']
