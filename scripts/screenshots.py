@@ -124,6 +124,7 @@ def make(folder: Path) -> Path:
         ),
         (folder / "simple", ["baseline", "mfcc-svm", *test, "--output", folder / "simple"]),
         (folder / "report.html", ["report", folder]),
+        (folder / "leaderboard", ["leaderboard", folder, "--output", folder / "leaderboard"]),
         (
             folder / "leakage",
             ["leakage-curve", "--model", "mfcc-svm", "--dataset", data, "--output", folder / "leakage"],

@@ -19,6 +19,8 @@ from ser_hf.app import web_site
 from ser_hf.data import card, dataset
 from ser_hf.data.audit import report as audit_report
 from ser_hf.evaluation import label_report, reports
+from ser_hf.evaluation.leaderboard import pages as leaderboard_pages
+from ser_hf.evaluation.leaderboard.ranking import build_leaderboard
 from ser_hf.hub import space
 from ser_hf.labels import EMOTIONS
 
@@ -67,7 +69,17 @@ def dataset_card(long, count):
     return card.dataset_card(report, datasets.Features(dataset.FEATURES), [])
 
 
-def pages(card_page, monkeypatch):
+def leaderboards(unusual, folder):
+    """The page and the Markdown of a leaderboard of all of these results."""
+    for name, results in unusual.items():
+        place = folder / (figures.LONG[:200] if name == "long names" else name)
+        place.mkdir(parents=True)
+        results.save(place / "results.json")
+    board = build_leaderboard([folder])
+    return (leaderboard_pages._render(f"leaderboard.{kind}.jinja", board) for kind in ("html", "md"))
+
+
+def pages(card_page, monkeypatch, folder):
     """The text of each page, with names and numbers that are as long as they come."""
     unusual, long = figures.hostile_results(), figures.LONG
     runs = [unusual[name] for name in ("usual", "long names", "one class", "billions of clips", "nothing right")]
@@ -77,6 +89,9 @@ def pages(card_page, monkeypatch):
     labels = [*EMOTIONS, *(f"another-label-{number}" for number in range(40))]
     yield "labelling", label_report.page(figures.labelling(10**9, labels, f"/archive/{long}"))
     yield "audit", audit_page(long, 1_234_567)
+    page, markdown = leaderboards(unusual, folder)
+    yield "leaderboard", page
+    yield "leaderboard as Markdown", card_page(markdown)
     yield "model card", card_page(reports.model_card(unusual["long names"], ["history.png"]))
     yield "dataset card", card_page(dataset_card(long, 1_234_567))
     yield (
@@ -91,7 +106,7 @@ def pages(card_page, monkeypatch):
 def test_every_page_fits_and_can_be_read(browser, screenshots, tmp_path, monkeypatch):
     found, context = {}, browser.new_context(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     shown = context.new_page()
-    for name, text in pages(screenshots.card_page, monkeypatch):
+    for name, text in pages(screenshots.card_page, monkeypatch, tmp_path / "runs"):
         (tmp_path / f"{name}.html").write_text(text)
         for width in (390, 1280):
             shown.set_viewport_size({"width": width, "height": 844})
