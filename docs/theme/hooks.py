@@ -55,7 +55,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Turn links between files of the repository into links between pages of the site."""
 
     def in_site(match: re.Match, address: Callable[[File], str]) -> str:
-        file = files.get_file_from_path(site_uri(target(page.file, match[1])))
+        path = target(page.file, match[1])
+        if path != repository_path(page.file):  # which a notebook's page offers for download
+            path = re.sub(r"\.ipynb$", ".md", path)
+        file = files.get_file_from_path(site_uri(path))
         if file is None:
             return match[0]  # the check of links names it
         return posixpath.relpath(address(file), posixpath.dirname(address(page.file)) or ".") + (match[2] or "")
@@ -146,8 +149,14 @@ def notebook_page(uri: str, text: str) -> dict[str, str | bytes]:
             parts.append(source)
             continue
         parts.append(f"`````python\n{source}\n`````")
-        for index, output in enumerate(cell["outputs"]):
-            data = output.get("data", {"text/plain": output.get("text", "")})
+        printed = ""
+        for index, output in enumerate([*cell["outputs"], {"text": ""}]):
+            if "text" in output:
+                printed += "".join(output["text"])
+            if ("data" in output or index == len(cell["outputs"])) and printed.strip():
+                parts.append(f"`````text\n{printed.rstrip()}\n`````")
+                printed = ""
+            data = output.get("data", {})
             if "image/png" in data:
                 name = f"{stem}_{number}_{index}.png"
                 pictures[name] = b64decode("".join(data["image/png"]))

@@ -209,12 +209,16 @@ def test_links_of_pages(hooks, page, markdown, expected):
 def test_a_notebook_becomes_a_page(hooks):
     cells = [
         {"cell_type": "markdown", "source": ["# Tour\n", "words"]},
-        {"cell_type": "code", "source": "1 + 1", "outputs": [{"data": {"text/plain": ["2"]}}, {"text": "said\n"}]},
+        {
+            "cell_type": "code",
+            "source": "1 + 1",
+            "outputs": [{"data": {"text/plain": ["2"]}}, {"text": "one\n"}, {"text": ["two\n"]}],
+        },
         {"cell_type": "code", "source": "draw()", "outputs": [{"data": {"image/png": "AQI=", "text/plain": "figure"}}]},
     ]
     made = hooks.notebook_page("tour.ipynb", json.dumps({"cells": cells}))
     assert made["tour_2_0.png"] == b"\x01\x02"
     assert made["tour.md"] == (
-        "# Tour\nwords\n\n`````python\n1 + 1\n`````\n\n`````text\n2\n`````\n\n`````text\nsaid\n`````\n\n"
+        "# Tour\nwords\n\n`````python\n1 + 1\n`````\n\n`````text\n2\n`````\n\n`````text\none\ntwo\n`````\n\n"
         "`````python\ndraw()\n`````\n\n![output](tour_2_0.png)\n\n[The notebook itself](tour.ipynb)\n"
     )
