@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ser_hf.app import answers, calls, uploads
 from ser_hf.app.calls import Calls
-from ser_hf.app.metrics import Exchange, Metrics
+from ser_hf.app.metrics import CLIENT_CLOSED, Exchange, Metrics
 from ser_hf.app.origins import Origins, client, header, is_this_machine
 from ser_hf.app.uploads import Limits
 
@@ -84,6 +84,9 @@ class Refusal(NamedTuple):
     headers: dict[str, str] = {}  # noqa: RUF012
 
 
+_DRAINING = Refusal("draining", 503, "The app is shutting down: ask again in a minute.", {"retry-after": "60"})
+
+
 class RequestGuard:
     """Middleware around the app.
 
@@ -118,6 +121,7 @@ class RequestGuard:
         self._calls, self._scripts, self._metrics = page_calls, list(scripts), metrics
         self._rate = RateLimit(limits.per_minute)
         self._closed = asyncio.Event()
+        self._posts: set[asyncio.Task] = set()  # that are being answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection."""
@@ -142,21 +146,37 @@ class RequestGuard:
         self.working += is_work
         try:
             if scope["method"] == "POST":
-                await self._checked_body(scope, receive, send)
-                if exchange.status == 503:  # our queue and Gradio's say so, and nothing else behind the guard
-                    self._metrics.refused("queue_full")
+                await self._post(scope, receive, send, exchange)
             else:
                 await self.app(_for_gradio(scope), self._until_closed(receive), send)
         finally:
             self.working -= is_work
+
+    async def _post(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
+        """Answer a POST; one that is not done when the guard is closed is refused."""
+        task = asyncio.current_task()
+        self._posts.add(task)
+        try:
+            await self._checked_body(scope, receive, send)
+        except asyncio.CancelledError:
+            if not self._closed.is_set() or exchange.status != CLIENT_CLOSED:
+                raise
+            task.uncancel()
+            return await self._refuse(send, _DRAINING)
+        finally:
+            self._posts.discard(task)
+        if exchange.status == 503:  # our queue and Gradio's say so, and nothing else behind the guard
+            self._metrics.refused("queue_full")
 
     async def _refuse(self, send: Send, refusal: Refusal) -> None:
         self._metrics.refused(refusal.reason)
         await answers.respond(send, *refusal[1:])
 
     def close(self) -> None:
-        """End the connections that open tabs hold to learn of news."""
+        """End the connections that open tabs hold, and give up what is not done."""
         self._closed.set()
+        for task in self._posts:
+            task.cancel()
 
     def _until_closed(self, receive: Receive) -> Receive:
         """`receive` that reports a disconnected client once the guard is closed."""
@@ -193,7 +213,7 @@ class RequestGuard:
         if method != "POST" or _POST_SIGNAL.fullmatch(path):  # a running call may go on to its end
             return None
         if self.draining:
-            return Refusal("draining", 503, "The app is shutting down: ask again in a minute.", {"retry-after": "60"})
+            return _DRAINING
         if not is_this_machine(scope) and (wait := self._rate.seconds_to_wait(client(scope))):
             message = f"More than {self.limits.per_minute} requests in a minute: wait {wait} s and ask again."
             return Refusal("rate", 429, message, {"retry-after": str(wait)})

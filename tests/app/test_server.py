@@ -1,5 +1,6 @@
 """The running app: what it lets in, what it says of itself, and how it ends."""
 
+import asyncio
 import http.server
 import io
 import json
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gradio
+import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -24,7 +26,8 @@ from helpers.app import free_port, serving, started
 from helpers.small import ROOT
 
 from ser_hf.app import tabs
-from ser_hf.app.middleware import API
+from ser_hf.app.metrics import Metrics
+from ser_hf.app.middleware import API, Access, RequestGuard
 from ser_hf.app.server import allowed_hosts, health
 from ser_hf.app.uploads import Limits
 from ser_hf.inference.predictor import Predictor
@@ -323,6 +326,28 @@ def test_told_to_end_it_finishes_what_it_accepted(tuned, talk_file, tmp_path):
         _check_end(app, url, results, responses)
     assert list(tmp_path.glob("ser_hf_app-*")) == []
     assert [line for line in log.read_text().splitlines() if not line.startswith("running on")] == []
+
+
+@pytest.mark.parametrize("route", ["/predict", "/batch", f"{API}/upload"])
+def test_what_is_not_done_in_time_is_refused_in_words(route, tmp_path):
+    async def never(scope, receive, send):
+        await asyncio.Event().wait()
+
+    guard = RequestGuard(never, Limits(), tmp_path, Access(), None, [], Metrics())
+
+    async def ask_and_end():
+        transport = httpx.ASGITransport(guard)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            asked = asyncio.create_task(client.post(route, content=b"x"))
+            while not guard.working:
+                await asyncio.sleep(0)
+            guard.close()
+            return await asked
+
+    response = asyncio.run(ask_and_end())
+    assert (response.status_code, response.headers["retry-after"]) == (503, "60")
+    assert "shutting down" in response.json()["error"]
+    assert guard.working == 0
 
 
 def _check_end(app, url, results, responses):
