@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test model reproduce web docs release clean
+.PHONY: quickstart test model reproduce web docs release wheel versions clean
 
 # RAVDESS=DIR TESS=DIR: on real recordings instead of the synthetic voices
 quickstart: .venv/ready
@@ -37,6 +37,14 @@ docs: .venv/ready
 # VERSION=1.2.3 [DRY_RUN=1]: checks, tests, builds, commits and tags; docs/releasing.md has the steps by hand
 release: .venv/ready web/node_modules/ready
 	$(BIN)/python scripts/release.py "$(VERSION)" $(if $(DRY_RUN),--dry_run)
+
+# builds the wheel and uses it in a new environment of 6 GB; REUSE=1: with the libraries of this one
+wheel: .venv/ready
+	$(BIN)/python scripts/check_wheel.py $(if $(REUSE),--reuse)
+
+# the tests with other versions, in a new environment of 6 GB: WHICH=lowest|highest|constraints, WITH=python3.13
+versions: .venv/ready
+	$(BIN)/python scripts/check_versions.py $(or $(WHICH),highest) $(if $(WITH),--python $(WITH))
 
 # without npm the tests of the page skip, and say so
 web/node_modules/ready: web/package-lock.json

@@ -9,11 +9,12 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from importlib.util import find_spec
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import SpaceCardData
+from huggingface_hub import ModelCard, SpaceCardData
 
 from ser_hf import __version__
 from ser_hf.app.examples import write_examples
@@ -29,6 +30,8 @@ RUNTIME_FILES = tuple(
     f"ort-wasm-simd-threaded{kind}.{ending}" for kind in ("", ".asyncify") for ending in ("mjs", "wasm")
 )
 """Files of ONNX Runtime Web: for WebAssembly alone, and for WebGPU."""
+RUNTIME_NOTICES = ("LICENSE", "ThirdPartyNotices.txt")
+"""Licences of the runtime and of what it is built of, as its package for Python ships them."""
 _INSTALLED = Path(__file__).parents[2] / "web" / "node_modules" / "onnxruntime-web" / "dist"
 
 
@@ -65,6 +68,8 @@ def write_site(
         (site / "ort").mkdir()
         for file in RUNTIME_FILES:
             shutil.copy(runtime / file, site / "ort" / file)
+        for file in RUNTIME_NOTICES:
+            shutil.copy(Path(find_spec("onnxruntime").origin).with_name(file), site / "ort")
         examples = write_examples(site / "examples")
         rows = [("model", name), ("labels", ", ".join(settings["labels"]))]
         settings |= {
@@ -75,7 +80,7 @@ def write_site(
             "warnings": warnings(results),
         }
         (site / "ser_hf.json").write_text(json.dumps(settings, ensure_ascii=False) + "\n")
-        (site / "README.md").write_text(_card(name))
+        (site / "README.md").write_text(_card(name, folder))
     return settings
 
 
@@ -120,13 +125,16 @@ def _fetch(version: str, folder: Path) -> None:
         Path(temporary, "package").rename(folder / "package")
 
 
-def _card(model: str) -> str:
+def _card(model: str, folder: Path | None) -> str:
+    # the folder holds the weights: their licence is the stricter one
+    card = folder / "README.md" if folder else None
+    licence = ModelCard.load(card).data.license if card and card.is_file() else None
     data = SpaceCardData(
         title=f"Speech emotion: {model.rpartition('/')[2]}",
         emoji="🎤",
         sdk="static",
         app_file="index.html",
-        license="apache-2.0",
+        license=licence or "other",
         short_description="Which emotion does a voice express?",
         tags=["speech-emotion-recognition", "audio-classification", "ser_hf"],
         # the page asks for these headers by itself where a host does not send them

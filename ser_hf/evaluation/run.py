@@ -24,6 +24,7 @@ from ser_hf.evaluation.diagnostics import bias_probes, robustness
 from ser_hf.evaluation.results import PredictionTable, Results
 from ser_hf.evaluation.settings import BaselineSettings, CalibrateSettings, EvaluateSettings
 from ser_hf.inference.predictor import Predictor
+from ser_hf.models import loading
 from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.utils import files
 
@@ -151,6 +152,7 @@ def run_calibration(settings: CalibrateSettings) -> dict:
     with files.new_folder(output) as partial:
         predictor.model.save_pretrained(partial)
         predictor.extractor.save_pretrained(partial)
+        loading.copy_licences(model, partial)
         embedding_reference.write_head_and_reference(predictor, rows, split, partial)
     return fitted
 

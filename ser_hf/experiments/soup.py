@@ -72,6 +72,7 @@ def cook(
     with files.new_folder(output) as folder:
         model.save_pretrained(folder)
         predictor.extractor.save_pretrained(folder)
+        loading.copy_licences(runs[0], folder)
         record = _record(taken, len(runs), choose, calibrated)
         results, probabilities, _ = evaluate.evaluate(
             Predictor(folder, backend="torch"), rows, [split], settings.dataset, str(output), record

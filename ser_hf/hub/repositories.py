@@ -26,7 +26,7 @@ Kind = Literal["dataset", "model", "space"]
 
 _FILES = {
     "dataset": ("README.md", "audit.json", "data/*.parquet", "pictures/*.png"),
-    "model": ("README.md", "*.json", "*.safetensors", "*.txt", "plots/*.png"),
+    "model": ("README.md", "*.json", "*.safetensors", "*.txt", "LICENSE*", "NOTICE*", "plots/*.png"),
 }
 _REPLACED = {
     "dataset": re.compile(r"data/[^/]+\.parquet|pictures/[^/]+\.png"),

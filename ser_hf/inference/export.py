@@ -22,8 +22,8 @@ def export(
     Args:
         model: a folder that fine-tuning wrote, or a Hub id.
         output: gets `model.onnx` or `model_int8.onnx`, `config.json`, `preprocessor_config.json`,
-            `export.json`, and the adaptation head and the
-            reference of embeddings if the model has them.
+            `export.json`, and of the model its licence
+            texts, adaptation head and reference of embeddings, if it has them.
         int8: matrix products in int8.
         clips: waveforms of shape `(samples,)` at 16 kHz, on which the graph is compared with torch;
             synthetic voices where None.
@@ -47,6 +47,7 @@ def export(
         check = write_checked(loaded, extractor, rule, folder / GRAPH_FILES[backend], int8, clips)
         loaded.config.save_pretrained(folder)
         extractor.save_pretrained(folder)
+        loading.copy_licences(model, folder)
         if (head := adaptation_head.load_beside(model)) is not None:
             head.save(folder / adaptation_head.FILE)
         if (reference := embedding_reference.load_beside(model)) is not None:

@@ -35,7 +35,7 @@ _HALVED = 1024  # values from which a tensor is stored in 16 bits
 
 
 def write_web_model(model: str | PathLike, folder: Path, revision: str | None = None) -> dict[str, Any]:
-    """Write the graphs of a model, its config and its preprocessor.
+    """Write the graphs of a model, its config, its preprocessor and its licence texts.
 
     Args:
         model: a folder that fine-tuning wrote, or a Hub id.
@@ -68,6 +68,7 @@ def write_web_model(model: str | PathLike, folder: Path, revision: str | None = 
     write_voice_graph(folder / VOICE_GRAPH)
     loaded.config.save_pretrained(folder)
     extractor.save_pretrained(folder)
+    loading.copy_licences(model, folder)
     head = adaptation_head.load_beside(model, revision)
     labels = [loaded.config.id2label[number] for number in range(loaded.config.num_labels)]
     graphs = {"fp32": GRAPH, "int8": None if refused else SMALL_GRAPH, "voice": VOICE_GRAPH}

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from os import PathLike
 from pathlib import Path
 
@@ -27,6 +28,9 @@ from ser_hf.utils import hub_errors
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 """Files of a model's weights: in one file, or the index of several."""
+
+LICENCE_FILES = ("LICENSE*", "NOTICE*")
+"""Patterns of licence texts beside weights."""
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
 """Errors of transformers for an unknown name or config, and for weights that are cut off or
@@ -96,6 +100,18 @@ def file_beside(model: str | PathLike, name: str, revision: str | None = None) -
     # without a connection the model came from the cache, and so does what lay beside it
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     return cached_file(model, name, revision=revision or "main", **quiet)
+
+
+def copy_licences(model: str | PathLike, folder: Path) -> None:
+    """Copy the licence texts in a model's folder to what was made of its weights.
+
+    Those of a Hub id stay in its repository.
+    """
+    if not str(model) or not Path(model).is_dir():
+        return
+    for pattern in LICENCE_FILES:
+        for path in Path(model).glob(pattern):
+            shutil.copy(path, folder)
 
 
 def load_for_prediction(

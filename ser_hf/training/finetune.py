@@ -309,6 +309,7 @@ def _appearing_in(output_dir: str) -> Iterator[Path]:
 def _save(model: PreTrainedModel, extractor: FeatureExtractionMixin, folder: Path) -> None:
     model.save_pretrained(folder)
     extractor.save_pretrained(folder)
+    loading.copy_licences(model.name_or_path, folder)
 
 
 def _record(

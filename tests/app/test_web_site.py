@@ -9,6 +9,7 @@ import pytest
 from helpers.app import serving
 from helpers.clients import ser_hf
 from helpers.small import make_whisper
+from huggingface_hub import ModelCard
 
 from ser_hf.app import web_site
 from ser_hf.errors import UserError
@@ -37,6 +38,8 @@ def test_the_site_is_complete_and_describes_the_model(site, tuned, runtime):
         assert name is None or (site / name).stat().st_size > 1000
     for name in web_site.RUNTIME_FILES:
         assert (site / "ort" / name).read_bytes() == name.encode()
+    licences = ["LICENSE-BACKBONE", "THIRD_PARTY_LICENSES.txt", *(f"ort/{name}" for name in web_site.RUNTIME_NOTICES)]
+    assert all((site / name).stat().st_size for name in licences)
     for path in web_site.BUNDLE.rglob("*.*"):
         assert (site / path.relative_to(web_site.BUNDLE)).read_bytes() == path.read_bytes()
     config = json.loads((site / "config.json").read_text())
@@ -47,6 +50,7 @@ def test_the_site_is_complete_and_describes_the_model(site, tuned, runtime):
     card = (site / "README.md").read_text()
     assert "sdk: static" in card
     assert "app_file: index.html" in card
+    assert f"license: {ModelCard.load(tuned / 'README.md').data.license}\n" in card
     assert not any(str(tuned.parent) in path.read_text() for path in (site / "README.md", site / "ser_hf.json"))
 
 

@@ -112,6 +112,7 @@ def test_calibrate_sets_when_a_model_abstains(tuned, built, recordings, tmp_path
     base = ("calibrate", "--model", tuned, "--dataset", built)
     assert main(words(*base, "--coverage", "0.5", "--output", out)) == 0
     found = json.loads(capsys.readouterr().out.rpartition("calibrated model")[0])
+    assert (out / "LICENSE-BACKBONE").is_file()
     assert found["temperature"] == pytest.approx(1, abs=1e-2)  # it was calibrated on these clips before
     assert found["abstain"]["coverage"] == pytest.approx(0.5, abs=0.05)
     files = [str(path) for path in sorted(recordings[0].rglob("*-21.wav"))]

@@ -58,6 +58,7 @@ def raw(folder):
 def test_a_uniform_soup_is_the_mean_of_all(runs, few, tmp_path):
     assert soup(runs, few, tmp_path / "soup", "--choose", "uniform") == 0
     parts, found = [raw(run) for run in runs], raw(tmp_path / "soup")
+    assert (tmp_path / "soup" / "LICENSE-BACKBONE").is_file()
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, sum(part[name] for part in parts) / 3, atol=1e-5, rtol=1e-4)
     results = Results.load(tmp_path / "soup" / "results.json")

@@ -23,6 +23,7 @@ PUSHED = {
     "adaptation_head.safetensors",
     "embedding_reference.safetensors",
     "results.json",
+    "LICENSE-BACKBONE",
     "README.md",
 }
 LOCAL = ("checkpoint", "tensorboard", "predictions")

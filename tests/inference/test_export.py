@@ -184,6 +184,7 @@ def test_an_exported_folder_needs_no_safetensors(quantised, tuned, clips, tmp_pa
     assert {path.name for path in folder.iterdir()} == files | {
         "adaptation_head.safetensors",
         "embedding_reference.safetensors",
+        "LICENSE-BACKBONE",
     }
     assert json.loads((folder / "export.json").read_text()) == report
     assert (report["model"], report["backend"]) == (tuned.name, backend)

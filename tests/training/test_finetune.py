@@ -33,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 def test_the_folder_holds_the_model_and_its_evidence(tuned):
     names = {path.name for path in tuned.iterdir() if not path.name.startswith("checkpoint-")}
     assert names == {
+        "LICENSE-BACKBONE",
         "README.md",
         "adaptation_head.safetensors",
         "classification_report.txt",

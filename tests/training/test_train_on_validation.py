@@ -63,6 +63,7 @@ def test_a_model_of_everybody_has_weights_and_no_figures(built, models, rows, tm
     assert main(words) == 0
     names = {path.name for path in folder.iterdir()} - {"tensorboard"}
     assert {name for name in names if not name.startswith("checkpoint-")} == {
+        "LICENSE-BACKBONE",
         "adaptation_head.safetensors",
         "config.json",
         "embedding_reference.safetensors",

@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ser_hf import protocols
 from ser_hf.errors import UserError
+from ser_hf.models import loading
 from ser_hf.models.seen_speakers import SeenSpeakers
 from ser_hf.training import cpu_kernels, recovery, setup
 from ser_hf.training.pretraining import objective
@@ -212,6 +213,7 @@ def pretrain(config: PretrainConfig) -> list[dict] | None:
     ):
         objective.save(model, original_settings, partial)
         extractor.save_pretrained(partial)
+        loading.copy_licences(config.model, partial)
         (partial / "history.json").write_text(json.dumps(history, indent=2) + "\n")
     shutil.rmtree(scratch, ignore_errors=True)
     return history
