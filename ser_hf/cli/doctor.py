@@ -36,6 +36,7 @@ _ABILITIES = {
     "baselines": "eGeMAPS baselines",
     "ffmpeg": "PyAV: recordings of phones and browsers (m4a, mp4, webm, aac, amr)",
     "mcp": "ser-hf app --mcp",
+    "ray": "ser-hf label --engine ray",
     "search": "ser-hf finetune --search",
 }
 """What an extra adds. The extra `dev` is for those who change this package."""
