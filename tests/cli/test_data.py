@@ -86,7 +86,7 @@ def test_splits_prints_each_fold(built, capsys, fails):
 
 
 def test_what_is_built_is_what_strangers_load(small, tmp_path):
-    with Hub() as remote:
+    with Hub(lasting=True) as remote:
         environment = remote.environment(tmp_path / "home")
         command = ["data", "--ravdess", str(small[0]), "--tess", str(small[1]), "--output", str(tmp_path / "out")]
         words = ["-m", "ser_hf.cli.main", *command, "--push_to_hub", "ravdess-tess"]
@@ -102,7 +102,7 @@ def test_what_is_built_is_what_strangers_load(small, tmp_path):
             "pictures/balance.png",
             "pictures/durations.png",
         }
-        load = programs.run(["-c", LOAD], environment, tmp_path)
+        load = programs.run(["-c", LOAD], environment, tmp_path, ours=False)
     assert load.returncode == 0, load.stderr[-3000:]
     loaded = [json.loads(line) for line in load.stdout.splitlines()]
     rows = dataset.load(tmp_path / "out")

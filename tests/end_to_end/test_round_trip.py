@@ -42,7 +42,7 @@ def prediction(answer):
 def journey(recordings, few, models, tmp_path_factory):
     """A loopback Hub with a dataset, a model and a Space; the folder; the last push's output."""
     place = tmp_path_factory.mktemp("journey")
-    with Hub() as remote:
+    with Hub(lasting=True) as remote:
 
         def step(*words):
             done = ser_hf(remote, place, *words)

@@ -11,12 +11,12 @@ import json
 import os
 import runpy
 import select
-import shutil
 import signal
 import socket
 import sys
 import tempfile
 import types
+from contextlib import suppress
 from pathlib import Path
 
 TESTS = str(Path(__file__).parents[1])
@@ -42,17 +42,17 @@ def serve(address, modules):
                     listener.close()
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     return keep(connection, paths)
-    return shutil.rmtree(Path(address).parent, ignore_errors=True)
 
 
 def keep(connection, paths):
     """Fork the program and say how it ended; only the program returns from here."""
-    with connection.makefile("rw") as lines:
-        request = json.loads(lines.readline())
-        program = os.fork()
-        if program == 0:
-            connection.close()
-            return become(paths, **request)
+    lines = connection.makefile("rw")
+    request = json.loads(lines.readline())
+    program = os.fork()
+    if program == 0:
+        connection.close()
+        return become(paths, **request)
+    with suppress(BrokenPipeError), lines:  # whoever asked may have ended
         print(program, file=lines, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(program, 0)[1]), file=lines, flush=True)
     os._exit(0)

@@ -7,16 +7,20 @@ token, and writing takes a token that can write, to a repository of `Hub.user`.
 """
 
 import base64
+import functools
 import hashlib
 import json
 import os
 import re
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
+from helpers import programs
 from helpers.loopback_repo import LFS, Commit, Repo, content_id, entries, front_matter
 
 _REPO = r"(?:(?P<type>dataset|space)s/)?(?P<repo>[\w.-]+/[\w.-]+)"
@@ -43,16 +47,19 @@ class Hub:
     """`fail` maps operations of `ROUTES` to a status; `requests` lists all requests.
 
     The status is a number, or an iterator that gives one for each request, None where all is well.
+    Those that are `lasting` have one address in all tests of a process, one after the other, and
+    their clients one path of the caches: their programs are forked (`helpers.programs`).
     """
 
-    def __init__(self, user="you", token="hf_you", role="write"):
-        self.user, self.token, self.role = user, token, role
+    def __init__(self, user="you", token="hf_you", role="write", lasting=False):
+        self.user, self.token, self.role, self.lasting = user, token, role, lasting
         self.repos = {"model": {}, "dataset": {}, "space": {}}
         self.requests, self.fail, self.blobs = [], {}, {}
         self.lock = threading.Lock()
 
     def __enter__(self):
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self}))
+        address = _reserved().getsockname() if self.lasting else ("127.0.0.1", 0)
+        self.server = ThreadingHTTPServer(address, type("Bound", (Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
         return self
@@ -62,14 +69,35 @@ class Hub:
         self.server.server_close()
 
     def environment(self, home, **changes):
-        """The environment of a client that knows this Hub alone, with its caches under `home`."""
+        """The environment of a client that knows this Hub alone, with its caches under `home`.
+
+        Where the Hub is lasting it holds until it is asked for another one.
+        """
+        if self.lasting:
+            Path(home).mkdir(parents=True, exist_ok=True)
+            link = programs.RUN / f"home-{os.getpid()}"
+            link.unlink(missing_ok=True)
+            link.symlink_to(home)
+            home = link
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
         own = {"HF_ENDPOINT": self.url, "HF_TOKEN": self.token, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0"}
         quiet = {f"HF_HUB_DISABLE_{name}": "1" for name in ("XET", "TELEMETRY", "PROGRESS_BARS")}
-        return inherited | own | quiet | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"} | changes
+        environment = inherited | own | quiet | {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+        if self.lasting:
+            programs.keep(environment)
+        return environment | changes
 
     def address(self, kind, name):
         return f"{self.url}/{'' if kind == 'model' else kind + 's/'}{name}"
+
+
+@functools.cache
+def _reserved():
+    """A socket that keeps a port, at which one server after the other can listen."""
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    return held
 
 
 class Refused(Exception):

@@ -1,11 +1,12 @@
 """Python programs in processes of their own, forked where the libraries are in memory already.
 
-To import them takes each process most of its time. Two servers do so, once for each process that
-tests: one has what reads no setting of the Hub, and forks the other, which has all.
+To import them takes each process most of its time. Servers do so, once for all processes of a test
+run: one has what reads no setting of the Hub, and forks others, which have all, each in an
+environment.
 """
 
-import atexit
 import functools
+import hashlib
 import importlib.util
 import json
 import os
@@ -17,6 +18,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from filelock import FileLock
 
 SERVER = Path(__file__).with_name("fork_server.py")
 LIBRARIES = [
@@ -38,7 +41,10 @@ LIBRARIES = [
 """None imports huggingface_hub, whose settings are read when it is imported."""
 OURS = ["gradio", "ser_hf.app.page", "ser_hf.app.server", "ser_hf.training.finetune", "ser_hf.cli.main"]
 WORDS = ("HF_", "TRANSFORMERS_", "GRADIO_", "PYTHONPATH")
-"""Beginnings of what is read when modules of `OURS` are imported."""
+"""Beginnings of what is read when modules of `OURS` are imported; the token is read whenever it is
+needed."""
+RUN = Path(os.environ["HF_HOME"])
+"""The folder that all processes of a test run share."""
 
 
 class Program:
@@ -49,7 +55,7 @@ class Program:
 
     def __init__(self, words, output=None, error=None, environment=None, folder=".", server=None):
         environment = dict(os.environ if environment is None else environment)
-        self.connection = _connect(server or (_full_server() if _is_ours(environment) else _server()))
+        self.connection = _connect(server or _server_for(environment))
         self.lines = self.connection.makefile("rw")
         request = {"words": [str(word) for word in words], "environment": environment, "folder": str(folder)}
         request["outputs"] = [str(path) for path in (output, error or output) if path]
@@ -96,28 +102,63 @@ def run(words, environment=None, folder=".", timeout=240, ours=True):
         return subprocess.CompletedProcess(words, program.returncode, output.read(), error.read())
 
 
-def _is_ours(environment):
-    """Whether our modules find in an environment what they found here."""
-    names = {name for name in environment.keys() | os.environ.keys() if name.startswith(WORDS)}
-    return all(environment.get(name) == os.environ.get(name) for name in names)
+def keep(environment):
+    """Let a server be for the programs of an environment, of which there will be many."""
+    _KEPT.add(_settings(environment))
+
+
+def _settings(environment):
+    return tuple(sorted(item for item in environment.items() if item[0].startswith(WORDS) and item[0] != "HF_TOKEN"))
+
+
+_KEPT = {_settings(os.environ)}
+
+
+def _server_for(environment):
+    """Address of a server whose modules found what they would find in an environment."""
+    settings = _settings(environment)
+    return _full_server(settings) if settings in _KEPT else _server()
 
 
 @functools.cache
 def _server():
-    """Address of the server that has the libraries; it lives as long as this process."""
-    address = Path(tempfile.mkdtemp(prefix="ser_hf-"), "libraries")
+    """Address of the server that has the libraries; it ends when the test run has ended."""
+    address = RUN / "libraries"
     there = [name for name in LIBRARIES if importlib.util.find_spec(name.split(".")[0])]
-    process = subprocess.Popen([sys.executable, SERVER, address, *there], stdin=subprocess.PIPE)
-    atexit.register(process.communicate)  # the end of its input is its end
+    running = os.open(RUN / "running", os.O_RDONLY | os.O_NONBLOCK)  # its end is that of the run
+    _start_once(address, lambda: subprocess.Popen([sys.executable, SERVER, address, *there], stdin=running))
+    os.close(running)
     return str(address)
 
 
 @functools.cache
-def _full_server():
-    """Address of the server that has our package too, in the environment of this process."""
-    address = str(Path(_server()).with_name("all"))
-    _full_server.program = Program([SERVER, address, *OURS], server=_server())
-    return address
+def _full_server(settings):
+    """Address of the server that has our package too, in an environment of those settings."""
+    address = RUN / hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
+    others = {name: value for name, value in os.environ.items() if not name.startswith(WORDS)}
+    environment = others | dict(settings)
+    _start_once(address, lambda: Program([SERVER, address, *OURS], environment=environment, server=_server()))
+    return str(address)
+
+
+@functools.cache
+def server_with(*modules):
+    """Address of a server that has further modules, in the environment of this process."""
+    address = RUN / hashlib.sha256(repr(modules).encode()).hexdigest()[:16]
+    server = _server_for(os.environ)
+    _start_once(address, lambda: Program([SERVER, address, *modules], server=server))
+    return str(address)
+
+
+_STARTED = []
+
+
+def _start_once(address, start):
+    """Start a server, unless another process of the test run has done so."""
+    with FileLock(f"{address}.lock"):
+        if not Path(f"{address}.started").exists():
+            _STARTED.append(start())  # what nobody holds is ended or complained of
+            Path(f"{address}.started").touch()
 
 
 def _connect(address, seconds=600):

@@ -215,7 +215,8 @@ def test_a_snapshot_is_the_small_files_as_far_as_they_exist(remote, call, small_
         pass
     (Path(folder) / "plots/risk.png").unlink()  # as if it had never been fetched
     for environment in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": gone.url}):
-        assert call(["snapshot", NAME], **environment) == [[folder, commit]]
+        ((again, head),) = call(["snapshot", NAME], **environment)
+        assert (Path(again).resolve(), head) == (Path(folder).resolve(), commit)
 
 
 REFUSALS = {  # environment of the client, state of the Hub, model, revision, what the line must say
