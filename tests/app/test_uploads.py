@@ -241,13 +241,13 @@ def test_a_broken_zip_has_an_error_in_its_place(damage, reason, tmp_path):
     assert len(uploads.Recordings(uploaded([path, tmp_path / "one.wav"]), LIMITS)) == 2
 
 
-def test_a_batch_is_asked_side_by_side_and_answered_in_its_order(recordings, tmp_path):
+def test_a_batch_is_asked_side_by_side_and_answered_in_its_order(recordings, tuned, tmp_path):
     clips = iter(sorted(recordings[0].rglob("*.wav")))
     (tmp_path / "notes.wav").write_text("no sound in here")
     locked = secret(tmp_path / "locked.zip")
     makers = {"c": lambda: next(clips), "n": lambda: tmp_path / "notes.wav", "u": lambda: locked}
     paths = [makers[kind]() for kind in "uuccccccuncccunu"]
-    predictor, started, in_flight = Predictor(), 0, []
+    predictor, started, in_flight = Predictor(tuned), 0, []
     submit = predictor.session.submit
 
     def counted(clips):
@@ -261,7 +261,7 @@ def test_a_batch_is_asked_side_by_side_and_answered_in_its_order(recordings, tmp
         answers.append(answer)
         in_flight.append(started - sum("scores" in answer for answer in answers))
     assert max(in_flight) > 0
-    alone = Predictor()
+    alone = Predictor(tuned)
     for path, answer in zip(paths, answers, strict=True):
         if path == locked:
             assert answer["file"] == "a.wav"

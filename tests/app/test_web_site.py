@@ -16,10 +16,8 @@ from ser_hf.errors import UserError
 from ser_hf.inference import web_graphs
 
 
-@pytest.fixture
-def runtime(tmp_path):
-    """A folder with the names of the runtime's files."""
-    folder = tmp_path / "runtime"
+def write_runtime(folder):
+    """Write files with the names of the runtime's; gives the folder."""
     folder.mkdir()
     for name in web_site.RUNTIME_FILES:
         (folder / name).write_bytes(name.encode())
@@ -27,12 +25,18 @@ def runtime(tmp_path):
 
 
 @pytest.fixture
-def site(tuned, runtime, tmp_path):
-    web_site.write_site(tuned, tmp_path / "site", runtime)
-    return tmp_path / "site"
+def runtime(tmp_path):
+    return write_runtime(tmp_path / "runtime")
 
 
-def test_the_site_is_complete_and_describes_the_model(site, tuned, runtime):
+@pytest.fixture(scope="module")
+def site(tuned, tmp_path_factory):
+    place = tmp_path_factory.mktemp("exported")
+    web_site.write_site(tuned, place / "site", write_runtime(place / "runtime"))
+    return place / "site"
+
+
+def test_the_site_is_complete_and_describes_the_model(site, tuned):
     settings = json.loads((site / "ser_hf.json").read_text())
     for name in [*settings["graphs"].values(), *(one["file"] for one in settings["examples"])]:
         assert name is None or (site / name).stat().st_size > 1000
