@@ -8,10 +8,13 @@ import shutil
 import signal
 import socket
 from dataclasses import replace
+from functools import partial
 
 import psutil
 import pytest
 import ray
+from helpers import programs, ray_worker
+from ray._private.parameter import RayParams
 
 from ser_hf.errors import UserError
 from ser_hf.inference.bulk import label as labelling
@@ -24,10 +27,19 @@ WORKERS = 2
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Ray on this machine, with room for two actors however few cores there are."""
-    ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    """Ray on this machine, with room for two actors however few cores there are.
+
+    Its workers are forked where Ray and the package are imported, and what shows or scales a
+    cluster is left out: all of it would take more time than to label.
+    """
+    patched = {"setup_worker_path": ray_worker.__file__, "include_log_monitor": False, "no_monitor": True}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ray_worker.SERVER, programs.server_with("ray.data", "ser_hf.inference.bulk.ray_engine"))
+        patch.setattr("ray._private.parameter.RayParams", partial(RayParams, **patched))
+        patch.setattr("ray._private.services.start_api_server", lambda *args, **settings: ("", None))
+        ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        yield
+        ray.shutdown()
 
 
 def actors():
