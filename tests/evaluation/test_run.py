@@ -15,6 +15,7 @@ from transformers import pipeline
 from ser_hf import audio
 from ser_hf.cli.main import main
 from ser_hf.evaluation import baselines, reports, run
+from ser_hf.evaluation.diagnostics import robustness
 from ser_hf.evaluation.results import Results
 from ser_hf.evaluation.settings import EvaluateSettings
 from ser_hf.hub import checks
@@ -38,6 +39,8 @@ def full(trained, few, tmp_path_factory):
     base = words("evaluate", "--model", model, "--dataset", few, "--output", out)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(baselines, "EPOCHS", 2)  # of the network; 200 take a minute
+        kinds = {condition.kind: condition for condition in robustness.CONDITIONS}  # one of each: all take long
+        patch.setattr(robustness, "CONDITIONS", tuple(kinds.values()))
         assert main([*base, "--also", "all", "--into_model", "--cache_dir", str(model.parent / "cache")]) == 0
     return model, out
 
@@ -53,6 +56,7 @@ def test_all_evidence_is_written_and_stands_in_the_card(full):
         "mfcc-svm",
     }
     assert results.robustness["n"] == results.n
+    assert {row["kind"] for row in results.robustness["conditions"]} == {one.kind for one in robustness.CONDITIONS}
     assert results.bias_probes["n"] == results.n
     assert {path.name for path in (out / "plots").iterdir()} == {
         "baselines.png",
@@ -107,6 +111,7 @@ def test_fine_tuning_without_calibration_has_the_same_answers(trained, few, mode
     torch.testing.assert_close(last[0] / calibrated.calibration["temperature"], last[1])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_calibrate_sets_when_a_model_abstains(tuned, built, recordings, tmp_path, fails, capsys):
     out = tmp_path / "calibrated"
     base = ("calibrate", "--model", tuned, "--dataset", built)
@@ -130,6 +135,7 @@ def test_calibrate_sets_when_a_model_abstains(tuned, built, recordings, tmp_path
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_baseline_writes_its_evidence(built, tmp_path, fails):
     out = tmp_path / "svm"
     base = ("baseline", "mfcc-svm", "--dataset", built, "--cache_dir", tmp_path / "cache")
@@ -141,6 +147,7 @@ def test_a_baseline_writes_its_evidence(built, tmp_path, fails):
     assert "mfcc-knn" in fails("baseline", "mfcc-knn", "--dataset", built, "--output", tmp_path / "x")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_compare_reads_two_folders(full, tuned, built, tmp_path, capsys, fails):
     out = tmp_path / "svm"
     assert main(words("baseline", "mfcc-svm", "--dataset", built, "--output", out)) == 0
@@ -179,6 +186,7 @@ def test_a_report_is_one_page_that_loads_nothing(full, tmp_path, fails):
     assert "is no folder" in fails("report", tmp_path / "absent")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_names_in_a_report_are_escaped(full, tmp_path):
     results = Results.load(full[1] / "results.json")
     results = dataclasses.replace(results, model="a_b & <script>alert(1)</script> 50%")
@@ -190,6 +198,7 @@ def test_names_in_a_report_are_escaped(full, tmp_path):
     assert r"50\%" in table.read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("content", ["", "{}", '{"model": "x"', "[1]"])
 def test_a_report_leaves_out_results_that_cannot_be_read_and_names_them(content, full, fails, tmp_path, capsys):
     for name in ("a", "b"):
@@ -263,6 +272,7 @@ def test_abstaining_flags_that_cannot_be(fails, built, tmp_path):
     assert "leave out --calibrate false" in fails(*base, "--abstain_error", "0.1", "--calibrate", "false")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_evidence_of_the_library_is_that_of_the_command(tuned, built, tmp_path):
     results = run.run_evaluation(EvaluateSettings(model=str(tuned), dataset=str(built), output=str(tmp_path / "e")))
     assert results.uar == Results.load(tuned / "results.json").uar

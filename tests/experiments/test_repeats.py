@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 STEPS = ["--max_steps", "2", "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps"]
 STEPS += ["--save_steps", "2", "--bf16", "false", "--logging_strategy", "steps", "--logging_steps", "1"]
+STEPS += ["--adaptation_head", "false", "--calibrate", "false"]  # nothing here depends on them
 
 
 def words(built, model, folder, *flags):

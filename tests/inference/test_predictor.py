@@ -1,7 +1,6 @@
 """One predictor: any length, any number of threads, the same answer to the last bit."""
 
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -10,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import soundfile
+from helpers import programs
 from helpers.small import ROOT, make_whisper
 
 from ser_hf import audio
@@ -218,8 +218,8 @@ def test_half_an_hour_takes_the_memory_of_a_minute(models, talk, tmp_path):
         with soundfile.SoundFile(files[-1], "w", RATE, 1, "PCM_16") as file:
             for _ in range(minutes):
                 file.write(np.resize(talk, 60 * RATE))
-    command = [sys.executable, "-c", MEMORY, models["bert"], *files]
-    run = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=True, cwd=ROOT)
+    run = programs.run(["-c", MEMORY, models["bert"], *files], folder=ROOT)
+    assert run.returncode == 0, run.stderr[-3000:]
     (minute, small), (half_an_hour, large) = (map(float, line.split()) for line in run.stdout.splitlines())
     assert (minute, half_an_hour) == (60, 1800)
     assert large < small + 60  # MiB; the samples alone are 110

@@ -16,6 +16,8 @@ from ser_hf.inference.adaptation_head import AdaptationHead
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 NAMES = ("accuracy", "uar", "adapted uar", "adapted uar, ten clips", "ece before", "ece")
 
 

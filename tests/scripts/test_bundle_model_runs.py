@@ -62,6 +62,7 @@ def commands(bundle_model, monkeypatch, tuned):
 
     monkeypatch.setattr(bundle_model, "run_ser_hf", run)
     monkeypatch.setattr(adaptation_study, "_DRAWS", 1)  # ten take a minute
+    monkeypatch.setattr(adaptation_study, "_PARTS", 3)
     return commands
 
 

@@ -135,7 +135,8 @@ def train(built, models, folder, *flags):
     random."""
     words = f"finetune --dataset {built} --model {models['bert']} --output_dir {folder} --bf16 false"
     words += " --max_steps 3 --logging_strategy steps --logging_steps 1 --eval_strategy steps --eval_steps 3"
-    return [*words.split(), *["--save_strategy", "steps", "--save_steps", "3", "--patience", "0"], *flags]
+    words += " --save_strategy steps --save_steps 3 --patience 0 --adaptation_head false --calibrate false"
+    return [*words.split(), *flags]
 
 
 def losses(folder):
@@ -196,6 +197,7 @@ def test_validation_hears_a_clip_alone_as_in_any_batch(few, models, tmp_path, ki
 
 def test_a_broken_run_goes_on_to_the_same_end(few, models, tmp_path):
     base = ["finetune", "--dataset", str(few), "--model", str(models["bert"]), *FAST, "--protocol", "tess-oaf-yaf"]
+    base += ["--adaptation_head", "false"]
     whole, broken = str(tmp_path / "whole"), str(tmp_path / "broken")
     assert main([*base, "--output_dir", whole, "--num_train_epochs", "3", "--save_total_limit", "5"]) == 0
     checkpoints = sorted(Path(whole).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
@@ -220,7 +222,23 @@ def test_what_is_saved_and_validated_is_the_average_of_the_weights(few, models, 
     base = ["finetune", "--dataset", str(few), "--model", str(models["bert"]), "--output_dir", str(tmp_path / "run")]
     torch.manual_seed(0)
     flags = ["--ema_decay", "0.5", "--max_steps", "3", "--eval_strategy", "steps", "--eval_steps", "3", *FAST]
-    assert main([*base, *flags, "--save_strategy", "steps", "--save_steps", "3", "--calibrate", "false"]) == 0
+    assert (
+        main(
+            [
+                *base,
+                *flags,
+                "--save_strategy",
+                "steps",
+                "--save_steps",
+                "3",
+                "--calibrate",
+                "false",
+                "--adaptation_head",
+                "false",
+            ]
+        )
+        == 0
+    )
     saved = load_file(tmp_path / "run" / "model.safetensors")
     begun = loading.load_for_training(models["bert"], 42)[0].state_dict()
     for name in ("classifier.weight", "projector.bias"):

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.usefixtures("undrawn")
 
 STEPS = ["--bf16", "false", "--logging_strategy", "steps", "--logging_steps", "1"]
 STEPS += ["--patience", "0", "--per_device_train_batch_size", "8"]
+STEPS += ["--adaptation_head", "false", "--calibrate", "false"]  # nothing here depends on them
 
 
 @pytest.fixture(scope="module")

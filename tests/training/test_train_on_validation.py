@@ -29,6 +29,7 @@ def rows(few):
 
 def test_a_refit_hears_the_validation_side_and_takes_a_temperature(built, models, rows, tmp_path):
     base = ["finetune", "--dataset", str(built), "--model", str(models["bert"]), *FAST, "--max_steps", "2"]
+    base += ["--adaptation_head", "false"]
     for name, flags in (("plain", []), ("warm", ["--temperature", "2"])):
         assert main([*base, "--train_on_validation", "true", "--output_dir", str(tmp_path / name), *flags]) == 0
     plain, warm = (Results.load(tmp_path / name / "results.json") for name in ("plain", "warm"))

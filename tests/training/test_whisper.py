@@ -17,6 +17,8 @@ from ser_hf.training.config import FinetuneConfig, training_arguments
 from ser_hf.training.heads import probe
 from ser_hf.training.inputs import TrainingInputs
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 
 @pytest.fixture(scope="module")
 def run(few, tmp_path_factory):

@@ -20,6 +20,8 @@ from ser_hf.labels import LABEL2ID
 from ser_hf.models import hidden_units, loading
 from ser_hf.training.heads import closed_form
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 AUGMENT = ["--augment", "tempo:0.1,hiss:10-30,speed:0.1", "--augmented_copies", "1"]
 
 

@@ -15,6 +15,8 @@ from ser_hf.labels import EMOTIONS
 from ser_hf.training import feature_cache
 from ser_hf.training.heads import probe
 
+pytestmark = pytest.mark.usefixtures("all_undrawn")
+
 FLAGS = ["--mode", "probe", "--num_train_epochs", "4", "--learning_rate", "3e-2", "--bf16", "false"]
 
 
