@@ -440,11 +440,13 @@ def test_a_program_is_told_what_is_wrong_in_words(url, tmp_path):
 def test_a_port_in_use_ends_in_one_line(tuned, fails):
     import socket
 
+    before = os.environ.get("GRADIO_TEMP_DIR")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         line = fails("app", "--model", tuned, "--port", taken.getsockname()[1])
     assert "choose another --port" in line
+    assert os.environ.get("GRADIO_TEMP_DIR") == before  # a folder that is gone is nobody's
 
 
 @pytest.mark.parametrize("url", [("--live_seconds", "2")], indirect=True)

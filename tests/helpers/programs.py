@@ -111,12 +111,20 @@ def _settings(environment):
     return tuple(sorted(item for item in environment.items() if item[0].startswith(WORDS) and item[0] != "HF_TOKEN"))
 
 
-_KEPT = {_settings(os.environ)}
+_OWN = _settings(os.environ)
+_KEPT = {_OWN}
+
+
+def own_server():
+    """Address of the server whose modules found what they found in this process."""
+    return _full_server(_OWN)
 
 
 def _server_for(environment):
     """Address of a server whose modules found what they would find in an environment."""
     settings = _settings(environment)
+    if settings == _settings(os.environ):
+        return own_server()  # what libraries set since they were imported is theirs
     return _full_server(settings) if settings in _KEPT else _server()
 
 
@@ -138,15 +146,6 @@ def _full_server(settings):
     others = {name: value for name, value in os.environ.items() if not name.startswith(WORDS)}
     environment = others | dict(settings)
     _start_once(address, lambda: Program([SERVER, address, *OURS], environment=environment, server=_server()))
-    return str(address)
-
-
-@functools.cache
-def server_with(*modules):
-    """Address of a server that has further modules, in the environment of this process."""
-    address = RUN / hashlib.sha256(repr(modules).encode()).hexdigest()[:16]
-    server = _server_for(os.environ)
-    _start_once(address, lambda: Program([SERVER, address, *modules], server=server))
     return str(address)
 
 
