@@ -119,8 +119,8 @@ def test_places_that_cannot_be_written_end_in_one_line(tuned, recordings, built,
     assert "--port is 70000" in fails("app", "--model", tuned, "--port", "70000")
 
 
-def test_one_corpus_alone_is_refused_by_the_default_protocol(recordings, models, fails, tmp_path):
-    assert main(["data", "--ravdess", str(recordings[0]), "--output", str(tmp_path / "ravdess")]) == 0
+def test_one_corpus_alone_is_refused_by_the_default_protocol(few, models, fails, tmp_path):
+    assert main(["data", "--ravdess", str(few.parent / "ravdess"), "--output", str(tmp_path / "ravdess")]) == 0
     base = ("finetune", "--dataset", tmp_path / "ravdess", "--model", models["bert"], "--output_dir", tmp_path / "m")
     assert "protocol 'speaker' needs tess, the dataset holds ravdess" in fails(*base)
     assert "needs tess" in fails(*base, "--protocol", "tess-oaf-yaf")
