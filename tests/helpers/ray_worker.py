@@ -1,6 +1,7 @@
 """What Ray starts in place of its own script: the worker is forked, its libraries in memory.
 
 Ray calls it with the words of the worker, and with some that describe an environment of its own.
+Where the worker is forked Ray itself must not be imported: it reads its environment then.
 """
 
 import os

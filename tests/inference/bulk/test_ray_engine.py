@@ -29,12 +29,12 @@ WORKERS = 2
 def cluster():
     """Ray on this machine, with room for two actors however few cores there are.
 
-    Its workers are forked where Ray and the package are imported, and what shows or scales a
-    cluster is left out: all of it would take more time than to label.
+    Its workers are forked where the package is imported, and what shows or scales a cluster is left
+    out: all of it would take more time than to label.
     """
     patched = {"setup_worker_path": ray_worker.__file__, "include_log_monitor": False, "no_monitor": True}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(ray_worker.SERVER, programs.server_with("ray.data", "ser_hf.inference.bulk.ray_engine"))
+        patch.setenv(ray_worker.SERVER, programs.own_server())
         patch.setattr("ray._private.parameter.RayParams", partial(RayParams, **patched))
         patch.setattr("ray._private.services.start_api_server", lambda *args, **settings: ("", None))
         ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
