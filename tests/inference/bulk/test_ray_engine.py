@@ -34,6 +34,7 @@ def cluster():
     """
     patched = {"setup_worker_path": ray_worker.__file__, "include_log_monitor": False, "no_monitor": True}
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")  # or the actors starve beside other tests
         patch.setenv(ray_worker.SERVER, programs.own_server())
         patch.setattr("ray._private.parameter.RayParams", partial(RayParams, **patched))
         patch.setattr("ray._private.services.start_api_server", lambda *args, **settings: ("", None))
