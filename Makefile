@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test model reproduce web docs release wheel versions clean
+.PHONY: quickstart test model reproduce web docs tour release wheel versions clean
 
 # RAVDESS=DIR TESS=DIR: on real recordings instead of the synthetic voices
 quickstart: .venv/ready
@@ -46,6 +46,10 @@ wheel: .venv/ready
 versions: .venv/ready
 	$(BIN)/python scripts/check_versions.py $(or $(WHICH),highest) $(if $(WITH),--python $(WITH))
 
+# the notebook of docs/, executed again
+tour: .venv/ready
+	$(BIN)/python scripts/tour.py
+
 # without npm the tests of the page skip, and say so
 web/node_modules/ready: web/package-lock.json
 	@if command -v npm >/dev/null; then cd web && npm ci --ignore-scripts --no-progress && touch node_modules/ready; \
@@ -54,7 +58,9 @@ web/node_modules/ready: web/package-lock.json
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "installing the tested versions into .venv: about 6 GB, which takes minutes"
+	if [ -t 1 ]; then quiet=; else quiet=--quiet; fi; \
+	$(BIN)/python -m pip install $$quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
 
 clean:

@@ -17,6 +17,7 @@ BUNDLED_MODEL = Path(__file__).parent / "pretrained"
 """Folder of the model that comes with the package."""
 
 _PUBLIC = {
+    "BaselineSettings": "evaluation.settings.BaselineSettings",
     "EMOTIONS": "labels.EMOTIONS",
     "EvaluateSettings": "evaluation.settings.EvaluateSettings",
     "FinetuneConfig": "training.config.FinetuneConfig",
@@ -24,11 +25,19 @@ _PUBLIC = {
     "Results": "evaluation.results.Results",
     "SpeechEmotion": "evaluation.results.SpeechEmotion",
     "UserError": "errors.UserError",
+    "baseline": "evaluation.run.run_baseline",
     "build_dataset": "data.dataset.build",
+    "draw_balance": "data.describe.draw_balance",
+    "draw_confusion_matrix": "evaluation.plots.confusion_matrix",
+    "draw_explanation": "evaluation.diagnostics.occlusion.draw_occlusion",
     "evaluate": "evaluation.run.run_evaluation",
+    "explain": "evaluation.diagnostics.occlusion.explain",
     "finetune": "training.finetune.finetune",
+    "load_audio": "audio.load",
     "load_dataset": "data.dataset.load",
     "split": "protocols.split",
+    "synthetic_recordings": "data.corpora.synthetic.write_corpora",
+    "training_arguments": "training.config.training_arguments",
 }
 """Of each public name, where it is defined."""
 __all__ = [*_PUBLIC, "BUNDLED_MODEL", "__version__"]

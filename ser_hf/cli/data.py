@@ -109,6 +109,10 @@ def data(line: CommandLine) -> None:
     """Build the dataset from recordings.
 
     `ser-hf data splits` shows which clips a protocol puts on which side.
+
+    Examples:
+        ser-hf data --synthetic --output runs/dataset
+        ser-hf data --ravdess path/to/ravdess --tess path/to/tess --output runs/real
     """
     settings = line.parse(data_settings())
     from ser_hf.data import dataset, describe
@@ -163,7 +167,11 @@ class SplitsSettings(SplitSettings):
 
 
 def splits(line: CommandLine) -> None:
-    """Show which clips a protocol puts on which side, and what it holds apart."""
+    """Show which clips a protocol puts on which side, and what it holds apart.
+
+    Example:
+        ser-hf data splits --dataset runs/dataset --protocol emobox-ravdess
+    """
     settings = line.parse(SplitsSettings)  # first: the rest of protocols takes a second to import
     if settings.export is not None:
         check_output_file(settings.export, flag="--export")
@@ -193,6 +201,9 @@ def audit(line: CommandLine) -> int:
     """Report what is wrong with folders of recordings.
 
     It changes nothing. The exit code is 3 where somebody has to decide about something.
+
+    Example:
+        ser-hf audit path/to/ravdess path/to/tess --output runs/audit
     """
     settings = line.parse(AuditSettings)
     if settings.output is not None:

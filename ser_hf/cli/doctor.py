@@ -66,6 +66,9 @@ def doctor(line: CommandLine) -> int:
     """Check this installation, and name the one line that mends each problem.
 
     The exit code is 2 where something fails that is needed.
+
+    Example:
+        ser-hf doctor
     """
     settings = line.parse(DoctorSettings)
     checks = run_checks()

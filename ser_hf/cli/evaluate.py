@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ser_hf import BUNDLED_MODEL
 from ser_hf.cli.output import SOME_FAILED, check_output_file, quiet_transformers, warn, write_file
 from ser_hf.cli.settings import CommandLine
 from ser_hf.errors import UserError
@@ -27,8 +28,11 @@ class ExplainSettings:
     """Which recording `ser-hf explain` draws, for which model."""
 
     file: str = field(metadata={"positional": True, "metavar": "FILE", "help": "a recording"})
-    model: str = field(metadata={"metavar": "DIR|REPO", "help": "that predicts"})
-    output: str = field(metadata={"metavar": "FILE.png", "help": "the picture"})
+    output: str = field(kw_only=True, metadata={"metavar": "FILE.png", "help": "the picture"})
+    model: str = field(
+        default=str(BUNDLED_MODEL),
+        metadata={"metavar": "DIR|REPO", "help": "that predicts", "default_text": "the bundled model"},
+    )
 
 
 @dataclass
@@ -55,6 +59,9 @@ def evaluate(line: CommandLine) -> None:
     """Test a model under a protocol.
 
     The output folder gets results.json, predictions.csv, plots/ and the card README.md.
+
+    Example:
+        ser-hf evaluate --model runs/model --dataset runs/dataset --output runs/test
     """
     from ser_hf.evaluation.settings import EvaluateSettings
 
@@ -70,6 +77,9 @@ def baseline(line: CommandLine) -> None:
     """Train and test a simple model under a protocol.
 
     It is egemaps-svm, egemaps-logistic, mfcc-cnn, mfcc-mlp or mfcc-svm.
+
+    Example:
+        ser-hf baseline mfcc-svm --dataset runs/dataset --output runs/svm
     """
     from ser_hf.evaluation.settings import BaselineSettings
 
@@ -84,6 +94,9 @@ def calibrate(line: CommandLine) -> None:
     """Calibrate a model on a protocol's validation side, and set when it abstains.
 
     A temperature is folded into the model's last layer.
+
+    Example:
+        ser-hf calibrate --model runs/model --dataset runs/dataset --output runs/new
     """
     from ser_hf.evaluation.settings import CalibrateSettings
 
@@ -97,7 +110,11 @@ def calibrate(line: CommandLine) -> None:
 
 
 def compare(line: CommandLine) -> None:
-    """Test whether model B is better than A on the same clips, by speaker."""
+    """Test whether model B is better than A on the same clips, by speaker.
+
+    Example:
+        ser-hf compare runs/svm runs/model
+    """
     settings = line.parse(CompareSettings)
     if settings.output is not None:
         if Path(settings.output).suffix not in (".json", ".tex"):
@@ -114,7 +131,11 @@ def compare(line: CommandLine) -> None:
 
 
 def explain(line: CommandLine) -> None:
-    """Draw which stretch of a recording a model's prediction depends on."""
+    """Draw which stretch of a recording a model's prediction depends on.
+
+    Example:
+        ser-hf explain clip.wav --output why.png
+    """
     settings = line.parse(ExplainSettings)
     check_output_file(settings.output, ".png")
     from ser_hf import audio
@@ -134,6 +155,9 @@ def report(line: CommandLine) -> int:
     """Write report.html and report.tex of every results.json below a folder.
 
     One that cannot be read is left out and named. The exit code is 3 then.
+
+    Example:
+        ser-hf report runs
     """
     settings = line.parse(ReportSettings)
     if not Path(settings.folder).is_dir():
@@ -152,6 +176,9 @@ def leaderboard(line: CommandLine) -> int:
 
     Runs are every results.json below the folders. One that cannot be ranked is named with the
     reason. The exit code is 3 then.
+
+    Example:
+        ser-hf leaderboard runs --output runs/board
     """
     settings = line.parse(LeaderboardSettings)
     for folder in settings.folders:

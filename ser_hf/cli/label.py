@@ -63,6 +63,9 @@ def label(line: CommandLine) -> int:
 
     A recording that cannot be used has its `error` in a row, and the exit code is 3 then. What has
     a row of this model is not asked again.
+
+    Example:
+        ser-hf label calls --output labels
     """
     settings = line.parse(LabelSettings)
     from ser_hf.inference.bulk import label as labelling
@@ -114,6 +117,9 @@ def label_report(line: CommandLine) -> None:
     """Sum up a labelling: a table, report.json and the page report.html.
 
     The page says how many recordings lie outside what the model was trained on.
+
+    Example:
+        ser-hf label-report labels
     """
     settings = line.parse(LabelReportSettings)
     if settings.output is None and "://" in settings.labelling:

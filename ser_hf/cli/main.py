@@ -8,40 +8,42 @@ import threading
 from collections.abc import Callable
 from types import FrameType
 
+from ser_hf import __version__
 from ser_hf.cli.data import audit, data, splits
 from ser_hf.cli.doctor import doctor
 from ser_hf.cli.evaluate import baseline, calibrate, compare, evaluate, explain, leaderboard, report
 from ser_hf.cli.label import label, label_report
 from ser_hf.cli.publish import export, push
 from ser_hf.cli.serve import app, predict
-from ser_hf.cli.settings import CommandLine
+from ser_hf.cli.settings import CommandLine, row
 from ser_hf.cli.train import finetune, leakage_curve, pretrain, soup
-from ser_hf.errors import UserError
+from ser_hf.errors import UserError, nearest
 
-COMMANDS: dict[str, Callable[[CommandLine], int | None]] = {
-    "audit": audit,
-    "data": data,
-    "data splits": splits,
-    "finetune": finetune,
-    "pretrain": pretrain,
-    "soup": soup,
-    "evaluate": evaluate,
-    "leakage-curve": leakage_curve,
-    "baseline": baseline,
-    "calibrate": calibrate,
-    "compare": compare,
-    "explain": explain,
-    "report": report,
-    "leaderboard": leaderboard,
-    "export": export,
-    "push": push,
-    "predict": predict,
-    "label": label,
-    "label-report": label_report,
-    "app": app,
-    "doctor": doctor,
+Command = Callable[[CommandLine], int | None]
+
+STAGES: dict[str, dict[str, Command]] = {
+    "Ask a model": {"predict": predict, "app": app, "label": label, "label-report": label_report},
+    "Build a dataset": {"audit": audit, "data": data, "data splits": splits},
+    "Train": {"finetune": finetune, "pretrain": pretrain, "soup": soup},
+    "Measure": {
+        "evaluate": evaluate,
+        "leakage-curve": leakage_curve,
+        "baseline": baseline,
+        "calibrate": calibrate,
+        "compare": compare,
+        "explain": explain,
+        "report": report,
+        "leaderboard": leaderboard,
+    },
+    "Hand on": {"export": export, "push": push},
+    "Repair": {"doctor": doctor},
 }
-"""A command's docstring is its help: the first line, the description, the epilogue."""
+"""The commands of each stage of the work, by name."""
+
+COMMANDS: dict[str, Command] = {name: command for stage in STAGES.values() for name, command in stage.items()}
+"""A command's docstring is its help: the first line, the description, and examples."""
+
+_PAIRS = [name for name in COMMANDS if " " in name]
 
 _PATH_ERRORS = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EROFS, errno.ENOSPC}
 _PATH_ERRORS |= {errno.ENAMETOOLONG, errno.ELOOP, errno.EPERM, errno.EDQUOT}
@@ -73,6 +75,9 @@ def _exit_code(argv: list[str]) -> int:
         if not argv or argv[0] in ("-h", "--help"):
             print(_overview())
             return 0
+        if argv[0] == "--version":
+            print(f"ser-hf {__version__}")
+            return 0
         return _run_command(argv) or 0
     except UserError as error:
         print(f"ser-hf: {' '.join(str(error).split())}", file=sys.stderr)
@@ -88,18 +93,38 @@ def _exit_code(argv: list[str]) -> int:
 
 
 def _run_command(argv: list[str]) -> int | None:
-    words = 2 if " ".join(argv[:2]) in COMMANDS else 1
+    pair = " ".join(argv[:2])
+    words = 2 if pair in COMMANDS else 1
     name = " ".join(argv[:words])
     if name not in COMMANDS:
-        raise UserError(f"'{name}' is no command: choose one of {', '.join(COMMANDS)}")
+        raise UserError(f"'{name}' is no command: {_meant(name, argv)}")
+    mistyped = words == 1 < len(argv) and not argv[1].startswith("-") and not os.path.exists(argv[1])
+    if mistyped and (meant := nearest(pair, _PAIRS)):
+        raise UserError(f"'{pair}' is no command: did you mean '{meant}'?")
     command = COMMANDS[name]
     return command(CommandLine(name, argv[words:], command.__doc__))
 
 
+def _meant(name: str, argv: list[str]) -> str:
+    """The remedy for a first word that is no command."""
+    if os.path.exists(name):  # a recording, most likely
+        return f"did you mean `ser-hf predict {' '.join(argv)}`?"
+    meant = nearest(name, COMMANDS)
+    return f"did you mean '{meant}'? `ser-hf` lists all" if meant else f"choose one of {', '.join(COMMANDS)}"
+
+
 def _overview() -> str:
-    rows = [f"  {name:14} {function.__doc__.splitlines()[0]}" for name, function in COMMANDS.items()]
-    lines = "\n".join(rows)
-    return f"usage: ser-hf COMMAND [CONFIG.yaml|.json] [flags]\n\n{lines}\n\n`ser-hf COMMAND --help` lists its flags."
+    lines = ["usage: ser-hf COMMAND [CONFIG.yaml|.json] [flags]"]
+    for stage, commands in STAGES.items():
+        lines += ["", f"{stage}:"]
+        lines += [row(name, command.__doc__.splitlines()[0], 14) for name, command in commands.items()]
+    return "\n".join([*lines, "", _FIRST_STEPS])
+
+
+_FIRST_STEPS = """First steps:
+  ser-hf predict clip.wav     what a voice sounds like, by the bundled model
+  ser-hf app                  the same in a browser
+  ser-hf COMMAND --help       the flags of a command, and an example"""
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

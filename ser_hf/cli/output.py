@@ -12,11 +12,15 @@ SOME_FAILED = 3
 
 
 def quiet_transformers() -> None:
-    """Keep progress bars and hints of transformers from between our lines."""
+    """Keep bars and hints of transformers from between our lines; bars of the Hub stay."""
     import transformers
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 
+    shows = not are_progress_bars_disabled()
     transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    transformers.logging.disable_progress_bar()  # those of the Hub's downloads and uploads, too
+    if shows:
+        enable_progress_bars()
 
 
 def warn(what: str, error: object) -> None:

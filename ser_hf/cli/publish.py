@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ser_hf.cli.output import quiet_transformers
 from ser_hf.cli.settings import CommandLine
 from ser_hf.errors import UserError
-from ser_hf.utils import files
+from ser_hf.utils import files, progress
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,6 +77,9 @@ def push(line: CommandLine) -> None:
 
     Both are private without --public. A push that broke off goes on where it was when it is run
     again.
+
+    Example:
+        ser-hf push --model runs/model --repo you/name
     """
     settings = line.parse(PushSettings)
     from ser_hf.hub import repositories, space
@@ -114,7 +117,11 @@ def _push_page(settings: PushSettings, private: bool) -> "CommitInfo":
 
 
 def export(line: CommandLine) -> None:
-    """Write a model as ONNX, in fp32 or int8, if it predicts what torch does."""
+    """Write a model as ONNX, in fp32 or int8, if it predicts what torch does.
+
+    Example:
+        ser-hf export --model runs/model --output runs/onnx --int8
+    """
     settings = line.parse(ExportSettings)
     files.refuse_existing(settings.output)
     quiet_transformers()
@@ -124,6 +131,7 @@ def export(line: CommandLine) -> None:
     from ser_hf.inference import export
 
     clips = drawn_clips(settings.dataset) if settings.dataset else None
+    progress.say(f"the graph of '{settings.model}' is written and compared with torch, which takes seconds")
     report = export.export(settings.model, settings.output, settings.int8, clips)
     check = report["check"]
     print(
@@ -135,6 +143,7 @@ def export(line: CommandLine) -> None:
 def _export_page(settings: ExportSettings) -> None:
     from ser_hf.app import web_site
 
+    progress.say(f"graphs of '{settings.model}' are written and compared with torch, which takes seconds")
     written = web_site.write_site(settings.model, settings.output, settings.runtime)
     refused = written["graphs"].get("int8_refused")
     print(f"{settings.output}: a page for any server of files" + (f"; without int8: {refused}" if refused else ""))

@@ -16,7 +16,7 @@ from ser_hf.cli.output import SOME_FAILED, check_output_file, quiet_transformers
 from ser_hf.cli.settings import CommandLine
 from ser_hf.errors import UserError
 from ser_hf.inference.backends import BACKENDS
-from ser_hf.utils import files
+from ser_hf.utils import files, progress
 
 if TYPE_CHECKING:
     from ser_hf.inference.prediction import FailedPrediction, Prediction
@@ -124,6 +124,10 @@ def predict(line: CommandLine) -> int:
 
     A recording that cannot be used has its `error` in the place of a prediction. The exit code is 3
     then, and 2 where no recording can be used.
+
+    Examples:
+        ser-hf predict clip.wav
+        ser-hf predict clip.wav other.mp3 --output answers.jsonl
     """
     settings = line.parse(PredictSettings)
     from ser_hf.inference import speaker_adaptation
@@ -144,11 +148,12 @@ def predict(line: CommandLine) -> int:
     if settings.save_voice:
         predictor.adaptation.save(settings.save_voice)
     predictions = predictor.each(settings.files, on_error="raise" if settings.strict else "answer")
+    counted = progress.each(predictions, "Predicting", len(settings.files), "recordings")
     if settings.output is None:
-        errors = _write_lines(predictions, sys.stdout, len(settings.files))
+        errors = _write_lines(predictions if sys.stdout.isatty() else counted, sys.stdout, len(settings.files))
     else:
         with files.replacing(settings.output) as unfinished, unfinished.open("w") as output:
-            errors = _write_lines(predictions, output, len(settings.files))
+            errors = _write_lines(counted, output, len(settings.files))
         print(f"{len(settings.files) - len(errors):,} predictions: {settings.output}")
     if settings.adapt and predictor.left_out:
         count = f"{len(predictor.left_out):,} of {len(settings.adapt):,}"
@@ -176,8 +181,13 @@ def _write_lines(predictions: "Iterable[Prediction | FailedPrediction]", output:
 
 
 def app(line: CommandLine) -> None:
-    """Serve the page and the API, on this machine alone unless --host names more."""
+    """Serve the page and the API, on this machine alone unless --host names more.
+
+    Example:
+        ser-hf app --model runs/model
+    """
     settings = line.parse(AppSettings)
+    progress.say("the model and the page are loaded, which takes seconds")
     from ser_hf.app import server
 
     quiet_transformers()

@@ -9,12 +9,13 @@ import argparse
 import inspect
 import json
 import os
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from ser_hf.errors import UserError, first_line
+from ser_hf.errors import UserError, first_line, nearest
 from ser_hf.utils import files
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class CommandLine:
         self.words = list(words)
         self.file_values: dict[str, Any] = {}
         self._file_read = False
+        self._known: list[str] = []
 
     def parse(
         self, cls: type[Settings], make: Callable[..., Settings] | None = None, *, partial: bool = False
@@ -60,6 +62,7 @@ class CommandLine:
             raise SystemExit(0)
         if not self._file_read:
             self._read_file(takes_words=any(_positional(field) for field in _init_fields(cls)))
+        self._known += [field.name for field in _init_fields(cls)]
         parser = _parser(cls, self.command) if self.words or self.file_values else None
         values = self._values(parser, cls) if parser else {}
         missing = [_spelling(field) for field in _init_fields(cls) if _required(field) and field.name not in values]
@@ -100,9 +103,11 @@ class CommandLine:
 
     def _refuse_rest(self) -> None:
         if self.file_values:
-            raise self._error(f"'{next(iter(self.file_values))}' in the config file is no setting")
+            name = next(iter(self.file_values))
+            raise self._error(f"'{name}' in the config file is no setting{_meant(name, self._known)}")
         if self.words:
-            raise self._error(f"'{self.words[0]}' is no flag of ser-hf {self.command}")
+            flag, known = self.words[0].split("=")[0], [f"--{name}" for name in self._known]
+            raise self._error(f"'{self.words[0]}' is no flag of ser-hf {self.command}{_meant(flag, known)}")
 
     def _error(self, message: str) -> UserError:
         return UserError(f"{message} (see ser-hf {self.command} --help)")
@@ -115,9 +120,38 @@ class CommandLine:
         usage = ["[CONFIG.yaml|.json]", *(_spelling(field) for field in rows if _positional(field))]
         usage += [_left(field, hints[field.name]) for field in required]
         summary, _, rest = self.doc.partition("\n\n")
-        lines = [f"usage: ser-hf {self.command} {' '.join(usage)} [flags]", "", summary, ""]
-        lines += [f"  {_left(field, hints[field.name]):34} {_right(field, hints[field.name])}" for field in rows]
-        return "\n".join([*lines, *(["", rest] if rest else [])])
+        usage_line = f"usage: ser-hf {self.command} {' '.join(usage)} [flags]"
+        lines = [_wrapped(usage_line, indent=7), "", _wrapped(summary), ""]
+        lines += [row(_left(field, hints[field.name]), _right(field, hints[field.name])) for field in rows]
+        return "\n".join([*lines, *(f"\n{_paragraph(text)}" for text in rest.split("\n\n") if text)])
+
+
+_COLUMNS = 80
+"""Of help: what a terminal has at least."""
+_LEFT = 28
+"""Columns for the name of a flag, before its help."""
+
+
+def _wrapped(text: str, indent: int = 0) -> str:
+    """Text in lines of 80 columns, all but the first one indented."""
+    return textwrap.fill(text, _COLUMNS, subsequent_indent=" " * indent, break_on_hyphens=False, break_long_words=False)
+
+
+def row(left: str, right: str, width: int = _LEFT) -> str:
+    """A name and its help in two columns; a name longer than `width` has a line of its own."""
+    margin = " " * (width + 3)
+    first = f"  {left:{width}} " if len(left) <= width else f"  {left}\n{margin}"
+    return first + _wrapped(f"{margin}{right}", len(margin)).lstrip()
+
+
+def _paragraph(text: str) -> str:
+    """A paragraph of a docstring; one with indented lines, such as examples, stays as it is."""
+    return text if "\n " in text else _wrapped(text)
+
+
+def _meant(word: str, known: list[str]) -> str:
+    meant = nearest(word, known)
+    return f", did you mean {meant}?" if meant else ""
 
 
 def _parser(cls: type, command: str) -> "HfArgumentParser":

@@ -45,6 +45,10 @@ def finetune(line: CommandLine) -> None:
     Every flag of transformers.TrainingArguments works, too: --output_dir, --num_train_epochs,
     --learning_rate, --per_device_train_batch_size, --gradient_accumulation_steps,
     --resume_from_checkpoint true, --bf16 false, and so on. A config file may hold both.
+
+    Examples:
+        ser-hf finetune --dataset runs/dataset --model tiny --output_dir runs/model
+        ser-hf finetune configs/whisper-base.yaml --dataset runs/dataset
     """
     config, args = _finetune_settings(line)
     from ser_hf.experiments import repeats
@@ -76,7 +80,11 @@ def _finetune_settings(line: CommandLine) -> "tuple[FinetuneConfig, TrainingArgu
 
 
 def pretrain(line: CommandLine) -> None:
-    """Pretrain a model on recordings without their labels, by wav2vec 2.0's objective."""
+    """Pretrain a model on recordings without their labels, by wav2vec 2.0's objective.
+
+    Example:
+        ser-hf pretrain --dataset runs/dataset --model tiny --output runs/pretrained
+    """
     from ser_hf.training.pretraining.config import PretrainConfig
 
     config = line.parse(PretrainConfig)
@@ -93,6 +101,9 @@ def soup(line: CommandLine) -> None:
     """Average the weights of runs that share a head start, and test the average.
 
     The output folder gets the model with its evidence and card.
+
+    Example:
+        ser-hf soup runs/a runs/b --dataset runs/dataset --output runs/soup
     """
     settings = line.parse(SoupSettings)
     from ser_hf.experiments.soup import cook
@@ -107,6 +118,9 @@ def leakage_curve(line: CommandLine) -> None:
 
     The protocols are random, sentence, speaker, and across corpora in both directions. Every other
     flag goes to fine-tuning. What the output folder holds already is not trained again.
+
+    Example:
+        ser-hf leakage-curve --model mfcc-svm --dataset runs/dataset --output runs/b
     """
     settings = line.parse(LeakageCurveSettings, partial=True)
     from ser_hf.evaluation import baselines

@@ -10,11 +10,10 @@ import numpy as np
 import torch
 import torchaudio
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from ser_hf import audio
-from ser_hf.errors import UserError
-from ser_hf.utils import files, packages
+from ser_hf.errors import UserError, choose_one
+from ser_hf.utils import files, packages, progress
 
 VERSION = 2
 """Part of the cache's name: another decoding or another feature needs another version."""
@@ -48,7 +47,7 @@ def features(rows: datasets.Dataset, kind: str, cache_dir: str | Path | None = N
         AudioError: for a recording that cannot be decoded.
     """
     if kind not in WIDTHS:
-        raise AcousticsError(f"'{kind}' are no features: choose one of {', '.join(WIDTHS)}")
+        raise AcousticsError(f"'{kind}' are no features: {choose_one(kind, WIDTHS)}")
     path = (Path(cache_dir) if cache_dir else files.cache_dir()) / f"acoustics-{kind}-v{VERSION}.npz"
     values_of, digests = _read(path), rows["sha256"]
     new_rows = {digest: row for row, digest in enumerate(digests) if digest not in values_of}
@@ -124,8 +123,8 @@ def _compute(rows: datasets.Dataset, kind: str) -> dict[str, np.ndarray]:
     # threads: decoding, the FFT and openSMILE are C that lets go of the interpreter
     with threadpool_limits(limits=1), ThreadPoolExecutor(joblib.cpu_count()) as pool:
         results = pool.map(features_of_row, range(len(rows)))
-        bar = tqdm(results, total=len(rows), desc=f"Computing {kind}", unit=" recordings")
-        values = np.array(list(bar), dtype=np.float32)
+        counted = progress.each(results, f"Computing {kind}", len(rows), "recordings")
+        values = np.array(list(counted), dtype=np.float32)
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
         first = names[int(bad.argmax())]

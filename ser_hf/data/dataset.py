@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from ser_hf.data.corpora.base import Recording
 from ser_hf.data.corpora.scan import scan_sources
 from ser_hf.errors import UserError, first_line
 from ser_hf.labels import EMOTIONS
-from ser_hf.utils import blas, files
+from ser_hf.utils import blas, files, progress
 
 FEATURES = datasets.Features(
     {
@@ -213,8 +213,12 @@ def label_aliases(source: str | PathLike) -> list[dict]:
     return json.loads(report.read_text(encoding="utf-8")).get("aliases", []) if report.is_file() else []
 
 
-def decoded_clips(rows: datasets.Dataset) -> Iterator[np.ndarray]:
+def decoded_clips(rows: datasets.Dataset, what: str = "") -> Iterator[np.ndarray]:
     """Decode the clips of a dataset one after the other.
+
+    Args:
+        rows: of the dataset.
+        what: is done with them, for a progress bar; none is shown where empty.
 
     Yields:
         Float32 samples at 16 kHz, shape `(samples,)`.
@@ -222,8 +226,9 @@ def decoded_clips(rows: datasets.Dataset) -> Iterator[np.ndarray]:
     Raises:
         AudioError: for a clip that cannot be decoded.
     """
-    for start in range(0, len(rows), _BATCH):
-        yield from map(references.load_clip, rows[start : start + _BATCH]["audio"])
+    batches = (rows[start : start + _BATCH]["audio"] for start in range(0, len(rows), _BATCH))
+    clips = map(references.load_clip, chain.from_iterable(batches))
+    yield from progress.each(clips, what, len(rows)) if what else clips
 
 
 def _write_parquet(recordings: Sequence[Recording], partial: Path, workers: int) -> tuple[list[Path], list[str]]:

@@ -121,7 +121,7 @@ def standardised(embeddings: np.ndarray, speakers: np.ndarray) -> np.ndarray:
 
 def _embed(predictor: Predictor, rows: datasets.Dataset, indices: Sequence[int]) -> Embedded:
     chosen = rows.select(indices)
-    logits, embeddings = predictor.outputs(decoded_clips(chosen))
+    logits, embeddings = predictor.outputs(decoded_clips(chosen, "Embedding clips"))
     return Embedded(logits, embeddings, np.asarray(chosen["label"]), np.asarray(chosen["speaker"]))
 
 

@@ -28,9 +28,10 @@ from torch import nn
 
 from ser_hf import protocols
 from ser_hf.data import acoustic_features
-from ser_hf.errors import UserError
+from ser_hf.errors import UserError, choose_one
 from ser_hf.evaluation import calibration, metrics
 from ser_hf.labels import EMOTIONS
+from ser_hf.utils import progress
 
 EPOCHS, BATCH, FILTERS = 200, 16, (64, 64, 64)
 """Of `mfcc-cnn`; a convolution for each number of filters (chosen on `random`, see
@@ -48,7 +49,7 @@ def require_packages(names: Iterable[str]) -> None:
     """
     for name in names:
         if name not in BASELINES:
-            raise UserError(f"'{name}' is no baseline: choose one of {', '.join(BASELINES)}")
+            raise UserError(f"'{name}' is no baseline: {choose_one(name, BASELINES)}")
         acoustic_features.require_packages(BASELINES[name].features)
 
 
@@ -136,7 +137,7 @@ def train_network(
         torch.manual_seed(seed)
         model = network(values.shape[-1], filters)
         optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-3, alpha=0.9, eps=1e-7)
-        for _ in range(epochs):
+        for _ in progress.each(range(epochs), "Training the network", epochs, "epochs"):
             model.train()
             for batch in torch.randperm(len(labels)).split(BATCH):
                 optimizer.zero_grad()

@@ -149,7 +149,7 @@ def calibrate_model(
         raise CalibrationError(f"'{predictor.name}' runs on {predictor.backend}: load it with backend='torch'")
     rows = dataset.select(indices)
     fitted = fit_calibration(
-        predictor.logits(decoded_clips(rows)), np.array(rows["label"], dtype=np.int64), coverage, error
+        predictor.logits(decoded_clips(rows, "Calibrating")), np.array(rows["label"], dtype=np.int64), coverage, error
     )
     speakers = set(rows["speaker"])
     fold_temperature(predictor.model, fitted["temperature"])

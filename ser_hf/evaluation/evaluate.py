@@ -75,7 +75,7 @@ def evaluate(
     for split in splits:
         refuse_seen(seen, predictor.name, dataset, split)
     started = time.perf_counter()
-    logits, embeddings = predictor.outputs(decoded_clips(dataset.select(rows_tested(splits))))
+    logits, embeddings = predictor.outputs(decoded_clips(dataset.select(rows_tested(splits)), "Predicting the test"))
     probabilities = softmax(logits, axis=1)
     results = build_results(
         probabilities,

@@ -133,7 +133,7 @@ def greedy(
 
     def uar(parts: list[Ingredient]) -> float:
         predictor.model.load_state_dict(average(parts))
-        logits = predictor.logits(decoded_clips(rows.select(validation)))
+        logits = predictor.logits(decoded_clips(rows.select(validation), "Validating an average"))
         labels = np.array(rows.select(validation)["label"])
         return float(metrics.scores(metrics.confusion(labels, np.argmax(logits, axis=1)))["uar"])
 

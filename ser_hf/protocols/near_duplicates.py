@@ -9,11 +9,10 @@ from pathlib import Path
 import datasets
 import joblib
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from ser_hf import audio
 from ser_hf.audio import fingerprint
-from ser_hf.utils import files
+from ser_hf.utils import files, progress
 
 
 def near_duplicates_of(rows: datasets.Dataset) -> list[list[int]]:
@@ -61,7 +60,7 @@ def _compute(rows: datasets.Dataset, digests: list[str]) -> list[list[int]]:
 
     with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(joblib.cpu_count()) as pool:
         fingerprints = pool.map(fingerprint_of, distinct)
-        bar = tqdm(fingerprints, total=len(distinct), desc="Looking for near duplicates", unit=" recordings")
-        pairs = fingerprint.near_duplicates(list(bar))
+        counted = progress.each(fingerprints, "Looking for near duplicates", len(distinct), "recordings")
+        pairs = fingerprint.near_duplicates(list(counted))
     groups = fingerprint.group_pairs([(distinct[pair.first], distinct[pair.second]) for pair in pairs])
     return [sorted(row for first in group for row in rows_of_digest[digests[first]]) for group in groups]

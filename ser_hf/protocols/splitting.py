@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import datasets
 import numpy as np
 
+from ser_hf.errors import choose_one
 from ser_hf.protocols import custom, leak_check
 from ser_hf.protocols.base import SIDES, Columns, Protocol, ProtocolError, Sides, Split, columns_of, shared_values
 from ser_hf.protocols.builtin import ALL, ALL_SPEAKERS, PROTOCOLS
@@ -85,9 +86,7 @@ def find_protocol(name: str) -> tuple[str, Protocol]:
         return name, PROTOCOLS[name]
     if custom.is_file(name):
         return custom.read_protocol(name)
-    raise ProtocolError(
-        f"'{name}' is no protocol: choose one of {', '.join(PROTOCOLS)}, or a .yaml, .json or .csv file"
-    )
+    raise ProtocolError(f"'{name}' is no protocol: {choose_one(name, PROTOCOLS)}, or a .yaml, .json or .csv file")
 
 
 def _split(columns: Columns, name: str, protocol: Protocol, fold: int, seed: int, options: _Options) -> Split:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ser_hf.errors import UserError
+from ser_hf.errors import UserError, choose_one
 from ser_hf.training.streaming.settings import StreamingSettings, refuse_whole_data
 from ser_hf.utils import files, packages, processor
 
@@ -306,7 +306,7 @@ def check_trainer(config: FinetuneConfig, args: "TrainingArguments") -> None:
         try_optimizer(args)
     metrics = ("loss", "accuracy", "uar", "macro_f1", "weighted_f1")
     if (metric := args.metric_for_best_model) and metric.removeprefix("eval_") not in metrics:
-        raise UserError(f"--metric_for_best_model is '{metric}': choose one of {', '.join(metrics)}")
+        raise UserError(f"--metric_for_best_model is '{metric}': {choose_one(metric, metrics)}")
     processor.warn_of_emulation(args)
 
 

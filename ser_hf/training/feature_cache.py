@@ -25,7 +25,7 @@ from ser_hf.models import padding
 from ser_hf.models.features import Collator, front_end_of
 from ser_hf.models.frozen_frontend import CacheError, evaluation_mode
 from ser_hf.models.seen_speakers import CONFIG_KEY
-from ser_hf.utils import files
+from ser_hf.utils import files, progress
 
 VERSION = 3
 """Part of the key. Raise it when decoding, features or the layout on disk change."""
@@ -189,6 +189,7 @@ def _write_entry(
     places = np.empty((len(keys), 5), dtype=np.int64)  # file, byte, frames, first and last of the voice
     shard, shape = 0, ()
     outputs = _outputs(rows.select(np.sort(first_rows)), model, compute, features, extractor)
+    outputs = progress.each(outputs, "Computing what is frozen", len(keys))
     for sha256, voice, tensor in outputs:
         frames = tensor.to(STORED).cpu().numpy()
         if not np.isfinite(frames).all():

@@ -235,7 +235,7 @@ def _fit_closed_form(inputs: TrainingInputs, padding: str) -> Results | None:
         predicted = fitted.longer | (deviation > _LIKE)
         if predicted.any():
             chosen = inputs.rows.select(np.array(inputs.split.test)[predicted])
-            logits[predicted], embeddings[predicted] = predictor.outputs(decoded_clips(chosen))
+            logits[predicted], embeddings[predicted] = predictor.outputs(decoded_clips(chosen, "Predicting the test"))
         results = _write_results(inputs, folder, softmax(logits, axis=1), record, loading.digest(model))
         np.save(folder / "embeddings.npy", embeddings.astype(np.float16))
     return results

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import TrainOutput
@@ -21,6 +22,7 @@ from ser_hf.training.losses import Objective
 from ser_hf.training.optimization import WeightAverage
 from ser_hf.training.recovery import RUN, TrainingError
 from ser_hf.training.sampler import PaddedLengthBatchSampler
+from ser_hf.utils import progress
 from ser_hf.utils.files import replacing
 
 
@@ -67,6 +69,44 @@ def by_epoch(log: list[dict]) -> list[dict]:
         if "loss" in entry or "eval_loss" in entry:
             rows.setdefault(entry["step"], {}).update({key: entry[key] for key in keep if key in entry})
     return [rows[step] for step in sorted(rows)]
+
+
+class EpochBar(TrainerCallback):
+    """A bar over the steps of an epoch, and one over a validation; each goes when its work ends."""
+
+    def __init__(self) -> None:
+        self._epoch: tqdm | None = None
+        self._validation: tqdm | None = None
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
+        """Begin to count steps."""
+        if state.is_world_process_zero:
+            steps = -(-state.max_steps // max(1, state.num_train_epochs))
+            what = f"Epoch {int(state.epoch or 0) + 1} of {state.num_train_epochs}"
+            self._epoch = progress.bar(what, steps, "steps", leave=False)
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
+        """Count a step."""
+        if self._epoch is not None:
+            self._epoch.update()
+
+    def on_epoch_end(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
+        """Take the bar of the epoch away."""
+        if self._epoch is not None:
+            self._epoch.close()
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs) -> None:  # noqa: ANN001, ANN003
+        """Count a batch of a validation."""
+        if self._validation is None and state.is_world_process_zero:
+            self._validation = progress.bar("Validating", len(eval_dataloader), "batches", leave=False)
+        if self._validation is not None:
+            self._validation.update()
+
+    def on_evaluate(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
+        """Take the bar of the validation away."""
+        if self._validation is not None:
+            self._validation.close()
+            self._validation = None
 
 
 def _print_line(args: TrainingArguments, state: TrainerState, metrics: dict) -> None:
@@ -314,7 +354,7 @@ def make_trainer(
         eval_dataset=clips[1],
         data_collator=collator,
         compute_metrics=_validation_metrics,
-        callbacks=[watch],
+        callbacks=[EpochBar(), watch],
     )
     args.label_smoothing_factor = smoothing
     trainer.remove_callback(PrinterCallback)

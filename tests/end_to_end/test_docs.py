@@ -9,6 +9,7 @@ import pytest
 from helpers import programs
 from helpers.small import ROOT
 
+import ser_hf
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import EMOTIONS
 
@@ -42,7 +43,7 @@ def run(place, kind, text):
 
 
 def test_every_block_is_tested():
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
 
 
 def test_python_of_the_readme(place, tuned):
@@ -67,6 +68,22 @@ def test_predictor(place, tuned):
     first, *rest = run(place, *block("predictor.each(")).splitlines()
     assert first == json.dumps(expected)
     assert rest == [f"clip.wav {expected['label']}"] * 2
+
+
+def test_the_whole_job(place, few, recordings, tmp_path):
+    (tmp_path / "path" / "to").mkdir(parents=True)
+    for name, folder in (("ravdess", few.parent / "ravdess"), ("tess", recordings[1])):
+        (tmp_path / "path" / "to" / name).symlink_to(folder)
+    shutil.copy(place / "clip.wav", tmp_path)
+    kind, text = block("build_dataset(")
+    headline, label = run(tmp_path, kind, text.replace("num_train_epochs=12", "max_steps=1")).splitlines()[-2:]
+    assert headline.startswith("speaker: UAR 0.")
+    assert label in EMOTIONS
+
+
+def test_every_public_name_is_told():
+    page = (ROOT / "docs" / "in_your_code.md").read_text()
+    assert [name for name in ser_hf.__all__ if f"`{name}`" not in page and name != "__version__"] == []
 
 
 def test_one_voice(place, tuned):

@@ -12,7 +12,6 @@ from pathlib import PurePath
 
 import joblib
 import numpy as np
-from tqdm import tqdm
 
 from ser_hf.data import describe
 from ser_hf.data.audit.checks import KINDS, NamedRecording, find_problems, group_by_corpus
@@ -20,7 +19,7 @@ from ser_hf.data.audit.inspect import FileMeasurement, inspect_file
 from ser_hf.data.corpora import CORPORA, parse_name
 from ser_hf.data.corpora.base import File, list_files
 from ser_hf.labels import EMOTIONS
-from ser_hf.utils import blas, templates
+from ser_hf.utils import blas, progress, templates
 from ser_hf.utils.files import new_folder
 
 
@@ -68,7 +67,7 @@ def audit_recordings(folders: Iterable[str | PathLike], num_proc: int | None = N
 def _inspect_all(files: list[File], workers: int) -> tuple[list[NamedRecording], list[FileMeasurement]]:
     """Read all files; return those with an official name, and the others."""
     with blas.one_thread(), ThreadPoolExecutor(workers) as pool:
-        results = list(tqdm(pool.map(inspect_file, files), total=len(files), desc="Reading", unit=" recordings"))
+        results = list(progress.each(pool.map(inspect_file, files), "Reading", len(files), "recordings"))
     named, unnamed = [], []
     for result in results:
         parsed = parse_name(result.file.name)

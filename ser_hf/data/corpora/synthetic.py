@@ -1,5 +1,8 @@
 """Stand-ins for both corpora, spoken by the synthetic voice."""
 
+from collections.abc import Iterator
+from itertools import product
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +12,16 @@ from ser_hf.audio import SAMPLING_RATE
 from ser_hf.audio.synthesis import SyntheticVoice, synthesize
 from ser_hf.data.corpora import ravdess, tess
 from ser_hf.labels import EMOTIONS
+from ser_hf.utils import progress
 
 NOTICE = "Synthetic voices (ser_hf.audio.synthesis): no human speaks here, and no figure on them is about human speech."
 WORDS: tuple[str, ...] = ("back", "bar", "base", "bath", "bean", "beg", "bite", "boat", "bone", "book")
 
+Job = tuple[Path, SyntheticVoice, str, list[int]]
+"""The stem of a file, the voice, the emotion and the syllables of a recording."""
 
-def write_corpora(folder: Path, seed: int = 0, takes: int = 2, words: int = len(WORDS)) -> tuple[Path, Path]:
+
+def write_corpora(folder: str | PathLike, seed: int = 0, takes: int = 2, words: int = len(WORDS)) -> tuple[Path, Path]:
     """Write both corpora as 16-bit WAV with the official names; the same seed gives the same bytes.
 
     Args:
@@ -28,24 +35,31 @@ def write_corpora(folder: Path, seed: int = 0, takes: int = 2, words: int = len(
     Returns:
         The folders of RAVDESS and of TESS.
     """
+    folder = Path(folder)
+    jobs = [*_ravdess_jobs(folder / "ravdess", seed, takes), *_tess_jobs(folder / "tess", seed, words)]
+    for job in progress.each(jobs, "Synthesizing", len(jobs), "recordings"):
+        _write_recording(*job, seed)
+    (folder / "NOTICE.txt").write_text(NOTICE + "\n")
+    return folder / "ravdess", folder / "tess"
+
+
+def _ravdess_jobs(folder: Path, seed: int, takes: int) -> Iterator[Job]:
     sentences = {1: [0, 1, 0, 2, 1, 3, 0], 2: [3, 2, 0, 4, 1, 3, 0]}
     for actor, speaker in enumerate(ravdess.SPEAKERS, start=1):
         voice = SyntheticVoice.of(speaker, female=actor % 2 == 0, seed=seed)
-        for emotion in EMOTIONS:
-            for statement, syllables in sentences.items():
-                for take in range(1, takes + 1):
-                    stem = ravdess.name(emotion, "normal", statement, take, actor)
-                    _write_recording(folder / "ravdess" / f"Actor_{actor:02d}" / stem, voice, emotion, syllables, seed)
+        for emotion, (statement, syllables) in product(EMOTIONS, sentences.items()):
+            for take in range(1, takes + 1):
+                stem = ravdess.name(emotion, "normal", statement, take, actor)
+                yield folder / f"Actor_{actor:02d}" / stem, voice, emotion, syllables
+
+
+def _tess_jobs(folder: Path, seed: int, words: int) -> Iterator[Job]:
     for speaker in ("OAF", "YAF"):
         voice = SyntheticVoice.of(f"tess-{speaker.lower()}", female=True, seed=seed)
         for code, emotion in tess.LABELS.items():
             for position, word in enumerate(WORDS[:words]):
-                syllables = [1, 1, 1, position % 5]
-                _write_recording(
-                    folder / "tess" / f"{speaker}_{code}" / f"{speaker}_{word}_{code}", voice, emotion, syllables, seed
-                )
-    (folder / "NOTICE.txt").write_text(NOTICE + "\n")
-    return folder / "ravdess", folder / "tess"
+                stem = folder / f"{speaker}_{code}" / f"{speaker}_{word}_{code}"
+                yield stem, voice, emotion, [1, 1, 1, position % 5]
 
 
 def _write_recording(stem: Path, voice: SyntheticVoice, emotion: str, syllables: list[int], seed: int) -> None:

@@ -24,6 +24,7 @@ from ser_hf import audio
 from ser_hf.errors import UserError
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import COLOURS
+from ser_hf.utils import progress
 from ser_hf.utils.plotting import BLUE, STYLE, WIDTH, shortened, write_title
 
 WINDOW = 0.25
@@ -257,9 +258,11 @@ def _without(
 ) -> np.ndarray:
     """Probabilities `(windows, labels)` of the clip with each window replaced by `floor`."""
     answers = []
-    for first in range(0, len(windows), _TOGETHER):
-        clips = [_replaced(samples, floor, *window) for window in windows[first : first + _TOGETHER]]
-        answers.append(predictor.probabilities(clips))
+    with progress.bar("Leaving out stretches", len(windows), "stretches") as bar:
+        for first in range(0, len(windows), _TOGETHER):
+            clips = [_replaced(samples, floor, *window) for window in windows[first : first + _TOGETHER]]
+            answers.append(predictor.probabilities(clips))
+            bar.update(len(clips))
     return np.concatenate(answers)
 
 

@@ -15,7 +15,6 @@ import datasets
 import joblib
 import numpy as np
 from scipy import fft
-from tqdm import tqdm
 
 from ser_hf import audio
 from ser_hf.audio import effects, resampling, voice_activity
@@ -23,6 +22,7 @@ from ser_hf.data.dataset import decoded_clips
 from ser_hf.evaluation import metrics
 from ser_hf.evaluation.diagnostics import occlusion
 from ser_hf.inference.predictor import Predictor
+from ser_hf.utils import progress
 
 _RATE = audio.SAMPLING_RATE
 _SHORTEST = round(audio.MIN_SECONDS * _RATE)
@@ -202,7 +202,7 @@ def _predictions(predictor: Predictor, rows: datasets.Dataset, seed: int) -> tup
     """Class indices of shape `(conditions, rows)`, and in how many noise floors voice is found."""
     answers, answered = np.zeros((len(CONDITIONS), len(rows)), dtype=np.int64), 0
     with (
-        tqdm(total=answers.size, desc="Damaging", unit=" clips", disable=None) as bar,
+        progress.bar("Predicting damaged clips", answers.size) as bar,
         ThreadPoolExecutor(joblib.cpu_count()) as pool,
     ):
         start, source = 0, decoded_clips(rows)

@@ -10,7 +10,7 @@ from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from ser_hf.errors import UserError
+from ser_hf.errors import UserError, choose_one
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,5 +100,5 @@ def load(
         UserError: where the model cannot be loaded or exported, or a package is missing.
     """
     if backend not in BACKENDS:
-        raise UserError(f"'{backend}' is no backend: choose one of {', '.join(BACKENDS)}")
+        raise UserError(f"'{backend}' is no backend: {choose_one(backend, BACKENDS)}")
     return BACKENDS[backend](model, device, revision)

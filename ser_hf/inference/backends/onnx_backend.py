@@ -22,7 +22,7 @@ from ser_hf.errors import UserError
 from ser_hf.inference.backends import graph_check, onnx_graph
 from ser_hf.inference.backends.onnx_runtime import GRAPH_FILES, exported_backends, open_session, require
 from ser_hf.models import loading
-from ser_hf.utils import files
+from ser_hf.utils import files, progress
 
 FORMAT = 5
 """Format of the graphs in the cache. Count it up when `onnx_graph.write_graph` writes others."""
@@ -171,7 +171,10 @@ def load(model: str | PathLike, device: str | None, revision: str | None, int8: 
     if device not in (None, "cpu"):
         raise UserError(f"{backend} runs on the processor, not on '{device}': use --backend torch there")
     require("onnxruntime")
-    return load_source(ModelSource.of(model, revision, [backend]), backend)
+    source = ModelSource.of(model, revision, [backend])
+    if source.weights and not _graph_file(source, backend).is_file():
+        progress.say(f"the graph of '{source.name}' is written and compared with torch, which takes seconds")
+    return load_source(source, backend)
 
 
 def load_source(source: ModelSource, backend: str, graphs: Path | None = None) -> OnnxBackend:
@@ -218,9 +221,7 @@ def _snapshot(model: str | PathLike, revision: str | None, graphs: Iterable[str]
 
 def _cached_graph(source: ModelSource, backend: str, graphs: Path | None) -> Path:
     """The graph of the weights, written now where the cache, or the folder `graphs`, has none."""
-    key = hashlib.sha256(f"{FORMAT} {source.digest}".encode()).hexdigest()[:16]
-    int8 = backend == "onnx-int8"
-    graph = (graphs or files.cache_dir("onnx")) / f"{key}-{'int8' if int8 else 'fp32'}.onnx"
+    graph = _graph_file(source, backend, graphs)
     if graph.is_file():  # graphs are never changed, so that reading one needs no lock
         with suppress(OSError):  # of a cache that cannot be written
             os.utime(graph)
@@ -229,11 +230,18 @@ def _cached_graph(source: ModelSource, backend: str, graphs: Path | None) -> Pat
     with files.cache_lock(graph):
         if not graph.is_file():  # another process may have written it while this one waited
             loaded = loading.load_for_prediction(source.name, source.commit)
-            figures = onnx_graph.write_checked(*loaded, graph, int8=int8)
+            figures = onnx_graph.write_checked(*loaded, graph, int8=backend == "onnx-int8")
             if graphs is None:
                 graph_check.keep(graph, figures)
             _make_room(graph)
     return graph
+
+
+def _graph_file(source: ModelSource, backend: str, graphs: Path | None = None) -> Path:
+    """Where the graph of the weights lies, or would lie."""
+    key = hashlib.sha256(f"{FORMAT} {source.digest}".encode()).hexdigest()[:16]
+    precision = "int8" if backend == "onnx-int8" else "fp32"
+    return (graphs or files.cache_dir("onnx")) / f"{key}-{precision}.onnx"
 
 
 def _make_room(graph: Path) -> None:

@@ -1,13 +1,9 @@
 """Label any number of recordings: plan, ask, write, and go on where a run was cut off."""
 
-import sys
 import time
 from collections.abc import Container, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
-
-from tqdm import tqdm
 
 from ser_hf.inference.bulk.drift import held_out_scores, measured_share
 from ser_hf.inference.bulk.index import Contents, Index
@@ -17,6 +13,7 @@ from ser_hf.inference.bulk.planning import Plan, make_plan
 from ser_hf.inference.bulk.reading import LostSource
 from ser_hf.inference.bulk.rows import Row, copied_row, schema
 from ser_hf.inference.bulk.store import Store, StoreError
+from ser_hf.utils import progress
 
 UNIT = 64
 """Recordings that an engine is given at a time."""
@@ -100,7 +97,7 @@ def label(
         index, finished, plan = _planned(inputs, store, labeler, options)
         outcome = Outcome(plan.listed, plan.known)
         writer = _Writer(store, index, model, inputs, options, finished, outcome)
-        with _progress(plan) as bar, writer:
+        with progress.bar("Labelling", plan.recordings if plan.counted else None, "recordings") as bar, writer:
             share = measured_share(index.rows + plan.recordings)
             units = (replace(unit, measured=share) for unit in plan.units(UNIT, index, labeler.adapt_by is not None))
             contents = index if options.reuse else Contents(())
@@ -280,12 +277,3 @@ class _Writer:
                 "parts": self._store.parts,
             }
         )
-
-
-@contextmanager
-def _progress(plan: Plan) -> Iterator[tqdm]:
-    """A bar with rate and time left; in a log, a line a minute."""
-    total = plan.recordings if plan.counted else None
-    interval = 0.5 if sys.stderr.isatty() else 60
-    with tqdm(total=total, unit=" recordings", mininterval=interval, maxinterval=interval, file=sys.stderr) as bar:
-        yield bar

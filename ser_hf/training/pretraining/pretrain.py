@@ -24,7 +24,7 @@ from ser_hf.training.pretraining.config import PretrainConfig
 from ser_hf.training.pretraining.masking import Masking, Order, Recordings
 from ser_hf.training.recovery import RUN, checkpoints, disk_guard, surviving
 from ser_hf.training.streaming.sampler import StreamSampler
-from ser_hf.training.trainer import by_epoch
+from ser_hf.training.trainer import EpochBar, by_epoch
 from ser_hf.utils import files, processor
 
 DIVERSITY = 0.1
@@ -268,7 +268,7 @@ def _trainer(config, args, rows, split, model, extractor) -> PretrainTrainer:  #
         train_dataset=Recordings(rows, split.train, extractor, _STREAM_THREADS if config.streaming else None),
         eval_dataset=Recordings(rows, split.validation, extractor),
         data_collator=Masking(model, extractor, config.seed, *masks),
-        callbacks=[Cooling()],
+        callbacks=[EpochBar(), Cooling()],
         run=run,
         shuffle_buffer=config.shuffle_buffer,
     )
