@@ -57,7 +57,7 @@ def run(line, monkeypatch):
     return 0
 
 
-def test_the_page(place, monkeypatch, capsys):
+def test_the_page(place, monkeypatch, capsys, undrawn):
     assert [kind for kind, _ in BLOCKS].count("bash") == 4
     for kind, text in BLOCKS:
         if kind == "bash":
