@@ -108,7 +108,7 @@ def photograph(browser: Browser, address: str, name: str, output: Path, act: Act
 def make(folder: Path) -> Path:
     """Everything that commands write for people, of synthetic voices; what is there stays."""
     data, model, audit = folder / "dataset", folder / "model", folder / "audit"
-    short = ["--model", "tiny", "--num_train_epochs", "3"]
+    short = ["--model", "tiny", "--num_train_epochs", "2"]
     test = ["--dataset", data, "--protocol", "speaker"]
     steps: list[tuple[Path, list]] = [
         (data, ["data", "--synthetic", "--output", data]),
@@ -116,7 +116,7 @@ def make(folder: Path) -> Path:
         (model / "results.json", ["finetune", *short, *test, "--output_dir", model]),
         (
             folder / "calibrated",
-            ["calibrate", "--model", model, *test, "--error", "0.3", "--output", folder / "calibrated"],
+            ["calibrate", "--model", model, *test, "--coverage", "0.7", "--output", folder / "calibrated"],
         ),
         (
             folder / "all",
@@ -141,7 +141,7 @@ def make(folder: Path) -> Path:
 
 def example(data: Path) -> Path:
     """Where a recording of an angry voice will lie."""
-    return data / "recordings" / "ravdess" / "Actor_21" / "03-01-05-02-01-01-21.wav"
+    return data / "recordings" / "ravdess" / "Actor_21" / "03-01-05-01-01-01-21.wav"
 
 
 def ser_hf(*words: object) -> None:

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 from helpers.app import serving
 from helpers.media import FRAGMENTED, write_media
+from helpers.small import ROOT
 from safetensors.torch import load_file, save_file
 
 from ser_hf import audio
@@ -24,6 +25,7 @@ from ser_hf.labels import EMOTIONS
 
 SCREENSHOTS = os.environ.get("SER_HF_SCREENSHOT", "")  # a folder
 PLANTED = "https://elsewhere.example/seen.png"
+PROBLEMS = (ROOT / "scripts" / "page_problems.js").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -392,7 +394,7 @@ def test_a_phone_needs_no_scrolling_sideways(page, talk_file, recordings, tmp_pa
     assert max(heights) < 1.5  # lines: no word is broken
     for tab in ("Analyse", "Live", "Batch", "Model"):
         open_tab(page, tab)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.evaluate(PROBLEMS) == []
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     level = np.mean([int(part) for part in re.findall(r"\d+", colour)[:3]])
     assert (level < 60) == ("dark" in request.node.name)
