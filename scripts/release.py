@@ -27,6 +27,7 @@ from ser_hf.errors import UserError, first_line
 
 ROOT = Path(__file__).resolve().parents[1]
 CHANGELOG, CITATION = "CHANGELOG.md", "CITATION.cff"
+CHECKER = "scripts/check_wheel.py"
 VERSIONS = {
     "pyproject.toml": re.compile(r'(?m)^(version = ")([^"]+)(")$'),
     "ser_hf/__init__.py": re.compile(r'(?m)^(__version__ = ")([^"]+)(")$'),
@@ -165,8 +166,8 @@ def build(root: Path, version: str, folder: Path) -> list[Path]:
         raise UserError(f"the build gave {names}: an sdist and a wheel are needed")
     for path in built:
         check_metadata(path.name, metadata_of(path), version)
-    if (checker := root / "scripts" / "check_wheel.py").exists():
-        run(root, sys.executable, str(checker), "--reuse")
+    if (root / CHECKER).exists():
+        run(root, sys.executable, CHECKER, "--reuse")
     return built
 
 
