@@ -9,6 +9,7 @@ import argparse
 import datetime
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("version", metavar="X.Y.Z")
     parser.add_argument("--dry_run", action="store_true", help="check and build; test, commit and tag nothing")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # else the files would stay as they are edited
     try:
         release(ROOT, args.version, args.dry_run)
     except UserError as error:
@@ -60,7 +62,7 @@ def release(root: Path, version: str, dry_run: bool = False) -> None:
     notes = check_files(root, version)
     files = released_files(root, version, datetime.date.today())
     with tempfile.TemporaryDirectory() as temporary, edited(root, files, keep=not dry_run):
-        built = build(root, version, Path(temporary))
+        built = build(root, version, Path(temporary), "--contents" if dry_run else "--reuse")
         if dry_run:
             print(f"v{version} would hold {', '.join(path.name for path in built)}, with these notes:\n\n{notes}")
             return
@@ -153,8 +155,8 @@ def edited(root: Path, files: dict[str, str], keep: bool) -> Iterator[None]:
             write(before)
 
 
-def build(root: Path, version: str, folder: Path) -> list[Path]:
-    """Build the sdist and the wheel into a folder, and check them.
+def build(root: Path, version: str, folder: Path, check: str = "--reuse") -> list[Path]:
+    """Build the sdist and the wheel into a folder, and check them (`check`: a flag of `CHECKER`).
 
     Raises:
         UserError: where they cannot be built, or are not what they should be.
@@ -167,7 +169,7 @@ def build(root: Path, version: str, folder: Path) -> list[Path]:
     for path in built:
         check_metadata(path.name, metadata_of(path), version)
     if (root / CHECKER).exists():
-        run(root, sys.executable, CHECKER, "--reuse")
+        run(root, sys.executable, CHECKER, check)
     return built
 
 
