@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ser_hf import __version__
+from ser_hf import BUNDLED_MODEL, __version__
 from ser_hf.errors import UserError
 from ser_hf.inference.backends import Backend, graph_check, onnx_backend, onnx_graph, torch_backend
 from ser_hf.inference.backends.onnx_backend import ModelSource
@@ -234,10 +234,8 @@ def _read(path: Path) -> Choice | None:
 
 def _compare(source: ModelSource, graphs: Path | None = None) -> tuple[Choice, Backend]:
     """Compare the backends; `graphs` is that of `onnx_backend.load_source`."""
-    print(
-        f"the backends of '{source.name}' are compared on this machine, which takes seconds",
-        file=sys.stderr,
-    )
+    model = "the bundled model" if Path(source.name) == BUNDLED_MODEL else f"'{source.name}'"
+    print(f"the backends of {model} are compared on this machine, which takes seconds", file=sys.stderr)
     loaded, refused = {}, {}
     for name in CANDIDATES:  # before torch: writing a graph loads the model, too
         try:
