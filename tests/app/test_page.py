@@ -34,7 +34,7 @@ def model(tuned, tmp_path_factory):
     folder = tmp_path_factory.mktemp("served") / "model"
     shutil.copytree(tuned, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
     with (folder / "README.md").open("a") as card:  # the fixture `page` sees whether it is asked for
-        card.write(f'\n<img src="{PLANTED}">\n')
+        card.write(f'\n<img alt="planted" src="{PLANTED}">\n')
     weights = load_file(folder / "model.safetensors")
     weights["classifier.bias"][0] += 2  # it takes every voice for the same, so that an adaptation can be seen
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
