@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test model reproduce web docs tour release wheel versions clean
+.PHONY: quickstart test coverage model reproduce web docs tour release wheel versions clean
 
 # RAVDESS=DIR TESS=DIR: on real recordings instead of the synthetic voices
 quickstart: .venv/ready
@@ -23,7 +23,15 @@ test: .venv/ready web/node_modules/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 	OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# the same tests, and the lines of ser_hf that none of them runs, those of the programs that tests start included
+coverage: .venv/ready web/node_modules/ready
+	rm -f .coverage .coverage.*
+	OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 $(BIN)/coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 # the page that runs the model in the browser of its visitors, bundled into the package
 web: web/node_modules/ready

@@ -105,12 +105,11 @@ class Answer:
         elif self._start is not None and message["type"] == "http.response.body":
             self._body += message.get("body", b"")
             if not message.get("more_body", False):
-                await self._send_held()
+                await self._send_held(self._start, self._body)
         else:
             await self._send(message)
 
-    async def _send_held(self) -> None:
-        start, body = self._start, self._body
+    async def _send_held(self, start: Message, body: bytes) -> None:
         if self._is_upload and body == b"[]":  # a form without a file, or one that breaks off
             start, body = {**start, "status": 400}, json.dumps(error_body(NO_FILE)).encode()
         headers = dict(self._headers(start, self._policy()))

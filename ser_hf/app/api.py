@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path, PurePath
 from tempfile import SpooledTemporaryFile
+from typing import TypeVar
 
 import gradio as gr
 import numpy as np
@@ -26,6 +27,8 @@ from ser_hf.errors import UserError
 from ser_hf.inference.prediction import FailedPrediction, Prediction
 from ser_hf.inference.predictor import Predictor
 from ser_hf.utils.zip_reader import ArchiveError
+
+_Answer = TypeVar("_Answer")
 
 CONCURRENT = 8
 """Requests that are read and decoded side by side; the model takes one for each core."""
@@ -80,8 +83,9 @@ def predict_batch(
         for position, recording in enumerate(recordings):
             if recording.source is None:
                 name = PurePath(recording.name).name  # as the prediction would have it
-                unreadable.append((position, {"file": name, "error": recording.error}))
-                metrics.failed(ArchiveError(recording.error))
+                error = recording.error or ""
+                unreadable.append((position, {"file": name, "error": error}))
+                metrics.failed(ArchiveError(error))
             else:
                 yield recording.source
 
@@ -160,7 +164,7 @@ class RecordingRoutes:
             raise HTTPException(413, uploads.size_refusal(self._limits))
         return files
 
-    async def _respond(self, predict: Callable[[], dict | list[dict]]) -> Response:
+    async def _respond(self, predict: Callable[[], object]) -> Response:
         """Run `predict` in a thread, when it is its turn."""
         if self._limits.queue and self._waiting >= self._limits.queue:
             message = f"The queue is full: {self._waiting} requests wait. Ask again in a few seconds."
@@ -211,7 +215,7 @@ def add_endpoints(predictor: Predictor, limits: Limits, metrics: Metrics) -> Non
             file, label, score, scores of all labels, abstained, duration in seconds, segments with
             start and end.
         """
-        return _predict(recording)
+        return dict(_predict(recording))
 
     def predict_json(recording: str, name: str = "") -> str:
         """Recognise the emotion in a recording, as JSON text.
@@ -247,9 +251,9 @@ def add_endpoints(predictor: Predictor, limits: Limits, metrics: Metrics) -> Non
             read.
         """
         files = [UploadedFile.at(path) for path in recordings or []]
-        return _or_gradio_error(lambda: _answers(predictor, limits, metrics, files))
+        return [dict(answer) for answer in _or_gradio_error(lambda: _answers(predictor, limits, metrics, files))]
 
-    def _predict(path: str | None, name: str = "") -> dict:
+    def _predict(path: str | None, name: str = "") -> Prediction:
         if path is None:
             raise gr.Error("There is no recording in the request.", print_exception=False)
         return _or_gradio_error(lambda: predict_file(predictor, limits, metrics, UploadedFile.at(path, name)))
@@ -268,7 +272,7 @@ def add_endpoints(predictor: Predictor, limits: Limits, metrics: Metrics) -> Non
         button.click(function, inputs, output, api_name=function.__name__, concurrency_id="api")
 
 
-def _or_gradio_error(predict: Callable[[], dict | list[dict]]) -> dict | list[dict]:
+def _or_gradio_error(predict: Callable[[], _Answer]) -> _Answer:
     """Run `predict`; a `UserError` becomes a `gr.Error`, whose text Gradio passes on."""
     try:
         return predict()

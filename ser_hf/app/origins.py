@@ -115,9 +115,8 @@ def _parts(address: str) -> tuple[str, int] | None:
 
 
 def _checked(origin: str) -> str:
-    page, parts = _parts(origin), None
-    if page is not None:
-        parts = urlsplit(origin)
-    if parts is None or parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc or "*" in origin:
+    page = _parts(origin)
+    parts = urlsplit(origin if page is not None else "")
+    if page is None or parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc or "*" in origin:
         raise UserError(f"--allowed_origin is '{origin}': a scheme and a host are needed, as https://site.example")
     return _written(parts.scheme, *page)

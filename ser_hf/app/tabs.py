@@ -39,8 +39,8 @@ def add_voice(predictor: Predictor, limits: Limits, metrics: Metrics) -> gr.Stat
                 adapted, left_out = _adapted(predictor, limits, files)
         except UserError as error:
             return None, html.message_html(str(error)), gr.update(visible=False)
-        voice = adapted.adaptation
-        text = f"Predictions are now for the voice of {voice.clips:,} clip{'s' * (voice.clips != 1)}."
+        voice, clips = adapted.adaptation, adapted.adapted_to
+        text = f"Predictions are now for the voice of {clips:,} clip{'s' * (clips != 1)}."
         if left_out:
             text += f" {len(left_out):,} could not be used: {left_out[0]}"
         return voice, html.message_html(text, "note"), gr.update(visible=True)
@@ -77,7 +77,7 @@ def _adapted(predictor: Predictor, limits: Limits, files: list[UploadedFile]) ->
     def sources() -> Iterator[dict]:
         for recording in uploads.Recordings(files, limits):
             if recording.source is None:
-                unreadable.append(recording.error)
+                unreadable.append(recording.error or "")
             else:
                 yield recording.source
 
@@ -208,7 +208,7 @@ def csv_text(predictions: list[Prediction | FailedPrediction]) -> str:
     writer = csv.writer(text)
     writer.writerow([*_COLUMNS, *labels])
     for row in predictions:
-        scores = row.get("scores", {})
+        scores = {} if "error" in row else row["scores"]
         cells = [row.get(name, "") for name in _COLUMNS] + [scores.get(label, "") for label in labels]
         writer.writerow([_without_formula(cell) for cell in cells])
     return text.getvalue()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from ser_hf.errors import UserError
 from ser_hf.utils import zip_reader
@@ -48,7 +48,7 @@ class UploadedFile:
     name: str
     """As the visitor calls it. It never becomes a path on this machine."""
 
-    content: Path | BinaryIO
+    content: Path | IO[bytes]
     """Where the bytes lie, or an open file that can seek."""
 
     @classmethod
@@ -64,7 +64,7 @@ class UploadedFile:
         return self.content.read()
 
     @contextmanager
-    def opened(self) -> Iterator[BinaryIO]:
+    def opened(self) -> Iterator[IO[bytes]]:
         """The content as an open file, at its beginning."""
         if isinstance(self.content, Path):
             with self.content.open("rb") as content:
@@ -180,7 +180,7 @@ def _entries(file: UploadedFile, limits: Limits) -> list[_Entry]:
 
 
 def _unpacked(archive: zipfile.ZipFile, entry: _Entry, archive_name: str) -> UploadedRecording:
-    if entry.error is not None:
+    if entry.error is not None or entry.member is None:
         return UploadedRecording(entry.name, None, entry.error)
     try:
         content = zip_reader.content(archive, entry.member, archive_name)

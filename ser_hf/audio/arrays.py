@@ -40,7 +40,7 @@ def unpacked(source: object, sampling_rate: object) -> tuple[Any, object] | None
     return (source, sampling_rate) if is_array(source) else None
 
 
-def checked_rate(rate: object, name: str) -> int:
+def checked_rate(rate: Any, name: str) -> int:
     """Return a rate in Hz as an integer.
 
     Raises:

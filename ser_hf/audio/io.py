@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias, cast
 
 import numpy as np
 import soundfile
@@ -35,7 +35,7 @@ _TOO_SHORT = 0.5  # seconds that a recording may lack at the end of a stretch: l
 SUFFIXES: tuple[str, ...] = tuple(containers.ENDINGS)
 """Endings of what libsndfile or PyAV reads, in lower case."""
 
-Source = str | PathLike | bytes | IO[bytes] | np.ndarray | tuple[Any, Any] | dict[str, Any]
+Source: TypeAlias = str | PathLike | bytes | IO[bytes] | np.ndarray | tuple[Any, Any] | dict[str, Any]
 """A path, the bytes of a file, an open file, an array or tensor, a pair of an array and its rate, a
 dict with `array` or `raw` and `sampling_rate`, or one with `bytes` or `path`."""
 
@@ -280,6 +280,7 @@ def mono_16k(
             infinity.
     """
     length = 0
+    mixer = downmixer or Downmixer(rate)
 
     def averaged() -> Iterator[np.ndarray]:
         nonlocal length
@@ -287,10 +288,9 @@ def mono_16k(
             length += len(block)
             _check_length(length / rate, MAX_SECONDS, name)
             check_finite(block, name)
-            yield downmixer.feed(block)
-        yield downmixer.finish()
+            yield mixer.feed(block)
+        yield mixer.finish()
 
-    downmixer = downmixer or Downmixer(rate)
     yield from resample_blocks(without_offset(averaged(), rate), rate)
     if length < MIN_SECONDS * rate:
         raise AudioError(f"{name} is {length / rate:.3f} s long: at least {MIN_SECONDS} s is needed")
@@ -390,9 +390,9 @@ def _openable(source: Source, name: str) -> bytes | IO[bytes]:
         if Path(source).stat().st_size == 0:
             raise AudioError(f"{name} {_EMPTY}")
         return os.fsencode(source)  # soundfile takes no name that is not UTF-8, unless it is bytes
-    if source is None or not hasattr(source, "read"):
+    if not hasattr(source, "read"):
         raise AudioError(f"{type(source).__name__} is not a recording: give a path, bytes, an open file or an array")
-    return source
+    return cast(IO[bytes], source)
 
 
 def _refuse_archive(file: IO[bytes], name: str) -> None:

@@ -6,7 +6,10 @@ length is 0, though the samples are there. They are read as if the length said s
 
 import io
 import os
-from typing import IO
+from typing import IO, TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 _UNKNOWN = b"\xff" * 4  # libsndfile reads up to the end of the file
 _HEAD = 1 << 16  # bytes of the chunks before the samples
@@ -30,13 +33,13 @@ class _Overlaid(io.RawIOBase):
     def tell(self) -> int:
         return self._file.tell()
 
-    def readinto(self, buffer: memoryview) -> int:
-        start = self._file.tell()
-        read = bytearray(self._file.read(len(buffer)))
+    def readinto(self, buffer: "WriteableBuffer") -> int:
+        start, view = self._file.tell(), memoryview(buffer).cast("B")
+        read = bytearray(self._file.read(len(view)))
         first, last = max(self._place, start), min(self._place + len(self._content), start + len(read))
         if first < last:
             read[first - start : last - start] = self._content[first - self._place : last - self._place]
-        buffer[: len(read)] = read
+        view[: len(read)] = read
         return len(read)
 
 
@@ -83,7 +86,7 @@ def _patch(head: bytes, size: int) -> tuple[int, bytes] | None:
     return None
 
 
-def _chunk(head: bytes, place: int, name: bytes, order: str, width: int) -> int | None:
+def _chunk(head: bytes, place: int, name: bytes, order: Literal["little", "big"], width: int) -> int | None:
     """Where the length of a chunk stands in a header that begins with chunks at `place`."""
     while place + 4 + width <= len(head):
         if head[place : place + 4] == name:

@@ -199,7 +199,8 @@ def network() -> nn.Module:
 
 def _silero_weights() -> Path:
     spec = find_spec("silero_vad")
-    path = Path(spec.submodule_search_locations[0]) / "data" / "silero_vad.jit" if spec else None
+    folders = spec.submodule_search_locations if spec else None
+    path = Path(folders[0]) / "data" / "silero_vad.jit" if folders else None
     if path is None or not path.is_file():
         raise UserError("silero-vad, which finds the voice, has no weights here: pip install 'silero-vad>=6.2,<7'")
     return path

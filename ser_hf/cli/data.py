@@ -1,8 +1,8 @@
 """Commands about recordings and datasets: `ser-hf data`, `ser-hf data splits`, `ser-hf audit`."""
 
-from dataclasses import Field, dataclass, field, make_dataclass
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ser_hf.cli.output import check_output_file, write_file
 from ser_hf.cli.settings import CommandLine
@@ -84,7 +84,7 @@ def data_settings() -> type[DataSettings]:
     """Return `DataSettings` with a flag for each corpus."""
     from ser_hf.data.corpora import CORPORA
 
-    def flag(corpus: "Corpus") -> Field:
+    def flag(corpus: "Corpus") -> Any:
         help_text = f"of {corpus.title}, in any layout"
         metadata = {"metavar": "DIR|ZIP ...", "action": "extend", "help": help_text}
         return field(default_factory=list, metadata=metadata)

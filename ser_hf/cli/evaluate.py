@@ -164,7 +164,9 @@ def report(line: CommandLine) -> int:
         raise UserError(f"'{settings.folder}' is no folder: give one with models or evaluations in it")
     from ser_hf.evaluation import reports
 
-    (page, table), errors = reports.write_report(Path(settings.folder), settings.output and Path(settings.output))
+    (page, table), errors = reports.write_report(
+        Path(settings.folder), Path(settings.output) if settings.output else None
+    )
     print(f"page: {page}\ntable: {table}")
     if errors:
         warn(f"{len(errors):,} results.json below '{settings.folder}' cannot be used", errors[0])

@@ -117,7 +117,7 @@ def _overview() -> str:
     lines = ["usage: ser-hf COMMAND [CONFIG.yaml|.json] [flags]"]
     for stage, commands in STAGES.items():
         lines += ["", f"{stage}:"]
-        lines += [row(name, command.__doc__.splitlines()[0], 14) for name, command in commands.items()]
+        lines += [row(name, (command.__doc__ or "").partition("\n")[0], 14) for name, command in commands.items()]
     return "\n".join([*lines, "", _FIRST_STEPS])
 
 

@@ -98,10 +98,10 @@ def push(line: CommandLine) -> None:
         served = space.push_space(model, settings.space, private, revision, checked=settings.is_local)
         print(f"space: {served.commit}" + (f"\n{served.secret}" if served.secret else ""))
     if settings.web is not None:
-        print(f"page: {_push_page(settings, private)}")
+        print(f"page: {_push_page(settings, settings.web, private)}")
 
 
-def _push_page(settings: PushSettings, private: bool) -> "CommitInfo":
+def _push_page(settings: PushSettings, repo: str, private: bool) -> "CommitInfo":
     """Export a page into a temporary folder, and push that as a static Space."""
     from ser_hf.app import web_site
     from ser_hf.hub import checks, repositories
@@ -113,7 +113,7 @@ def _push_page(settings: PushSettings, private: bool) -> "CommitInfo":
         site = Path(temporary, "site")
         web_site.write_site(settings.model, site, settings.runtime, revision)
         content = {path.relative_to(site).as_posix(): path for path in sorted(site.rglob("*")) if path.is_file()}
-        return repositories.commit_files(content, repositories.full_name(settings.web), private, "space", sdk="static")
+        return repositories.commit_files(content, repositories.full_name(repo), private, "space", sdk="static")
 
 
 def export(line: CommandLine) -> None:

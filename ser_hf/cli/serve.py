@@ -135,7 +135,7 @@ def predict(line: CommandLine) -> int:
 
     if settings.save_voice:
         speaker_adaptation.check_name(settings.save_voice)
-    skip = "raise" if settings.strict else "skip"
+    skip: Literal["raise", "skip"] = "raise" if settings.strict else "skip"
     quiet_transformers()
     predictor = Predictor(settings.model, backend=settings.backend, revision=settings.revision)
     if settings.adapt:
@@ -145,7 +145,7 @@ def predict(line: CommandLine) -> int:
             raise predictor.left_out[0]
     if settings.one_speaker:
         predictor = predictor.adapt_to_one_speaker(settings.files, on_error=skip)
-    if settings.save_voice:
+    if settings.save_voice and predictor.adaptation is not None:
         predictor.adaptation.save(settings.save_voice)
     predictions = predictor.each(settings.files, on_error="raise" if settings.strict else "answer")
     counted = progress.each(predictions, "Predicting", len(settings.files), "recordings")

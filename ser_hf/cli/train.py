@@ -139,7 +139,10 @@ def leakage_curve(line: CommandLine) -> None:
         words = [f"--model={settings.model}", f"--dataset={settings.dataset}"]
         words += [f"--protocol={protocol}", f"--output_dir={folder}"]
         words += ["--resume_from_checkpoint=true"] if resume else []
-        return _finetune_settings(line.with_words("finetune", words))
+        config, args = _finetune_settings(line.with_words("finetune", words))
+        if config.search:
+            raise UserError(f"--search {config.search} gives no results to draw: search with `ser-hf finetune` first")
+        return config, args
 
     quiet_transformers()
     output = Path(settings.output)

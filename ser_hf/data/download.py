@@ -59,7 +59,6 @@ def fetch(corpora: Sequence[str], folder: Path, server: str | None = None) -> di
         DownloadError: if a server fails, refuses or sends something else than recorded, or the disk
             is too small.
     """
-    fetchers = {ZenodoRecord: _fetch_zenodo, DataverseRecord: _fetch_dataverse}
     available = [name for name, corpus in CORPORA.items() if corpus.record is not None]
     for name in corpora:
         if name not in available:
@@ -70,8 +69,10 @@ def fetch(corpora: Sequence[str], folder: Path, server: str | None = None) -> di
     with _client() as client:
         for name in corpora:
             corpus = CORPORA[name]
-            address = (server or corpus.record.server).rstrip("/")
-            ready[name] = fetchers[type(corpus.record)](client, corpus, Path(folder, name), address)
+            if isinstance(corpus.record, ZenodoRecord):
+                ready[name] = _fetch_zenodo(client, corpus, corpus.record, Path(folder, name), server)
+            elif corpus.record is not None:
+                ready[name] = _fetch_dataverse(client, corpus, corpus.record, Path(folder, name), server)
     return ready
 
 
@@ -89,12 +90,18 @@ def _client() -> httpx.Client:
         raise DownloadError(f"the proxy that HTTP(S)_PROXY or ALL_PROXY names cannot be used: {error}") from None
 
 
-def _fetch_zenodo(client: httpx.Client, corpus: Corpus, folder: Path, server: str) -> list[Path]:
-    page = f"{server}/records/{corpus.record.number}"
+def _address(record: ZenodoRecord | DataverseRecord, server: str | None) -> str:
+    return (server or record.server).rstrip("/")
+
+
+def _fetch_zenodo(
+    client: httpx.Client, corpus: Corpus, zenodo: ZenodoRecord, folder: Path, server: str | None
+) -> list[Path]:
+    page = f"{_address(zenodo, server)}/records/{zenodo.number}"
     record = _Record(client, f"or download by hand from {page} and pass it with --{corpus.name}")
     files = [
         _File(folder / name, f"{page}/files/{name}?download=1", size, "md5", digest)
-        for name, (size, digest) in corpus.record.archives.items()
+        for name, (size, digest) in zenodo.archives.items()
     ]
     for file in _missing(files, folder):
         with tqdm(desc=file.path.name, total=file.size, initial=file.arrived(), **_BAR) as bar:
@@ -102,14 +109,17 @@ def _fetch_zenodo(client: httpx.Client, corpus: Corpus, folder: Path, server: st
     return [file.path for file in files]
 
 
-def _fetch_dataverse(client: httpx.Client, corpus: Corpus, folder: Path, server: str) -> list[Path]:
-    page = f"https://doi.org/{corpus.record.doi.removeprefix('doi:')}"
+def _fetch_dataverse(
+    client: httpx.Client, corpus: Corpus, dataverse: DataverseRecord, folder: Path, server: str | None
+) -> list[Path]:
+    address = _address(dataverse, server)
+    page = f"https://doi.org/{dataverse.doi.removeprefix('doi:')}"
     record = _Record(client, f"or download by hand from {page} and pass the folder with --{corpus.name}")
-    url = f"{server}/api/datasets/:persistentId/?persistentId={corpus.record.doi}"
+    url = f"{address}/api/datasets/:persistentId/?persistentId={dataverse.doi}"
     content = record.request(url, _read_listing)
     try:
         listing = json.loads(content)["data"]["latestVersion"]["files"]
-        files, other_files = _official_files(corpus, listing, folder, f"{server}/api/access/datafile")
+        files, other_files = _official_files(corpus, dataverse, listing, folder, f"{address}/api/access/datafile")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise DownloadError(f"{url} holds no listing to be used ({reason}): try again {record.remedy}") from None
@@ -134,7 +144,7 @@ def _fetch_dataverse(client: httpx.Client, corpus: Corpus, folder: Path, server:
 
 
 def _official_files(
-    corpus: Corpus, listing: list[dict], folder: Path, access: str
+    corpus: Corpus, dataverse: DataverseRecord, listing: list[dict], folder: Path, access: str
 ) -> tuple[dict[str, "_File"], list[str]]:
     """The official recordings of a Dataverse listing by key, and the names of all else."""
     inventory, files, other_files = corpus.inventory(), {}, []
@@ -151,7 +161,7 @@ def _official_files(
         kind, digest, size = _ALGORITHMS[checksum["type"].upper()], checksum["value"].lower(), data["filesize"]
         if not isinstance(size, int) or not 0 < size <= MAX_BYTES:
             raise ValueError(f"{name} of {size} bytes")
-        path = folder / corpus.record.folder(key) / name
+        path = folder / dataverse.folder(key) / name
         files[key] = _File(path, f"{access}/{data['id']:d}", size, kind, digest)
     return files, other_files
 

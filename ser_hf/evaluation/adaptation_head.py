@@ -63,7 +63,8 @@ def embed_sides(
 def spread_over_speakers(rows: datasets.Dataset, indices: Sequence[int], most: int = MOST_CLIPS) -> list[int]:
     """Draw at most `most` clips: all of the speakers with few, and as many of each other one."""
     speakers = np.asarray(rows["speaker"])[list(indices)]
-    shuffled, taken = np.random.default_rng(0).permutation(len(indices)), {}
+    shuffled = np.random.default_rng(0).permutation(len(indices))
+    taken: dict[str, int] = {}
     turns = np.empty(len(indices), dtype=int)
     for position in shuffled:
         turns[position] = taken[speakers[position]] = taken.get(speakers[position], -1) + 1

@@ -140,12 +140,11 @@ def build_results(
     if seen is not None and seen.speakers is None:
         notes.append("The model does not say which speakers it was trained on, so a leak cannot be ruled out.")
         held_apart = []
-    calibrated = seen is not None and seen.temperature is not None
     return Results(
         protocol=first.name,
         protocol_hash="+".join(split.hash for split in splits),
         fold=first.fold if len(splits) == 1 else "all",
-        folds=builtin and builtin.folds,
+        folds=None if builtin is None else builtin.folds,
         model=model_name,
         weights=weights,
         dataset=dataset_name,
@@ -162,7 +161,7 @@ def build_results(
         environment=describe_environment(device, record.processes, backend),
         seconds=record.seconds | (seconds or {}),
         backbone=_describe_backbone(seen),
-        calibration=_calibration_figures(probabilities, references, seen, record) if calibrated else None,
+        calibration=_calibration_figures(probabilities, references, seen, record),
     )
 
 
@@ -173,8 +172,8 @@ def _describe_backbone(seen: SeenSpeakers | None) -> dict[str, str]:
 
 
 def _calibration_figures(
-    probabilities: np.ndarray, references: np.ndarray, seen: SeenSpeakers, record: TrainingRecord
-) -> dict:
+    probabilities: np.ndarray, references: np.ndarray, seen: SeenSpeakers | None, record: TrainingRecord
+) -> dict | None:
     """Calibration and abstaining on the test side, and what was fitted on the validation side.
 
     Args:
@@ -183,6 +182,8 @@ def _calibration_figures(
         seen: with the model's temperature and, if it has one, its threshold.
         record: with the figures of the validation side, if they are known.
     """
+    if seen is None or seen.temperature is None:
+        return None
     before = calibration.undo_temperature(probabilities, seen.temperature)
     figures = {
         "temperature": seen.temperature,
@@ -228,7 +229,8 @@ def _describe_data(dataset: datasets.Dataset, splits: list[Split], dataset_name:
     rows = dataset.select(used).select_columns(["corpus", "speaker", "duration"])
     corpora, speakers = np.array(rows["corpus"]), np.array(rows["speaker"])
     every = np.array(dataset["corpus"])
-    tested, new = Counter(), Counter()
+    tested: Counter = Counter()
+    new: Counter = Counter()
     for split in splits:
         known = set(every[split.train + split.validation].tolist())
         counts = Counter(every[split.test].tolist())

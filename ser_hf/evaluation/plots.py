@@ -183,12 +183,13 @@ def risk_coverage(results: Results) -> Figure:
 
 def robustness(results: Results) -> Figure:
     """UAR under each kind of damage, beside the share of answers that it turns."""
-    rows = results.robustness["conditions"]
+    report = results.robustness or {}
+    rows = report["conditions"]
     figure = Figure(figsize=(WIDTH, 2.2 + 0.32 * len(rows)))
     uar, flips = figure.subplots(1, 2, sharey=True)
     places = range(len(rows))
     uar.barh(places, [row["uar"] for row in rows], color=BLUE, height=0.65)
-    _line(uar, results.robustness["clean"]["uar"], "undamaged", "--", "black")
+    _line(uar, report["clean"]["uar"], "undamaged", "--", "black")
     _line(uar, results.chance, "chance", ":", GREY)
     flips.barh(places, [row["flips"] for row in rows], color=ORANGE, height=0.65)
     uar.set_yticks(places, [shortened(row["name"]) for row in rows])
@@ -206,7 +207,8 @@ def robustness(results: Results) -> Figure:
 
 def bias_probes(results: Results) -> Figure:
     """Scores of the linear probes beside chance: what the embeddings tell besides emotion."""
-    rows = [(name, row) for name, row in results.bias_probes["probes"].items() if row.get("score") is not None]
+    probes = (results.bias_probes or {})["probes"]
+    rows = [(name, row) for name, row in probes.items() if row.get("score") is not None]
     lowest = min([0, *(row["score"] for _, row in rows)])
     figure = Figure(figsize=(WIDTH, 2 + 0.6 * len(rows)))
     axes = figure.subplots()
@@ -233,12 +235,13 @@ def bias_probes(results: Results) -> Figure:
 
 def baselines(results: Results) -> Figure:
     """UAR of the model beside that of simple ones on the same split."""
-    figure = Figure(figsize=(WIDTH, 2 + 0.36 * (1 + len(results.baselines))))
+    simple = results.baselines or []
+    figure = Figure(figsize=(WIDTH, 2 + 0.36 * (1 + len(simple))))
     axes = figure.subplots()
     _dot(axes, 0, results.uar, results.ci95 and results.ci95["uar"], BLUE, "s", "this model")
-    for place, row in enumerate(results.baselines, 1):
+    for place, row in enumerate(simple, 1):
         _dot(axes, place, row["uar"], row["ci95"] and row["ci95"]["uar"], GREY, "o", "a simple model")
-    names = [Path(results.model).name, *(row["name"] for row in results.baselines)]
+    names = [Path(results.model).name, *(row["name"] for row in simple)]
     axes.set_yticks(range(len(names)), [shortened(name) for name in names])
     axes.set_ylabel("model")
     _finish(figure, axes, len(names), f"Beside simple models, protocol {results.under()}{flag(results)}")

@@ -248,8 +248,8 @@ class PredictionTable:
     def of(cls, probabilities: np.ndarray, rows: datasets.Dataset) -> "PredictionTable":
         """Put probabilities `(clips, labels)` beside the clips, in their order."""
         rows = rows.select_columns(["file", "corpus", "speaker", "label"])
-        names = (np.array(rows[name]) for name in ("file", "corpus", "speaker", "label"))
-        return cls(*names, probabilities.argmax(axis=1), probabilities)
+        files, corpora, speakers, labels = (np.array(rows[name]) for name in ("file", "corpus", "speaker", "label"))
+        return cls(files, corpora, speakers, labels, probabilities.argmax(axis=1), probabilities)
 
     def take(self, order: np.ndarray) -> "PredictionTable":
         """The rows of these indices, in this order."""
@@ -284,10 +284,12 @@ class PredictionTable:
             with open(path, newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
             columns = {name: [row[name] for row in rows] for name in _COLUMNS}
-            names = (np.array(columns[name]) for name in ("file", "corpus", "speaker"))
-            indices = (np.array([LABEL2ID[name] for name in columns[side]]) for side in ("label", "predicted"))
+            files, corpora, speakers = (np.array(columns[name]) for name in ("file", "corpus", "speaker"))
+            labels, predicted = (
+                np.array([LABEL2ID[name] for name in columns[side]]) for side in ("label", "predicted")
+            )
             probabilities = np.array([[row[name] for name in EMOTIONS] for row in rows], dtype=np.float32)
-            table = cls(*names, *indices, probabilities)
+            table = cls(files, corpora, speakers, labels, predicted, probabilities)
         except FileNotFoundError:
             raise ResultsError(
                 f"'{path.parent}' has no {path.name}: name a folder that `ser-hf evaluate` wrote"

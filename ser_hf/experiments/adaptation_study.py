@@ -52,7 +52,7 @@ class RunPredictions:
 
     def adapted(self, part: np.ndarray, rest: np.ndarray, clustered: float) -> np.ndarray:
         """Logits of the clips `part` after adaptation to the clips `rest`, float64."""
-        if self.head is None:
+        if self.head is None or self.embeddings is None:
             return speaker_adaptation.fit(self.logits[rest], "", clustered=clustered).moved(self.logits[part])
         voice = speaker_adaptation.fit_with_head(
             self.head, self.logits[rest], self.embeddings[rest], "", clustered=clustered

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from transformers import TrainingArguments
 
 from ser_hf.data.corpora import CORPORA
+from ser_hf.errors import UserError
 from ser_hf.evaluation import baselines
 from ser_hf.evaluation.results import Results
 from ser_hf.evaluation.run import run_baseline
@@ -124,7 +125,10 @@ def _results(model: str, dataset: str, folder: Path, protocol: str, recipe: Reci
     if model in baselines.BASELINES:
         settings = BaselineSettings(name=model, dataset=dataset, protocol=protocol, output=str(folder))
         return run_baseline(settings)
-    return repeats.run_repeats(*recipe(protocol, folder, bool(list(folder.glob("checkpoint-*")))))
+    results = repeats.run_repeats(*recipe(protocol, folder, bool(list(folder.glob("checkpoint-*")))))
+    if results is None:
+        raise UserError("the leakage curve is drawn by one process: start it without accelerate launch")
+    return results
 
 
 def _row(results: Results, new: str) -> dict:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import TrainingArguments
@@ -41,7 +42,8 @@ def run_repeats(config: FinetuneConfig, args: TrainingArguments) -> Results | No
         UserError: for settings that do not fit, and for a training that cannot go on.
     """
     if config.search:
-        return run_search(config, args)
+        run_search(config, args)
+        return None
     if config.fold != "all" and config.seeds == 1:
         return finetune.finetune(config, args)
     return _run_all(config, args)
@@ -58,15 +60,18 @@ def _run_all(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     if len(splits) == config.seeds == 1:  # all folds of a protocol that has one
         return finetune.finetune(dataclasses.replace(config, fold=str(splits[0].fold)), args)
     _claim_folder(config, args, output, splits)
-    pooled, runs, folders = [], [], []
+    pooled: list[tuple[Results, np.ndarray]] = []
+    runs: list[Results] = []
+    folders: list[str] = []
     for seed in range(args.seed, args.seed + config.seeds):
         fold_probabilities = []
         for split in splits:
             folder = output / f"seed-{seed}" if config.seeds > 1 else output
             folder = folder / f"fold-{split.fold}" if len(splits) > 1 else folder
             folders.append(folder.relative_to(output).as_posix())
-            runs.append(_run_one(config, args, folder, seed, split.fold, resumes))
-            if args.process_index == 0:
+            run = _run_one(config, args, folder, seed, split.fold, resumes)
+            if run is not None and args.process_index == 0:
+                runs.append(run)
                 fold_probabilities.append(PredictionTable.read(folder / "predictions.csv").probabilities)
         if args.process_index == 0:
             probabilities = np.concatenate(fold_probabilities)
@@ -118,7 +123,7 @@ def _run_one(
 
 def _report(pooled: list[Results], runs: list[Results], folders: list[str], seed: int) -> dict:
     """Report the figures of each run, and their mean and standard deviation (n - 1)."""
-    report = {
+    report: dict[str, Any] = {
         "seeds": [seed + number for number in range(len(pooled))],
         "pooled": [_figures(results) for results in pooled],
         "runs": [

@@ -52,7 +52,8 @@ def _renamed(value: object, names: dict[str, str]) -> Any:
     if isinstance(value, str):
         for path in sorted(names, key=len, reverse=True):  # a path may begin as another does
             if "/" in path:
-                value = re.sub(rf"(?<![\w./-]){re.escape(path)}(?![\w/-])", lambda _, name=names[path]: name, value)
+                pattern = rf"(?<![\w./-]){re.escape(path)}(?![\w/-])"
+                value = re.sub(pattern, names[path].replace("\\", r"\\"), value)
     return value
 
 

@@ -4,7 +4,7 @@ import re
 import sys
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from huggingface_hub import CommitInfo, SpaceCardData
 
@@ -101,7 +101,10 @@ def requirements() -> list[str]:
     names = []
     try:
         for line in distribution("ser-hf").requires or []:
-            name, extra = re.match(r"[\w.-]+", line)[0], re.search(r"extra == '([\w-]+)'", line.replace('"', "'"))
+            name, extra = (
+                re.split(r"[^\w.-]", line, maxsplit=1)[0],
+                re.search(r"extra == '([\w-]+)'", line.replace('"', "'")),
+            )
             if extra is None or (extra[1] in _EXTRAS and _installed(name)):
                 names.append(name)
         names.sort(key=lambda name: (name not in ("torch", "torchaudio"), name))
@@ -151,7 +154,7 @@ def _is_source(path: Path) -> bool:
     return not hidden and "__pycache__" not in path.parts and BUNDLED_MODEL.name not in path.parts
 
 
-def _card(model: str, pins: list[str], **values: str | None) -> str:
+def _card(model: str, pins: list[str], **values: Any) -> str:
     data = SpaceCardData(
         title=f"Speech emotion: {model.rpartition('/')[2]}",
         emoji="🎤",

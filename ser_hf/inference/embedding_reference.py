@@ -101,7 +101,7 @@ class EmbeddingReference:
                     figures = {name: float(written[name]) for name in _FIGURES}
                     counts = {name: int(written[name]) for name in _COUNTS}
                     texts = {name: written[name] for name in ("held_out", "model")}
-                    return cls(**tensors, **figures, **counts, **texts)
+                    return cls(**{**tensors, **figures, **counts, **texts})
         except (OSError, SafetensorError) as error:
             raise EmbeddingReferenceError(f"'{path}' cannot be read ({error}): {REMEDY}") from error
         raise EmbeddingReferenceError(f"'{path}' holds no reference of embeddings: {REMEDY}")

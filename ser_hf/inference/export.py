@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def export(
             reference.save(folder / embedding_reference.FILE)
         # the name alone, without where it lies on this machine: the folder may be pushed
         name = Path(model).resolve().name if Path(model).exists() else str(model)
-        report = {"model": name, "digest": loading.digest(loaded), "backend": backend, "check": check}
+        report: dict[str, Any] = {"model": name, "digest": loading.digest(loaded), "backend": backend, "check": check}
         report |= {"opset": OPSET, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
         (folder / "export.json").write_text(json.dumps(report, indent=2) + "\n")
     return report

@@ -2,7 +2,7 @@
 
 from os import PathLike
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, final
 
 import numpy as np
 
@@ -22,6 +22,7 @@ class Segment(TypedDict):
     """Mean probability of the label."""
 
 
+@final
 class Prediction(TypedDict):
     """What a model predicts for a recording."""
 
@@ -39,6 +40,7 @@ class Prediction(TypedDict):
     segments: list[Segment]
 
 
+@final
 class FailedPrediction(TypedDict):
     """A recording that cannot be used, among others that can."""
 

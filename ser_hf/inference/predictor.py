@@ -98,7 +98,7 @@ class Predictor:
             UserError: where it cannot be loaded.
             AdaptationError: where its weights are others now, and it was adapted.
         """
-        self.__init__(**state["settings"])
+        Predictor.__init__(self, **state["settings"])
         if state["adaptation"] is not None:
             state["adaptation"].check_model(self.session.backend.digest)
         self.session = replace(self.session, adaptation=state["adaptation"], abstain_below=state["abstain_below"])
@@ -234,15 +234,21 @@ class Predictor:
             AdaptationError: for fewer clips than `speaker_adaptation.FEWEST_CLIPS`.
         """
         adapted = self.adapt(clips, timeout, longest, on_error)
-        if adapted.adaptation.clips < speaker_adaptation.FEWEST_CLIPS:
+        used = adapted.adapted_to
+        if used < speaker_adaptation.FEWEST_CLIPS:
             unread = (
                 f" ({len(adapted.left_out)} more cannot be used: {adapted.left_out[0]})" if adapted.left_out else ""
             )
             raise speaker_adaptation.AdaptationError(
-                f"{adapted.adaptation.clips} clips of one speaker are too few to adapt to{unread}: "
+                f"{used} clips of one speaker are too few to adapt to{unread}: "
                 f"give {speaker_adaptation.FEWEST_CLIPS} or more, or predict them without adaptation"
             )
         return adapted
+
+    @property
+    def adapted_to(self) -> int:
+        """The number of clips that the model is adapted to, 0 without adaptation."""
+        return 0 if self.adaptation is None else self.adaptation.clips
 
     def warm(self) -> "Predictor":
         """Run every thread once, so that the first prediction waits for no kernels and memory."""
@@ -286,7 +292,7 @@ class Predictor:
             TimeoutExceeded: for one that took too long.
         """
         sources = source if isinstance(source, list) else [source]
-        predictions = list(self.each(sources, timeout, longest, on_samples=on_samples))
+        predictions: list[Any] = list(self.each(sources, timeout, longest, on_samples=on_samples))  # none has failed
         return predictions if isinstance(source, list) else predictions[0]
 
     def each(
@@ -383,7 +389,7 @@ class Predictor:
 
     def submit(
         self,
-        read: list[ReadRecording | UserError],
+        read: Sequence[ReadRecording | UserError],
         timeout: float | None = None,
         watches: Sequence[OnEmbeddings | None] | None = None,
     ) -> list[Callable[[], Prediction]]:

@@ -140,6 +140,7 @@ class InferenceSession:
         return logits if self.adaptation is None else self.adaptation.moved(logits)
 
     def _outputs(self, clips: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        assert isinstance(self.backend, EmbeddingBackend)  # whoever asks for embeddings has checked it
         logits, embeddings = self.backend.outputs(self._features(clips))
         return logits if self.adaptation is None else self.adaptation.moved(logits, embeddings), embeddings
 

@@ -57,7 +57,7 @@ def each(
 
 def submit(
     session: InferenceSession,
-    read: list[ReadRecording | UserError],
+    read: Sequence[ReadRecording | UserError],
     deadline: Deadline,
     watches: Sequence[OnEmbeddings | None] | None = None,
 ) -> list[Callable[[], Prediction]]:
@@ -77,7 +77,8 @@ def submit(
     """
     watches = watches or [None] * len(read)
     pending: dict[int, Callable[[], Prediction]] = {}
-    clips: dict[int, ReadRecording] = {}
+    clips: dict[int, np.ndarray] = {}
+    names: dict[int, str | None] = {}
     for index, recording in enumerate(read):
         try:
             if isinstance(recording, UserError):
@@ -85,30 +86,31 @@ def submit(
             if recording.clip is None:
                 pending[index] = partial(_same, _predict_long(session, recording, deadline, watches[index]))
             else:
-                clips[index] = recording
+                clips[index], names[index] = recording.clip, recording.name
         except UserError as error:
             pending[index] = partial(_raise, error)
-    voiced = {index: session.submit_has_voice(recording.clip) for index, recording in clips.items()}
+    voiced = {index: session.submit_has_voice(clip) for index, clip in clips.items()}
     plain = [index for index in clips if watches[index] is None]
-    together = session.submit_each([clips[index].clip for index in plain], session.submit)
+    together = session.submit_each([clips[index] for index in plain], session.submit)
     submitted = dict(zip(plain, together, strict=True))
-    for index, recording in clips.items():
+    for index, clip in clips.items():
         if index not in submitted:
-            submitted[index] = session.submit([recording.clip], watches[index]), 0
+            submitted[index] = session.submit([clip], watches[index]), 0
         has_voice, (future, row) = voiced[index], submitted[index]
-        pending[index] = partial(_predict_clip, session, recording, has_voice, future, row, deadline)
+        pending[index] = partial(_predict_clip, session, names[index], len(clip), has_voice, future, row, deadline)
     return [pending[index] for index in range(len(read))]
 
 
 def _predict_clip(
     session: InferenceSession,
-    recording: ReadRecording,
+    name: str | None,
+    length: int,
     has_voice: Future[bool],
     future: Future[np.ndarray],
     row: int,
     deadline: Deadline,
 ) -> Prediction:
-    name, length, labels = recording.name, len(recording.clip), session.labels
+    labels = session.labels
     if not deadline.result(has_voice, name):
         return prediction.without_voice(name, length, labels)
     probabilities = deadline.result(future, name)[row]

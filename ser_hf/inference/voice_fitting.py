@@ -45,7 +45,9 @@ def fit_voice(
     if head is not None:
         head.check_model(digest)
     submit = session.submit_logits if head is None else session.submit_outputs
-    rows, left_out, failed = [], [], None
+    rows: list[np.ndarray] = []
+    left_out: list[UserError] = []
+    failed = None
     for source in sources:
         deadline, name = recordings.Deadline(timeout), prediction.source_name(source)
         before = len(rows)

@@ -156,7 +156,7 @@ class WhisperFrontEnd(FrontEnd):
         """
         size, edge = self.extractor.n_fft, self.extractor.n_fft // 2
         # a buffer of torch's: the address of another one may change how the transform rounds
-        window = torch.zeros(max(self.longest, len(samples)))
+        window = torch.zeros(max(self.extractor.n_samples, len(samples)))
         window.numpy()[: len(samples)] = samples
         mirrored = functional.pad(window[None], (edge, edge), mode="reflect")[0]
         frames = min(-(-(len(samples) + edge) // self.hop), len(window) // self.hop)

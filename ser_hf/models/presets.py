@@ -10,7 +10,13 @@ TINY = "tiny"
 SMALL = "small"
 """A wav2vec 2.0 on waveforms, which only pretraining starts from random weights."""
 
-_DROPOUTS = ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout")
+_DROPOUTS: tuple[str, ...] = (
+    "hidden_dropout",
+    "activation_dropout",
+    "attention_dropout",
+    "feat_proj_dropout",
+    "final_dropout",
+)
 _DROPOUTS += ("layerdrop", "feat_quantizer_dropout")
 
 

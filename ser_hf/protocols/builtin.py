@@ -20,7 +20,8 @@ def _actors(columns: Columns, *actors: int) -> np.ndarray:
 
 
 def _indices(*masks: np.ndarray) -> IndexArrays:
-    return tuple(np.flatnonzero(mask) for mask in masks)
+    train, validation, test = map(np.flatnonzero, masks)
+    return train, validation, test
 
 
 def _speaker(columns: Columns, fold: int, seed: int) -> IndexArrays:

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from ser_hf.labels import EMOTIONS
-from ser_hf.protocols.base import COLUMNS, SIDES, Columns, IndexArrays, Protocol, ProtocolError, shorten
+from ser_hf.protocols.base import SIDES, Columns, IndexArrays, Protocol, ProtocolError, shorten
 from ser_hf.utils import files, tables
 
 SUFFIXES = (".yaml", ".yml", ".json", ".csv")
@@ -29,7 +29,8 @@ def _as_list(value: object) -> list:
 
 _Value = Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]
 _Values = Annotated[list[_Value], Field(min_length=1), BeforeValidator(_as_list)]
-_Condition = Annotated[dict[Literal[COLUMNS], _Values], Field(min_length=1)]
+_Column = Literal["corpus", "channel", "speaker", "sex", "intensity", "statement", "repetition", "label", "file"]
+_Condition = Annotated[dict[_Column, _Values], Field(min_length=1)]
 """One matches where each of its columns has a value of the list."""
 _Conditions = Annotated[list[_Condition], Field(min_length=1), BeforeValidator(_as_list)]
 """Of a side, which takes what matches any of them."""
@@ -140,7 +141,7 @@ def _select_sides(columns: Columns, location: str, fold: _Fold) -> IndexArrays:
     conditions = {side: getattr(fold, side) for side in SIDES}
     masks = {side: _matching(columns, location + side, rows) for side, rows in conditions.items() if rows is not None}
     for first, second in (("test", "validation"), ("test", "train"), ("validation", "train")):
-        shared = np.flatnonzero(masks[first] & masks[second]) if second in masks else ()
+        shared = np.flatnonzero(masks[first] & masks[second]) if second in masks else np.array([], dtype=int)
         if len(shared):
             remedy = "" if second == "validation" else ", or leave train out to take all the rest"
             raise ProtocolError(
@@ -211,9 +212,9 @@ def _from_table(path: str, table: tables.Table) -> Protocol:
     if sorted(folds) != list(range(len(folds))):
         numbers = ", ".join(map(str, sorted(folds)))
         raise ProtocolError(f"'{path}' lists the folds {numbers}: expected 0, 1, … without a gap")
-    for number, fold in folds.items():
+    for number, listed in folds.items():
         for side in SIDES:
-            if side not in fold:
+            if side not in listed:
                 raise ProtocolError(
                     f"'{path}': fold {number} lists no {side}: expected all of train, validation and test"
                 )

@@ -26,10 +26,14 @@ class LeakError(UserError):
 class TrainedUnder(typing.Protocol):
     """The split and the speakers that a model was trained on; None where unknown."""
 
-    protocol: str | None
-    protocol_hash: str | None
-    fold: int | None
-    speakers: tuple[str, ...] | None
+    @property
+    def protocol(self) -> str | None: ...
+    @property
+    def protocol_hash(self) -> str | None: ...
+    @property
+    def fold(self) -> int | None: ...
+    @property
+    def speakers(self) -> tuple[str, ...] | None: ...
 
 
 def find_leaks(

@@ -26,16 +26,18 @@ def load_splits(settings: SplitSettings) -> "tuple[datasets.Dataset, list[Split]
         UserError: for a dataset or protocol that does not fit.
         LeakError: for a split that leaks.
     """
-    load, duplicates_of = dataset.load, near_duplicates_of
     if settings.streaming:
-        load, duplicates_of = streaming.load, known_near_duplicates
-    rows = load(settings.dataset)
+        rows = streaming.load(settings.dataset)
+        near_duplicates = known_near_duplicates(rows)
+    else:
+        rows = dataset.load(settings.dataset)
+        near_duplicates = near_duplicates_of(rows)
     splits = folds(
         rows,
         settings.protocol,
         settings.fold,
         settings.split_seed,
-        near_duplicates=duplicates_of(rows),
+        near_duplicates=near_duplicates,
         text_disjoint=settings.text_disjoint,
         extra_train_speakers=settings.extra_train_speakers,
         train_on_validation=settings.train_on_validation,

@@ -1,7 +1,6 @@
 """The settings that say how a dataset is split."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from ser_hf.errors import UserError
 
@@ -26,12 +25,12 @@ class SplitSettings:
         default=False, metadata={"help": "refuse a split that tests sentences seen in training"}
     )
 
-    extra_train_speakers: ClassVar[bool] = False
+    extra_train_speakers = False
     """Whether to train on speakers that the protocol leaves out; the settings of training make it a
     field."""
-    train_on_validation: ClassVar[bool] = False
+    train_on_validation = False
     """Whether to train on the validation side, too; the settings of fine-tuning make it a field."""
-    streaming: ClassVar[bool] = False
+    streaming = False
     """Whether training clips stay in their Parquet files; the settings of training make it a
     field."""
 

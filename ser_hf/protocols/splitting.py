@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import numpy as np
@@ -26,7 +27,7 @@ class _Options:
 
 
 def split(
-    dataset: datasets.Dataset, name: str = "speaker", fold: int | str = 0, seed: int = 42, **options: object
+    dataset: datasets.Dataset, name: str = "speaker", fold: int | str = 0, seed: int = 42, **options: Any
 ) -> Split:
     """Split a dataset by one fold of a protocol; everything else as for `folds`."""
     if fold == "all":

@@ -311,7 +311,11 @@ def check_trainer(config: FinetuneConfig, args: "TrainingArguments") -> None:
 
 
 _WITHOUT_UAR = {"batch_eval_metrics": True, "prediction_loss_only": True, "eval_do_concat_batches": False}
-_FROM_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+_FROM_ONE: tuple[str, ...] = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+)
 _FROM_ONE += ("eval_accumulation_steps",)
 
 

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.autograd.function import FunctionCtx
 from transformers import AttentionInterface, PreTrainedModel, TrainingArguments
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -75,13 +76,13 @@ class _Masked(torch.autograd.Function):
     """Mask and scale in one pass, forward and backward; the mask of one byte a value is saved."""
 
     @staticmethod
-    def forward(ctx, hidden: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:  # noqa: ANN001
+    def forward(ctx: FunctionCtx, hidden: torch.Tensor, mask: torch.Tensor, scale: float) -> torch.Tensor:
         ctx.save_for_backward(mask)
         ctx.scale = scale
         return torch.ops.aten.native_dropout_backward(hidden, mask, scale)
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:  # noqa: ANN001
+    def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         return torch.ops.aten.native_dropout_backward(gradient, *ctx.saved_tensors, ctx.scale), None, None
 
 

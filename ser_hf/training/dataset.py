@@ -7,7 +7,7 @@ examples are therefore the same for any number of processes and loading workers,
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import datasets
 import joblib
@@ -46,6 +46,10 @@ class Variation:
     def of_sound(self) -> bool:
         """Whether the sound changes, so that features must be extracted anew each epoch."""
         return self.augmentation is not None or self.mixup > 0
+
+    def rng(self, epoch: int, index: int) -> np.random.Generator:
+        """What the changes of a clip are drawn from in an epoch."""
+        return np.random.default_rng([self.seed, epoch, index])
 
 
 class WaveformAsPrepared(FrontEnd):
@@ -187,6 +191,7 @@ class SpeechDataset(Dataset):
         self._mixes_frames = prepared_by.on_frames
         longest = self.front_end.longest if store is None else None  # what is frozen took the window already
         self._window = None if longest is None else longest // prepared_by.hop
+        self._clips: CachedClips | StreamedClips | DecodedClips
         if store is not None:
             self._clips = CachedClips(self.rows, store)
         elif stream_threads is not None:
@@ -217,7 +222,7 @@ class SpeechDataset(Dataset):
 
     def unvaried_lengths(self) -> np.ndarray:
         """Seconds of each whole clip, or of the window where the model has a fixed one."""
-        if self.front_end.fixed_window:
+        if self.front_end.fixed_window and self.front_end.longest is not None:
             return np.full(len(self), self.front_end.longest / audio.SAMPLING_RATE)
         return self.durations
 
@@ -226,12 +231,13 @@ class SpeechDataset(Dataset):
 
         Changes of speed are not counted. A clip in a fixed window is as long as the window.
         """
-        if self.front_end.fixed_window or self.variation is None or self.variation.silence == "keep":
+        variation = self.variation
+        if self.front_end.fixed_window or variation is None or variation.silence == "keep":
             return self.unvaried_lengths()
         seconds = self.durations.copy()
         for index in self._clips.has_extents():  # the same draws as in __getitem__, which cuts the clip
             length, bounds = self._clips.extent(index)
-            start, end = self._span(index, length, bounds, self._rng(epoch, index))
+            start, end = self._span(variation, index, length, bounds, variation.rng(epoch, index))
             seconds[index] *= (end - start) / length
         return seconds
 
@@ -247,21 +253,22 @@ class SpeechDataset(Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
         epoch, index = key if isinstance(key, tuple) else (None, key)
-        example = {"labels": int(self.labels[index])}
+        example: dict[str, Any] = {"labels": int(self.labels[index])}
         if self.weights is not None:
             example["weight"] = float(self.weights[index])
         if epoch is None or self.variation is None:
             return {"features": self._clips.finish(self._clips[index][0]), **example}
-        rng = self._rng(epoch, index)
-        prepared = self._cut(index, rng)
-        if self.variation.mixup:
-            partner, share = int(rng.integers(len(self))), float(rng.beta(self.variation.mixup, self.variation.mixup))
+        variation = self.variation
+        rng = variation.rng(epoch, index)
+        prepared = self._cut(variation, index, rng)
+        if variation.mixup:
+            partner, share = int(rng.integers(len(self))), float(rng.beta(variation.mixup, variation.mixup))
             share = max(share, 1 - share)  # the clip itself stays the louder one
             mixup = mix_mels if self._mixes_frames else mix_waveforms
-            prepared = mixup(prepared, self._cut(partner, rng), share)
+            prepared = mixup(prepared, self._cut(variation, partner, rng), share)
             example |= {"other": int(self.labels[partner]), "share": share}
-        if self.variation.augmentation is not None:
-            augmentation = self.variation.augmentation
+        if variation.augmentation is not None:
+            augmentation = variation.augmentation
             if self._keeps_waveforms():
                 prepared = augmentation(prepared, rng)
             if augmentation.names(of_frames=True):
@@ -271,20 +278,22 @@ class SpeechDataset(Dataset):
                 return {"features": self.front_end.finish(mel), **example}
         return {"features": self._clips.finish(prepared), **example}
 
-    def _cut(self, index: int, rng: np.random.Generator) -> np.ndarray:
+    def _cut(self, variation: Variation, index: int, rng: np.random.Generator) -> np.ndarray:
         prepared, bounds = self._clips[index]
-        start, end = self._span(index, len(prepared), bounds, rng)
+        start, end = self._span(variation, index, len(prepared), bounds, rng)
         return prepared[start:end]
 
-    def _span(self, index: int, length: int, bounds: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+    def _span(
+        self, variation: Variation, index: int, length: int, bounds: tuple[int, int], rng: np.random.Generator
+    ) -> tuple[int, int]:
         """Start and end to cut a clip to, in steps of the prepared clip like `length`.
 
         Of a clip that the window of the model does not hold, a random stretch is left.
         """
         start, end = 0, length
-        if self.variation.silence == "vary":
+        if variation.silence == "vary":
             start, end = vary(length, bounds, rng)
-        if self.variation.silence == "random_trim":
+        if variation.silence == "random_trim":
             margin = round(voice_activity.MARGIN / self.durations[index] * length)
             start, end = random_trim(length, bounds, rng, margin)
         if self.least:
@@ -303,9 +312,6 @@ class SpeechDataset(Dataset):
         augmentation = self.variation.augmentation
         changed = augmentation is not None and augmentation.names(of_frames=False)
         return bool(changed or (self.variation.mixup and not self.front_end.on_frames))
-
-    def _rng(self, epoch: int, index: int) -> np.random.Generator:
-        return np.random.default_rng([self.variation.seed, epoch, index])
 
 
 class TrainingCollator(Collator):

@@ -106,7 +106,7 @@ def feature_cache(
     model: PreTrainedModel,
     extractor: FeatureExtractionMixin,
     compute: Callable[[dict[str, torch.Tensor]], list[torch.Tensor]],
-    cache: Path | None = None,
+    cache: str | Path | None = None,
     features: Features | None = None,
 ) -> tuple[FeatureCache, bool]:
     """Open the cached outputs for every recording of a dataset, or compute them.
@@ -244,6 +244,12 @@ def _key(name: str, model: PreTrainedModel, extractor: FeatureExtractionMixin) -
     return digest.hexdigest()[:24]
 
 
-_IRRELEVANT_KEYS = (CONFIG_KEY, "_name_or_path", "use_weighted_layer_sum", "apply_spec_augment", "mask_time_length")
+_IRRELEVANT_KEYS: tuple[str, ...] = (
+    CONFIG_KEY,
+    "_name_or_path",
+    "use_weighted_layer_sum",
+    "apply_spec_augment",
+    "mask_time_length",
+)
 _IRRELEVANT_KEYS += ("classifier_proj_size",)
 """Settings of a model's config that do not change the frozen outputs."""

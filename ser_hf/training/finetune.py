@@ -78,7 +78,8 @@ def finetune(config: FinetuneConfig, args: TrainingArguments) -> Results | None:
     if model is None:
         return None
     if not split.test:
-        return _write_untested(config, args, model, prepared)
+        _write_untested(config, args, model, prepared)
+        return None
     with disk_guard("the model is saved and tested (--resume_from_checkpoint true goes on from its last checkpoint)"):
         return _write_tested(config, args, model, prepared, seconds)
 
@@ -367,9 +368,14 @@ def _opening(config: FinetuneConfig, args: TrainingArguments, prepared: setup.Pr
     return "\n".join(lines)
 
 
-_PROBE_ARGUMENTS = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "weight_decay")
+_PROBE_ARGUMENTS: tuple[str, ...] = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "weight_decay")
 _PROBE_ARGUMENTS += ("label_smoothing_factor", "bf16", "seed")
-_ARGUMENTS = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
+_ARGUMENTS: tuple[str, ...] = (
+    "learning_rate",
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+)
 _ARGUMENTS += ("lr_scheduler_type", "warmup_steps", "weight_decay", "label_smoothing_factor", "bf16", "seed")
 _CLOSED_FORM_CONFIG = (
     "mode",
@@ -382,13 +388,22 @@ _CLOSED_FORM_CONFIG = (
     "group_weights",
 )
 _PROBE_CONFIG = ("mode", "balance", "group_weights", "loss")
-_CONFIG = ("mode", "silence", "augment", "augmented_copies", "mixup", "balance", "group_weights", "loss")
+_CONFIG: tuple[str, ...] = (
+    "mode",
+    "silence",
+    "augment",
+    "augmented_copies",
+    "mixup",
+    "balance",
+    "group_weights",
+    "loss",
+)
 _CONFIG += ("layer_decay", "ema_decay")
 
 
 def _settings(config: FinetuneConfig, args: TrainingArguments, window: int | None) -> dict:
     """Collect the settings that the card shows; of a probe only those that it uses."""
-    names = (_CONFIG, _ARGUMENTS)
+    names: tuple[tuple[str, ...], tuple[str, ...]] = (_CONFIG, _ARGUMENTS)
     if config.mode == "probe":
         closed_form = config.head == "closed_form"
         names = (_CLOSED_FORM_CONFIG, ("seed",)) if closed_form else (_PROBE_CONFIG, _PROBE_ARGUMENTS)

@@ -36,7 +36,7 @@ class Objective:
         logits: torch.Tensor,
         labels: torch.Tensor,
         mixed_labels: torch.Tensor | None = None,
-        share: float | torch.Tensor = 1.0,
+        share: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Compute the losses, of shape `(batch,)`.
 
@@ -44,11 +44,11 @@ class Objective:
             logits: shape `(batch, labels)`.
             labels: shape `(batch,)`.
             mixed_labels: labels of the clips mixed in (Zhang et al. 2018), shape `(batch,)`.
-            share: share of `labels` in the mixture, shape `(batch,)`.
+            share: share of `labels` in the mixture, shape `(batch,)`, where there is one.
         """
         classes = logits.shape[-1]
         target = functional.one_hot(labels, classes).float()
-        if mixed_labels is not None:
+        if mixed_labels is not None and share is not None:
             mixed = functional.one_hot(mixed_labels, classes).float()
             target = share[:, None] * target + (1 - share[:, None]) * mixed
         target = (1 - self.smoothing) * target + self.smoothing / classes
@@ -109,14 +109,16 @@ def parse_groups(groups: str) -> list[tuple[str, str, float]]:
         ObjectiveError: for any other text.
     """
     pattern = rf"({'|'.join(GROUP_COLUMNS)})=([^:=,]+):(\d*\.?\d+)"
-    parsed = [re.fullmatch(pattern, part.strip(), re.ASCII) for part in groups.split(",")]
-    for part, match in zip(groups.split(","), parsed, strict=True):
+    parsed = []
+    for part in groups.split(","):
+        match = re.fullmatch(pattern, part.strip(), re.ASCII)
         if match is None or not 0 < float(match[3]) <= 1000:
             raise ObjectiveError(
                 f"--group_weights '{part.strip()}' is no group: write {'|'.join(GROUP_COLUMNS)}=VALUE:SHARE, such as "
                 "corpus=tess:0.2"
             )
-    return [(match[1], match[2], float(match[3])) for match in parsed]
+        parsed.append((match[1], match[2], float(match[3])))
+    return parsed
 
 
 def clip_weights(rows: datasets.Dataset, balance: Balance) -> np.ndarray:

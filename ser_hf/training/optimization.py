@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments, get_scheduler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, get_scheduler
 
 from ser_hf.errors import UserError, first_line
 from ser_hf.models.encoder_layers import HEAD_MODULES, LAYER_NAME, final_norm
@@ -40,7 +40,9 @@ class WeightAverage(TrainerCallback):
             self.resumed = None
 
     @torch.no_grad()
-    def on_step_end(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Update the average after a step of the optimiser."""
         decay = min(self.decay, (1 + state.global_step) / (10 + state.global_step))
         means = list(self._mean.values())

@@ -27,7 +27,14 @@ from ser_hf.training.sampler import PaddedLengthBatchSampler, steps_for
 from ser_hf.training.streaming.sampler import StreamSampler
 from ser_hf.training.trainer import Recipe, SerTrainer, ValidationWatch, make_trainer
 
-_RECIPE_ARGUMENTS = ("learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps", "optim")
+_RECIPE_ARGUMENTS: tuple[str, ...] = (
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+)
 _RECIPE_ARGUMENTS += ("weight_decay", "max_grad_norm", "label_smoothing_factor", "bf16", "fp16")
 """The `TrainingArguments` that a resumed run must share; of our settings it is all but these:"""
 # Those that the hash of the split stands for,
@@ -102,10 +109,10 @@ def prepare(
     if config.streaming:
         run["processes"] = args.world_size  # each has an order of its own
     judge_start = start is not None and validation is not None and args.load_best_model_at_end
-    recipe = Recipe(sampler, objective, config.layer_decay, config.ema_decay, run, judge_start)
+    recipe = Recipe(sampler, objective, config.layer_decay or 1.0, config.ema_decay, run, judge_start)
     collator = TrainingCollator(extractor, padding)
     clips = (train, validation)
-    trainer, watch = make_trainer(args, trained.trainable, clips, collator, recipe, config.patience, padding)
+    trainer, watch = make_trainer(args, trained.trainable, clips, collator, recipe, config.patience or 0, padding)
     return Prepared(rows, split, trained, extractor, trainer, watch, padding, start)
 
 
@@ -201,7 +208,7 @@ def _make_trainable(
     cache: feature_cache.FeatureCache | None,
 ) -> None:
     """Bypass a cached front end, add adapters, and replace modules for a CPU."""
-    if cache is not None:
+    if cache is not None and trained.front is not None:
         trained.front.bypass()
     else:
         trained.front = None
@@ -249,17 +256,17 @@ def _frozen_outputs(
     config, args, extractor = inputs.config, inputs.args, inputs.extractor
     if config.streaming and config.cache_frozen is None:
         return None  # what is frozen may be larger than the recordings
-    unfit = trained.front is None or variation.of_sound() or under_fsdp()
-    if not unfit and front_end_of(extractor).fixed_window and variation.silence != "keep":
+    front = trained.front
+    unfit = variation.of_sound() or under_fsdp()
+    if front is not None and not unfit and front_end_of(extractor).fixed_window and variation.silence != "keep":
         # every frame of a window depends on all others, so cached ones cannot be cut
         if config.cache_frozen:
             raise TrainingError(f"--cache_frozen true: --silence {variation.silence} cuts what is cached, give keep")
         unfit = True
-    if unfit or config.cache_frozen is False:
+    if front is None or unfit or config.cache_frozen is False:
         if config.cache_frozen:
             raise TrainingError("--cache_frozen true: there is no frozen front that stays the same, leave it out")
         return None
-    front = trained.front
     front.model.to(args.device)
     with args.main_process_first(desc="frozen outputs"), torch.autocast(args.device.type, torch.bfloat16, args.bf16):
         name = f"front {front.depth} {'bf16' if args.bf16 else 'fp32'}"

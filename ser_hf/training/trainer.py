@@ -4,6 +4,7 @@ import json
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import EvalPrediction, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_callback import TrainerState
+from transformers.trainer_callback import TrainerControl, TrainerState
 from transformers.trainer_utils import TrainOutput
 
 from ser_hf.evaluation import metrics
@@ -40,16 +41,25 @@ class ValidationWatch(TrainerCallback):
         self.sampler, self.patience = sampler, patience
         self.metric, self.sign = f"eval_{metric.removeprefix('eval_')}", 1 if greater else -1
 
-    def on_epoch_begin(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Set the sampler's epoch, also after a resume in the middle of an epoch."""
         self.sampler.epoch = int(state.epoch or 0)
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs) -> None:  # noqa: ANN001, ANN003
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: object,
+    ) -> None:
         """Print and write the history; stop after so many validations without a better one."""
         if self.over(state):
             control.should_training_stop = True
         if state.is_world_process_zero:
-            _print_line(args, state, metrics)
+            _print_line(args, state, metrics or {})
             if not state.is_hyper_param_search:
                 with replacing(Path(args.output_dir, "history.json")) as partial:
                     partial.write_text(json.dumps(by_epoch(state.log_history), indent=1))
@@ -63,7 +73,7 @@ class ValidationWatch(TrainerCallback):
 def by_epoch(log: list[dict]) -> list[dict]:
     """Merge the Trainer's log into a row for each validation: training and validation figures."""
     rows: dict[float, dict] = {}
-    keep = ("epoch", "step", "loss", "accuracy", "learning_rate", "grad_norm")
+    keep: tuple[str, ...] = ("epoch", "step", "loss", "accuracy", "learning_rate", "grad_norm")
     keep += ("eval_loss", "eval_accuracy", "eval_uar", "eval_macro_f1", "objective", "perplexity", "eval_perplexity")
     for entry in log:
         if "loss" in entry or "eval_loss" in entry:
@@ -144,6 +154,8 @@ class SerTrainer(Trainer):
     processes. Its gradient is the same however it is divided.
     """
 
+    optimizer: torch.optim.Optimizer | None
+
     def __init__(self, *args: object, recipe: Recipe, **kwargs: object) -> None:
         # With a loss function the Trainer counts the clips of a whole step and leaves the division
         # to `compute_loss`.
@@ -208,7 +220,13 @@ class SerTrainer(Trainer):
         )
         return self.optimizer
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):  # noqa: ANN001, ANN201
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
         """Compute the training objective, or plain cross-entropy in validation.
 
         The objective is summed over the clips and divided by the clips of the whole step.
@@ -228,7 +246,9 @@ class SerTrainer(Trainer):
         loss = losses.sum() / num_items_in_batch * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
-    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:  # noqa: ANN001
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Run a step; stop where the loss is no number."""
         features = inputs[self.data_collator.input_name]
         self.running = (

@@ -7,7 +7,7 @@ from collections import Counter
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO
 
 from ser_hf.errors import UserError
 
@@ -42,13 +42,13 @@ def members(archive: Path) -> list[str]:
     return names
 
 
-def is_zip(file: BinaryIO) -> bool:
+def is_zip(file: IO[bytes]) -> bool:
     """Whether a file is a zip, or was one before it was cut off."""
     file.seek(0)
     return file.read(4) in SIGNATURES or zipfile.is_zipfile(file)
 
 
-def listed(file: BinaryIO, name: str) -> list[tuple[str, zipfile.ZipInfo]]:
+def listed(file: IO[bytes], name: str) -> list[tuple[str, zipfile.ZipInfo]]:
     """The members of a zip of unknown origin by their names, folders and hidden files left out.
 
     Args:
@@ -155,7 +155,7 @@ def _decoded(member: zipfile.ZipInfo) -> str:
     return "".join(character if character.isprintable() else "�" for character in name)
 
 
-def _signatures(file: BinaryIO) -> int:
+def _signatures(file: IO[bytes]) -> int:
     """How many entries the directory of a zip has at most; what it says itself may be a lie."""
     file.seek(0)
     count, before = 0, b""

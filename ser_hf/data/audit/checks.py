@@ -115,15 +115,15 @@ def _missing(genuine: list[NamedRecording]) -> Iterator[Finding]:
 
 def _unexpected(named: list[NamedRecording], unnamed: list[FileMeasurement]) -> Iterator[Finding]:
     if named:  # in a folder of another corpus no name is official, and none is unexpected
-        for item in unnamed:
-            name = str(item.file)
+        for measured in unnamed:
+            name = str(measured.file)
             yield Finding("unexpected", (name,), f"{name} has no official name: rename it or take it out", True)
     for corpus, items in group_by_corpus(named).items():
         inventory = CORPORA[corpus].inventory()
         for item in items:
             if item.key not in inventory and item.fields["statement"] is not None:  # copies of TESS lost their names
                 message = f"{item.file} is named like {corpus}, which has no {item.key}: rename it or take it out"
-                yield Finding("unexpected", (item.file,), message, True)
+                yield Finding("unexpected", (str(item.file),), message, True)
 
 
 def _names(named: list[NamedRecording]) -> Iterator[Finding]:
@@ -261,7 +261,8 @@ def _signals(items: list[FileMeasurement]) -> Iterator[Finding]:
 def _duplicates(readable: list[NamedRecording]) -> Iterator[Finding]:
     """Copies and conflicts under one name; the same samples, or the same recording, under two."""
     digests = list(dict.fromkeys(item.measured.digest for item in readable))
-    prints = {item.measured.digest: item.measured.fingerprint for item in reversed(readable)}
+    measured = [item.measured for item in reversed(readable)]
+    prints = {one.digest: one.fingerprint for one in measured if one.fingerprint is not None}
     same_recording = {
         frozenset((digests[pair.first], digests[pair.second])): pair
         for pair in fingerprint.near_duplicates([prints[digest] for digest in digests])

@@ -4,6 +4,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -114,7 +115,7 @@ def _truncated(source: str | bytes) -> bool:
         head = stream.read(32)
         size = stream.seek(0, io.SEEK_END)
     # bytes of the length, their order, and how many bytes of the file the length leaves out
-    lengths = {
+    lengths: dict[bytes, tuple[slice, Literal["little", "big"], int]] = {
         b"RIFF": (slice(4, 8), "little", 8),
         b"RF64": (slice(20, 28), "little", 8),
         b"riff": (slice(16, 24), "little", 0),

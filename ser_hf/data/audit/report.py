@@ -9,6 +9,7 @@ from dataclasses import asdict
 from itertools import groupby
 from os import PathLike
 from pathlib import PurePath
+from typing import Any
 
 import joblib
 import numpy as np
@@ -21,6 +22,7 @@ from ser_hf.data.corpora.base import File, list_files
 from ser_hf.labels import EMOTIONS
 from ser_hf.utils import blas, progress, templates
 from ser_hf.utils.files import new_folder
+from ser_hf.utils.zip_reader import ArchiveError
 
 
 def audit_recordings(folders: Iterable[str | PathLike], num_proc: int | None = None) -> dict:
@@ -41,7 +43,9 @@ def audit_recordings(folders: Iterable[str | PathLike], num_proc: int | None = N
         CorpusError: where a folder is missing or holds no audio.
         ArchiveError: where a zip cannot be read and its folder holds no other recordings.
     """
-    audio_files, other_files, broken = [], [], {}
+    audio_files: list[File] = []
+    other_files: list[File] = []
+    broken: dict[str, ArchiveError] = {}
     for folder in folders:
         audio_of_folder, others_of_folder = list_files(folder, broken)
         audio_files += audio_of_folder
@@ -80,7 +84,7 @@ def _inspect_all(files: list[File], workers: int) -> tuple[list[NamedRecording],
 
 def _inventory(recordings: list[NamedRecording]) -> dict[str, list[int]]:
     """How many official recordings of each corpus and channel are present, and how many exist."""
-    counts = {}
+    counts: dict[str, Any] = {}
     for corpus, items in group_by_corpus(recordings).items():
         inventory = CORPORA[corpus].inventory()
         present = Counter(inventory[item.key] for item in items if item.key in inventory)
@@ -194,7 +198,7 @@ def _audit_page(report: dict, pictures: dict[str, str]) -> str:
 
     `pictures` are PNG in base64, by name.
     """
-    values = {
+    values: dict[str, Any] = {
         "r": report,
         "grouped": findings_by_kind(report),
         "kinds": KINDS,

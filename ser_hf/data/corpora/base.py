@@ -112,6 +112,7 @@ def _voices(
     emotions, sexes = defaultdict(set), set()
     for name, channel in inventory().items():
         fields = parse(PurePath(name))
+        assert fields is not None, name  # a corpus parses its own names
         emotions[channel].add(fields["emotion"])
         sexes.add(fields["sex"])
     return emotions, sexes
@@ -258,7 +259,8 @@ def list_files(
             files += [File(member, str(path)) for member in zip_reader.members(path)]
         except zip_reader.ArchiveError as error:
             errors[str(path)] = error
-    audio_files, other_files = [], []
+    audio_files: list[File] = []
+    other_files: list[File] = []
     for file in files:
         is_audio = file.name.suffix.lower() in SUFFIXES and not file.name.name.startswith("._")
         (audio_files if is_audio else other_files).append(file)

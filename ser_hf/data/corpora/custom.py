@@ -25,7 +25,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
@@ -124,7 +124,7 @@ class Description(BaseModel):
     @property
     def source(self) -> Path:
         """The folder of the recordings, or their list."""
-        return self._path.parent / os.path.expanduser(self.folder or self.csv)
+        return self._path.parent / os.path.expanduser(self.folder or self.csv or "")
 
     def emotion(self, label: str) -> str | None:
         """Return our name of one of the corpus's labels, None where it is dropped.
@@ -152,7 +152,8 @@ def scan(description: Description) -> Scan:
     Raises:
         CorpusError: for a missing file, a wrong list, or labels that the map lacks.
     """
-    other_files, notes = [], []
+    other_files: list[File] = []
+    notes: list[str] = []
     if description.folder:
         rows, other_files = _rows_of_folder(description)
     else:
@@ -190,7 +191,7 @@ def scan(description: Description) -> Scan:
 def _refuse_contradiction(description: Description, first: dict, second: dict) -> None:
     """Refuse two rows of one recording that say different things of it."""
     for name in ("label", *OPTIONAL):
-        values = [row.get(name) for row in (first, second)]
+        values: list[Any] = [row.get(name) for row in (first, second)]
         if name == "label" and description.emotion(values[0]) == description.emotion(values[1]):
             continue
         if values[0] != values[1]:

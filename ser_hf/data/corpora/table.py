@@ -5,12 +5,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ser_hf.audio import MIN_SECONDS, Stretch
 from ser_hf.data.corpora.base import CorpusError, File, join_words
 from ser_hf.utils.tables import Row, Table, read_table
 
-COLUMNS = ("file", "label", "speaker", "sex", "start", "end", "duration")
+COLUMNS: tuple[str, ...] = ("file", "label", "speaker", "sex", "start", "end", "duration")
 COLUMNS += ("channel", "intensity", "statement", "repetition")
 """What a column of a table can be. `duration` gives the end of a row that has a start alone."""
 
@@ -200,7 +201,7 @@ def _parsed(row: Row, assignment: Assignment, csv_path: Path) -> dict:
     if path is None:
         remedy = "CSV knows no comments, remove the line" if cells["file"].startswith("#") else "check the path"
         raise CorpusError(f"{place}: '{csv_path.parent / cells['file']}' is not a file: {remedy}")
-    parsed = {name: cells[name] for name in ("label", *OPTIONAL) if cells.get(name)}
+    parsed: dict[str, Any] = {name: cells[name] for name in ("label", *OPTIONAL) if cells.get(name)}
     for name in ("speaker", "sex"):
         if parsed.get(name, "").casefold() in _UNNAMED:
             del parsed[name]

@@ -245,10 +245,10 @@ def _draw_curve(axes: Axes, explanation: Explanation, colour: str) -> None:
 
 
 def _sentence(explanation: Explanation) -> str:
-    if explanation.stretch is None:
+    if explanation.stretch is None or explanation.without is None:
         return f"no stretch of {explanation.window:.2g} s carries it alone"
     start, end = explanation.stretch
-    answer = max(explanation.without, key=explanation.without.get)
+    answer = max(explanation.without, key=explanation.without.__getitem__)
     still, score = "still " if answer == explanation.label else "", explanation.without[answer]
     return f"{start:.1f} to {end:.1f} s carries most of it; without it: {still}{answer} ({score:.2f})"
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import Literal
 
 import datasets
 import joblib
@@ -121,7 +122,7 @@ def speed(samples: np.ndarray, rng: np.random.Generator, factor: float) -> np.nd
     return resampling.resample(samples, round(_RATE * factor))
 
 
-def coded(samples: np.ndarray, rng: np.random.Generator, kilobits: float, form: str) -> np.ndarray:
+def coded(samples: np.ndarray, rng: np.random.Generator, kilobits: float, form: Literal["MP3", "OPUS"]) -> np.ndarray:
     """Encode and decode a clip at so many kbit/s (`ser_hf.audio.effects.encoded`)."""
     return effects.encoded(samples, kilobits, form)
 

@@ -20,17 +20,28 @@ if TYPE_CHECKING:
 class Backend(Protocol):
     """A loaded model; any number of threads may call it."""
 
-    name: str
-    """Key of `BACKENDS`; under `auto`, that of the backend which it chose."""
-    config: "PreTrainedConfig"
-    extractor: "FeatureExtractionMixin"
-    device: str
-    batches: bool
-    """Whether clips of one length may share a batch: no prediction changes by more than rounding
-    then."""
-    digest: str
-    """16 hexadecimal digits of the weights (`ser_hf.models.loading.digest`), whatever they were
-    rounded to on this backend."""
+    @property
+    def name(self) -> str:
+        """Key of `BACKENDS`; under `auto`, that of the backend which it chose."""
+        ...
+
+    @property
+    def config(self) -> "PreTrainedConfig": ...
+    @property
+    def extractor(self) -> "FeatureExtractionMixin": ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def batches(self) -> bool:
+        """Whether clips of one length may share a batch: no prediction changes by more than
+        rounding then."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits of the weights (`ser_hf.models.loading.digest`), whatever they were
+        rounded to on this backend."""
+        ...
 
     def logits(self, features: "np.ndarray") -> "np.ndarray":
         """Logits of clips of one length.

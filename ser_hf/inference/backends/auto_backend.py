@@ -133,7 +133,8 @@ def measure(
 
     def run() -> dict[str, Measurement]:
         front_end = front_end_of(next(iter(backends.values())).extractor)
-        logits, seconds = {name: [] for name in backends}, {name: [] for name in backends}
+        logits: dict[str, list[np.ndarray]] = {name: [] for name in backends}
+        seconds: dict[str, list[float]] = {name: [] for name in backends}
         end = clock() + SECONDS
         for number, clip in enumerate(clips):
             if number >= FEWEST_CLIPS and clock() > end:

@@ -265,7 +265,7 @@ def round_finely(quantised: Path, traced: Path) -> None:
     graph, exact = onnx.load(quantised), {tensor.name: tensor for tensor in onnx.load(traced).graph.initializer}
     tensors = {tensor.name: tensor for tensor in graph.graph.initializer}
     for node in graph.graph.node:
-        name = node.input[1].removesuffix("_quantized") if node.op_type == "MatMulInteger" else None
+        name = node.input[1].removesuffix("_quantized") if node.op_type == "MatMulInteger" else ""
         if name in exact and len(exact[name].dims) == 2:  # others keep 7 bits
             values = rounded(onnx.numpy_helper.to_array(exact[name]))
             for suffix, value in zip(("_quantized", "_scale"), values, strict=True):

@@ -126,6 +126,7 @@ def _tar(entry: Entry, file: IO[bytes], column: str | None) -> Iterator[Recordin
                 continue
             name = f"{entry.path}{SEPARATOR}{member.name}"
             content = archive.extractfile(member)
+            assert content is not None  # it is a file
             if member.size <= IN_MEMORY:
                 yield Recording(name, entry.stamp, content=content.read())
             else:

@@ -45,6 +45,7 @@ class DistanceMeter:
 
     def distance(self, embedding: np.ndarray) -> float:
         """Distance of an embedding, shape `(width,)`."""
+        assert self._reference is not None  # else no recording is chosen
         return float(self._reference.distances(embedding[None])[0])
 
     def figures(self) -> dict[str, Any]:

@@ -59,9 +59,9 @@ class Contents:
                 return int(places[position]["part"]), int(places[position]["row"])
         return None
 
-    def __contains__(self, key: str) -> bool:
+    def __contains__(self, key: object) -> bool:
         """Whether bytes with this SHA-256 have an answer."""
-        return self.place(key) is not None
+        return isinstance(key, str) and self.place(key) is not None
 
 
 class Index:
@@ -102,7 +102,7 @@ class Index:
         """Whether recordings have an answer, for `identities` of them, shape `(n,)`."""
         return find(self._known, hashes) >= 0
 
-    def __contains__(self, key: str) -> bool:
+    def __contains__(self, key: object) -> bool:
         """Whether bytes with this SHA-256 have an answer by now; any thread may ask."""
         return key in self.contents
 
@@ -132,7 +132,10 @@ class Index:
 
     def answer(self, key: str) -> Row:
         """The row of bytes with this SHA-256, which `contents` holds."""
-        part, row = self.contents.place(key)
+        place = self.contents.place(key)
+        if place is None:
+            raise KeyError(key)
+        part, row = place
         name = self._store.parts[part]
         if name not in self._tables:
             while len(self._tables) >= _KEPT_TABLES:

@@ -208,6 +208,7 @@ class _Writer:
             self._outcome.asked += 1
             self._lose(row)
         for fetched in answers.repeated:
+            assert fetched.key is not None  # by which it was found
             self._add(copied_row(fetched, self._index.answer(fetched.key)))
             self._outcome.copied += 1
         for row in answers.rows:

@@ -142,7 +142,7 @@ class Labeler:
         if len(sources) >= FEWEST_CLIPS:
             try:
                 adapted = predictor.adapt([source for source in sources if source is not None], on_error="skip")
-                predictor = adapted if adapted.adaptation.clips >= FEWEST_CLIPS else predictor
+                predictor = adapted if adapted.adapted_to >= FEWEST_CLIPS else predictor
             except UserError:  # none of them can be used: each row says why
                 pass
         yield from self._label(chain(first, group), predictor, frozenset())
@@ -157,11 +157,12 @@ class Labeler:
         fetched = read_ahead(read, recordings, self._pool, max(2 * self._readers, size))
         while block := list(islice(fetched, size)):
             asked = [item for item in block if isinstance(item, Fetched) and item.read is not None]
+            read_asked = [item.read for item in asked if item.read is not None]
             taken: dict[int, list[np.ndarray]] = {
                 id(item): [] for item in asked if self.meter.chooses(item.key, self._measured)
             }
             watches = [taken[id(item)].append if id(item) in taken else None for item in asked]
-            submitted = predictor.submit([item.read for item in asked], watches=watches)
+            submitted = predictor.submit(read_asked, watches=watches)
             pending = dict(zip(map(id, asked), submitted, strict=True))
             waiting.extend(
                 partial(self._finish, item, pending.get(id(item)), predictor, taken.get(id(item))) for item in block
@@ -187,7 +188,7 @@ class Labeler:
         if item.answered:
             return Answers(repeated=[item])
         if pending is None:
-            rows = [self._signed(failed_row(item, item.error))]
+            rows = [self._signed(failed_row(item, item.error or ""))]
             was_listed = item.key is None and item.recording.stamp
             return Answers(lost=rows) if was_listed else Answers(rows=rows)
         try:

@@ -30,7 +30,17 @@ FILE_COLUMNS = ("file", "path", "filename", "file_name", "filepath", "file_path"
 """Names of the column of a table that says where a recording lies, the first that it has."""
 _CUTS = {"start", "end", "begin", "stop", "onset", "offset", "start_time", "end_time", "t0", "t1"}
 _HUB = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-_STAMPS = ("ETag", "etag", "xet_hash", "blob_id", "md5Hash", "contentHash", "mtime", "LastModified", "last_modified")
+_STAMPS: tuple[str, ...] = (
+    "ETag",
+    "etag",
+    "xet_hash",
+    "blob_id",
+    "md5Hash",
+    "contentHash",
+    "mtime",
+    "LastModified",
+    "last_modified",
+)
 _STAMPS += ("updated", "created")
 _LOOKED_UP = 256  # addresses of a list that are looked up at a time
 _HTTP = ("http", "https")

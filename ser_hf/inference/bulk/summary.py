@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,8 @@ class _Tally:
         self._coarse = np.zeros(len(DURATION_EDGES) - 1, dtype=np.int64)
         self._fine = np.zeros(len(_FINE) - 1, dtype=np.int64)
         self._shortest, self._longest = math.inf, 0.0
-        self._hours, self._score = Counter(), 0.0
+        self._hours: dict[str, float] = defaultdict(float)
+        self._score = 0.0
         self._distances: list[np.ndarray] = []
 
     def add(self, table: pa.Table) -> None:

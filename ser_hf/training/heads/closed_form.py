@@ -100,7 +100,7 @@ def fit(inputs: TrainingInputs) -> Fitted:
         calibrated = calibration.calibrate_or_warn(measure, config.abstain_coverage, config.abstain_error)
     temperature = config.temperature if calibrated is None else calibrated["temperature"]
     if calibrated is not None:
-        calibration.fold_temperature(model, temperature)
+        calibration.fold_temperature(model, calibrated["temperature"])
         calibration.record_calibration(model, calibrated)
     elif temperature is not None:
         calibration.apply_temperature(model, temperature)

@@ -48,6 +48,10 @@ class LinearHead:
         return replace(self, coefficients=self.coefficients / temperature, intercept=self.intercept / temperature)
 
 
+ChosenOn = Literal["validation", "held-out training speakers", "held-out training clips"]
+"""Of what the UAR is that chose a classifier."""
+
+
 @dataclass(frozen=True)
 class HeadStart:
     """What the head of a model begins with."""
@@ -56,7 +60,7 @@ class HeadStart:
     """Of the covariance of the discriminant analysis."""
     uar: float
     """UAR of the classifier on the clips that chose it."""
-    chosen_on: Literal["validation", "held-out training speakers", "held-out training clips"]
+    chosen_on: ChosenOn
 
     def __str__(self) -> str:
         """The line that is printed before training."""
@@ -101,15 +105,17 @@ def choose(
     _refuse_one_label(train[1])
     heads, held_out = _fit_and_hold_out(train, weights, speakers if several else np.arange(clips))
     if len(validation[1]):
-        chosen_on, labels, counts = "validation", validation[1], None
+        chosen_on: ChosenOn = "validation"
+        labels, counts = validation[1], None
         logits = np.stack([head.logits(validation[0]) for head in heads])
     else:
-        chosen_on, labels = "held-out training speakers" if several else "held-out training clips", train[1][:clips]
+        chosen_on = "held-out training speakers" if several else "held-out training clips"
+        labels = train[1][:clips]
         counts, logits = None if weights is None else weights[:clips], held_out
     scores = [_uar(each, labels, counts) for each in logits]
     best = int(np.argmax(scores))  # the first of equal ones
-    bounds = tuple(map(math.log, _TEMPERATURES))
-    temperature = calibration.likeliest_temperature(logits[best], labels, bounds, 1e-4, counts)
+    lowest, highest = map(math.log, _TEMPERATURES)
+    temperature = calibration.likeliest_temperature(logits[best], labels, (lowest, highest), 1e-4, counts)
     start = HeadStart(heads[best].shrinkage, scores[best], chosen_on)
     return Choice(start, heads[best].tempered(temperature), held_out[best] / temperature)
 

@@ -10,6 +10,7 @@ from ser_hf import audio
 from ser_hf.models import hidden_units, loading
 from ser_hf.models.features import front_end_of
 from ser_hf.training import feature_cache
+from ser_hf.training.augmentation import Augmentation
 from ser_hf.training.inputs import TrainingInputs
 
 
@@ -62,15 +63,16 @@ class PooledFeatures:
         name = "hidden units" if inputs.config.hidden_units else "head start"
         name += " of all layers" * bool(getattr(model.config, "use_weighted_layer_sum", False))
         compute = hidden_units.pooled if inputs.config.hidden_units else _classifier_inputs
+        augmentation = inputs.augmentation if copy else None
         with inputs.args.main_process_first(desc="features of the head start"):
             cache, computed = feature_cache.feature_cache(
                 inputs.split_rows(),
-                f"{name}, {_augmented_name(inputs, copy)}" if copy else name,
+                f"{name}, {_augmented_name(inputs, augmentation, copy)}" if augmentation else name,
                 model,
                 inputs.extractor,
                 lambda batch: _in_halves(compute(model, batch)),
                 inputs.config.cache_dir,
-                _augmented_features(inputs, copy) if copy else None,
+                _augmented_features(inputs, augmentation, copy) if augmentation else None,
             )
         if inputs.args.process_index == 0:
             clips = f"{len(cache):,} clips" + f", augmented copy {copy}" * bool(copy)
@@ -96,23 +98,24 @@ def _classifier_inputs(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -
     return pooled[0]
 
 
-def _augmented_name(inputs: TrainingInputs, copy: int) -> str:
+def _augmented_name(inputs: TrainingInputs, augmentation: Augmentation, copy: int) -> str:
     """What tells the features of an augmented copy from all others."""
     config, seed = inputs.config, inputs.args.seed
-    noises = hashlib.sha256(b"".join(clip.tobytes() for clip in inputs.augmentation.noises)).hexdigest()[:8]
+    noises = hashlib.sha256(b"".join(clip.tobytes() for clip in augmentation.noises)).hexdigest()[:8]
     return f"copy {copy} of seed {seed} by {config.augment} at {config.augment_probability} with noises {noises}"
 
 
-def _augmented_features(inputs: TrainingInputs, copy: int) -> feature_cache.Features:
+def _augmented_features(inputs: TrainingInputs, augmentation: Augmentation, copy: int) -> feature_cache.Features:
     """Features of an augmented clip; what is drawn depends on its sound, so that folds share it."""
-    augmentation, front_end, seed = inputs.augmentation, front_end_of(inputs.extractor), inputs.args.seed
+    front_end, seed = front_end_of(inputs.extractor), inputs.args.seed
 
     def features(samples: np.ndarray, sha256: str) -> np.ndarray:
         rng = np.random.default_rng([seed, copy, int(sha256[:12], 16)])
         samples = augmentation(samples, rng)[: front_end.longest]
         if not augmentation.names(of_frames=True):
             return front_end.extract(samples)
-        mel = augmentation.of_frames(front_end.prepare(samples), rng, audio.SAMPLING_RATE / front_end.hop)
+        rate = audio.SAMPLING_RATE / front_end.hop
+        mel = augmentation.of_frames(front_end.prepare(samples), rng, front_end.bin_frequencies, rate)
         return front_end.finish(mel)
 
     return features

@@ -1,6 +1,7 @@
 """Models for contrastive pretraining, their codebook, and the loss."""
 
 from os import PathLike
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -165,7 +166,7 @@ def load(name: str | PathLike, seed: int) -> tuple[PreTrainedModel, FeatureExtra
     torch.manual_seed(seed)
     if name in SCRATCH:
         model, extractor = _new(str(name))
-        original_settings = {}
+        original_settings: dict[str, Any] = {}
     else:
         model, extractor, original_settings = _pretrained(name)
     if isinstance(model, Wav2Vec2ForPreTraining):

@@ -7,12 +7,22 @@ Baevski et al. 2020 (arXiv:2006.11477); for emotions in speech, Chen and Rudnick
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import datasets
 import numpy as np
 import torch
 import transformers
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    FeatureExtractionMixin,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from ser_hf import protocols
 from ser_hf.errors import UserError
@@ -43,6 +53,8 @@ class PretrainingError(UserError):
 
 class PretrainTrainer(Trainer):
     """Trainer of the contrastive loss, which prints one line an epoch."""
+
+    control: TrainerControl
 
     def __init__(self, *args: object, run: dict, shuffle_buffer: int, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
@@ -104,7 +116,9 @@ class PretrainTrainer(Trainer):
             raise PretrainingError(f"loss is {sums[0]:g} at step {step}: lower --learning_rate")
         return sums.cpu().double().numpy()
 
-    def compute_loss(self, model, inputs, return_outputs=False, **kwargs) -> torch.Tensor:  # noqa: ANN001, ANN003
+    def compute_loss(
+        self, model: torch.nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: object
+    ) -> torch.Tensor:
         """Contrastive and diversity loss, as mean over the masked frames of all processes."""
         self.running = "{} clips of {:,}".format(*inputs["attention_mask"].shape)
         sums = self._measure(model, inputs)
@@ -154,7 +168,9 @@ class StreamEpoch(TrainerCallback):
     def __init__(self, trainer: PretrainTrainer) -> None:
         self.trainer = trainer
 
-    def on_epoch_begin(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Set the epoch."""
         if self.trainer.stream_sampler is not None:
             self.trainer.stream_sampler.epoch = int(state.epoch or 0)
@@ -163,7 +179,14 @@ class StreamEpoch(TrainerCallback):
 class Cooling(TrainerCallback):
     """Callback that lowers the temperature of the codebook geometrically over all steps."""
 
-    def on_step_begin(self, args, state, control, model=None, **kwargs) -> None:  # noqa: ANN001, ANN003
+    def on_step_begin(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        **kwargs: object,
+    ) -> None:
         """Set the temperature of the next step."""
         first, last = TEMPERATURES
         model.quantizer.temperature = first * (last / first) ** (state.global_step / max(1, state.max_steps - 1))
@@ -254,7 +277,14 @@ def _arguments(config: PretrainConfig, scratch: Path) -> TrainingArguments:
     return args
 
 
-def _trainer(config, args, rows, split, model, extractor) -> PretrainTrainer:  # noqa: ANN001
+def _trainer(
+    config: PretrainConfig,
+    args: TrainingArguments,
+    rows: datasets.Dataset,
+    split: protocols.Split,
+    model: PreTrainedModel,
+    extractor: FeatureExtractionMixin,
+) -> PretrainTrainer:
     masks = (config.mask_time_prob, config.mask_time_length, config.num_negatives)
     run = {"model": config.model, "protocol_hash": split.hash, "epochs": config.epochs, "bf16": args.bf16}
     run |= {"clips a step": config.batch_size * args.world_size, "seed": config.seed, "masks": list(masks)}

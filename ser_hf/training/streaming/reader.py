@@ -63,16 +63,17 @@ class StreamReader(Generic[Clip]):
         if turn < self._now:  # out of the order
             return self._decode(self._recording_at(index))
         self._now = turn
-        clip = self._decode(self._take(index)) if self._threads is None else self._read_ahead(index, turn)
+        threads = self._threads
+        clip = self._decode(self._take(index)) if threads is None else self._read_ahead(threads, index, turn)
         self._now = turn + 1
         return clip
 
-    def _read_ahead(self, index: int, turn: int) -> Clip:
+    def _read_ahead(self, threads: ThreadPoolExecutor, index: int, turn: int) -> Clip:
         # to the end of the batch after this one
         batch = int(np.searchsorted(self._ends, turn, side="right"))
         end = int(self._ends[min(batch + 1, len(self._ends) - 1)])
         for later in self._order[max(turn, self._submitted) : end].tolist():
-            self._ahead[later] = self._threads.submit(lambda row: self._decode(self._take(row)), later)
+            self._ahead[later] = threads.submit(lambda row: self._decode(self._take(row)), later)
         self._submitted = max(self._submitted, end)
         return self._ahead.pop(index).result()
 
