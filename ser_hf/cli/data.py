@@ -180,10 +180,10 @@ def splits(line: CommandLine) -> None:
     rows, folds = protocols.load_splits(settings)
     print("\n\n".join(protocols.describe(rows, split) for split in folds))
     if settings.export is not None:
-        _export(settings, rows, folds)
+        _export(settings, settings.export, rows, folds)
 
 
-def _export(settings: SplitsSettings, rows: "datasets.Dataset", folds: "list[Split]") -> None:
+def _export(settings: SplitsSettings, output: str, rows: "datasets.Dataset", folds: "list[Split]") -> None:
     from ser_hf.protocols import export
     from ser_hf.protocols.base import columns_of
     from ser_hf.protocols.splitting import find_protocol
@@ -191,10 +191,10 @@ def _export(settings: SplitsSettings, rows: "datasets.Dataset", folds: "list[Spl
     _, protocol = find_protocol(settings.protocol)
     if len(folds) != protocol.fold_count(columns_of(rows)):
         raise UserError(f"--export writes every fold of '{settings.protocol}': add --fold all")
-    is_table = Path(settings.export).suffix == ".csv"
+    is_table = Path(output).suffix == ".csv"
     text = export.as_csv(rows, folds) if is_table else export.as_yaml(rows, folds, protocol)
-    write_file(settings.export, text.encode())
-    print(f"\nprotocol: {settings.export}  (use it as --protocol {settings.export})")
+    write_file(output, text.encode())
+    print(f"\nprotocol: {output}  (use it as --protocol {output})")
 
 
 def audit(line: CommandLine) -> int:

@@ -238,7 +238,7 @@ def baselines(results: Results) -> Figure:
     simple = results.baselines or []
     figure = Figure(figsize=(WIDTH, 2 + 0.36 * (1 + len(simple))))
     axes = figure.subplots()
-    _dot(axes, 0, results.uar, results.ci95 and results.ci95["uar"], BLUE, "s", "this model")
+    _dot(axes, 0, results.uar, results.ci95["uar"] if results.ci95 else None, BLUE, "s", "this model")
     for place, row in enumerate(simple, 1):
         _dot(axes, place, row["uar"], row["ci95"] and row["ci95"]["uar"], GREY, "o", "a simple model")
     names = [Path(results.model).name, *(row["name"] for row in simple)]

@@ -33,6 +33,7 @@ def official_rows() -> datasets.Dataset:
         same = {name: min(group) for group in corpus.same_samples for name in group}
         for name in sorted(corpus.inventory()):
             fields = corpus.parse(PurePath(name))
+            assert fields is not None, name  # a corpus parses its own names
             row = {key: fields[key] for key in ("channel", "speaker", "sex", "intensity", "statement", "repetition")}
             row |= {"corpus": corpus.name, "label": EMOTIONS.index(fields["emotion"])}
             rows.append(row | {"file": name, "sha256": same.get(name, name)})

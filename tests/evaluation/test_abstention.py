@@ -120,3 +120,18 @@ def test_risk_and_coverage_of_many_clips():
     assert found["aurc"] < found["error"][-1]
     blind = metrics.risk_coverage(references, np.full((2000, 8), 1 / 8))
     assert blind["aurc"] == pytest.approx(blind["error"][-1])
+
+
+def test_a_threshold_needs_clips():
+    with pytest.raises(ConfidenceError, match="0 clips to find a threshold on: give validation clips"):
+        metrics.abstention_threshold(np.zeros((0, 2)), np.zeros(0, dtype=int), coverage=0.5)
+    found = metrics.abstention_threshold(confident(0.9), np.array([0]), coverage=0.5)
+    assert found == {"abstain_below": 0.0, "coverage": 1.0, "error": 0.0}
+
+
+@pytest.mark.parametrize("error", [0.25, 1 / 3, 0.5])
+def test_an_error_that_is_just_reached_is_kept_to(error):
+    wrong = {0.25: (0, 0, 1, 0), 1 / 3: (0, 1, 0), 0.5: (0, 1)}[error]
+    scores = np.full(len(wrong), 0.8)  # answered together, so that there is one error alone
+    found = metrics.abstention_threshold(confident(*scores), np.array(wrong), error=error)
+    assert (found["error"], found["coverage"]) == (error, 1.0)

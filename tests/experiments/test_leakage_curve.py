@@ -51,3 +51,14 @@ def test_flags_that_the_curve_sets_are_refused(built, fails, tmp_path):
     assert "--protocol is set by the leakage curve" in fails(*base, "--protocol", "random")
     assert "takes no flags of fine-tuning" in fails(*base, "--seed", "3")
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("search", [["--search", "2"], ["--search=5"], ["search.yaml"]])
+def test_a_search_has_no_results_to_draw(few, models, fails, tmp_path, monkeypatch, search):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "search.yaml").write_text("search: 3\n")
+    words = ["leakage-curve", *search[:1]] if search == ["search.yaml"] else ["leakage-curve"]
+    words += ["--model", models["bert"], "--dataset", few, "--output", "d"]
+    message = fails(*words, *([] if search == ["search.yaml"] else search))
+    assert "gives no results to draw: search with `ser-hf finetune` first" in message
+    assert not (tmp_path / "d").exists()

@@ -68,8 +68,8 @@ def collect(folders: Sequence[Path]) -> Collection:
     found: dict[Path, tuple[str, Results]] = {}
     left_out: list[LeftOut] = []
     for folder in folders:
-        results, errors = find_results(folder)
-        for place, run in results.items():
+        in_folder, errors = find_results(folder)
+        for place, run in in_folder.items():
             found.setdefault(Path(os.path.realpath(place)), (_name(place, folder, len(folders) > 1), run))
         left_out += [LeftOut(str(folder), str(error)) for error in errors]
     parts = {place / part for place, (_, run) in found.items() for part in _parts(run)} & set(found)
@@ -140,7 +140,7 @@ def _seeds(results: Results) -> list[int]:
 def _tables_of_seeds(place: Path, results: Results) -> list[PredictionTable]:
     """The predictions of each seed, its folds joined; none where a part has none."""
     parts = [place / part / "predictions.csv" for part in _parts(results)]
-    if not all(part.exists() for part in parts):
+    if results.repeats is None or not all(part.exists() for part in parts):
         return []
     folds = len(parts) // len(results.repeats["seeds"])
     groups = [parts[start : start + folds] for start in range(0, len(parts), folds)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers.small import make_whisper
 from scipy.special import softmax
-from transformers import pipeline
+from transformers import AutoFeatureExtractor, pipeline
 
 from ser_hf import audio, protocols
 from ser_hf.cli.main import main
@@ -18,7 +18,9 @@ from ser_hf.inference.adaptation_head import FILE, AdaptationHead
 from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import LABEL2ID
 from ser_hf.models import hidden_units, loading
-from ser_hf.training.heads import closed_form
+from ser_hf.models.features import front_end_of
+from ser_hf.training import augmentation
+from ser_hf.training.heads import closed_form, pooled_features
 
 pytestmark = pytest.mark.usefixtures("all_undrawn")
 
@@ -205,3 +207,18 @@ def test_hidden_units_belong_to_a_closed_form(built, tmp_path, capsys):
         line = ["finetune", "--dataset", str(built), "--output_dir", str(tmp_path / "x"), "--hidden_units", "true"]
         assert main([*line, *mode]) == 2
         assert "--hidden_units" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["bert", "whisper"])
+@pytest.mark.parametrize("augment", ["band:3400-7000", "gaps:0.3", "tract:0.06,band:500-900,gaps:0.1"])
+def test_mel_frames_of_copies_are_changed_as_those_of_training_clips_are(augment, model, models, command):
+    extractor = AutoFeatureExtractor.from_pretrained(models["bert"] if model == "bert" else command("x")[4])
+    changes, front_end = augmentation.parse(augment, probability=1.0), front_end_of(extractor)
+    samples = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+    inputs = SimpleNamespace(extractor=extractor, args=SimpleNamespace(seed=3))
+    found = pooled_features._augmented_features(inputs, changes, 2)(samples, "ab" * 32)
+    rng = np.random.default_rng([3, 2, int("ab" * 6, 16)])
+    rate = audio.SAMPLING_RATE / front_end.hop
+    mel = changes.of_frames(front_end.prepare(samples), rng, front_end.bin_frequencies, rate)
+    np.testing.assert_array_equal(found, front_end.finish(mel))
+    assert np.abs(found - front_end.extract(samples)).max() > 0.1
