@@ -340,6 +340,8 @@ def _import_libraries() -> None:
 
 def check(candidates: list[Mutant], tests: list[str], longest: float, folder: Path) -> list[str]:
     """The verdict on each mutant."""
+    if not candidates:
+        return []
     words = [*tests, *sorted({str(mutant.path) for mutant in candidates}), "-x", "-p", "no:cacheprovider"]
     inside = [mutant for mutant in candidates if mutant.function]
     verdicts = folder / "verdicts"
@@ -389,20 +391,19 @@ def main() -> None:
         os.environ.update(HF_HOME=f"{folder}/home", PYTEST_XDIST_WORKER="mutants")
         _import_libraries()
         for pattern, tests in MODULES.items():
-            for path in sorted(ROOT.glob(pattern)):
-                if wanted and path not in wanted:
-                    continue
-                candidates = [mutant for mutant in mutants(path) if not args.line or mutant.line in args.line]
-                found = check(candidates, tests, args.longest, Path(folder)) if candidates else []
-                for mutant, verdict in zip(candidates, found, strict=True):
-                    if verdict in ("survived", "not reached"):
-                        print(f"{verdict}: {mutant}", flush=True)
-                rows.append((path.relative_to(ROOT), Counter(found)))
+            paths = [path for path in sorted(ROOT.glob(pattern)) if not wanted or path in wanted]
+            found = [mutant for path in paths for mutant in mutants(path) if not args.line or mutant.line in args.line]
+            counts: dict[Path, Counter] = {mutant.path: Counter() for mutant in found}
+            for mutant, verdict in zip(found, check(found, tests, args.longest, Path(folder)), strict=True):
+                counts[mutant.path][verdict] += 1
+                if verdict in ("survived", "not reached"):
+                    print(f"{verdict}: {mutant}", flush=True)
+            rows += [(path.relative_to(ROOT), count) for path, count in counts.items()]
     print("\n| module | mutants | killed | survived | not reached | score |\n| --- | --- | --- | --- | --- | --- |")
     for path, counts in rows:
         total, killed = sum(counts.values()), counts["killed"] + counts["timeout"]
-        score = f"{100 * killed / total:.1f} %" if total else "–"
-        print(f"| `{path}` | {total} | {killed} | {counts['survived']} | {counts['not reached']} | {score} |")
+        figures = f"{total} | {killed} | {counts['survived']} | {counts['not reached']} | {100 * killed / total:.1f} %"
+        print(f"| `{path}` | {figures} |")
 
 
 if __name__ == "__main__":
