@@ -155,6 +155,7 @@ class RequestGuard:
     async def _post(self, scope: Scope, receive: Receive, send: Send, exchange: Exchange) -> None:
         """Answer a POST; one that is not done when the guard is closed is refused."""
         task = asyncio.current_task()
+        assert task is not None  # a server calls the guard in one
         self._posts.add(task)
         try:
             await self._checked_body(scope, receive, send)

@@ -68,8 +68,11 @@ def write_site(
         (site / "ort").mkdir()
         for file in RUNTIME_FILES:
             shutil.copy(runtime / file, site / "ort" / file)
+        spec = find_spec("onnxruntime")
+        assert spec is not None  # the model was written by it
+        assert spec.origin is not None
         for file in RUNTIME_NOTICES:
-            shutil.copy(Path(find_spec("onnxruntime").origin).with_name(file), site / "ort")
+            shutil.copy(Path(spec.origin).with_name(file), site / "ort")
         examples = write_examples(site / "examples")
         rows = [("model", name), ("labels", ", ".join(settings["labels"]))]
         settings |= {

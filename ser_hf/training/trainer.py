@@ -1,6 +1,7 @@
 """The Trainer of fine-tuning: planned steps, a loss for each clip, early stopping, history."""
 
 import json
+from collections.abc import Sized
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,31 +89,46 @@ class EpochBar(TrainerCallback):
         self._epoch: tqdm | None = None
         self._validation: tqdm | None = None
 
-    def on_epoch_begin(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Begin to count steps."""
         if state.is_world_process_zero:
             steps = -(-state.max_steps // max(1, state.num_train_epochs))
             what = f"Epoch {int(state.epoch or 0) + 1} of {state.num_train_epochs}"
             self._epoch = progress.bar(what, steps, "steps", leave=False)
 
-    def on_step_end(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Count a step."""
         if self._epoch is not None:
             self._epoch.update()
 
-    def on_epoch_end(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Take the bar of the epoch away."""
         if self._epoch is not None:
             self._epoch.close()
 
-    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs) -> None:  # noqa: ANN001, ANN003
+    def on_prediction_step(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        eval_dataloader: Sized = (),
+        **kwargs: object,
+    ) -> None:
         """Count a batch of a validation."""
         if self._validation is None and state.is_world_process_zero:
             self._validation = progress.bar("Validating", len(eval_dataloader), "batches", leave=False)
         if self._validation is not None:
             self._validation.update()
 
-    def on_evaluate(self, args, state, control, **kwargs) -> None:  # noqa: ANN001, ANN003
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+    ) -> None:
         """Take the bar of the validation away."""
         if self._validation is not None:
             self._validation.close()
