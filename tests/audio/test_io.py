@@ -1,4 +1,5 @@
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -284,3 +285,77 @@ def test_a_path_may_begin_at_home(path, tmp_path, monkeypatch):
     assert len(audio.load(path)) == 8_000
     with pytest.raises(AudioError, match=r"'~/none\.wav' is not a file"):
         audio.load("~/none.wav")
+
+
+def zipped():
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("a.wav", b"sound" * 1_000)
+    return content  # its position is the end
+
+
+@pytest.mark.parametrize("kind", ["bytes", "an open file at its end", "a file"])
+def test_a_zip_is_no_recording(tmp_path, kind):
+    (tmp_path / "a.wav").write_bytes(zipped().getvalue())
+    source = {"bytes": zipped().getvalue(), "a file": tmp_path / "a.wav"}.get(kind) or zipped()
+    with pytest.raises(AudioError, match=r"is a zip file: unpack it, or send it as a batch$"):
+        audio.load(source)
+
+
+@pytest.mark.parametrize(("name", "called"), [("clip 7", "clip 7"), (None, "the recording"), ("", "the recording")])
+def test_errors_call_a_recording_as_they_are_told(name, called):
+    content = io.BytesIO()
+    soundfile.write(content, np.zeros((1_600, 33)), 16_000, format="WAV")
+    with pytest.raises(AudioError, match=f"^{called} claims 33 channels"), audio.open_recording(content, name):
+        pass
+    with pytest.raises(AudioError, match=f"^{called} claims 33 channels"):
+        audio.load(content, name=name)
+
+
+def test_as_many_channels_as_may_be_are_read_in_float32():
+    content = io.BytesIO()
+    soundfile.write(content, np.full((1_600, 32), 0.25), 16_000, format="WAV", subtype="FLOAT")
+    with audio.open_recording(content) as reader:
+        (block,) = reader.blocks()
+    assert (reader.channels, block.dtype, block.shape) == (32, np.float32, (1_600, 32))
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.0, 0.5), (0.5, 1.0), (0.25, 0.75)])
+def test_nothing_behind_a_stretch_is_decoded(start, end):
+    def blocks(until):
+        for first in range(0, until, 4_000):
+            yield np.arange(first, first + 4_000, dtype=np.float32)[:, None]
+        pytest.fail("more is decoded")
+
+    cut = np.concatenate(list(audio.Stretch(start, end).cut(blocks(round(end * 16_000)), 16_000)))[:, 0]
+    np.testing.assert_array_equal(cut, np.arange(start * 16_000, end * 16_000))
+
+
+def test_a_stretch_may_lack_half_a_second():
+    whole = [np.zeros((32_000, 1), dtype=np.float32)]
+    assert len(next(audio.Stretch(1.0, 2.5).cut(whole, 16_000))) == 16_000
+    with pytest.raises(AudioError, match=r"is 2\.000 s long"):
+        list(audio.Stretch(1.0, 2.5 + 1 / 16_000).cut(whole, 16_000))
+
+
+@pytest.mark.parametrize(("samples", "seconds"), [(16_000, 1.0), (24_001, 1.5), (20_009, 1.251), (0, 0)])
+def test_a_duration_is_given_to_the_millisecond(samples, seconds):
+    assert audio.duration(np.zeros(samples)) == seconds
+
+
+@pytest.mark.parametrize(("amplitude", "level"), [(1.0, -3.0), (0.1, -23.0), (0.5, -9.0), (0.0, -120.0)])
+def test_a_level_is_that_of_the_loudest_25_ms(amplitude, level):
+    quiet, loud = 0.001 * tone(16_000, 0.5), amplitude * tone(16_000, 0.025, 400.0)
+    samples = loud if amplitude == 0 else np.concatenate([quiet, loud, quiet])
+    assert audio.level(samples) == level
+    rest = np.ones(399, dtype=np.float32)  # no whole 25 ms
+    assert audio.level(np.concatenate([samples, rest])) == level
+
+
+@pytest.mark.parametrize(
+    ("value", "pcm"),
+    [(1.0, 32_767), (1.5, 32_767), (-1.0, -32_768), (-1.5, -32_768), (0.5, 16_384), (1e-5, 0)],
+)
+def test_what_is_beyond_full_scale_is_clipped(value, pcm):
+    assert audio.to_pcm(np.array([value])).tolist() == [pcm]
+    assert soundfile.info(io.BytesIO(audio.to_flac(np.array([pcm] * 100, dtype=np.int16)))).subtype == "PCM_16"
