@@ -333,7 +333,8 @@ def test_nothing_behind_a_stretch_is_decoded(start, end):
 
 def test_a_stretch_may_lack_half_a_second():
     whole = [np.zeros((32_000, 1), dtype=np.float32)]
-    assert len(next(audio.Stretch(1.0, 2.5).cut(whole, 16_000))) == 16_000
+    (part,) = audio.Stretch(1.0, 2.5).cut(whole, 16_000)
+    assert len(part) == 16_000
     with pytest.raises(AudioError, match=r"is 2\.000 s long"):
         list(audio.Stretch(1.0, 2.5 + 1 / 16_000).cut(whole, 16_000))
 
@@ -343,7 +344,7 @@ def test_a_duration_is_given_to_the_millisecond(samples, seconds):
     assert audio.duration(np.zeros(samples)) == seconds
 
 
-@pytest.mark.parametrize(("amplitude", "level"), [(1.0, -3.0), (0.1, -23.0), (0.5, -9.0), (0.0, -120.0)])
+@pytest.mark.parametrize(("amplitude", "level"), [(1.0, -3.0), (0.1, -23.0), (0.5, -9.0), (0.3, -13.5), (0.0, -120.0)])
 def test_a_level_is_that_of_the_loudest_25_ms(amplitude, level):
     quiet, loud = 0.001 * tone(16_000, 0.5), amplitude * tone(16_000, 0.025, 400.0)
     samples = loud if amplitude == 0 else np.concatenate([quiet, loud, quiet])
@@ -359,3 +360,17 @@ def test_a_level_is_that_of_the_loudest_25_ms(amplitude, level):
 def test_what_is_beyond_full_scale_is_clipped(value, pcm):
     assert audio.to_pcm(np.array([value])).tolist() == [pcm]
     assert soundfile.info(io.BytesIO(audio.to_flac(np.array([pcm] * 100, dtype=np.int16)))).subtype == "PCM_16"
+
+
+@pytest.mark.parametrize(("longest", "words"), [(7_199, "7199 s"), (7_200, "2 hours"), (9_000, "2.5 hours")])
+def test_limits_are_written_in_hours_from_two_hours_on(longest, words):
+    content = claiming(audio.to_flac(audio.to_pcm(tone(16_000, 2.5))), 3 * 3600 * 16_000)
+    with pytest.raises(AudioError, match=rf"^the recording is longer than {words}: cut it into parts$"):
+        next(audio.stream(content, longest=longest))
+
+
+@pytest.mark.parametrize("name", [".", "recordings", "recordings.wav"])
+def test_a_folder_is_no_recording(tmp_path, name):
+    (tmp_path / name).mkdir(exist_ok=True)
+    with pytest.raises(AudioError, match=r"is a folder, not a file: name the recordings in it$"):
+        audio.load(tmp_path / name)
