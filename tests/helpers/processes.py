@@ -3,7 +3,10 @@
 import multiprocessing
 import os
 import signal
+import threading
 from contextlib import suppress
+
+STARTING = threading.Lock()  # filelock refuses a fork while another thread forks
 
 
 def in_fork(function, seconds=60):
@@ -15,6 +18,7 @@ def in_fork(function, seconds=60):
     receiver, sender = context.Pipe(duplex=False)
 
     def run():
+        STARTING.release()  # of the parent, as it was at the fork
         os.setpgrp()
         try:
             sender.send((function(), None))
@@ -22,7 +26,8 @@ def in_fork(function, seconds=60):
             sender.send((None, error))
 
     process = context.Process(target=run)
-    process.start()
+    with STARTING:
+        process.start()
     try:
         assert receiver.poll(seconds), f"the forked process did not answer in {seconds} s"
         result, error = receiver.recv()
