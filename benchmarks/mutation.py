@@ -381,6 +381,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modules", nargs="*", help="paths in ser_hf; all that have an entry in MODULES without any")
     parser.add_argument("--longest", type=float, default=3.0, help="tests that take more seconds are left out")
+    parser.add_argument("--tests", nargs="+", help="these in the place of those that MODULES names")
     parser.add_argument("--line", type=int, action="append", help="mutants of this line alone; may be given again")
     args = parser.parse_args()
     os.chdir(ROOT)
@@ -394,7 +395,9 @@ def main() -> None:
             paths = [path for path in sorted(ROOT.glob(pattern)) if not wanted or path in wanted]
             found = [mutant for path in paths for mutant in mutants(path) if not args.line or mutant.line in args.line]
             counts: dict[Path, Counter] = {mutant.path: Counter() for mutant in found}
-            for mutant, verdict in zip(found, check(found, tests, args.longest, Path(folder)), strict=True):
+            for mutant, verdict in zip(
+                found, check(found, args.tests or tests, args.longest, Path(folder)), strict=True
+            ):
                 counts[mutant.path][verdict] += 1
                 if verdict in ("survived", "not reached"):
                     print(f"{verdict}: {mutant}", flush=True)
