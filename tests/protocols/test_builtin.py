@@ -110,3 +110,11 @@ def test_published_folds_take_the_speech_of_ravdess_alone(name):
     for fold in (0, 2, 4):
         sides = PROTOCOLS[name].split(table(rows), fold, 42)
         assert sorted(np.concatenate(sides)) == list(range(24))
+
+
+@pytest.mark.parametrize("fold", [0, 1])
+def test_two_corpora_are_enough_to_leave_one_out(fold):
+    columns = table([*voices("a", 2, 2), *voices("b", 2, 2)], label=0)
+    train, validation, test = PROTOCOLS["leave-corpus-out"].split(columns, fold, 42)
+    assert set(columns["corpus"][test]) == {"ab"[fold]}
+    assert set(columns["corpus"][[*train, *validation]]) == {"ba"[fold]}
