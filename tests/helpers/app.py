@@ -8,15 +8,15 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-from helpers.programs import Program
+from helpers.programs import Program, bare_server
 from helpers.small import ROOT
 
 
 @contextmanager
-def serving(*flags, environment=None, folder=ROOT):
+def serving(*flags, environment=None, folder=ROOT, ours=True):
     """The app of a folder in a process of its own, on a free port; gives its address."""
     with tempfile.NamedTemporaryFile("r") as log:
-        app, address = started(*flags, log=log.name, environment=environment, folder=folder)
+        app, address = started(*flags, log=log.name, environment=environment, folder=folder, ours=ours)
         try:
             yield address
         finally:
@@ -24,10 +24,14 @@ def serving(*flags, environment=None, folder=ROOT):
             app.wait(timeout=30)
 
 
-def started(*flags, log, environment=None, folder=ROOT):
-    """The app that writes into a log, and its address; it is up."""
+def started(*flags, log, environment=None, folder=ROOT, ours=True):
+    """The app that writes into a log, and its address; it is up.
+
+    Where it is not `ours` it imports the package that its folder has.
+    """
     port = free_port()
-    app = Program(["app.py", "--port", port, *flags], log, environment=environment, folder=folder)
+    server = None if ours else bare_server()
+    app = Program(["app.py", "--port", port, *flags], log, environment=environment, folder=folder, server=server)
     return app, when_up(app, f"http://127.0.0.1:{port}", log)
 
 

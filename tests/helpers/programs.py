@@ -94,7 +94,7 @@ def run(words, environment=None, folder=".", timeout=240, ours=True):
     Where the program is not `ours` none of our modules is in memory when it begins.
     """
     with tempfile.NamedTemporaryFile("r") as output, tempfile.NamedTemporaryFile("r") as error:
-        program = Program(words, output.name, error.name, environment, folder, None if ours else _server())
+        program = Program(words, output.name, error.name, environment, folder, None if ours else bare_server())
         try:
             program.wait(timeout)
         finally:
@@ -125,11 +125,11 @@ def _server_for(environment):
     settings = _settings(environment)
     if settings == _settings(os.environ):
         return own_server()  # what libraries set since they were imported is theirs
-    return _full_server(settings) if settings in _KEPT else _server()
+    return _full_server(settings) if settings in _KEPT else bare_server()
 
 
 @functools.cache
-def _server():
+def bare_server():
     """Address of the server that has the libraries; it ends when the test run has ended."""
     address = RUN / "libraries"
     there = [name for name in LIBRARIES if importlib.util.find_spec(name.split(".")[0])]
@@ -145,7 +145,7 @@ def _full_server(settings):
     address = RUN / hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
     others = {name: value for name, value in os.environ.items() if not name.startswith(WORDS)}
     environment = others | dict(settings)
-    _start_once(address, lambda: Program([SERVER, address, *OURS], environment=environment, server=_server()))
+    _start_once(address, lambda: Program([SERVER, address, *OURS], environment=environment, server=bare_server()))
     return str(address)
 
 
