@@ -12,9 +12,6 @@ import yaml
 from helpers.chromium import launched
 from helpers.small import ROOT
 
-pytest.importorskip("material", reason="the extra docs is not installed")
-pytest.importorskip("mkdocstrings", reason="the extra docs is not installed")
-
 
 @pytest.fixture(scope="module")
 def build_docs(load_script):
@@ -191,7 +188,7 @@ def test_places_in_the_site(hooks, path, uri):
     ],
 )
 def test_links_of_pages(hooks, page, markdown, expected):
-    files = pytest.importorskip("mkdocs.structure.files")
+    files = importlib.import_module("mkdocs.structure.files")
     config = SimpleNamespace(site_dir="", use_directory_urls=False, plugins=SimpleNamespace(_current_plugin="hooks"))
     paths = ("README.md", "docs/data.md", "studies/README.md")
     known = files.Files(

@@ -137,7 +137,6 @@ def test_a_refusal_is_one_line_and_exit_code_2():
 
 
 def test_a_release(release, repository, capsys):
-    pytest.importorskip("hatchling", reason="hatchling builds the package")
     release.release(repository, "1.2.3", dry_run=True)
     assert "v1.2.3 would hold small-1.2.3.tar.gz, small-1.2.3-py3-none-any.whl" in capsys.readouterr().out
     assert git(repository, "status", "--porcelain") == git(repository, "tag") == ""
@@ -174,7 +173,6 @@ def test_a_release(release, repository, capsys):
     ids=["tests", "build", "metadata", "commit"],
 )
 def test_what_fails_leaves_everything_as_it_was(release, repository, spoil, message):
-    pytest.importorskip("hatchling", reason="hatchling builds the package")
     spoil(repository)
     before, files = git(repository, "log", "--format=%H"), texts(repository)
     with pytest.raises(UserError, match=message):
