@@ -2,7 +2,9 @@
 
 import logging
 import pickle
+import signal
 import socket
+import threading
 from collections.abc import Container, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -137,6 +139,7 @@ def _connect(address: str | None) -> None:
             raise UserError(
                 f"no Ray cluster answers at '{address}' ({error.strerror or first_line(error)}): check --address"
             ) from None
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
@@ -144,3 +147,8 @@ def _connect(address: str | None) -> None:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, TimeoutError, OSError) as error:
         raise UserError(f"Ray does not start or answer at '{address or 'this machine'}': {first_line(error)}") from None
+    finally:
+        # Ray leaves its own for good. Processes that are forked later inherit it, and a pool that
+        # ends one of them while it begins to wait would wait for it for ever.
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)

@@ -18,6 +18,7 @@ from ray._private.parameter import RayParams
 
 from ser_hf.errors import UserError
 from ser_hf.inference.bulk import label as labelling
+from ser_hf.inference.bulk import ray_engine
 from ser_hf.inference.bulk.labeler import Unit
 from ser_hf.inference.bulk.listing import Entry
 from ser_hf.inference.bulk.ray_engine import RayEngine, _Actor
@@ -38,7 +39,10 @@ def cluster():
         patch.setenv(ray_worker.SERVER, programs.own_server())
         patch.setattr("ray._private.parameter.RayParams", partial(RayParams, **patched))
         patch.setattr("ray._private.services.start_api_server", lambda *args, **settings: ("", None))
-        ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        patch.setattr(ray, "init", partial(ray.init, num_cpus=WORKERS))
+        before = signal.getsignal(signal.SIGTERM)
+        ray_engine._connect(None)
+        assert signal.getsignal(signal.SIGTERM) is before  # Ray's own would hang pools of processes forked later
         yield
         ray.shutdown()
 
