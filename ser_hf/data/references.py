@@ -16,8 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
+from huggingface_hub import errors
 
 from ser_hf import audio
+from ser_hf.errors import UserError, first_line
+from ser_hf.utils import hub_errors
 
 _PREFIX = "parquet-row:"
 _GROUPS = 4
@@ -38,9 +41,19 @@ class RowGroup(NamedTuple):
         return pa.StructArray.from_arrays([pa.nulls(rows, pa.binary()), paths], ["bytes", "path"])
 
     def read(self) -> pa.Array:
-        """Read the recordings, structs with `bytes` and `path`."""
-        with _LOCK:
-            table = _opened(self.file).read_row_group(self.number, columns=["audio"], use_threads=False)
+        """Read the recordings, structs with `bytes` and `path`.
+
+        Raises:
+            UserError: where they cannot be read any more: a lost Hub, a file that is gone.
+        """
+        try:
+            with _LOCK:
+                table = _opened(self.file).read_row_group(self.number, columns=["audio"], use_threads=False)
+        except (OSError, errors.HTTPError, pa.ArrowException) as error:
+            reason, remedy = hub_errors.explain(error) or (first_line(error)[:160], "give it back")
+            raise UserError(
+                f"recordings in '{self.file}' cannot be read any more: {reason}: {remedy}, then run it again"
+            ) from error
         return table["audio"].combine_chunks()
 
 

@@ -6,10 +6,11 @@ from huggingface_hub import constants, errors
 
 LOG_IN = "run `hf auth login`, or set HF_TOKEN to a token that is valid"
 MAY_WRITE = "take a token that may write there, or a name under your own account"
+_MAY = "take a token that may do this, or a name under your own account"
 
 _REMEDIES = {
     401: LOG_IN,
-    403: MAY_WRITE,
+    403: _MAY,
     404: "check the name, and that the token may see it",
     429: "wait until the Hub allows more requests and try again",
 }

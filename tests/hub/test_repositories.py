@@ -162,7 +162,7 @@ REFUSALS = {  # environment of the client, state of the Hub, name, what the line
     "no token": ({"HF_TOKEN": ""}, {}, NAME, ("no token", "`hf auth login`")),
     "token that can only read": ({}, {"role": "read"}, NAME, ("can only read", "may write")),
     "name of another": ({}, {}, "other/tones", ("answered 403", "under your own account")),
-    "no large file taken": ({}, {"fail": {"upload": 403}}, NAME, ("answered 403", "may write")),
+    "no large file taken": ({}, {"fail": {"upload": 403}}, NAME, ("answered 403", "a token that may do this")),
     "no commit taken": ({}, {"fail": {"commit": 503}}, NAME, ("answered 503", "again later")),
     "offline mode": ({"HF_HUB_OFFLINE": "1"}, {}, NAME, ("unset HF_HUB_OFFLINE",)),
 }
