@@ -5,9 +5,9 @@ logistic regression, and it takes no iterations (studies/bundled_model.md).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 from sklearn.model_selection import GroupKFold
@@ -18,10 +18,18 @@ from ser_hf.models.discriminant import SHRINKAGES, Moments, discriminants
 from ser_hf.training.recovery import TrainingError
 
 _FOLDS = 5
+_CHUNK = 16_384  # rows of features in memory at a time
 _CONSTANT = 1e-4
 """A feature whose deviation is a smaller share of its mean is rounding, and is left out."""
 _TEMPERATURES = (0.3, 100.0)
 """Bounds of the temperature: where all clips are answered rightly, no temperature is the best."""
+
+
+class Features(Protocol):
+    """Rows of features: an array, or what reads them from disk when they are asked for."""
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """Features `(len(rows), width)` of rows, by their numbers."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class Choice:
 
 
 def choose(
-    train: tuple[np.ndarray, np.ndarray],
+    train: tuple[Features, np.ndarray],
     validation: tuple[np.ndarray, np.ndarray],
     weights: np.ndarray | None,
     speakers: np.ndarray,
@@ -92,8 +100,9 @@ def choose(
     or over clips where there is one speaker; clips count by their weights there.
 
     Args:
-        train: features `(rows, width)` and labels `(rows,)`. The first rows are the clips, and
-            those that follow augmented copies of them, once or several times in the same order.
+        train: features `(rows, width)`, of which some thousand are in memory at a time, and labels
+            `(rows,)`. The first rows are the clips, and those that follow augmented copies of them,
+            once or several times in the same order.
         validation: the same; without clips where there is no such side.
         weights: of the rows, `(rows,)`; alike where None.
         speakers: of the clips, `(clips,)`.
@@ -103,7 +112,8 @@ def choose(
     """
     several, clips = len(np.unique(speakers)) > 1, len(speakers)
     _refuse_one_label(train[1])
-    heads, held_out = _fit_and_hold_out(train, weights, speakers if several else np.arange(clips))
+    folds = _Folds(*train, weights, speakers if several else np.arange(clips))
+    heads = list(_fit(folds.whole))
     if len(validation[1]):
         chosen_on: ChosenOn = "validation"
         labels, counts = validation[1], None
@@ -111,36 +121,53 @@ def choose(
     else:
         chosen_on = "held-out training speakers" if several else "held-out training clips"
         labels = train[1][:clips]
-        counts, logits = None if weights is None else weights[:clips], held_out
+        counts, logits = None if weights is None else weights[:clips], folds.held_out(SHRINKAGES)
     scores = [_uar(each, labels, counts) for each in logits]
     best = int(np.argmax(scores))  # the first of equal ones
     lowest, highest = map(math.log, _TEMPERATURES)
     temperature = calibration.likeliest_temperature(logits[best], labels, (lowest, highest), 1e-4, counts)
     start = HeadStart(heads[best].shrinkage, scores[best], chosen_on)
-    return Choice(start, heads[best].tempered(temperature), held_out[best] / temperature)
+    held_out = folds.held_out([heads[best].shrinkage])[0] if len(validation[1]) else logits[best]
+    return Choice(start, heads[best].tempered(temperature), held_out / temperature)
 
 
-def _fit_and_hold_out(
-    train: tuple[np.ndarray, np.ndarray], weights: np.ndarray | None, groups: np.ndarray
-) -> tuple[list[LinearHead], np.ndarray]:
-    """Classifiers of all clips; logits `(candidates, clips, labels)` by those of the other groups.
+class _Folds:
+    """Moments of parts of the clips, each of the clips of some groups with all of their copies.
 
-    The points are summed up once: what is left without a part is a difference of sums. Where the
-    other groups have one label alone, nothing is known of the part, and its logits are 0.
+    The points are summed up once: what is left without a part is a difference of sums.
     """
-    features, labels = train
-    copies, parts = len(labels) // len(groups), []
-    for _, held_out in GroupKFold(min(_FOLDS, len(np.unique(groups)))).split(groups, groups=groups):
-        rows = np.concatenate([held_out + copy * len(groups) for copy in range(copies)])
-        own = None if weights is None else weights[rows]
-        parts.append((held_out, Moments.of(features[rows], labels[rows], own)))
-    whole = sum((moments for _, moments in parts[1:]), start=parts[0][1])
-    logits = np.zeros((len(SHRINKAGES), len(groups), len(EMOTIONS)))
-    for held_out, moments in parts:
-        others = whole - moments
-        for number, head in enumerate(_fit(others) if len(others.labels()) > 1 else ()):
-            logits[number, held_out] = head.logits(features[held_out])
-    return list(_fit(whole)), logits
+
+    def __init__(self, features: Features, labels: np.ndarray, weights: np.ndarray | None, groups: np.ndarray) -> None:
+        self._features, self._clips, self._parts = features, len(groups), []
+        copies = len(labels) // len(groups)
+        folds = GroupKFold(min(_FOLDS, len(np.unique(groups))))
+        for _, held_out in folds.split(np.empty((len(groups), 0)), groups=groups):
+            rows = np.concatenate([held_out + copy * len(groups) for copy in range(copies)])
+            moments = (
+                Moments.of(features[chunk], labels[chunk], None if weights is None else weights[chunk])
+                for chunk in _chunks(rows)
+            )
+            self._parts.append((held_out, sum(moments, start=next(moments))))
+        self.whole = sum((moments for _, moments in self._parts[1:]), start=self._parts[0][1])
+
+    def held_out(self, shrinkages: Sequence[float]) -> np.ndarray:
+        """Logits `(shrinkages, clips, labels)` by classifiers of the other parts.
+
+        Where the other parts have one label alone, nothing is known, and the logits are 0.
+        """
+        logits = np.zeros((len(shrinkages), self._clips, len(EMOTIONS)))
+        for held_out, moments in self._parts:
+            others = self.whole - moments
+            heads = list(_fit(others, shrinkages)) if len(others.labels()) > 1 else []
+            for chunk in _chunks(held_out) if heads else ():
+                features = self._features[chunk]
+                for number, head in enumerate(heads):
+                    logits[number, chunk] = head.logits(features)
+        return logits
+
+
+def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    return (rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK))
 
 
 def fit(features: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> Iterator[LinearHead]:
@@ -165,12 +192,12 @@ def _refuse_one_label(labels: np.ndarray) -> None:
         )
 
 
-def _fit(moments: Moments) -> Iterator[LinearHead]:
+def _fit(moments: Moments, shrinkages: Sequence[float] = SHRINKAGES) -> Iterator[LinearHead]:
     mean, deviation = moments.mean_and_deviation()
     varies = deviation > _CONSTANT * np.abs(mean)
     scale = np.divide(1.0, deviation, out=np.zeros_like(deviation), where=varies)
-    classifiers = discriminants(moments.scaled(mean, scale), SHRINKAGES)
-    for shrinkage, (coefficients, intercept) in zip(SHRINKAGES, classifiers, strict=True):
+    classifiers = discriminants(moments.scaled(mean, scale), shrinkages)
+    for shrinkage, (coefficients, intercept) in zip(shrinkages, classifiers, strict=True):
         yield LinearHead(shrinkage, mean, scale, coefficients, intercept)
 
 

@@ -67,7 +67,8 @@ def fit(inputs: TrainingInputs) -> tuple[HiddenHead, PooledFeatures]:
     model, split = inputs.model, inputs.split
     hidden_units.check(model)
     pooled = head_start.pooled_features(inputs)
-    (features, labels), weights = pooled.training()
+    (rows, labels), weights = pooled.training()
+    features = rows.whole()
     unseen, unseen_labels = pooled.side(split.validation)
     width, _ = hidden_units.sizes(model)
     centre = hidden_units.centre_of(features, width)

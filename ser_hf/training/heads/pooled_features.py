@@ -1,6 +1,7 @@
 """Features of whole clips, from a frozen model: computed once, and kept on disk."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,6 +13,25 @@ from ser_hf.models.features import front_end_of
 from ser_hf.training import feature_cache
 from ser_hf.training.augmentation import Augmentation
 from ser_hf.training.inputs import TrainingInputs
+
+
+class PooledRows:
+    """Features of clips, and behind them those of each copy, read when they are asked for."""
+
+    def __init__(self, caches: list[feature_cache.FeatureCache], hashes: Sequence[str]) -> None:
+        """Name the clips by their sha256; each of the caches has all of them."""
+        self._caches = caches
+        self._numbers = np.stack([cache.numbers(hashes) for cache in caches])
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Float64 features `(len(rows), width)`."""
+        copies, clips = np.divmod(rows, self._numbers.shape[1])
+        read = (self._caches[copy].read(self._numbers[copy, clip])[0] for copy, clip in zip(copies, clips, strict=True))
+        return np.array([halves.astype(np.float64).sum(axis=0) for halves in read])
+
+    def whole(self) -> np.ndarray:
+        """All of them in memory."""
+        return self[np.arange(self._numbers.size)]
 
 
 class PooledFeatures:
@@ -35,28 +55,27 @@ class PooledFeatures:
 
     def side(self, indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Features `(clips, width)` and labels `(clips,)` of a side, without copies."""
-        return self._read(self._caches[0], indices)
+        hashes, labels = self._columns(indices)
+        return PooledRows(self._caches[:1], hashes).whole(), labels
 
-    def training(self) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray | None]:
+    def training(self) -> tuple[tuple[PooledRows, np.ndarray], np.ndarray | None]:
         """Features, labels and weights of the training clips, followed by those of their copies.
 
         `TrainingInputs.clip_weights` weigh the clips. All copies of one weigh `augmented_weight` of
         it together.
         """
         config, indices = self.inputs.config, self.inputs.split.train
-        sides = [self._read(cache, indices) for cache in self._caches]
+        hashes, labels = self._columns(indices)
         weights = self.inputs.clip_weights()
         if config.augmented_copies:
             whole = np.ones(len(indices)) if weights is None else weights
             each = config.augmented_weight / config.augmented_copies
             weights = np.concatenate([whole, *[whole * each] * config.augmented_copies])
-        features, labels = (np.concatenate(parts) for parts in zip(*sides, strict=True))
-        return (features, labels), weights
+        return (PooledRows(self._caches, hashes), np.tile(labels, len(self._caches))), weights
 
-    def _read(self, cache: feature_cache.FeatureCache, indices: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    def _columns(self, indices: list[int]) -> tuple[list[str], np.ndarray]:
         chosen = self.inputs.rows.select(indices).select_columns(["sha256", "label"])
-        features = [cache[sha256][0].astype(np.float64).sum(axis=0) for sha256 in chosen["sha256"]]
-        return np.array(features), np.array(chosen["label"], dtype=int)
+        return chosen["sha256"][:], np.array(chosen["label"], dtype=int)
 
     def _cache(self, copy: int) -> feature_cache.FeatureCache:
         inputs, model = self.inputs, self.inputs.model

@@ -112,6 +112,33 @@ def test_without_validation_no_speaker_judges_itself():
     assert "UAR on held-out training clips" in str(start)
 
 
+class OnDisk:
+    """Features that say how many rows of them were in memory at once."""
+
+    def __init__(self, features):
+        self.features, self.most = features, 0
+
+    def __getitem__(self, rows):
+        self.most = max(self.most, len(rows))
+        return self.features[rows]
+
+
+@pytest.mark.parametrize("clips_of_validation", [160, 0])
+def test_a_classifier_of_rows_on_disk_is_that_of_rows_in_memory(monkeypatch, clips_of_validation):
+    features, labels = clusters(320)
+    validation = tuple(part[:clips_of_validation] for part in clusters(160, seed=2))
+    both = np.concatenate([features, features + 0.1]), np.tile(labels, 2)
+    weights, speakers = np.repeat([1.0, 0.3], 320), np.repeat(np.arange(8), 40)
+    expected = discriminant_head.choose(both, validation, weights, speakers)
+    monkeypatch.setattr(discriminant_head, "_CHUNK", 50)
+    on_disk = OnDisk(both[0])
+    choice = discriminant_head.choose((on_disk, both[1]), validation, weights, speakers)
+    assert on_disk.most == 50
+    assert choice.start == expected.start
+    np.testing.assert_allclose(choice.head.coefficients, expected.head.coefficients, rtol=1e-6)
+    np.testing.assert_allclose(choice.held_out, expected.held_out, rtol=1e-6)
+
+
 def test_copies_are_fitted_and_never_judge():
     features, labels = clusters(320)
     speakers, nothing = np.repeat(np.arange(8), 40), (np.zeros((0, 12)), np.zeros(0, dtype=int))
