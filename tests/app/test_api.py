@@ -17,14 +17,8 @@ from ser_hf.app import api, page, server
 from ser_hf.app.metrics import Metrics
 from ser_hf.app.middleware import API
 from ser_hf.app.uploads import Limits, UploadedFile
-from ser_hf.inference.predictor import Predictor
 
 LIMITS = Limits(per_minute=0, file_mb=1, zip_mb=2, files=3, seconds=30)
-
-
-@pytest.fixture(scope="module")
-def predictor(tuned):
-    return Predictor(tuned)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +40,6 @@ def app(predictor, monkeypatch, tmp_path):
     monkeypatch.setattr(page, "build_page", lambda *args: pages.append(build_page(*args)) or pages[-1])
     with TestClient(server.application(predictor, LIMITS)) as client:
         yield client, pages[0]
-
-
-@pytest.fixture(scope="module")
-def clips(recordings):
-    """Name and content of three recordings."""
-    return [(path.name, path.read_bytes()) for path in sorted(recordings[0].rglob("*.wav"))[:3]]
 
 
 def expected(predictor, name, content):

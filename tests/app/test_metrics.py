@@ -22,7 +22,6 @@ from ser_hf.app.metrics import REFUSALS, Metrics, endpoint
 from ser_hf.app.middleware import API, Access, RequestGuard
 from ser_hf.app.uploads import Limits, UploadError
 from ser_hf.audio import AudioError, TooLongError
-from ser_hf.inference.predictor import Predictor
 from ser_hf.inference.recordings import TimeoutExceeded
 from ser_hf.inference.speaker_adaptation import AdaptationError
 from ser_hf.utils.zip_reader import ArchiveError
@@ -33,23 +32,12 @@ EVIL = {"Origin": "http://evil.example"}
 
 
 @pytest.fixture(scope="module")
-def predictor(tuned):
-    return Predictor(tuned)
-
-
-@pytest.fixture(scope="module")
 def client(predictor, tmp_path_factory):
     """A program on the machine of the app, which is in this process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         with TestClient(server.application(predictor, LIMITS), client=HERE) as client:
             yield client
-
-
-@pytest.fixture(scope="module")
-def clips(recordings):
-    """Name and content of three recordings."""
-    return [(path.name, path.read_bytes()) for path in sorted(recordings[0].rglob("*.wav"))[:3]]
 
 
 def samples(text, parser=parse):

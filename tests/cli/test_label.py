@@ -90,7 +90,9 @@ def test_what_cannot_be_labelled_ends_in_one_line(models, archive, tmp_path, fai
     assert "--threads is 0: 1 or more is needed" in fails(*base, "--threads", "0")
     assert "--num_cpus is -1: 0 or more is needed" in fails(*base, "--engine", "ray", "--num_cpus", "-1")
     assert "--adapt_by needs a list with that column" in fails(*base, "--adapt_by", "speaker")
-    assert "'/gone' does not exist: check the path" in fails("label", "/gone", "--output", out)
+    gone = ("label", "/gone", "--output", out, "--model", "/gone/model")  # looked for before the model
+    assert "'/gone' does not exist: check the path" in fails(*gone)
+    assert "'/gone' does not exist: check the path" in fails(*gone, "--dry_run")
     assert "INPUT" in fails("label", "--output", out)
     assert "--output" in fails("label", archive)
     monkeypatch.setitem(sys.modules, "ray", None)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from ser_hf.inference.bulk.drift import held_out_scores, measured_share
 from ser_hf.inference.bulk.index import Contents, Index
 from ser_hf.inference.bulk.labeler import Answers, Labeler, ModelChoice, Unit
-from ser_hf.inference.bulk.listing import Entry
+from ser_hf.inference.bulk.listing import Entry, refuse_absent
 from ser_hf.inference.bulk.planning import Plan, make_plan
 from ser_hf.inference.bulk.reading import LostSource
 from ser_hf.inference.bulk.rows import Row, copied_row, schema
@@ -88,6 +88,7 @@ def label(
         UserError: for inputs or an output that cannot be used, or that are lost on the way.
     """
     options = options or LabelOptions()
+    refuse_absent(inputs)  # before a model is loaded
     labeler = labeler or Labeler(choice)
     store, model = _opened(output, labeler, options)
     predictor = labeler.predictor
@@ -129,6 +130,7 @@ def estimate(inputs: list[str], output: str, choice: ModelChoice, options: Label
     Arguments and errors are those of `label`.
     """
     options = options or LabelOptions()
+    refuse_absent(inputs)
     labeler = Labeler(choice)
     store, _ = _opened(output, labeler, options)
     _, _, plan = _planned(inputs, store, labeler, options)

@@ -83,6 +83,16 @@ def list_inputs(inputs: list[str], column: str | None = None) -> Iterator[Entry]
             raise UserError(f"'{name}' holds no recordings: name a folder, a pattern or a list of audio files")
 
 
+def refuse_absent(inputs: list[str]) -> None:
+    """Look whether each input exists as far as that takes no listing.
+
+    Raises:
+        UserError: naming the input that does not exist.
+    """
+    for name in inputs:
+        _list_input(name, None)  # the listing begins when it is asked for the first entry
+
+
 def kind_of(path: str) -> str | None:
     """`recording`, what kind of container, or None, by the ending of a name."""
     lower = path.lower()
