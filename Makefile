@@ -10,7 +10,7 @@ quickstart: .venv/ready
 
 # RAVDESS=DIR TESS=DIR [BACKBONE=DIR SEEDS=3 FIRST=42]: cross-validates and makes the bundled model again; goes on where it was cut off
 model: .venv/ready
-	$(BIN)/python scripts/bundle_model.py --ravdess "$(RAVDESS)" --tess "$(TESS)" \
+	$(BIN)/python scripts/maintain/bundle_model.py --ravdess "$(RAVDESS)" --tess "$(TESS)" \
 		$(if $(BACKBONE),--backbone "$(BACKBONE)") $(if $(SEEDS),--seeds $(SEEDS)) $(if $(FIRST),--first $(FIRST))
 
 # RAVDESS=DIR TESS=DIR [MODELS="mfcc-svm tiny bundled" ONLY="speaker" BACKBONE=DIR]: the tables of docs/evidence.md again, compared with them
@@ -39,24 +39,24 @@ web: web/node_modules/ready
 
 # [VERSION=1.2.3 REPOSITORY=https://…]: the documentation in site/, which needs no network; fails at a broken link
 docs: .venv/ready
-	$(BIN)/python scripts/build_docs.py $(if $(VERSION),--version "$(VERSION)") \
+	$(BIN)/python scripts/maintain/build_docs.py $(if $(VERSION),--version "$(VERSION)") \
 		$(if $(REPOSITORY),--repository "$(REPOSITORY)")
 
 # VERSION=1.2.3 [DRY_RUN=1]: checks, tests, builds, commits and tags; docs/releasing.md has the steps by hand
 release: .venv/ready web/node_modules/ready
-	$(BIN)/python scripts/release.py "$(VERSION)" $(if $(DRY_RUN),--dry_run)
+	$(BIN)/python scripts/maintain/release.py "$(VERSION)" $(if $(DRY_RUN),--dry_run)
 
 # builds the wheel and uses it in a new environment of 6 GB; REUSE=1: with the libraries of this one
 wheel: .venv/ready
-	$(BIN)/python scripts/check_wheel.py $(if $(REUSE),--reuse)
+	$(BIN)/python scripts/maintain/check_wheel.py $(if $(REUSE),--reuse)
 
 # the tests with other versions, in a new environment of 6 GB: WHICH=lowest|highest|constraints, WITH=python3.13
 versions: .venv/ready
-	$(BIN)/python scripts/check_versions.py $(or $(WHICH),highest) $(if $(WITH),--python $(WITH))
+	$(BIN)/python scripts/maintain/check_versions.py $(or $(WHICH),highest) $(if $(WITH),--python $(WITH))
 
 # the notebook of docs/, executed again
 tour: .venv/ready
-	$(BIN)/python scripts/tour.py
+	$(BIN)/python scripts/maintain/tour.py
 
 # without npm the tests of the page skip, and say so
 web/node_modules/ready: web/package-lock.json

@@ -25,7 +25,7 @@ from ser_hf.labels import EMOTIONS
 
 SCREENSHOTS = os.environ.get("SER_HF_SCREENSHOT", "")  # a folder
 PLANTED = "https://elsewhere.example/seen.png"
-PROBLEMS = (ROOT / "scripts" / "page_problems.js").read_text()
+PROBLEMS = (ROOT / "scripts" / "maintain" / "page_problems.js").read_text()
 
 
 @pytest.fixture(scope="module")

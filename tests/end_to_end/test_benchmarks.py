@@ -1,4 +1,4 @@
-"""Every benchmark and every study starts: its imports resolve and it prints its help."""
+"""Every benchmark, study and script starts: its imports resolve and it prints its help."""
 
 import argparse
 import json
@@ -15,7 +15,10 @@ from transformers import AutoModelForAudioClassification
 from ser_hf.models import cutting, loading
 from ser_hf.training import feature_cache
 
-SCRIPTS = sorted([*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "studies").glob("*.py")])
+FOLDERS = ("benchmarks", "studies", "scripts/maintain")
+SCRIPTS = [path for folder in FOLDERS for path in sorted((ROOT / folder).glob("*.py"))]
+SCRIPTS += [ROOT / "scripts" / f"{name}.py" for name in ("add_reference", "quickstart", "reproduce")]
+"""All but those that are a command of `ser-hf`."""
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.name}")

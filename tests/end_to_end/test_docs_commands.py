@@ -37,7 +37,7 @@ ELSEWHERE = {
     r"make \.venv/ready|source \.venv/bin/activate|cd web": "Makefile",
     r"npm audit|uvx pip-audit .*|uv pip install --torch-backend .*": "by hand: it asks a server",
     r"pip (install|download) .*|make wheel": "tests/scripts/test_check_wheel.py",
-    r"make versions .*|python scripts/check_versions\.py .*": "scripts/check_versions.py",
+    r"make versions .*|python scripts/maintain/check_versions\.py .*": "scripts/maintain/check_versions.py",
     r"make release VERSION=.*": "tests/scripts/test_release.py",
     r"(python3 -m venv|\S+/pip install|install -D|systemctl|podman) .*": "tests/end_to_end/test_deployment.py",
 }

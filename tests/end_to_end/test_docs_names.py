@@ -164,7 +164,7 @@ def test_commands_and_flags_are_todays(page, flags):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_flag_exists(page, flags):
-    scripts = [path for folder in ("benchmarks", "studies", "scripts") for path in (ROOT / folder).glob("*.py")]
+    scripts = [path for folder in ("benchmarks", "studies", "scripts") for path in (ROOT / folder).rglob("*.py")]
     known = {flag for path in scripts for flag in FLAG.findall(path.read_text())}.union(*flags.values(), OTHERS)
     assert sorted(set(FLAG.findall(" ".join(CODE.findall(page.read_text())))) - known) == []
 

@@ -1,12 +1,10 @@
 """Every page and card of ours fits a phone and a desktop, and can be read in either scheme."""
 
 import base64
-import importlib.util
 import io
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import datasets
@@ -25,17 +23,12 @@ from ser_hf.hub import space
 from ser_hf.labels import EMOTIONS
 
 SCREENSHOTS = os.environ.get("SER_HF_SCREENSHOT", "")  # a folder
-PROBLEMS = (ROOT / "scripts" / "page_problems.js").read_text()
+PROBLEMS = (ROOT / "scripts" / "maintain" / "page_problems.js").read_text()
 
 
 @pytest.fixture(scope="module")
-def screenshots():
-    """The script, as a module."""
-    sys.path.insert(0, str(ROOT / "scripts"))  # as for a script; it takes that out again
-    spec = importlib.util.spec_from_file_location("screenshots", ROOT / "scripts" / "screenshots.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def screenshots(load_script):
+    return load_script("maintain/screenshots")
 
 
 def white():

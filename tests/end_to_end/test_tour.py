@@ -1,7 +1,6 @@
 """docs/tour.ipynb runs from the first cell to the last, and shows what its cells say."""
 
 import base64
-import importlib.util
 import os
 
 import nbformat
@@ -13,11 +12,8 @@ PICTURES = 7
 
 
 @pytest.fixture(scope="module")
-def tour():
-    spec = importlib.util.spec_from_file_location("tour", ROOT / "scripts" / "tour.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tour(load_script):
+    return load_script("maintain/tour")
 
 
 @pytest.fixture

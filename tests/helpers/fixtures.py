@@ -4,10 +4,12 @@ Nothing is downloaded, and no real recording is needed.
 """
 
 import gc
+import importlib.util
 import json
 import os
 import pickle
 import shutil
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -25,7 +27,7 @@ from helpers.app import serving
 from helpers.chromium import launched
 from helpers.clients import caller
 from helpers.loopback_hub import Hub
-from helpers.small import FAST, make_model
+from helpers.small import FAST, ROOT, make_model
 from ser_hf import audio, protocols
 from ser_hf.cli.main import main
 from ser_hf.data import dataset
@@ -69,6 +71,27 @@ def once(tmp_path_factory):
         return pickle.loads(result.read_bytes())
 
     return call_once
+
+
+@pytest.fixture(scope="session")
+def load_script():
+    """Loads a file of `scripts/` by its name, with its folder in `sys.path` as Python has it."""
+
+    def load(name):
+        path = ROOT / "scripts" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module  # its dataclasses look themselves up there
+        before = sys.path.copy()
+        sys.path.insert(0, str(path.parent))
+        try:
+            spec.loader.exec_module(module)
+            assert str(ROOT / "scripts") not in sys.path  # whose evaluate.py would hide a package
+        finally:
+            sys.path[:] = before
+        return module
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,7 @@ def test_committed_files_are_those_of_the_code():
     texts = export.frozen_files()
     assert {path.name for path in FOLDER.iterdir()} == {"README.md", *texts}
     for name, text in texts.items():
-        assert (FOLDER / name).read_text() == text, f"run scripts/freeze_protocols.py: {name} is of other code"
+        assert (FOLDER / name).read_text() == text, f"run scripts/maintain/freeze_protocols.py: {name} is of other code"
     assert sum(len(text) for text in texts.values()) < 120_000
 
 

@@ -15,7 +15,7 @@ from helpers.small import ROOT
 
 @pytest.fixture(scope="module")
 def build_docs(load_script):
-    return load_script("build_docs")
+    return load_script("maintain/build_docs")
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def site(load_script, once):
     """The folder of the site with version 1.2.3, built once."""
 
     def make(folder):
-        build_docs = load_script("build_docs")
+        build_docs = load_script("maintain/build_docs")
         assert build_docs.build("1.2.3", folder / "site", "https://site.example/repository") == 0
         build_docs.write_versions(folder / "site")
 
@@ -168,7 +168,7 @@ def test_a_broken_link_is_an_error_and_leaves_what_was_there(build_docs, tmp_pat
         ("studies/bundled_model.md", "studies/bundled_model.md"),
         ("CONTRIBUTING.md", "contributing.md"),
         (".github/SECURITY.md", "github/SECURITY.md"),
-        ("scripts/release.py", "source/scripts/release.py.md"),
+        ("scripts/maintain/release.py", "source/scripts/maintain/release.py.md"),
         ("web/icon.png", "source/web/icon.png"),
     ],
 )

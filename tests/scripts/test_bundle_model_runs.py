@@ -153,7 +153,7 @@ def test_runs_of_another_recipe_are_not_taken_for_those_of_this_one(
 
 def test_what_the_user_can_mend_is_one_line(tmp_path):
     (tmp_path / "recipe").write_text("another")
-    run = programs.run([ROOT / "scripts" / WORDS[0], *WORDS[1:], "--output", tmp_path])
+    run = programs.run([ROOT / "scripts" / "maintain" / WORDS[0], *WORDS[1:], "--output", tmp_path])
     assert run.returncode == 2
     assert run.stderr == f"bundle_model: '{tmp_path}' holds runs of another recipe: choose another --output\n"
 

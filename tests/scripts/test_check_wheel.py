@@ -1,6 +1,5 @@
 """The wheel holds what it should, and what it lacks is found."""
 
-import importlib.util
 import zipfile
 
 import pytest
@@ -8,11 +7,8 @@ from helpers.small import ROOT
 
 
 @pytest.fixture(scope="module")
-def check_wheel():
-    spec = importlib.util.spec_from_file_location("check_wheel", ROOT / "scripts" / "check_wheel.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def check_wheel(load_script):
+    return load_script("maintain/check_wheel")
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ IDENTITY = {f"GIT_{who}_{what}": "tester@site.example" for who in ("AUTHOR", "CO
 
 @pytest.fixture(scope="module")
 def release(load_script):
-    return load_script("release")
+    return load_script("maintain/release")
 
 
 def git(root, *words):
@@ -130,7 +130,7 @@ def test_refusals(release, repository, version, spoil, message):
 
 
 def test_a_refusal_is_one_line_and_exit_code_2():
-    command = [sys.executable, ROOT / "scripts" / "release.py", "one"]
+    command = [sys.executable, ROOT / "scripts" / "maintain" / "release.py", "one"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "release: 'one' is no version: make release VERSION=1.2.3\n"

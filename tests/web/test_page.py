@@ -17,7 +17,7 @@ from ser_hf.inference.predictor import Predictor
 from ser_hf.labels import COLOURS, EMOTIONS
 
 RATE = 16_000
-PROBLEMS = (ROOT / "scripts" / "page_problems.js").read_text()
+PROBLEMS = (ROOT / "scripts" / "maintain" / "page_problems.js").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -1,21 +1,18 @@
 """The split of every protocol over the official recordings, as files for other toolkits.
 
-    python scripts/freeze_protocols.py [--output docs/protocol_files]
+    python scripts/maintain/freeze_protocols.py [--output docs/protocol_files]
 
 Writes a YAML file for each protocol, and `index.csv` with a line for each fold: its clips, the hash
 in our results, and a SHA-256 of its names. Only names are needed, no recordings.
 """
 
 import argparse
-import sys
 from pathlib import Path
-
-sys.path.pop(0)  # this folder, whose evaluate.py would hide the package of that name
 
 from ser_hf.protocols.export import frozen_files
 from ser_hf.utils import files
 
-FOLDER = Path(__file__).parent.parent / "docs" / "protocol_files"
+FOLDER = Path(__file__).parents[2] / "docs" / "protocol_files"
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ The notebook is its own source. Whoever changes a cell runs this afterwards; a t
 digest of the cells with the one that is written here.
 """
 
+import argparse
 import hashlib
 import os
 import sys
@@ -15,7 +16,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-NOTEBOOK = Path(__file__).parents[1] / "docs" / "tour.ipynb"
+NOTEBOOK = Path(__file__).parents[2] / "docs" / "tour.ipynb"
 PARAMETERS = "parameters"
 """Tag of the cell whose assignments other values can follow."""
 
@@ -69,6 +70,7 @@ def digest(notebook: NotebookNode) -> str:
 
 def main() -> None:
     """Execute the notebook in a temporary folder and write it back."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     os.environ["HF_HUB_OFFLINE"] = "1"
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     with tempfile.TemporaryDirectory() as folder:

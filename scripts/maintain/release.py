@@ -19,16 +19,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.pop(0)  # this folder, whose evaluate.py would hide the package of that name
-
 from packaging.metadata import InvalidMetadata, Metadata
 from packaging.version import InvalidVersion, Version
 
 from ser_hf.errors import UserError, first_line
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CHANGELOG, CITATION = "CHANGELOG.md", "CITATION.cff"
-CHECKER = "scripts/check_wheel.py"
+CHECKER = "scripts/maintain/check_wheel.py"
 VERSIONS = {
     "pyproject.toml": re.compile(r'(?m)^(version = ")([^"]+)(")$'),
     "ser_hf/__init__.py": re.compile(r'(?m)^(__version__ = ")([^"]+)(")$'),

@@ -2,8 +2,8 @@
 write it into the package.
 
     make model RAVDESS=DIR TESS=DIR [BACKBONE=DIR] [SEEDS=3] [FIRST=42]
-    python scripts/bundle_model.py --ravdess DIR --tess DIR --add --first 44 --seeds 1 [--only
-    PROTOCOL ...]
+    python scripts/maintain/bundle_model.py --ravdess DIR --tess DIR --add --first 44 --seeds 1
+        [--only PROTOCOL ...]
 
 Every run is of configs/bundled_model.yaml and has a folder of its own. What is finished is not run
 again. The first seed gives the model. With --add the model stays: the figures of more seeds,
@@ -26,8 +26,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-
-sys.path.pop(0)  # this folder, whose evaluate.py would hide the package of that name
 
 import numpy as np
 import torch
@@ -62,7 +60,7 @@ PROTOCOLS: dict[str, tuple[str, ...]] = {
 """The protocols that test the recipe, and the flags in which they differ from it."""
 FOLDS = {name: ALL_PROTOCOLS[name].folds for name in PROTOCOLS if ALL_PROTOCOLS[name].folds > 1}
 """Folds of the protocols that have several."""
-RECIPE = Path(__file__).parent.parent / "configs" / "bundled_model.yaml"
+RECIPE = Path(__file__).parents[2] / "configs" / "bundled_model.yaml"
 LICENCE = Path(__file__).parent / "LICENSE-WHISPER"
 """Of the backbone; it has to lie beside the weights."""
 MAX_BYTES = 30_000_000

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TESTS = ("audio", "utils", "data", "protocols", "models", "inference", "evaluation", "cli")
 """Folders of tests that need neither a browser nor npm."""
 

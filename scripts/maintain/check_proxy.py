@@ -1,6 +1,6 @@
 """The app behind nginx, as `configs/nginx/ser-hf.conf` sets it up: all that a visitor does.
 
-    python scripts/check_proxy.py [--model DIR] [--root_path /ser]
+    python scripts/maintain/check_proxy.py [--model DIR] [--root_path /ser]
 
 Needs nginx, openssl and Chromium (Debian: `apt-get install nginx-light openssl chromium`) and the
 package playwright. Both servers listen on this machine alone, under a name that only this browser
@@ -26,7 +26,7 @@ import playwright.sync_api
 from ser_hf import BUNDLED_MODEL
 from ser_hf.app import examples
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "nginx" / "ser-hf.conf"
 NAME = "ser.example"
 EVIL = {"Origin": "https://evil.example"}

@@ -13,11 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.pop(0)  # this folder, whose evaluate.py would hide the package of that name
-
 from packaging.version import InvalidVersion, Version
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DEVELOPMENT = "dev"
 """The version of a working tree that is no release."""
 

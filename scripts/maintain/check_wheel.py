@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LICENCES = (
     "LICENSE",
     "LICENSES/CC-BY-NC-SA-4.0.txt",

@@ -1,8 +1,8 @@
 """Screenshots of all that people look at, for a desktop and a phone, light and dark.
 
-    python scripts/screenshots.py runs/screens                  # of synthetic voices, in minutes
-    python scripts/screenshots.py runs/screens --folder DIR     # of what a folder holds
-    python scripts/screenshots.py --readme                      # docs/pictures
+    python scripts/maintain/screenshots.py runs/screens                # of synthetic voices
+    python scripts/maintain/screenshots.py runs/screens --folder DIR   # of what a folder holds
+    python scripts/maintain/screenshots.py --readme                    # docs/pictures
 
 What cannot be read or reached is named (`page_problems.js`), and the exit code is 1 then. Needs
 Chromium.
@@ -23,12 +23,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-sys.path.pop(0)  # this folder: its evaluate.py would hide the package of that name
-
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PICTURES = ROOT / "docs" / "pictures"
 PROBLEMS = Path(__file__).with_name("page_problems.js").read_text()
 
