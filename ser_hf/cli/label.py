@@ -141,9 +141,10 @@ def label_report(line: CommandLine) -> None:
 def _said(estimate: "Estimate") -> str:
     """What a dry run says."""
     known = f"{estimate.known:,} of {estimate.listed:,} listed are answered"
-    if estimate.rate is None:
-        return f"{known}: there is nothing to do"
     count = f"{estimate.recordings:,}" + ("" if estimate.counted else " and those of containers that are not counted")
+    if estimate.rate is None:
+        nothing = estimate.counted and not estimate.recordings
+        return f"{known}: there is nothing to do" if nothing else f"{known}; {count} would be asked"
     time = estimate.recordings / estimate.rate
     hours = f"{time / 3600:,.1f} hours" if time > 5400 else f"{time / 60:,.1f} minutes"
     return f"{known}; {count} would be asked, at {estimate.rate:,.1f} a second by a sample: {hours} on this machine"

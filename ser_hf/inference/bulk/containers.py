@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from ser_hf.errors import UserError, first_line
-from ser_hf.inference.bulk.listing import Entry, kind_of, named_errors
+from ser_hf.inference.bulk.listing import STORE_ERRORS, Entry, kind_of, named_errors
 
 IN_MEMORY = 32 * 2**20
 """Bytes up to which a recording is held in memory; a larger one is read from a file."""
@@ -65,7 +65,7 @@ def recordings(entry: Entry, column: str | None = None) -> Iterator[Recording]:
     with opened(entry.path) as file:
         try:
             yield from read(entry, file, column)
-        except (pa.ArrowException, tarfile.TarError, EOFError, OSError) as error:
+        except (pa.ArrowException, tarfile.TarError, EOFError, *STORE_ERRORS) as error:
             raise ContainerError(
                 f"'{entry.path}' is damaged or no {entry.kind} ({first_line(error)}): make it again"
             ) from None
@@ -89,7 +89,7 @@ def check_table(entry: Entry, column: str | None) -> int | None:
                 schema, count = table.schema_arrow, table.metadata.num_rows
             else:
                 schema, count = pa.ipc.open_stream(file).schema, None
-        except (pa.ArrowException, EOFError, OSError):
+        except (pa.ArrowException, EOFError, *STORE_ERRORS):
             return None  # its row will say so
         _audio_column(schema, entry.path)
         _check_column(schema, entry.path, column)

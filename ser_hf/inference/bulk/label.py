@@ -121,7 +121,7 @@ class Estimate:
     recordings: int
     counted: bool
     rate: float | None
-    """Recordings a second, by a sample; None where there is nothing to do."""
+    """Recordings a second, by a sample; None where there is none to sample."""
 
 
 def estimate(inputs: list[str], output: str, choice: ModelChoice, options: LabelOptions | None = None) -> Estimate:
@@ -140,10 +140,10 @@ def estimate(inputs: list[str], output: str, choice: ModelChoice, options: Label
         labeler.predictor.warm()
         started, count = time.monotonic(), 0
         for answers in labeler.answers(iter([Unit(entries)]), Contents(())):
-            count += len(answers.rows)
+            count += len(answers.rows) + len(answers.lost)
             if count >= _SAMPLED:
                 break
-        rate = count / (time.monotonic() - started)
+        rate = count / (time.monotonic() - started) or None
     return Estimate(plan.listed, plan.known, plan.recordings, plan.counted, rate)
 
 
@@ -160,7 +160,10 @@ def _planned(
 ) -> tuple[Index, dict[str, Any], Plan]:
     """What has an answer, which containers were read to their end, and what is left."""
     index = Index(store, labeler.digest, options.retry_errors)
-    finished = dict((store.manifest or {}).get("containers", {}))
+    manifest = store.manifest or {}
+    # a part that somebody removed may have held rows of any container
+    whole = set(manifest.get("parts", [])) <= set(store.parts)
+    finished = dict(manifest.get("containers", {})) if whole else {}
     return index, finished, make_plan(inputs, index, finished, labeler.adapt_by, options.retry_errors)
 
 
@@ -255,7 +258,7 @@ class _Writer:
     def _flush(self) -> None:
         self._flushed = time.monotonic()
         # a signal may come between any two lines: rows may be asked again, but never be there twice
-        rows, self._rows = self._rows, []
+        (rows, ended), (self._rows, self._ended) = (self._rows, self._ended), ([], {})
         if rows:
             if not self._superseding and self._index.names(rows):
                 self._superseding = True
@@ -263,8 +266,7 @@ class _Writer:
             name = self._store.write_part(rows, self._schema)
             if self._options.reuse:
                 self._index.add(name)
-        self._finished |= self._ended  # their last rows are written
-        self._ended.clear()
+        self._finished |= ended  # their last rows are written
         self._write_manifest(complete=False)
 
     def _write_manifest(self, complete: bool) -> None:

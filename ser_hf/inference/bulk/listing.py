@@ -12,11 +12,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from fsspec.core import url_to_fs
+from huggingface_hub import errors
 
 from ser_hf import audio
 from ser_hf.errors import UserError, first_line
@@ -42,8 +45,12 @@ _STAMPS: tuple[str, ...] = (
     "last_modified",
 )
 _STAMPS += ("updated", "created")
+MANIFEST = "_manifest.json"
+"""In the folder of a labelling, whose rows are no recordings."""
 _LOOKED_UP = 256  # addresses of a list that are looked up at a time
 _HTTP = ("http", "https")
+STORE_ERRORS = (OSError, aiohttp.ClientError, errors.HTTPError)
+"""What reading a file raises, wherever it lies; those of HTTP are no `OSError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +128,7 @@ def _local_entry(path: str, stat: os.stat_result) -> Entry:
 
 
 def _list_folder(root: str) -> Iterator[Entry]:
-    """Recordings and containers below a folder, sorted, without hidden ones.
+    """Recordings and containers below a folder, sorted, without hidden ones and labellings.
 
     A folder that `datasets` saved holds its recordings once as Arrow, and ours holds them as
     Parquet, too: the Parquet files are taken then.
@@ -147,7 +154,7 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tupl
     except OSError as error:
         raise UserError(f"'{folder}' cannot be listed ({error.strerror}): check its permissions") from None
     identity = (here.st_dev, here.st_ino)
-    if identity in above:
+    if identity in above or any(item.name == MANIFEST for item in items):  # the output may lie among the inputs
         return
     for item in items:
         if item.name.startswith(".") or item.name == "__MACOSX":
@@ -159,8 +166,9 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tupl
 
 
 def _list_pattern(pattern: str) -> Iterator[Entry]:
+    is_labelling = lru_cache(lambda folder: os.path.exists(os.path.join(folder, MANIFEST)))
     for path in sorted(glob.iglob(pattern, recursive=True)):
-        if os.path.isfile(path) and kind_of(path):
+        if os.path.isfile(path) and kind_of(path) and not is_labelling(os.path.dirname(path)):
             yield _local_entry(path, os.stat(path))
 
 
@@ -177,9 +185,13 @@ def _list_address(address: str) -> Iterator[Entry]:
             found = system.find(path, detail=True)
         else:
             found = {path: system.info(path)}
-    many = len(found) > 1
+        many = len(found) > 1
+        folders = {name.rpartition("/")[0] for name in found if many and kind_of(name) == "parquet"}
+        labellings = {folder for folder in folders if system.exists(f"{folder}/{MANIFEST}")}
     for name in sorted(found):
         if found[name].get("type") == "directory" or (many and kind_of(name) is None):
+            continue
+        if name.rpartition("/")[0] in labellings:
             continue
         full = name if "://" in name else system.unstrip_protocol(name)
         yield Entry(full, _stamp(found[name]), kind_of(name) or "recording")
@@ -237,7 +249,7 @@ def _named_entry(path: Path, line: int, name: str, speaker: str) -> Entry:
             return Entry(name, _stamp(system.info(inner)), kind_of(name) or "recording", speaker)
         except FileNotFoundError:
             return Entry(name, "", "recording", speaker)
-        except (OSError, ValueError, ImportError) as error:
+        except (*STORE_ERRORS, ValueError, ImportError) as error:
             raise UserError(f"'{path}' line {line}: '{name}' cannot be listed ({first_line(error)})") from None
     local = os.path.abspath(os.path.join(path.parent, os.path.expanduser(name)))
     try:
@@ -258,7 +270,7 @@ def named_errors(address: str, verb: str = "listed") -> Iterator[None]:
         raise UserError(f"'{address}' needs a package ({first_line(error)})") from None
     except FileNotFoundError:
         raise UserError(f"'{address}' does not exist, or needs a token: check the address") from None
-    except (OSError, ValueError) as error:
+    except (*STORE_ERRORS, ValueError) as error:
         raise UserError(
             f"'{address}' cannot be {verb} ({first_line(error)}): check the address, then try again"
         ) from None

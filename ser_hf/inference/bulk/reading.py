@@ -13,6 +13,7 @@ import fsspec
 
 from ser_hf.errors import UserError, first_line
 from ser_hf.inference.bulk.containers import IN_MEMORY, Recording, spool
+from ser_hf.inference.bulk.listing import STORE_ERRORS
 from ser_hf.inference.recordings import ReadRecording
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ def fetch(recording: Recording, predictor: "Predictor", has_answer: Callable[[st
             key = _key(source)
         except FileNotFoundError:
             return Fetched(recording, error=f"'{recording.file}' is not a file: check the path")
-        except OSError as error:
-            if error.errno in LOST:
+        except STORE_ERRORS as error:
+            if isinstance(error, OSError) and error.errno in LOST:
                 raise LostSource(
                     f"'{recording.file}' cannot be reached ({error.strerror}): "
                     "run the command again when its file system is back"
@@ -138,5 +139,5 @@ def source_of(recording: Recording) -> bytes | str | None:
     try:
         with fsspec.open(recording.file, "rb") as remote:
             return remote.read()
-    except OSError:  # its row says why
+    except STORE_ERRORS:  # its row says why
         return None

@@ -23,10 +23,9 @@ from fsspec.core import url_to_fs
 from ser_hf import __version__
 from ser_hf.errors import UserError, first_line
 from ser_hf.inference.bulk.index import identities
+from ser_hf.inference.bulk.listing import MANIFEST, STORE_ERRORS
 from ser_hf.inference.bulk.rows import FORMAT, Row
 from ser_hf.utils import files
-
-MANIFEST = "_manifest.json"
 
 
 class StoreError(UserError):
@@ -56,7 +55,7 @@ class Store:
         try:
             self._system, self._root = url_to_fs(output)
             self.manifest = self._read_manifest()
-        except (ImportError, ValueError, OSError) as error:
+        except (ImportError, ValueError, *STORE_ERRORS) as error:
             raise UserError(f"'{self.name}' cannot be opened ({first_line(error)}): check --output") from None
         self.parts = sorted(self._list_parts())
 
@@ -137,7 +136,7 @@ class Store:
         try:
             with self._system.open(self._path(name), "rb") as file:
                 return pq.read_table(file, columns=columns, use_threads=False)
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, *STORE_ERRORS) as error:
             raise UserError(
                 f"'{self._path(name)}' cannot be read ({first_line(error)}): "
                 "remove it, and its recordings are asked again"
@@ -224,8 +223,8 @@ class Store:
     def _named_errors(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            reason = error.strerror or first_line(error)
+        except STORE_ERRORS as error:
+            reason = getattr(error, "strerror", None) or first_line(error)
             raise StoreError(
                 f"'{self.name}' cannot be written ({reason}): what is there stays, mend it and run the command again"
             ) from None

@@ -6,17 +6,22 @@ import hashlib
 import json
 import os
 import shutil
+import tarfile
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import datasets
 import fsspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 
 from ser_hf import __version__
+from ser_hf.cli.label import _said as said_of
 from ser_hf.errors import UserError
 from ser_hf.inference.bulk import label as labelling
 from ser_hf.inference.bulk import reading
@@ -346,6 +351,18 @@ def test_a_damaged_part_is_named(run, tmp_path):
     assert run().asked == COUNT
 
 
+def test_a_part_that_was_removed_is_asked_again_in_a_container(run, rows, archive, tmp_path):
+    source = tmp_path / "calls.tar"
+    with tarfile.open(source, "w") as file:
+        for path in sorted(archive.iterdir()):
+            file.add(path, path.name)
+    run(source, shard_rows=4)
+    sorted((tmp_path / "out").glob("part-*.parquet"))[1].unlink()
+    again = run(source, reuse=False)
+    assert (again.asked, again.rows, len(rows())) == (4, COUNT, COUNT)
+    assert run(source).known == 1
+
+
 def test_two_runs_do_not_write_to_one_folder(run, tmp_path):
     run()
     with Store(str(tmp_path / "out")).locked(), pytest.raises(UserError, match="another run writes to"):
@@ -407,3 +424,101 @@ def test_an_estimate_writes_nothing(choice, archive, tmp_path, run):
     assert not (tmp_path / "out").exists()
     run()
     assert estimate([str(archive)], str(tmp_path / "out"), choice).rate is None
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar", "gone"])
+def test_an_estimate_of_inputs_without_an_answer_has_no_rate(choice, archive, tmp_path, kind, monkeypatch):
+    source = tmp_path / f"empty.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table({"audio": pa.array([], pa.binary())}), source)
+    elif kind == "tar":
+        tarfile.open(source, "w").close()
+    else:
+        source = archive
+        monkeypatch.setattr(reading, "_content", lambda file: fsspec.open(f"{file}.gone", "rb").open())
+    said = estimate([str(source)], str(tmp_path / "out"), choice)
+    text = said_of(said)
+    if kind == "parquet":
+        assert (said.rate, text) == (None, "0 of 1 listed are answered: there is nothing to do")
+    elif kind == "tar":
+        answer = "0 of 1 listed are answered; 0 and those of containers that are not counted would be asked"
+        assert (said.rate, text) == (None, answer)
+    else:
+        assert said.rate > 0
+        assert text.startswith("0 of 10 listed are answered; 10 would be asked, at ")
+
+
+@pytest.mark.parametrize("among", ["folder", "pattern", "address", "address pattern", "whole disk"])
+def test_an_output_among_the_inputs_is_no_input(run, archive, among, tmp_path):
+    named = {
+        "folder": archive,
+        "pattern": f"{archive}/**/*",
+        "address": f"file://{archive}",
+        "address pattern": f"file://{archive}/**/*",
+        "whole disk": tmp_path,
+    }[among]
+    output = archive / "of 2026" / "labels"
+    assert run(named, output=output).asked == COUNT
+    again = run(named, output=output)
+    assert (again.listed, again.known, again.asked) == (COUNT, COUNT, 0)
+
+
+@pytest.mark.parametrize("fault", ["status", "closed", "short"])
+def test_a_server_that_fails_is_a_row(run, rows, archive, tmp_path, fault):
+    """What HTTP raises is no `OSError`: a recording has its row, and the others are labelled."""
+
+    class Answering(BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+        def head(self, status=200):
+            self.content = (archive / "0.wav").read_bytes()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(self.content)))
+            self.end_headers()
+
+        do_HEAD = head
+
+        def do_GET(self):
+            if self.path == "/good.wav":
+                self.head()
+                self.wfile.write(self.content)
+            elif fault == "status":
+                self.send_response(503)
+                self.end_headers()
+            elif fault == "short":
+                self.head()
+                self.wfile.write(self.content[:99])
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        names = ("bad.wav", "bad.tar", "bad.parquet", "good.wav")
+        (tmp_path / "list.txt").write_text("".join(f"{address}/{name}\n" for name in names))
+        outcome = run(tmp_path / "list.txt")
+        server.shutdown()
+    assert (outcome.rows, outcome.errors) == (4, 3)
+    found = rows()
+    assert found["good.wav"]["error"] is None
+    assert found["bad.wav"]["error"].startswith(f"'{address}/bad.wav' cannot be read (")
+    assert found["bad.wav"]["error"].endswith("): try again")
+
+
+def test_a_signal_while_rows_are_written_loses_no_recording_of_a_container(run, rows, archive, tmp_path, monkeypatch):
+    recordings, source = sorted(archive.iterdir()), tmp_path / "tars"
+    source.mkdir()
+    for name, members in (("a", recordings[:3]), ("b", recordings[3:])):
+        with tarfile.open(source / f"{name}.tar", "w") as file:
+            for path in members:
+                file.add(path, path.name)
+    write = Store.write_part
+
+    def interrupted(store, *arguments):
+        monkeypatch.setattr(Store, "write_part", write)
+        raise SystemExit(143)
+
+    monkeypatch.setattr(Store, "write_part", interrupted)
+    with pytest.raises(SystemExit):
+        run(source, shard_rows=4)  # the first archive has ended, and its rows are not there
+    assert run(source).asked == COUNT
+    assert len(rows()) == COUNT
