@@ -9,6 +9,7 @@ import {
   env,
 } from "@huggingface/transformers";
 import { Engine, UserError } from "./engine.js";
+import { hasWebGpu } from "./webgpu.js";
 
 env.allowRemoteModels = false; // nothing is asked of any other host
 
@@ -69,14 +70,6 @@ function stackedFrames(extractor, stride) {
     data.set(mel.data.subarray(0, data.length));
     return { input_features: { data, dims: [1, rows, stride * bins] } };
   };
-}
-
-async function hasWebGpu() {
-  try {
-    return Boolean(await navigator.gpu?.requestAdapter());
-  } catch {
-    return false;
-  }
 }
 
 async function json(url) {
