@@ -126,9 +126,12 @@ def leakage_curve(line: CommandLine) -> None:
     from ser_hf.evaluation import baselines
     from ser_hf.experiments import leakage_curve
 
+    of_the_curve = ("output_dir", "protocol", "fold")
+    for name in of_the_curve:  # a recipe's file may name the split that it was written for
+        line.file_values.pop(name, None)
     flags = line.rest()
     for flag in (flag.split("=")[0] for flag in flags if flag.startswith("--")):
-        if flag.removeprefix("--") in ("output_dir", "protocol", "fold"):
+        if flag.removeprefix("--") in of_the_curve:
             raise UserError(f"{flag} is set by the leakage curve, for each protocol: leave it out")
     if settings.model in baselines.BASELINES:
         baselines.require_packages([settings.model])

@@ -26,8 +26,8 @@ NOVELTY = {
     "random": "nothing is new",
     "sentence": "the sentence is new",
     "speaker": "the voice is new",
-    "ravdess-tess": "voice, words and acoustics are new",
-    "tess-ravdess": "voice, words and acoustics are new",
+    "ravdess-tess": "voice, words and recording conditions are new",
+    "tess-ravdess": "voice, words and recording conditions are new",
 }
 """Protocols from leaky to strict, and what is new in the test."""
 
@@ -104,16 +104,16 @@ def _title(corpus: str) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    return textwrap.wrap(text, 22)
+    return textwrap.wrap(text, 26)
 
 
 def leakage_table(report: dict) -> str:
     """The rows as text."""
-    lines = [f"{'protocol':14} {'new in the test':30} {'clips':>6} {'UAR':>6}  {'95 % interval':14} {'accuracy':>8}"]
+    lines = [f"{'protocol':14} {'new in the test':46} {'clips':>6} {'UAR':>6}  {'95 % interval':14} {'accuracy':>8}"]
     for row in report["rows"]:
         interval = "{:.3f} to {:.3f}".format(*row["ci95"]["uar"]) if row["ci95"] else "none"
         figures = f"{row['n']:6,} {row['uar']:6.3f}  {interval:14} {row['accuracy']:8.3f}"
-        lines.append(f"{row['protocol']:14} {row['new']:30} {figures}")
+        lines.append(f"{row['protocol']:14} {row['new']:46} {figures}")
     return "\n".join(lines)
 
 

@@ -39,8 +39,10 @@ def test_what_is_there_is_loaded(curve, built, capsys):
 @pytest.mark.usefixtures("undrawn")
 def test_a_curve_fine_tunes_with_the_flags_given(few, models, tmp_path, monkeypatch):
     monkeypatch.setattr(leakage_curve, "NOVELTY", {"tess-oaf-yaf": "the voice is new"})
-    base = ["leakage-curve", "--model", str(models["bert"]), "--dataset", str(few)]
-    assert main([*base, "--output", str(tmp_path / "d"), *FAST, "--seed", "7"]) == 0
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("protocol: random\nseed: 7\n")  # the protocols are those of the curve
+    base = ["leakage-curve", str(recipe), "--model", str(models["bert"]), "--dataset", str(few)]
+    assert main([*base, "--output", str(tmp_path / "d"), *FAST]) == 0
     results = Results.load(tmp_path / "d" / "tess-oaf-yaf" / "results.json")
     assert results.training["settings"]["seed"] == 7
     assert results.protocol == "tess-oaf-yaf"
