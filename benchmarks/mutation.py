@@ -342,7 +342,9 @@ def check(candidates: list[Mutant], tests: list[str], longest: float, folder: Pa
     """The verdict on each mutant."""
     if not candidates:
         return []
-    words = [*tests, *sorted({str(mutant.path) for mutant in candidates}), "-x", "-p", "no:cacheprovider"]
+    # pytest rewrites files that it is given, by a loader that would not see a mutant
+    paths = sorted({str(mutant.path) for mutant in candidates})
+    words = [*tests, *paths, "-x", "--assert=plain", "-p", "no:cacheprovider"]
     inside = [mutant for mutant in candidates if mutant.function]
     verdicts = folder / "verdicts"
     verdicts.write_text("")

@@ -121,3 +121,4 @@ def test_the_order_of_clips_does_not_count_and_the_seed_does():
     first = bootstrap.speaker_intervals(*columns)
     assert bootstrap.speaker_intervals(*(column[order] for column in columns)) == first
     assert bootstrap.speaker_intervals(*columns, seed=1) != first
+    assert bootstrap.interval_bounds(bootstrap.speaker_confusions(*columns)[1]) == first[0]

@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 from scipy.special import expit
+from scipy.stats import t
 
 from ser_hf import BUNDLED_MODEL
 from ser_hf.errors import UserError
 from ser_hf.evaluation import compare
-from ser_hf.evaluation.compare import compare_models, comparison_table
+from ser_hf.evaluation.compare import compare_models, comparison_table, comparison_tex
 from ser_hf.evaluation.metrics import scores
 from ser_hf.evaluation.results import Results
 from ser_hf.labels import EMOTIONS
@@ -88,6 +89,27 @@ def test_exchanging_the_folders_turns_every_sign(folders):
     assert back["a"] == there["b"]
 
 
+def test_a_split_is_told_by_its_hash_and_named_as_a_names_it(folders, tmp_path):
+    labels, names = np.tile(np.arange(8), 40), np.repeat([f"s{i}" for i in range(8)], 40)
+    other = make(tmp_path / "c", labels, labels, names, protocol="mine.csv")
+    assert compare_models(folders[0], other)["protocol"] == "speaker"
+    assert compare_models(other, folders[0])["protocol"] == "mine.csv"
+
+
+@pytest.mark.parametrize(
+    ("again", "present", "absent", "clip"),
+    [([(), (3,)], 1, 0, 3), ([(7,), ()], 0, 1, 7), ([(3,), (7,)], 0, 1, 3), ([(7, 7), (7,)], 0, 1, 7)],
+    ids=["twice in B", "twice in A", "one twice in A and another in B", "three times in A"],
+)
+def test_a_clip_that_one_model_answered_more_often_is_refused(tmp_path, again, present, absent, clip):
+    labels, names = np.tile(np.arange(8), 3), np.repeat(["x", "y", "z"], 8)
+    both = [
+        make(tmp_path / name, labels, labels, names, order=[*range(24), *more])
+        for name, more in zip("ab", again, strict=True)
+    ]
+    refused(*both, f"'{both[absent]}' lacks an answer to clip-{clip:04d}.wav that '{both[present]}' has")
+
+
 def test_a_model_does_not_differ_from_itself(folders):
     report = compare_models(folders[0], folders[0])
     for row in report["differences"].values():
@@ -114,7 +136,7 @@ def test_p_by_brute_force(seed):
 
 def test_p_is_even_where_models_do_not_differ():
     ours, theirs = pair(np.random.default_rng(3), 600, 8)
-    values = np.array([compare.exchanged(a, b)[0]["uar"] for a, b in zip(ours, theirs, strict=True)])
+    values = np.array([compare.exchanged(a, b, names=["uar"])[0]["uar"] for a, b in zip(ours, theirs, strict=True)])
     for level in (0.05, 0.25, 0.5, 0.75):
         assert abs((values <= level).mean() - level) < 0.05
     assert (values <= 0.05).mean() < 0.08
@@ -132,12 +154,49 @@ def test_many_speakers_draw_exchanges_with_the_same_p(monkeypatch):
         assert drawn[name] == pytest.approx(value, abs=0.015)
 
 
+@pytest.mark.parametrize(
+    ("speakers", "tried", "says", "smallest"),
+    [(3, 8, "all 8", 2 / 2**3), (14, 2**14, "all 16,384", 2 / 2**14), (15, 10_000, "10,000 random", 1 / 10_000)],
+)
+def test_up_to_14_speakers_all_exchanges_are_counted(speakers, tried, says, smallest):
+    right, wrong = (np.stack([matrix] * speakers) for matrix in (np.eye(8), np.eye(8)[::-1]))
+    found = compare.differences(wrong, right, resamples=50, names=["accuracy"])
+    assert found["p_says"] == f"two-sided, {says} exchanges of both models' answers to whole speakers"
+    assert found["smallest_p"] == smallest
+    p = found["differences"]["accuracy"]["p"]
+    assert p * tried == pytest.approx(round(p * tried))
+    # that of all speakers comes to as much, and is among 10,000 that are drawn of 2**15 or is not
+    assert p == smallest if tried == 2**speakers else p < 5 / tried
+
+
+def test_seeds_and_numbers_that_nobody_names_are_those_of_the_documentation():
+    a, b = (matrices[0] for matrices in pair(np.random.default_rng(4), 1, 15, gain=0.2))
+    found = compare.differences(a, b, names=["accuracy"])
+    assert found["ci95_says"] == "95 % bootstrap over 15 test speakers (2,000 resamples, t)"
+    assert found == compare.differences(a, b, 2000, 0, ["accuracy"])
+    assert found["differences"]["accuracy"]["p"] == compare.exchanged(a, b, names=["accuracy"])[0]["accuracy"]
+    other = compare.differences(a, b, 2000, 1, ["accuracy"])["differences"]["accuracy"]
+    assert other["difference"] == found["differences"]["accuracy"]["difference"]
+    assert other["ci95"] != found["differences"]["accuracy"]["ci95"]
+    assert other["p"] != found["differences"]["accuracy"]["p"]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_bounds_of_a_difference_end_at_1(sign):
+    right, wrong = (np.stack([matrix] * 4) for matrix in (np.eye(8), np.eye(8)[::-1]))
+    found = compare.differences(*((wrong, right) if sign == 1 else (right, wrong)))["differences"]["accuracy"]
+    assert found["difference"] == sign
+    inner, outer = sorted(found["ci95"], key=abs)
+    assert outer == sign
+    assert inner == pytest.approx(sign * (1 - t.ppf(0.975, 3) / 32))  # the spread of one clip of 32
+
+
 def test_intervals_of_differences_hold_the_truth():
     rng = np.random.default_rng(2)
     ours, theirs = (scores(matrices.sum(1))["uar"] for matrices in pair(rng, 8000, 5, gain=0.4))
     truth, held = (theirs - ours).mean(), 0
     for seed, (a, b) in enumerate(zip(*pair(rng, 300, 5, gain=0.4), strict=True)):
-        low, high = compare.differences(a, b, resamples=200, seed=seed)["differences"]["uar"]["ci95"]
+        low, high = compare.differences(a, b, 200, seed, ["uar"])["differences"]["uar"]["ci95"]
         held += low <= truth <= high
     assert 92.5 <= held / 3 <= 97.5  # plain percentiles come to 84
 
@@ -171,6 +230,69 @@ def test_one_speaker_with_most_clips_gives_p_without_interval(tmp_path):
     assert "none" in comparison_table(report)
 
 
+REPORT = {
+    "a": {"folder": "runs/a", "model": "tiny", "uar": 0.5, "accuracy": 0.525, "macro_f1": 0.49},
+    "b": {"folder": "runs/b", "model": "small", "uar": 0.625, "accuracy": 0.5, "macro_f1": 0.61},
+    **{"protocol": "speaker", "protocol_hash": "abc", "fold": 2, "n": 1440, "speakers": 8},
+    "differences": {
+        "uar": {"difference": 0.125, "ci95": [-0.01, 0.26], "p": 0.0078125},
+        "accuracy": {"difference": -0.025, "ci95": None, "p": None},
+    },
+    **{"ci95_says": "of speakers", "p_says": "of exchanges", "smallest_p": 0.0078125, "verdict": "B is better."},
+}
+
+
+def test_the_table():
+    assert (
+        comparison_table(REPORT)
+        == """\
+A  tiny (runs/a)
+B  small (runs/b)
+speaker fold 2: 1,440 clips of 8 speakers
+
+                 A       B    B - A   95 % interval            p
+uar          0.500   0.625   +0.125   [-0.010, +0.260]    0.0078
+accuracy     0.525   0.500   -0.025   none                  none
+
+Intervals: of speakers
+p: of exchanges; with 8 speakers it cannot fall below 0.00781
+B is better."""
+    )
+
+
+def test_the_table_as_latex():
+    assert (
+        comparison_tex(REPORT)
+        == r"""% \usepackage{booktabs}
+% A: tiny (runs/a)
+% B: small (runs/b)
+% speaker fold 2 (abc): 1440 clips of 8 speakers
+% Intervals: of speakers. p: of exchanges.
+\begin{tabular}{lrrrrr}
+\toprule
+& A & B & B $-$ A & 95\,\% interval & $p$ \\
+\midrule
+UAR & 0.500 & 0.625 & $+0.125$ & $-0.010$ to $+0.260$ & 0.0078 \\
+accuracy & 0.525 & 0.500 & $-0.025$ & -- & -- \\
+\bottomrule
+\end{tabular}
+"""
+    )
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "verdict"),
+    [
+        (0.125, 0.05, "B is better: UAR differs by +0.125 [-0.010, +0.260], p = 0.05 over 8 speakers."),
+        (-0.125, 0.04, "A is better: UAR differs by -0.125 [-0.010, +0.260], p = 0.04 over 8 speakers."),
+        (0.125, 0.051, "No difference that 8 speakers can tell: UAR differs by +0.125 [-0.010, +0.260], p = 0.051."),
+    ],
+)
+def test_5_in_100_decide(difference, p, verdict):
+    row = REPORT["differences"]["uar"] | {"difference": difference, "p": p}
+    assert compare._verdict(REPORT | {"differences": {"uar": row}}) == verdict
+
+
 def refused(one, other, *words):
     with pytest.raises(UserError) as caught:
         compare_models(one, other)
@@ -186,13 +308,16 @@ def test_what_cannot_be_compared_is_refused(folders, tmp_path):
     refused(a, tmp_path / "nowhere", "nowhere' has no results.json", "ser-hf evaluate")
     other = make(tmp_path / "other", labels, labels, names, protocol="random", digest="xyz")
     refused(a, other, "'speaker' fold 0 (abc)", "'random' fold 0 (xyz)")
-    fewer = make(tmp_path / "fewer", labels[:-1], labels[:-1], names)
-    refused(a, fewer, "fewer' has no answer to clip-0319.wav")
-    refused(fewer, a, "fewer' has no answer to clip-0319.wav")
+    fewer = make(tmp_path / "fewer", labels[:-2], labels[:-2], names)
+    lacks = f"'{fewer}' lacks an answer to clip-0318.wav that '{a}' has: test both on the same clips"
+    refused(a, fewer, lacks)
+    refused(fewer, a, lacks)
     relabelled = labels.copy()
     relabelled[7] = 0
-    refused(a, make(tmp_path / "relabelled", relabelled, labels, names), "clip-0007.wav has another label")
-    refused(a, make(tmp_path / "renamed", labels, labels, names[::-1]), "clip-0000.wav has another speaker")
+    relabelled = make(tmp_path / "relabelled", relabelled, labels, names)
+    refused(a, relabelled, f"clip-0007.wav has another label in '{a}' than in '{relabelled}'")
+    renamed = make(tmp_path / "renamed", labels, labels, names[::-1])
+    refused(renamed, a, f"clip-0000.wav has another speaker in '{renamed}' than in '{a}'")
     (b / "predictions.csv").write_text("file,corpus,speaker,label\n1,2,3,happy\n")
     refused(a, b, "no predictions.csv of ser_hf ('predicted')")
     (b / "predictions.csv").write_text("file,corpus,speaker,label,predicted\n")

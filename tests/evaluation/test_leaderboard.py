@@ -180,7 +180,7 @@ def test_what_cannot_be_ranked_is_named_with_the_reason(runs, capsys, tmp_path):
     reasons = {one["folder"]: one["reason"] for one in board["left_out"]}
     assert set(reasons) == {"contradicts", "others", str(runs), "model/evaluation"}
     assert re.search(r"comes to uar 0\.9688, results\.json says 0\.9000: run `ser-hf evaluate`", reasons["contradicts"])
-    assert "has no answer to clip-" in reasons["others"]
+    assert "lacks an answer to clip-" in reasons["others"]
     assert "is no results.json of ser_hf" in reasons[str(runs)]
     assert reasons["model/evaluation"] == "has the weights and the answers of model"
     row = rows_of(board)["no_csv"]
