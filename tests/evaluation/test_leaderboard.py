@@ -4,12 +4,14 @@ import csv
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.evidence import write_evidence
 
 from ser_hf.cli.main import main
+from ser_hf.evaluation.leaderboard.pages import terminal_table
 from ser_hf.evaluation.leaderboard.ranking import build_leaderboard, holm
 from ser_hf.evaluation.results import Results
 
@@ -111,6 +113,45 @@ def test_a_model_that_saw_the_speakers_has_no_rank(runs):
     assert rows[2]["difference"] == pytest.approx(3 / 32)  # better, and tested against the best that held out
 
 
+@pytest.mark.parametrize(
+    ("leaky", "verdict"),
+    [(wrong(0), "better"), (wrong(7), "not told apart"), ([1 - label for label in LABELS], "worse")],
+)
+def test_the_verdict_says_which_way(tmp_path, leaky, verdict):
+    make(tmp_path / "honest", wrong(8))
+    make(tmp_path / "leaky", leaky, held_apart=[])
+    first, second = build_leaderboard([tmp_path])["tables"][0]["rows"]
+    assert (first["verdict"], second["rank"], second["verdict"]) == ("best", None, verdict)
+    assert (second["p"] <= 0.05) == (verdict != "not told apart")
+
+
+@pytest.mark.parametrize(
+    ("others", "ranks"),
+    [
+        ({"d": wrong(0, 1)}, [1, 1, 3, 4]),
+        ({"d": wrong(3, 1)}, [1, 2, 2, 4]),
+        ({"d": wrong(8, 1), "e": wrong(8)}, [1, 2, 3, 3, 3]),
+    ],
+)
+def test_runs_of_one_uar_share_a_rank(runs, others, ranks):
+    for name, answers in others.items():
+        make(runs / name, answers)
+    rows = build_leaderboard([runs])["tables"][0]["rows"]
+    assert [row["rank"] for row in rows] == ranks
+    assert [row["verdict"] for row in rows].count("best") == 1
+
+
+@pytest.mark.parametrize("count", [2, 4, 6])
+def test_more_pairs_than_the_speakers_can_tell_apart_are_said(tmp_path, count):
+    """With eight speakers p is at least 1/128: up to six pairs can come below 0.05."""
+    for number in range(count):
+        make(tmp_path / f"run-{number}", wrong(8) if number else LABELS)
+    board = build_leaderboard([tmp_path])
+    told = {row["verdict"] for row in board["tables"][0]["rows"][1:]}
+    says = "cannot show any difference at 0.05" in terminal_table(board)
+    assert (told, says) == (({"not told apart"}, True) if count > 4 else ({"worse"}, False))
+
+
 def test_seeds_of_a_recipe_are_one_row(runs):
     for seed, answers in ((42, wrong(8)), (43, wrong(4))):
         make(runs / "tiny" / f"seed-{seed}", answers, training=seeded(seed))
@@ -127,6 +168,34 @@ def test_seeds_of_a_recipe_are_one_row(runs):
     assert row["p"] == 2 / 2**8
     assert board["tables"][0]["comparisons"] == 10
     assert len(row["folders"]) == 2
+
+
+@pytest.mark.parametrize("depth", ["", "evaluation", "a/b"])
+def test_an_evaluation_of_a_seed_is_a_copy(tmp_path, depth):
+    for seed, answers in ((42, wrong(8)), (43, wrong(4))):
+        place = tmp_path / "tiny" / f"seed-{seed}"
+        make(place, answers, training=seeded(seed), weights=f"w{seed}")
+        if depth:
+            make(place / depth, answers, training=seeded(seed), weights=f"w{seed}")
+    board = build_leaderboard([tmp_path])
+    assert [(row["name"], row["seeds"]) for row in board["tables"][0]["rows"]] == [("tiny", [42, 43])]
+    copies = [f"tiny/seed-{seed}/{depth}" for seed in (42, 43) if depth]
+    assert [one["folder"] for one in board["left_out"] if not one["failed"]] == copies
+
+
+@pytest.mark.parametrize(
+    ("of_seeds", "shown"),
+    [
+        ((["all"], ["all"]), ["all"]),
+        ((["all", "mean ± sd of seed 42"], ["all", "mean ± sd of seed 43"]), ["all"]),
+        ((["leaks"], []), []),
+    ],
+)
+def test_the_notes_of_a_row_hold_of_all_its_seeds(tmp_path, of_seeds, shown):
+    for seed, notes in zip((42, 43), of_seeds, strict=True):
+        make(tmp_path / f"seed-{seed}", LABELS, training=seeded(seed), notes=notes)
+    (table,) = build_leaderboard([tmp_path])["tables"]
+    assert (table["rows"][0]["seeds"], table["rows"][0]["notes"], table["notes"]) == ([42, 43], shown, shown)
 
 
 def test_the_same_seed_twice_is_two_rows(runs):
@@ -233,3 +302,24 @@ def test_several_folders_and_the_same_twice(runs, tmp_path):
     make(tmp_path / "more" / "a", wrong(6))
     board = build_leaderboard([runs, tmp_path / "more", runs / "a"])
     assert sorted(rows_of(board)) == ["more/a", "runs/a", "runs/b", "runs/c"]
+
+
+@pytest.mark.parametrize("below", ["", "/.", "/tiny"])
+def test_folders_of_one_name_are_told_apart(tmp_path, monkeypatch, below):
+    monkeypatch.chdir(tmp_path)
+    for name, answers in (("mine", LABELS), ("yours", wrong(8))):
+        make(tmp_path / name / "runs" / "tiny", answers)
+    board = build_leaderboard([Path(f"{name}/runs{below}") for name in ("mine", "yours")])
+    assert sorted(rows_of(board)) == ["mine/runs/tiny", "yours/runs/tiny"]
+
+
+@pytest.mark.parametrize("csv", [True, False])
+def test_a_run_of_fewer_clips_is_not_ranked(tmp_path, csv):
+    for name in ("a", "b"):
+        make(tmp_path / name, LABELS, csv=csv)
+    write_evidence(tmp_path / "part", LABELS[:16], LABELS[:16], SPEAKERS[:16], csv=False)
+    board = build_leaderboard([tmp_path])
+    assert sorted(rows_of(board)) == ["a", "b"]
+    assert [one["reason"] for one in board["left_out"]] == [
+        "'part' tested 16 clips, 'a' 32: test both on the same clips"
+    ]

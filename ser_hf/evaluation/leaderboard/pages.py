@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ser_hf.evaluation import compare
 from ser_hf.utils import files, templates
 
 COLUMNS = (
@@ -131,4 +132,6 @@ def tested(table: dict[str, Any]) -> str:
     few = ""
     if table["smallest_p"] is not None and table["smallest_p"] > 0.001:
         few = f"; with {count(table['speakers'])} p cannot fall below {table['smallest_p']:.3g}"
+    if table["smallest_p"] is not None and table["smallest_p"] * table["comparisons"] > compare.ALPHA:
+        few += f"; so many pairs over so few speakers cannot show any difference at {compare.ALPHA:g}"
     return f"UAR against {table['reference']}, {table['p_says']}{few}"

@@ -13,6 +13,8 @@ from ser_hf.evaluation import bootstrap, compare
 from ser_hf.evaluation.leaderboard.runs import LeftOut, Run, collect, split_of
 from ser_hf.evaluation.results import PredictionTable, ResultsError
 
+_ROUNDING = 1e-9
+
 
 def build_leaderboard(folders: Sequence[Path]) -> dict[str, Any]:
     """Rank every evaluation below some folders, in a table for each split and dataset.
@@ -35,9 +37,8 @@ def build_leaderboard(folders: Sequence[Path]) -> dict[str, Any]:
     left_out, tables = list(collection.left_out), []
     for _, group in sorted(groups.items()):
         kept, others = _of_the_same_clips(group)
-        different, copies = _without_copies(kept)
-        left_out += [*others, *copies]
-        tables.append(_table(different))
+        left_out += others
+        tables.append(_table(kept))
     if not tables:
         raise ResultsError(left_out[0].reason)
     return {"tables": tables, "left_out": [vars(one) for one in left_out], "parts": collection.parts}
@@ -64,17 +65,24 @@ def holm(p_values: Sequence[float], comparisons: int) -> list[float]:
 
 
 def _of_the_same_clips(group: list[Run]) -> tuple[list[Run], list[LeftOut]]:
-    """Keep the runs whose clips, labels and speakers are those of most; say why of the others."""
-    counts: dict[bytes, list[Run]] = defaultdict(list)
+    """Keep the runs whose clips, labels and speakers are those of most; say why of the others.
+
+    Of a run without predictions only the number of its clips is known.
+    """
+    counts: dict[bytes | int, list[Run]] = defaultdict(list)
     for run in group:
         if run.predictions:
             counts[_clips(run.predictions[0])].append(run)
     if not counts:
-        return group, []
+        for run in group:
+            counts[run.results.n].append(run)
     model = max(counts.values(), key=len)[0]
     kept, left_out = [], []
     for run in group:
         try:
+            if run.results.n != model.results.n:
+                numbers = f"'{run.name}' tested {run.results.n:,} clips, '{model.name}' {model.results.n:,}"
+                raise UserError(f"{numbers}: test both on the same clips")
             for table in run.predictions:
                 folders = model.folders[0], run.folders[0]
                 compare.refuse_other_clips(folders, [model.predictions[0], table])
@@ -91,37 +99,19 @@ def _clips(table: PredictionTable) -> bytes:
     ).encode()
 
 
-def _without_copies(runs: list[Run]) -> tuple[list[Run], list[LeftOut]]:
-    """Keep the first of runs of one model with the same answers, as a model and its evaluation."""
-    kept: list[Run] = []
-    copies = []
-    for run in sorted(runs, key=lambda run: (run.name.count("/"), run.name)):
-        first = next((other for other in kept if _same_answers(other, run)), None)
-        if first is None:
-            kept.append(run)
-        else:
-            copies.append(LeftOut(run.name, f"has the weights and the answers of {first.name}", failed=False))
-    return kept, copies
-
-
-def _same_answers(first: Run, second: Run) -> bool:
-    weights = {first.results.weights, second.results.weights}
-    if len(weights) != 1 or "" in weights or len(first.predictions) != 1 or len(second.predictions) != 1:
-        return False
-    return np.array_equal(first.predictions[0].predicted, second.predictions[0].predicted)
-
-
 def _table(runs: list[Run]) -> dict[str, Any]:
     """A table of runs under one split, the best first.
 
     Runs that saw test speakers come last and have no rank, unless all did: then the split leaks.
+    Runs of one UAR share a rank.
     """
     all_leak = all(run.results.leaks for run in runs)
     runs = sorted(runs, key=lambda run: (run.results.leaks and not all_leak, -_mean(run, "uar"), run.name))
     matrices = [_speaker_matrices(run) for run in runs]
     rows = [_row(run, counts) for run, counts in zip(runs, matrices, strict=True)]
-    for number, row in enumerate(rows, start=1):
-        row["rank"] = number if all_leak or not row["leaks"] else None
+    ranked = [row for row in rows if all_leak or not row["leaks"]]
+    for row in ranked:
+        row["rank"] = 1 + sum(other["uar"] > row["uar"] + _ROUNDING for other in ranked)
     first = runs[0].results
     return {
         **{name: getattr(first, name) for name in ("protocol", "fold", "folds", "protocol_hash", "dataset", "n")},
@@ -217,6 +207,8 @@ def _test_against_best(rows: list[dict[str, Any]], matrices: list[np.ndarray | N
     if smallest is not None:
         corrected = holm([rows[number]["p"] for number in others], comparisons)
         for number, p in zip(others, corrected, strict=True):
-            rows[number] |= {"p_holm": p, "verdict": "worse" if p <= compare.ALPHA else "not told apart"}
+            # a model that saw the speakers may be better than the best of those that did not
+            told = "worse" if rows[number]["difference"] < 0 else "better"
+            rows[number] |= {"p_holm": p, "verdict": told if p <= compare.ALPHA else "not told apart"}
         says += f"; corrected for all {comparisons} pairs of runs (Holm 1979)"
     return {"reference": rows[best]["name"], "comparisons": comparisons, "smallest_p": smallest, "p_says": says}

@@ -35,7 +35,7 @@ class Run:
     folders: tuple[Path, ...]
     """Of each `results.json`."""
     results: Results
-    """Of the first seed."""
+    """Of the first seed, with the notes that hold of all."""
     seeds: tuple[int, ...]
     """Empty where the results name none."""
     figures: tuple[dict[str, float], ...]
@@ -70,7 +70,7 @@ def collect(folders: Sequence[Path]) -> Collection:
     for folder in folders:
         in_folder, errors = find_results(folder)
         for place, run in in_folder.items():
-            found.setdefault(Path(os.path.realpath(place)), (_name(place, folder, len(folders) > 1), run))
+            found.setdefault(Path(os.path.realpath(place)), (_name(place, folder, folders), run))
         left_out += [LeftOut(str(folder), str(error)) for error in errors]
     parts = {place / part for place, (_, run) in found.items() for part in _parts(run)} & set(found)
     runs = []
@@ -80,7 +80,8 @@ def collect(folders: Sequence[Path]) -> Collection:
                 runs.append(_read(place, name, results))
             except ResultsError as error:
                 left_out.append(LeftOut(name, str(error)))
-    return Collection(list(_grouped(runs)), left_out, len(parts))
+    different, copies = _without_copies(runs)
+    return Collection(list(_grouped(different)), left_out + copies, len(parts))
 
 
 def split_of(results: Results) -> tuple[str, str, str, str]:
@@ -97,12 +98,35 @@ def split_of(results: Results) -> tuple[str, str, str, str]:
     return results.protocol, str(results.fold), results.protocol_hash, dataset
 
 
-def _name(place: Path, folder: Path, several: bool) -> str:
-    """A folder's name in the tables: its path below the one that was given."""
-    below = place.relative_to(folder).as_posix()
+def _name(place: Path, folder: Path, folders: Sequence[Path]) -> str:
+    """A folder's name in the tables: its path below the one that was given, of several with that.
+
+    Where two of several have one name, their paths tell them apart.
+    """
+    below, given = place.relative_to(folder).as_posix(), {Path(os.path.abspath(one)) for one in folders}
+    top = Path(os.path.abspath(folder))
+    name = top.name if [one.name for one in given].count(top.name) == 1 else folder.as_posix()
     if below == ".":
-        return Path(os.path.abspath(folder)).name
-    return f"{Path(os.path.abspath(folder)).name}/{below}" if several else below
+        return name
+    return f"{name}/{below}" if len(folders) > 1 else below
+
+
+def _without_copies(runs: list[Run]) -> tuple[list[Run], list[LeftOut]]:
+    """Keep the first of runs of one model with the same answers, as a model and its evaluation."""
+    kept: dict[tuple, Run] = {}
+    different, copies = [], []
+    for run in sorted(runs, key=lambda run: (run.name.count("/"), run.name)):
+        if not run.results.weights or len(run.predictions) != 1:
+            different.append(run)
+            continue
+        (table,) = run.predictions
+        answers = tuple(values.tobytes() for values in (table.corpora, table.files, table.predicted))
+        first = kept.setdefault((split_of(run.results), run.results.weights, answers), run)
+        if first is run:
+            different.append(run)
+        else:
+            copies.append(LeftOut(run.name, f"has the weights and the answers of {first.name}", failed=False))
+    return different, copies
 
 
 def _parts(results: Results) -> list[str]:
@@ -191,8 +215,10 @@ def _together(group: list[Run]) -> Run:
     if len(group) == 1:
         return first
     name = re.sub(rf"[-_/]?(seed[-_]?)?{first.seeds[0]}$", "", first.name)
+    notes = [note for note in first.results.notes if all(note in run.results.notes for run in group)]
     return replace(
         first,
+        results=replace(first.results, notes=notes),
         name=name or first.folders[0].parent.name,
         folders=tuple(place for run in group for place in run.folders),
         seeds=tuple(seed for run in group for seed in run.seeds),
