@@ -44,7 +44,7 @@ def write_corpora(folder: str | PathLike, seed: int = 0, takes: int = 2, words: 
 
 
 def _ravdess_jobs(folder: Path, seed: int, takes: int) -> Iterator[Job]:
-    sentences = {1: [0, 1, 0, 2, 1, 3, 0], 2: [3, 2, 0, 4, 1, 3, 0]}
+    sentences = {1: [0, 1, 0, 2, 1, 3, 0], 2: [3, 2, 4, 1, 0, 4, 2]}
     for actor, speaker in enumerate(ravdess.SPEAKERS, start=1):
         voice = SyntheticVoice.of(speaker, female=actor % 2 == 0, seed=seed)
         for emotion, (statement, syllables) in product(EMOTIONS, sentences.items()):
