@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ser_hf.app import answers, calls, uploads
 from ser_hf.app.calls import Calls
 from ser_hf.app.metrics import CLIENT_CLOSED, Exchange, Metrics
-from ser_hf.app.origins import Origins, client, header, is_this_machine
+from ser_hf.app.origins import Origins, client_network, header, is_this_machine
 from ser_hf.app.uploads import Limits
 
 API = "/gradio_api"
@@ -215,7 +215,7 @@ class RequestGuard:
             return None
         if self.draining:
             return _DRAINING
-        if not is_this_machine(scope) and (wait := self._rate.seconds_to_wait(client(scope))):
+        if not is_this_machine(scope) and (wait := self._rate.seconds_to_wait(client_network(scope))):
             message = f"More than {self.limits.per_minute} requests in a minute: wait {wait} s and ask again."
             return Refusal("rate", 429, message, {"retry-after": str(wait)})
         return None
@@ -305,7 +305,7 @@ class RateLimit:
         self._times: dict[str, deque[float]] = {}
 
     def seconds_to_wait(self, client: str) -> int:
-        """Count a request of `client`, an IP address; the seconds until it may ask, 0 for now."""
+        """Count a request of `client`, an address; the seconds until it may ask, 0 for now."""
         if not self.per_minute:
             return 0
         now, times = time.monotonic(), self._times.setdefault(client, deque())

@@ -6,7 +6,7 @@ say nothing, and may ask. The rules are those of Go's `net/http.CrossOriginProte
 """
 
 from collections.abc import Iterable
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -58,13 +58,28 @@ def client(scope: "Scope") -> str:
     return (scope.get("client") or ("", 0))[0]
 
 
+def client_network(scope: "Scope") -> str:
+    """Who asks, as limits count them: an address, of IPv6 the /64 network that one client has."""
+    try:
+        address = _address(scope)
+    except ValueError:
+        return client(scope)
+    return str(ip_network((address, 64), strict=False) if address.version == 6 else address)
+
+
+def _address(scope: "Scope") -> IPv4Address | IPv6Address:
+    address = ip_address(client(scope))
+    # a socket of IPv6 shows addresses of IPv4 so
+    return (address.ipv4_mapped if isinstance(address, IPv6Address) else None) or address
+
+
 def is_this_machine(scope: "Scope") -> bool:
     """Whether a program on this machine asks, as health checks and Gradio's MCP server do.
 
     What came through a proxy is from elsewhere, whichever address its client claims to have.
     """
     try:
-        is_loopback = ip_address(client(scope)).is_loopback
+        is_loopback = _address(scope).is_loopback
     except ValueError:
         return False
     return is_loopback and not any(header(scope, name) for name in _FORWARDED)

@@ -14,8 +14,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from os import PathLike
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -44,6 +45,8 @@ GRACE = 7.0
 
 _QUIET = 0.3  # seconds without work after which none is left: a client joins the queue, then asks for the result
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+PROXIES = "127.0.0.1,::1,::ffff:127.0.0.1"
+"""Addresses of proxies that are believed: this machine's, the last where `--host` is `::`."""
 _PREFIX = "ser_hf_app-"
 
 
@@ -100,13 +103,21 @@ def health(predictor: Predictor, limits: Limits, folder: Path | None, commit: st
 
 async def _sweep(keep: float) -> None:
     """Delete uploads, and what was made of them, when they are `keep` seconds old."""
-    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    folder = os.environ["GRADIO_TEMP_DIR"]
     while True:
         await asyncio.sleep(min(60, max(0.5, keep / 4)))
-        for path in folder.rglob("*"):
-            is_upload = path.is_file() and path.parent.name != examples.FOLDER
-            if is_upload and time.time() - path.stat().st_mtime > keep:
-                path.unlink(missing_ok=True)
+        delete_uploads(folder, keep)
+
+
+def delete_uploads(folder: str | PathLike, keep: float) -> None:
+    """Delete the uploads below a folder that are `keep` seconds old; Gradio may be faster."""
+    for place, _, names in os.walk(folder):
+        if Path(place).name == examples.FOLDER:
+            continue
+        for path in (Path(place, name) for name in names):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > keep:
+                    path.unlink()
 
 
 class Server(uvicorn.Server):
@@ -126,11 +137,11 @@ class Server(uvicorn.Server):
         self._guard.draining = True
         self._loop.call_soon_threadsafe(self._start_draining)
 
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Remember the loop, which a signal has to wake, and begin to sweep."""
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Remember the loop, which a signal may have to wake from here on, and begin to sweep."""
         self._loop = asyncio.get_running_loop()
         self._sweeping = asyncio.create_task(_sweep(self._guard.limits.keep))
-        await super().startup(sockets)
+        await super().serve(sockets)
 
     def _start_draining(self) -> None:
         self._draining = asyncio.create_task(self._drain())  # a loop holds its tasks by weak references only
@@ -256,7 +267,12 @@ def serve(guard: RequestGuard, host: str, port: int) -> None:
         except OSError as error:
             raise UserError(f"port {port} on {host} cannot be opened ({error}): choose another --port") from error
         config = uvicorn.Config(
-            guard, log_level="warning", access_log=False, timeout_graceful_shutdown=1, server_header=False
+            guard,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=1,
+            server_header=False,
+            forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", PROXIES),
         )
         url_host = f"[{host}]" if ":" in host else host
         print(f"running on http://{url_host}:{listening.getsockname()[1]}", flush=True)
@@ -275,7 +291,11 @@ def _check_web(web: Path, predictor: Predictor) -> None:
     settings = web / "ser_hf.json"
     if not settings.is_file():
         raise UserError(f"--web is '{web}', which holds no ser_hf.json: name what `ser-hf export --web` wrote")
-    if json.loads(settings.read_text())["digest"] != predictor.session.backend.digest:
+    try:
+        digest = json.loads(settings.read_text(encoding="utf-8"))["digest"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"'{settings}' names no model: export the page again") from None
+    if digest != predictor.session.backend.digest:
         raise UserError(f"'{web}' is a page of other weights than those of '{predictor.name}': export it again")
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -43,8 +44,6 @@ STAGES: dict[str, dict[str, Command]] = {
 COMMANDS: dict[str, Command] = {name: command for stage in STAGES.values() for name, command in stage.items()}
 """A command's docstring is its help: the first line, the description, and examples."""
 
-_PAIRS = [name for name in COMMANDS if " " in name]
-
 _PATH_ERRORS = {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EROFS, errno.ENOSPC}
 _PATH_ERRORS |= {errno.ENAMETOOLONG, errno.ELOOP, errno.EPERM, errno.EDQUOT}
 """What is wrong with a path that the user named, rather than with us."""
@@ -56,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0: done; 2: the user can mend it, which one line on stderr explains; 3: an audit found
         something to decide about, or some recordings, clips of a voice or results could not be
-        used.
+        used; 130: Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
     if threading.current_thread() is not threading.main_thread():
@@ -82,6 +81,9 @@ def _exit_code(argv: list[str]) -> int:
     except UserError as error:
         print(f"ser-hf: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("ser-hf: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # whoever read our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
@@ -99,7 +101,8 @@ def _run_command(argv: list[str]) -> int | None:
     if name not in COMMANDS:
         raise UserError(f"'{name}' is no command: {_meant(name, argv)}")
     mistyped = words == 1 < len(argv) and not argv[1].startswith("-") and not os.path.exists(argv[1])
-    if mistyped and (meant := nearest(pair, _PAIRS)):
+    pairs = [one for one in COMMANDS if one.startswith(f"{name} ")]
+    if mistyped and (meant := nearest(pair, pairs)):
         raise UserError(f"'{pair}' is no command: did you mean '{meant}'?")
     command = COMMANDS[name]
     return command(CommandLine(name, argv[words:], command.__doc__))
@@ -107,8 +110,9 @@ def _run_command(argv: list[str]) -> int | None:
 
 def _meant(name: str, argv: list[str]) -> str:
     """The remedy for a first word that is no command."""
-    if os.path.exists(name):  # a recording, most likely
-        return f"did you mean `ser-hf predict {' '.join(argv)}`?"
+    if os.path.exists(name):  # a recording, most likely, or a folder of them
+        command = "label" if os.path.isdir(name) else "predict"
+        return f"did you mean `ser-hf {command} {shlex.join(argv)}`?"
     meant = nearest(name, COMMANDS)
     return f"did you mean '{meant}'? `ser-hf` lists all" if meant else f"choose one of {', '.join(COMMANDS)}"
 

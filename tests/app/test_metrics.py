@@ -291,6 +291,8 @@ def test_who_comes_through_a_proxy_is_not_this_machine(tmp_path, claimed):
         ("none", HERE, {}, 404),
         ("local", HERE, {}, 200),
         ("local", ("::1", 1), {}, 200),
+        ("local", ("::ffff:127.0.0.1", 1), {}, 200),  # as `--host ::` shows it
+        ("local", ("::ffff:203.0.113.7", 1), {}, 403),
         ("local", ELSEWHERE, {}, 403),
         ("local", HERE, {"X-Forwarded-For": "203.0.113.7"}, 403),
         ("local", HERE, {"Via": "1.1 proxy"}, 403),

@@ -4,11 +4,13 @@ import re
 
 import pytest
 from helpers.small import ROOT
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from ser_hf.app import server
-from ser_hf.app.middleware import API, Access
+from ser_hf.app.metrics import Metrics
+from ser_hf.app.middleware import API, Access, RequestGuard
 from ser_hf.app.uploads import Limits
 from ser_hf.inference.predictor import Predictor
 
@@ -68,6 +70,30 @@ def test_each_visitor_has_a_limit(client):
     ask = [client.post("/predict", content=b"x", headers=forwarded(client="198.51.100.1")) for _ in range(5)]
     assert [answer.status_code for answer in ask] == [422] * 4 + [429]
     assert client.post("/predict", content=b"x", headers=forwarded(client="198.51.100.2")).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("addresses", "statuses"),
+    [
+        (["2001:db8:1:2::1", "2001:db8:1:2:ffff::9", "2001:db8:1:2:3:4:5:6"], [404, 404, 429]),  # one network
+        (["2001:db8:1:2::1", "2001:db8:1:3::1", "2001:db8:1:4::1"], [404, 404, 404]),
+        (["::ffff:203.0.113.7", "203.0.113.7", "::ffff:203.0.113.7"], [404, 404, 429]),
+        (["203.0.113.7", "203.0.113.8", "203.0.113.9"], [404, 404, 404]),
+        (["unknown", "unknown", "unknown"], [404, 404, 429]),
+    ],
+)
+def test_who_has_a_whole_network_is_one_client(tmp_path, addresses, statuses):
+    guard = RequestGuard(Starlette(), Limits(per_minute=2), tmp_path, Access(), None, [], Metrics())
+    assert [TestClient(guard, client=(one, 1)).post("/predict").status_code for one in addresses] == statuses
+
+
+@pytest.mark.parametrize("proxy", ["127.0.0.1", "::1", "::ffff:127.0.0.1"])
+def test_a_proxy_on_this_machine_is_believed(tmp_path, proxy):
+    guard = RequestGuard(Starlette(), Limits(per_minute=1), tmp_path, Access(), None, [], Metrics())
+    ask = TestClient(ProxyHeadersMiddleware(guard, server.PROXIES), client=(proxy, 1))
+    visitors = [VISITOR, "198.51.100.1", VISITOR]
+    found = [ask.post("/predict", headers={"X-Forwarded-For": one}).status_code for one in visitors]
+    assert found == [404, 404, 429]
 
 
 def test_the_metrics_do_not_pass(client):

@@ -5,6 +5,7 @@ import http.server
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -22,10 +23,12 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+import uvicorn
 from helpers.app import free_port, serving, started
 from helpers.small import ROOT
+from starlette.applications import Starlette
 
-from ser_hf.app import tabs
+from ser_hf.app import server, tabs
 from ser_hf.app.metrics import Metrics
 from ser_hf.app.middleware import API, Access, RequestGuard
 from ser_hf.app.server import allowed_hosts, health
@@ -397,6 +400,46 @@ def test_uploads_are_deleted_when_their_time_has_come(tuned, clip, tmp_path):
     finally:
         app.terminate()
         assert app.wait(timeout=15) == 0
+
+
+@pytest.mark.parametrize("vanishing", ["before stat", "before unlink", "folder"])
+def test_an_upload_that_goes_meanwhile_does_not_end_the_sweep(tmp_path, monkeypatch, vanishing):
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "clip.wav").touch()
+        os.utime(tmp_path / name / "clip.wav", (0, 0))
+    method = "unlink" if vanishing == "before unlink" else "stat"
+    before = getattr(Path, method)
+
+    def gone(path, *words, **named):
+        if path.name == "clip.wav" and path.parent.name == "a":
+            shutil.rmtree(tmp_path / ("b" if vanishing == "folder" else "a"), ignore_errors=True)
+        return before(path, *words, **named)
+
+    monkeypatch.setattr(Path, method, gone)
+    server.delete_uploads(tmp_path, 60)
+    monkeypatch.undo()
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("when", ["load", "startup", "main_loop"])
+def test_a_signal_at_any_time_of_the_start_ends_the_app(tmp_path, monkeypatch, when):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    guard = RequestGuard(Starlette(), Limits(), tmp_path, Access(), None, [], Metrics())
+    config = uvicorn.Config(guard, log_level="warning", lifespan="off")
+    app = server.Server(config, guard)
+    owner = config if when == "load" else app
+    step = getattr(owner, when)
+
+    def signalled(*words, **named):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(*words, **named)
+
+    monkeypatch.setattr(owner, when, signalled)
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        asyncio.run(asyncio.wait_for(app.serve([listening]), 20))
+    assert guard.draining
 
 
 def test_mcp_without_its_package_is_said_in_one_line(tuned, fails, monkeypatch):

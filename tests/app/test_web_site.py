@@ -129,6 +129,9 @@ def test_a_page_of_another_model_is_refused(site, tmp_path, fails):
     other = make_whisper(tmp_path / "other", seconds=5)
     assert "is a page of other weights than those of" in fails("app", "--model", other, "--web", site)
     assert "holds no ser_hf.json" in fails("app", "--model", other, "--web", tmp_path)
+    for content in ("", "{}", "[]"):
+        (tmp_path / "ser_hf.json").write_text(content)
+        assert "ser_hf.json' names no model: export" in fails("app", "--model", other, "--web", tmp_path)
 
 
 def test_a_page_is_pushed_as_a_static_space(remote, tuned, runtime, tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -157,6 +158,7 @@ def test_unknown_names_end_in_one_line(built, tuned, models, fails, tmp_path):
         ("xyz", "'xyz' is no command: choose one of predict, app, label"),
         ("data split --dataset d", "'data split' is no command: did you mean 'data splits'?"),
         ("README.md --model m", "'README.md' is no command: did you mean `ser-hf predict README.md --model m`?"),
+        ("docs --output o", "'docs' is no command: did you mean `ser-hf label docs --output o`?"),
         ("predict clip.wav --outpt o", "'--outpt' is no flag of ser-hf predict, did you mean --output? (see"),
         ("finetune --dataset d --outputdir o", "is no flag of ser-hf finetune, did you mean --output_dir? (see"),
         ("finetune --dataset d --lerning_rate=1", "is no flag of ser-hf finetune, did you mean --learning_rate? (see"),
@@ -168,6 +170,34 @@ def test_unknown_names_end_in_one_line(built, tuned, models, fails, tmp_path):
 def test_what_was_meant_is_said(words, meant, fails, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert meant in fails(*words.split())
+
+
+@pytest.mark.parametrize("name", ["my clip.wav", "it's.wav", "a&b.wav"])
+def test_what_was_meant_can_be_pasted(name, fails, tmp_path):
+    (tmp_path / name).touch()
+    line = fails(str(tmp_path / name), "--output", "o")
+    assert shlex.split(line.partition("`")[2].partition("`")[0])[1:] == [
+        "predict",
+        str(tmp_path / name),
+        "--output",
+        "o",
+    ]
+
+
+@pytest.mark.parametrize("words", ["audit splits", "label splits --output o", "predict splits"])
+def test_a_path_is_no_mistyped_command(words, fails, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert "is no command" not in fails(*words.split())
+
+
+@pytest.mark.parametrize("command", ["audit", "label", "predict"])
+def test_an_interrupt_is_a_line(command, monkeypatch, capsys):
+    def interrupted(line):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(COMMANDS, command, interrupted)
+    assert main([command]) == 130
+    assert capsys.readouterr().err == "ser-hf: interrupted\n"
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
