@@ -378,6 +378,8 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touc
 
 @pytest.mark.parametrize("page", [PHONE, PHONE | {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"])
 def test_a_phone_needs_no_scrolling_sideways(page, talk_file, recordings, tmp_path, request):
+    page.get_by_text("- or -").first.wait_for()
+    assert page.evaluate(PROBLEMS) == []  # before there is an answer
     analyse(page, talk_file)
     (tmp_path / "a name as long as those that recorders give.wav").write_text("no sound in here")
     open_tab(page, "Batch")
