@@ -26,6 +26,7 @@ from ser_hf import BUNDLED_MODEL
 from ser_hf.evaluation.baselines import BASELINES
 from ser_hf.evaluation.results import Results
 from ser_hf.protocols.builtin import PROTOCOLS
+from ser_hf.training import recovery
 from ser_hf.utils import files
 
 ROOT = Path(__file__).parent.parent
@@ -129,9 +130,14 @@ def commands(model: str, protocol: str, folder: Path, args: argparse.Namespace) 
     seeds = {folder / f"seed-{seed}": seed for seed in range(42, 42 + args.seeds)}
     resumed = ["--resume_from_checkpoint", "true"]
     return {
-        place: [*recipe, *split, "--output_dir", place, "--seed", seed, *(resumed if place.exists() else [])]
+        place: [*recipe, *split, "--output_dir", place, "--seed", seed, *(resumed if has_begun(place) else [])]
         for place, seed in seeds.items()
     }
+
+
+def has_begun(place: Path) -> bool:
+    """Whether a training can go on: one fold from a checkpoint, several from what they noted."""
+    return (place / recovery.RUN).exists() or bool(recovery.checkpoints(place))
 
 
 def ser_hf(words: list[object]) -> None:
@@ -201,6 +207,8 @@ def parse_arguments(stated: dict[tuple[str, str], Published]) -> argparse.Namesp
         parser.error("make reproduce RAVDESS=DIR TESS=DIR: give both corpora, or --dataset")
     if args.seeds < 1:
         parser.error(f"--seeds is {args.seeds}: at least 1 is needed")
+    if not any(protocol in args.only and model in args.models for protocol, model in stated):
+        parser.error(f"no figure of {', '.join(args.models)} under {', '.join(args.only)} is published")
     return args
 
 

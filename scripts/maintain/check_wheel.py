@@ -261,8 +261,8 @@ def finetune(installed: Installed) -> str:
 def label(installed: Installed) -> str:
     """`ser-hf label` and its report."""
     installed.run("label", "clip.wav", "--output", "labels")
-    installed.run("label-report", "labels", "--output", "labels.html")
-    there(installed, "labels/**/*.parquet", "labels.html")
+    installed.run("label-report", "labels")
+    there(installed, "labels/*.parquet", "labels/_report/report.html", "labels/_report/report.json")
     return "labels as Parquet, report"
 
 

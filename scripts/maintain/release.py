@@ -231,7 +231,8 @@ def git(root: Path, *words: str) -> str:
     """
     done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"git {words[0]} failed: {done.stderr.strip().splitlines()[-1]}")
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise UserError(f"git {words[0]} failed: {reason}")
     return done.stdout
 
 

@@ -11,13 +11,14 @@ from os import PathLike
 import datasets
 import numpy as np
 import pyarrow as pa
+from huggingface_hub import errors
 
 from ser_hf.data import references
 from ser_hf.data.dataset import FEATURES, DatasetError
 from ser_hf.data.references import RowGroup, open_parquet
 from ser_hf.errors import first_line
 from ser_hf.labels import EMOTIONS
-from ser_hf.utils import files
+from ser_hf.utils import files, hub_errors
 
 LARGEST_GROUP = 512 * 2**20
 """Bytes of a row group, which is read as a whole."""
@@ -37,8 +38,9 @@ def load(source: str | PathLike) -> datasets.Dataset:
     for file in _parquet_files(source):
         try:
             tables.append(_columns(file, source))
-        except (OSError, pa.ArrowException) as error:
-            raise DatasetError(f"'{file}' of '{source}' cannot be read ({first_line(error)[:160]})") from error
+        except (OSError, errors.HTTPError, pa.ArrowException) as error:
+            reason, remedy = hub_errors.explain(error) or (first_line(error)[:160], "check the file")
+            raise DatasetError(f"'{file}' of '{source}' cannot be read ({reason}): {remedy}") from error
     table = pa.concat_tables(tables)
     return datasets.Dataset(table, info=datasets.DatasetInfo(features=FEATURES))
 
@@ -81,7 +83,7 @@ def _parquet_files(source: str | PathLike) -> list[str]:
         raise DatasetError(f"'{source}' holds '{pattern}': datasets takes it for a pattern, rename the folder")
     try:
         builder = datasets.load_dataset_builder(str(source))
-    except (FileNotFoundError, ConnectionError, ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, errors.HTTPError) as error:
         raise DatasetError(
             f"'{source}' is no dataset that can be streamed ({first_line(error)[:160]}): "
             "give a folder with Parquet files or a Hub id"

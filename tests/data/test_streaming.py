@@ -5,6 +5,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import errors
 
 from ser_hf import audio, protocols
 from ser_hf.data import dataset, references, streaming
@@ -120,6 +121,28 @@ def test_what_cannot_be_streamed_is_named(parquet, tmp_path, make, says):
     with pytest.raises(DatasetError, match=says) as told:
         streaming.load(tmp_path / "d")
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("step", ["the file", "the dataset"])
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (errors.HTTPError("connection reset"), "the Hub cannot be reached .connection reset..: check the network"),
+        (OSError("no route"), "no route"),
+        (ConnectionError("refused"), "refused"),
+    ],
+)
+def test_a_hub_that_is_lost_while_columns_are_read_is_named(parquet, monkeypatch, step, error, says):
+    def lost(*_, **__):
+        raise error
+
+    if step == "the file":
+        monkeypatch.setattr(streaming, "open_parquet", lost)
+    else:
+        monkeypatch.setattr(datasets, "load_dataset_builder", lost)
+        says = "is no dataset that can be streamed .*" + str(error)
+    with pytest.raises(DatasetError, match=says):
+        streaming.load(parquet)
 
 
 def test_a_row_group_too_large_to_be_read_is_named(parquet, monkeypatch):

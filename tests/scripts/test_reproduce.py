@@ -124,8 +124,33 @@ def test_commands_of_trained_cells(reproduce, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("left", "resumes"),
+    [
+        ([], False),
+        (["logs.txt"], False),  # ended before its first checkpoint
+        (["checkpoint-2/config.json"], False),  # while it was written
+        (["ser_hf.json", "fold-0/results.json"], True),
+    ],
+)
+def test_a_training_goes_on_where_it_can(reproduce, tmp_path, monkeypatch, left, resumes):
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "--dataset", "D", "--output", str(tmp_path)])
+    for name in left:
+        (tmp_path / "seed-42" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "seed-42" / name).touch()
+    args = reproduce.parse_arguments(reproduce.published())
+    (words,) = reproduce.commands("tiny", "speaker", tmp_path, args).values()
+    assert ("--resume_from_checkpoint" in words) == resumes
+
+
+@pytest.mark.parametrize(
     "words",
-    [[], ["--ravdess", "", "--tess", "T"], ["--dataset", "D", "--seeds", "0"], ["--dataset", "D", "--only", "x"]],
+    [
+        [],
+        ["--ravdess", "", "--tess", "T"],
+        ["--dataset", "D", "--seeds", "0"],
+        ["--dataset", "D", "--only", "x"],
+        ["--dataset", "D", "--models", "tiny", "--only", "ravdess-tess"],
+    ],
 )
 def test_mistakes(reproduce, monkeypatch, words):
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *words])
