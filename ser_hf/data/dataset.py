@@ -14,6 +14,7 @@ import joblib
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from huggingface_hub import errors
 
 from ser_hf import audio
 from ser_hf.data import card, describe, references
@@ -183,13 +184,7 @@ def load(source: str | PathLike) -> datasets.Dataset:
     try:
         name = str(path if path.exists() else source)
         rows = datasets.load_from_disk(name) if stored else datasets.load_dataset(name)
-    except (
-        FileNotFoundError,
-        ConnectionError,
-        ValueError,
-        OSError,
-        datasets.exceptions.DatasetGenerationError,
-    ) as error:
+    except (ValueError, OSError, errors.HTTPError, datasets.exceptions.DatasetGenerationError) as error:
         problem = "cannot be read" if path.exists() else "is neither a folder nor a dataset that the Hub gave"
         raise DatasetError(f"'{source}' {problem} ({first_line(error)[:160]})") from error
     if isinstance(rows, datasets.DatasetDict):
@@ -199,8 +194,9 @@ def load(source: str | PathLike) -> datasets.Dataset:
     missing = [name for name in FEATURES if name not in rows.column_names]
     if missing:
         raise DatasetError(f"'{source}' lacks the column {missing[0]!r}: build it with `ser-hf data`")
-    if rows.features["label"].names != list(EMOTIONS):
-        raise DatasetError(f"'{source}' has the labels {rows.features['label'].names}: they must be {list(EMOTIONS)}")
+    names = getattr(rows.features["label"], "names", None)
+    if names != list(EMOTIONS):
+        raise DatasetError(f"'{source}' has the labels {names}: they must be {list(EMOTIONS)}")
     return rows.cast_column("audio", FEATURES["audio"])
 
 

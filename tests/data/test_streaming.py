@@ -123,6 +123,24 @@ def test_what_cannot_be_streamed_is_named(parquet, tmp_path, make, says):
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("load", [streaming.load, dataset.load])
+@pytest.mark.parametrize("labels", [["calm", "happy"], [1, 2], [0.5, 1.5]])
+def test_labels_without_names_are_refused(tmp_path, load, labels):
+    columns = {name: labels if name == "label" else ["x", "y"] for name in dataset.FEATURES}
+    write(tmp_path, pa.table(columns))
+    with pytest.raises(DatasetError, match=r"has the labels None: they must be \['neutral'"):
+        load(tmp_path)
+
+
+def test_a_hub_that_is_lost_is_named_where_all_is_loaded(monkeypatch):
+    def lost(*_, **__):
+        raise errors.HTTPError("connection reset")
+
+    monkeypatch.setattr(datasets, "load_dataset", lost)
+    with pytest.raises(DatasetError, match=r"'you/voices' is neither .* \(connection reset\)"):
+        dataset.load("you/voices")
+
+
 @pytest.mark.parametrize("step", ["the file", "the dataset"])
 @pytest.mark.parametrize(
     ("error", "says"),
