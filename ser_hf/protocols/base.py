@@ -103,5 +103,9 @@ def shared_values(columns: Columns, key: str, first: np.ndarray, second: np.ndar
 
 
 def shorten(values: list[str], count: int = 5) -> str:
-    """The first values of a list as text, with an ellipsis where there are more."""
+    """The first values of a list as text, with an ellipsis where there are more.
+
+    >>> shorten(list("abcde")), shorten(list("abcdef")), shorten(["a", "b"], 1)
+    ('a, b, c, d, e', 'a, b, c, d, e …', 'a …')
+    """
     return ", ".join(values[:count]) + (" …" if len(values) > count else "")

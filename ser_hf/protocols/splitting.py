@@ -20,10 +20,10 @@ _NO_ROWS = np.array([], dtype=int)
 class _Options:
     """What is asked of a split beyond its protocol, see `folds`."""
 
-    near_duplicates: list[list[int]] | None = None
-    text_disjoint: bool = False
-    extra_train_speakers: bool = False
-    train_on_validation: bool = False
+    near_duplicates: list[list[int]] | None
+    text_disjoint: bool
+    extra_train_speakers: bool
+    train_on_validation: bool
 
 
 def split(

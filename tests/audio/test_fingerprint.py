@@ -9,7 +9,7 @@ import soundfile
 from ser_hf import audio
 from ser_hf.audio import fingerprint, resampling
 from ser_hf.audio.fingerprint import MAX_ERROR, near_duplicates
-from ser_hf.protocols import near_duplicates_of
+from ser_hf.protocols.near_duplicates import known_near_duplicates, near_duplicates_of
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,8 @@ def test_groups_of_a_dataset_are_found_once_and_kept(rows, monkeypatch, tmp_path
     planted[25] = {**planted[25], "audio": {"bytes": changed, "path": None}, "sha256": "other"}
     again = datasets.Dataset(pa.Table.from_pylist(planted, schema=some.features.arrow_schema))
     assert near_duplicates_of(some) == []
-    assert near_duplicates_of(again) == [[7, 25]]
+    assert known_near_duplicates(again) is None
+    assert near_duplicates_of(again) == known_near_duplicates(again) == [[7, 25]]
     planted[30] = {**planted[7], "file": "the same samples.wav"}
     twins = datasets.Dataset(pa.Table.from_pylist(planted, schema=some.features.arrow_schema))
     assert near_duplicates_of(twins) == [[7, 25, 30]]  # whichever of the twins a split takes

@@ -127,6 +127,7 @@ def test_a_refit_trains_on_the_validation_side_and_on_nobody_who_is_tested(rows)
 def test_all_trains_on_everybody_and_is_for_a_refit_alone(rows):
     whole = protocols.split(rows, "all", train_on_validation=True)
     assert (whole.train, whole.validation, whole.test) == (list(range(len(rows))), [], [])
+    assert [indices.dtype.kind for indices in whole.sides.values()] == ["i", "i", "i"]
     with pytest.raises(ProtocolError, match="holds out nobody"):
         protocols.split(rows, "all")
 
@@ -234,7 +235,12 @@ def test_folds_gives_one_or_all(rows):
     assert protocols.folds(rows, "emobox-ravdess") == protocols.folds(rows, "emobox-ravdess", "all") == every
     assert protocols.folds(rows, "emobox-ravdess", "3") == protocols.folds(rows, "emobox-ravdess", 3) == [every[3]]
     assert protocols.folds(rows, "random", "all", 7) == [protocols.split(rows, "random", seed=7)]
-    for nonsense in ("6", -1, "two", "1.5", ""):
+    with pytest.raises(ProtocolError, match="fold all of 'emobox-ravdess' is not one split: give the number of a fold"):
+        protocols.split(rows, "emobox-ravdess", "all")
+    with pytest.raises(ProtocolError, match="fold 1 is not in 'speaker': its folds are 0 to 0"):
+        protocols.split(rows, "speaker", 1)
+    assert protocols.folds(rows, "random") == [protocols.split(rows, "random", seed=42)]
+    for nonsense in ("6", -1, "two", "1.5", "", "²", "٣"):
         with pytest.raises(ProtocolError, match=rf"fold {nonsense} is not in 'emobox-ravdess': its folds are 0 to 5"):
             protocols.folds(rows, "emobox-ravdess", nonsense)
 
