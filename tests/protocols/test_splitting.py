@@ -71,6 +71,8 @@ def test_one_corpus_cannot_be_left_out(rows):
     tess = rows.select(picked(rows, corpus={"tess"}))
     with pytest.raises(ProtocolError, match="needs at least 2 corpora, the dataset holds tess: build it with another"):
         protocols.split(tess, "leave-corpus-out")
+    with pytest.raises(ProtocolError, match="the dataset holds nothing"):
+        protocols.split(rows.select([]), "leave-corpus-out")
 
 
 def test_random_is_a_third_seeded_and_warns_that_it_leaks(rows):
@@ -110,6 +112,24 @@ def test_extra_train_speakers_bring_no_copy_of_a_test_recording(rows):
     assert extra not in protocols.split(unknown, "tess-oaf-yaf", extra_train_speakers=True).train
     near = [[extra, narrow.validation[0]]]
     assert extra not in protocols.split(rows, "tess-oaf-yaf", near_duplicates=near, extra_train_speakers=True).train
+    near = [[extra, extra + 1]]  # copies of one another are judged by none
+    assert extra in protocols.split(rows, "tess-oaf-yaf", near_duplicates=near, extra_train_speakers=True).train
+
+
+@pytest.mark.parametrize("shares", [False, True])
+def test_extra_rows_are_of_validation_speakers_only_where_those_are_trained_on(rows, monkeypatch, shares):
+    who, chosen, tested = (picked(rows, speaker=actors(number)) for number in (1, 2, 3))
+    validation = who[:4] if shares else chosen[:4]
+
+    def split(columns, fold, seed):
+        return np.array(who[4:8]), np.array(validation), np.array(tested[:4])
+
+    monkeypatch.setitem(PROTOCOLS, "some", base.Protocol(split, (), 1, validation_shares_speaker=shares))
+    train = set(protocols.split(rows, "some", extra_train_speakers=True).train)
+    assert set(who[8:]) <= train
+    assert (set(chosen) <= train) == shares
+    assert not train & set(chosen[4:] if not shares else who[:4])
+    assert not train & set(tested)
 
 
 def test_a_refit_trains_on_the_validation_side_and_on_nobody_who_is_tested(rows):
@@ -141,6 +161,9 @@ def test_hashes_name_the_split(rows):
     lines = [f"{side} {i} {Path(rows['file'][i]).stem}" for side, indices in sides.items() for i in indices]
     assert split.hash == hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
     assert protocols.split(rows).hash == protocols.split(rows).hash
+    dotted = [protocols.split(changed(rows, "file", rows["file"][0], name)).hash for name in ("a.b.wav", "a.c.wav")]
+    assert dotted[0] != dotted[1]  # the ending alone does not count
+    assert protocols.split(changed(rows, "file", rows["file"][0], "a.b.flac")).hash == dotted[0]
 
 
 def test_a_speaker_on_both_sides_is_refused(rows, monkeypatch):
