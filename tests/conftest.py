@@ -24,9 +24,15 @@ def pytest_configure(config):
         config.pluginmanager.import_plugin("helpers.fixtures")
 
 
+LONGEST = ("tests/web/", "tests/app/test_page.py", "tests/evaluation/test_run.py")
+LONGEST += tuple(f"tests/end_to_end/test_{name}.py" for name in ("docs_commands", "tour"))
+LONGEST += tuple(f"tests/training/test_{name}.py" for name in ("finetune", "recovery"))
+"""Files that take longest."""
+
+
 def pytest_collection_modifyitems(items):
-    """Begin with the files that take longest: at the end one process would wait for another."""
-    items.sort(key=lambda item: not item.nodeid.startswith(("tests/web/", "tests/app/test_page.py")))
+    """Begin with the longest files: at the end one process would wait for another."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
 
 
 TESTED = ("torch", "torchaudio", "transformers", "accelerate", "datasets", "huggingface_hub", "gradio", "onnxruntime")

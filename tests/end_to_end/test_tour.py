@@ -52,7 +52,7 @@ def test_it_runs(tour, notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     for output in outputs(notebook):
         output.clear()
-    tour.execute(notebook, tmp_path, takes=1, words=2, epochs=1)
+    tour.execute(notebook, tmp_path, takes=1, words=2, epochs=0.05)  # two steps
     assert len(pictures(notebook)) == PICTURES
     (settings,) = [cell.source for cell in notebook.cells if tour.PARAMETERS in cell.metadata.get("tags", [])]
     assert "takes=1" not in settings

@@ -41,7 +41,7 @@ def full(trained, few, tmp_path_factory):
         patch.setattr(baselines, "EPOCHS", 2)  # of the network; 200 take a minute
         kinds = {condition.kind: condition for condition in robustness.CONDITIONS}  # one of each: all take long
         patch.setattr(robustness, "CONDITIONS", tuple(kinds.values()))
-        assert main([*base, "--also", "all", "--into_model", "--cache_dir", str(model.parent / "cache")]) == 0
+        assert main([*base, "--also", "all", "--into_model"]) == 0  # in the cache that all tests share
     return model, out
 
 
