@@ -111,7 +111,7 @@ async def _sweep(keep: float) -> None:
 
 def delete_uploads(folder: str | PathLike, keep: float) -> None:
     """Delete the uploads below a folder that are `keep` seconds old; Gradio may be faster."""
-    for place, _, names in os.walk(folder):
+    for place, _, names in os.walk(os.fspath(folder)):
         if Path(place).name == examples.FOLDER:
             continue
         for path in (Path(place, name) for name in names):
