@@ -1,8 +1,10 @@
 """Bars: what they say, where, and that short work has none."""
 
 import io
+from weakref import WeakSet
 
 import pytest
+from tqdm import tqdm
 
 from ser_hf.utils import progress
 
@@ -10,6 +12,12 @@ from ser_hf.utils import progress
 class Screen(io.StringIO):
     def isatty(self):
         return True
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """Bars of other tests, whose work broke off, take no line of the screen."""
+    monkeypatch.setattr(tqdm, "_instances", WeakSet())
 
 
 @pytest.fixture
