@@ -50,7 +50,7 @@ class RowGroup(NamedTuple):
             with _LOCK:
                 table = _opened(self.file).read_row_group(self.number, columns=["audio"], use_threads=False)
         except (OSError, errors.HTTPError, pa.ArrowException) as error:
-            reason, remedy = hub_errors.explain(error) or (first_line(error)[:160], "give it back")
+            reason, remedy = hub_errors.explain(error) or (first_line(error)[:160], "put it back")
             raise UserError(
                 f"recordings in '{self.file}' cannot be read any more: {reason}: {remedy}, then run it again"
             ) from error

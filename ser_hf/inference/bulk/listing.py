@@ -107,6 +107,11 @@ def kind_of(path: str) -> str | None:
     return kind or ("recording" if lower.endswith(audio.SUFFIXES) else None)
 
 
+def is_part(name: str) -> bool:
+    """Whether a file beside a manifest holds rows; whatever else lies there is an input."""
+    return name.startswith("part-") and name.endswith(".parquet")
+
+
 def _list_input(name: str, column: str | None) -> Iterator[Entry]:
     path = os.path.abspath(os.path.expanduser(name))
     if ("://" in name or "::" in name) and not os.path.exists(path):
@@ -154,10 +159,11 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tupl
     except OSError as error:
         raise UserError(f"'{folder}' cannot be listed ({error.strerror}): check its permissions") from None
     identity = (here.st_dev, here.st_ino)
-    if identity in above or any(item.name == MANIFEST for item in items):  # the output may lie among the inputs
+    if identity in above:
         return
+    is_labelling = any(item.name == MANIFEST for item in items)  # the output may lie among the inputs
     for item in items:
-        if item.name.startswith(".") or item.name == "__MACOSX":
+        if item.name.startswith(".") or item.name == "__MACOSX" or (is_labelling and is_part(item.name)):
             continue
         if item.is_dir():
             yield from _walk(item.path, (*above, identity))
@@ -168,7 +174,8 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[tupl
 def _list_pattern(pattern: str) -> Iterator[Entry]:
     is_labelling = lru_cache(lambda folder: os.path.exists(os.path.join(folder, MANIFEST)))
     for path in sorted(glob.iglob(pattern, recursive=True)):
-        if os.path.isfile(path) and kind_of(path) and not is_labelling(os.path.dirname(path)):
+        folder, name = os.path.split(path)
+        if os.path.isfile(path) and kind_of(path) and not (is_part(name) and is_labelling(folder)):
             yield _local_entry(path, os.stat(path))
 
 
@@ -186,12 +193,13 @@ def _list_address(address: str) -> Iterator[Entry]:
         else:
             found = {path: system.info(path)}
         many = len(found) > 1
-        folders = {name.rpartition("/")[0] for name in found if many and kind_of(name) == "parquet"}
+        folders = {folder for folder, _, name in (path.rpartition("/") for path in found) if many and is_part(name)}
         labellings = {folder for folder in folders if system.exists(f"{folder}/{MANIFEST}")}
     for name in sorted(found):
         if found[name].get("type") == "directory" or (many and kind_of(name) is None):
             continue
-        if name.rpartition("/")[0] in labellings:
+        folder, _, last = name.rpartition("/")
+        if is_part(last) and folder in labellings:
             continue
         full = name if "://" in name else system.unstrip_protocol(name)
         yield Entry(full, _stamp(found[name]), kind_of(name) or "recording")

@@ -23,7 +23,7 @@ from fsspec.core import url_to_fs
 from ser_hf import __version__
 from ser_hf.errors import UserError, first_line
 from ser_hf.inference.bulk.index import identities
-from ser_hf.inference.bulk.listing import MANIFEST, STORE_ERRORS
+from ser_hf.inference.bulk.listing import MANIFEST, STORE_ERRORS, is_part
 from ser_hf.inference.bulk.rows import FORMAT, Row
 from ser_hf.utils import files
 
@@ -197,7 +197,7 @@ class Store:
         if self._system.exists(self._root):
             for path in self._system.ls(self._root, detail=False):
                 name = PurePosixPath(path).name
-                if name.startswith("part-") and name.endswith(".parquet"):
+                if is_part(name):
                     yield name
 
     def _path(self, name: str) -> str:

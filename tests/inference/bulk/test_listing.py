@@ -34,6 +34,13 @@ def test_a_folder_is_its_recordings_sorted_without_hidden_ones(archive):
     assert entries[2] == Entry(str(archive / "b/2.wav"), f"10-{stat.st_mtime_ns}", "recording")
 
 
+@pytest.mark.parametrize("given", ["{}", "{}/[ab]/*", "file://{}/[ab]/[!.]*"])
+def test_beside_a_manifest_only_its_rows_are_no_input(archive, given):
+    for name in ("b/_manifest.json", "b/part-000001-abcdef.parquet", "a/part-000001-abcdef.parquet"):
+        (archive / name).write_bytes(b"x" * 10)
+    assert names(given.format(archive)) == ["part-000001-abcdef.parquet", "x.mp3", "1.FLAC", "2.wav"]
+
+
 def test_links_are_followed_and_rings_end(archive, tmp_path):
     (archive / "a" / "up").symlink_to(archive)
     (archive / "a" / "other").symlink_to(tmp_path / "elsewhere")
