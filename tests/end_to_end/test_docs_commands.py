@@ -38,7 +38,7 @@ ELSEWHERE = {
     r"npm audit|uvx pip-audit .*|uv pip install --torch-backend .*": "by hand: it asks a server",
     r"pip (install|download) .*|make wheel": "tests/scripts/test_check_wheel.py",
     r"make versions .*|python scripts/maintain/check_versions\.py .*": "scripts/maintain/check_versions.py",
-    r"xvfb-run -a python scripts/maintain/check_engines\.py .*": "scripts/maintain/check_engines.py",
+    r"xvfb-run -a python benchmarks/web_engines\.py .*": "benchmarks/web_engines.py",
     r"make release VERSION=.*": "tests/scripts/test_release.py",
     r"(python3 -m venv|\S+/pip install|install -D|systemctl|podman) .*": "tests/end_to_end/test_deployment.py",
 }

@@ -1,6 +1,6 @@
 """The page that runs a model in the browser, in Firefox, in WebKit, and in Chromium with WebGPU.
 
-    python scripts/maintain/check_engines.py --dataset DIR
+    python benchmarks/web_engines.py --dataset DIR
         [--engines chromium webgpu firefox webkit] [--clips 20] [--long 3600] [--pictures DIR]
 
 WebDriver opens the page in each engine and gives it recordings as a visitor does. Labels and scores
@@ -8,30 +8,27 @@ must be those of Python by the same graph, and every request must stay on the pa
 --long gives a recording of so many seconds to the first of --engines, and waits for its end.
 
 It needs `pip install selenium marionette_driver`, and Debian's chromium-driver, firefox-esr,
-webkit2gtk-driver and xvfb (`xvfb-run python scripts/maintain/check_engines.py …`). WebGPU is
+webkit2gtk-driver and xvfb (`xvfb-run python benchmarks/web_engines.py …`). WebGPU is
 computed by Chromium's SwiftShader, on the processor; the copy of the page that is served would
 refuse that, so the check is taken out of it. WebKitGTK has the engine of Safari, but not its media.
 The script exits with 1 where an engine differs from Python.
 """
 
 import argparse
-import functools
-import http.server
 import importlib.util
 import json
 import os
 import shutil
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import soundfile
+from web_page import Handler, served
 
 from ser_hf import BUNDLED_MODEL, audio
 from ser_hf.app import web_site
@@ -48,33 +45,6 @@ URL.createObjectURL = (blob) => { blob.text().then((text) => { window.kept = tex
 """
 """Keeps what a button saves, in place of a folder of downloads."""
 ORIGINS = "return [...new Set(performance.getEntriesByType('resource').map((one) => new URL(one.name).origin))];"
-
-
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Files with their types, and the headers without which a page has one thread."""
-
-    extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | {
-        ".mjs": "text/javascript",
-        ".wasm": "application/wasm",
-        ".webmanifest": "application/manifest+json",
-    }
-
-    def end_headers(self) -> None:
-        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
-        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
-        super().end_headers()
-
-    def log_message(self, *words: object) -> None:
-        """Print nothing."""
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The address of a folder on this machine."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
 
 
 class Engine(Protocol):
@@ -296,7 +266,7 @@ def main() -> int:
         expected = predictor.predict(list(map(str, files)))
         print("| engine | labels as Python's | furthest score | s to the first answer | ms a clip | it says |")
         print("| --- | ---: | ---: | ---: | ---: | --- |")
-        with served(site) as address:
+        with served(site, Handler) as address:
             right = [check(name, address, files, expected, args.pictures) for name in args.engines]
             if args.long:
                 at = Path(temporary, "long.flac")
